@@ -1,0 +1,29 @@
+"""FS-DINO: DINOv2 and SAM compressed into one small model that segments anything from a few annotated pictures."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+# Public name -> module that defines it. Resolved on first use, so that `import fsdino` stays instant (no torch).
+_PUBLIC = {
+    "FewShotSegmenter": "fsdino.models.segmenter",
+    "SupportMemory": "fsdino.models.segmenter",
+    "Reference": "fsdino.models.contract",
+    "Segmentation": "fsdino.models.contract",
+    "SegmenterConfig": "fsdino.config",
+    "load": "fsdino.weights",
+}
+__all__ = ["__version__", *_PUBLIC]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'fsdino' has no attribute {name!r}; public names: {', '.join(__all__)}.")
+    return getattr(import_module(_PUBLIC[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__
