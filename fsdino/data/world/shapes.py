@@ -1,0 +1,234 @@
+"""Forty-eight shape variants of twenty-four families, each drawn once as a soft template.
+
+A template is a float32 picture in [0, 1] of `TEMPLATE_SIZE` pixels a side; the shape fills the disc of radius 1 around
+its centre. Scenes warp templates, so drawing happens once per process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+
+import cv2
+import numpy as np
+
+TEMPLATE_SIZE = 96
+_SUPERSAMPLE = 4
+_RADIUS = 0.40 * TEMPLATE_SIZE * _SUPERSAMPLE  # leaves a margin for the non-rigid warp
+
+Array = np.ndarray
+
+
+class _Pen:
+    """Draws unions and differences of primitives in unit coordinates (the unit disc, y down)."""
+
+    def __init__(self) -> None:
+        side = TEMPLATE_SIZE * _SUPERSAMPLE
+        self.canvas = np.zeros((side, side), np.uint8)
+
+    def _pixels(self, points: Array) -> Array:
+        return np.round((np.asarray(points, np.float64) * _RADIUS + self.canvas.shape[0] / 2) * 16).astype(np.int32)
+
+    def polygon(self, points: Array, value: int = 255) -> _Pen:
+        cv2.fillPoly(self.canvas, [self._pixels(points)], value, cv2.LINE_8, 4)
+        return self
+
+    def ellipse(self, x: float, y: float, rx: float, ry: float, value: int = 255) -> _Pen:
+        angle = np.linspace(0, 2 * np.pi, 96, endpoint=False)
+        return self.polygon(np.stack([x + rx * np.cos(angle), y + ry * np.sin(angle)], 1), value)
+
+    def box(self, x0: float, y0: float, x1: float, y1: float, value: int = 255) -> _Pen:
+        return self.polygon(np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]]), value)
+
+    def stroke(self, points: Array, width: float) -> _Pen:
+        thickness = max(1, round(width * _RADIUS))
+        cv2.polylines(self.canvas, [self._pixels(points)], False, 255, thickness, cv2.LINE_8, 4)
+        return self
+
+
+def _polar(radius: Callable[[Array], Array]) -> Array:
+    angle = np.linspace(0, 2 * np.pi, 360, endpoint=False)
+    r = radius(angle)
+    return np.stack([r * np.sin(angle), -r * np.cos(angle)], 1)
+
+
+def _regular(sides: int) -> _Pen:
+    angle = np.arange(sides) * 2 * np.pi / sides
+    return _Pen().polygon(np.stack([np.sin(angle), -np.cos(angle)], 1))
+
+
+def _star(spikes: int, inner: float) -> _Pen:
+    angle = np.arange(2 * spikes) * np.pi / spikes
+    r = np.where(np.arange(2 * spikes) % 2 == 0, 1.0, inner)
+    return _Pen().polygon(np.stack([r * np.sin(angle), -r * np.cos(angle)], 1))
+
+
+def _superellipse(power: float, aspect: float) -> _Pen:
+    def radius(a: Array) -> Array:
+        return (np.abs(np.sin(a) / aspect) ** power + np.abs(np.cos(a)) ** power) ** (-1 / power)
+
+    return _Pen().polygon(_polar(radius) * 0.85)
+
+
+def _plus(width: float, lower: float) -> _Pen:
+    return _Pen().box(-width, -1, width, 1).box(-0.8, lower - width, 0.8, lower + width)
+
+
+def _crescent(shift: float, bite: float) -> _Pen:
+    return _Pen().ellipse(0, 0, 0.95, 0.95).ellipse(shift, 0, bite, bite, 0)
+
+
+def _ring(square: bool) -> _Pen:
+    pen = _Pen().ellipse(0, 0, 0.95, 0.95)
+    return pen.box(-0.42, -0.42, 0.42, 0.42, 0) if square else pen.ellipse(0, 0, 0.62, 0.62, 0)
+
+
+def _heart(aspect: float) -> _Pen:
+    a = np.linspace(0, 2 * np.pi, 200)
+    x = 16 * np.sin(a) ** 3
+    y = -(13 * np.cos(a) - 5 * np.cos(2 * a) - 2 * np.cos(3 * a) - np.cos(4 * a))
+    return _Pen().polygon(np.stack([x / 17 * aspect, y / 17], 1))
+
+
+def _arrow(double: bool) -> _Pen:
+    pen = _Pen().box(-0.2, -0.6, 0.2, 0.6 if double else 1.0).polygon([[-0.75, -0.2], [0, -1], [0.75, -0.2]])
+    return pen.polygon([[-0.75, 0.2], [0, 1], [0.75, 0.2]]) if double else pen
+
+
+def _gear(teeth: int, depth: float) -> _Pen:
+    return _Pen().polygon(_polar(lambda a: 0.95 - depth * (np.sin(teeth * a) > 0))).ellipse(0, 0, 0.22, 0.22, 0)
+
+
+def _letter(strokes: list[Array], width: float) -> _Pen:
+    pen = _Pen()
+    for points in strokes:
+        pen.stroke(np.asarray(points), width)
+    return pen
+
+
+def _flower(petals: int, depth: float) -> _Pen:
+    return _Pen().polygon(_polar(lambda a: 0.95 - depth * (0.5 - 0.5 * np.cos(petals * a))))
+
+
+def _drop(pear: bool) -> _Pen:
+    if pear:
+        return _Pen().ellipse(0, 0.4, 0.62, 0.58).ellipse(0, -0.4, 0.36, 0.52)
+    return _Pen().ellipse(0, 0.38, 0.6, 0.6).polygon([[-0.56, 0.2], [0, -1], [0.56, 0.2]])
+
+
+def _zigzag(bends: int) -> _Pen:
+    y = np.linspace(-0.85, 0.85, bends + 2)
+    x = np.where(np.arange(bends + 2) % 2 == 0, -0.5, 0.5)
+    return _Pen().stroke(np.stack([x, y], 1), 0.34)
+
+
+def _fish(forked: bool) -> _Pen:
+    pen = _Pen().ellipse(-0.2, 0, 0.75, 0.45)
+    if forked:
+        return pen.polygon([[0.3, 0], [1, -0.65], [0.8, -0.1]]).polygon([[0.3, 0], [1, 0.65], [0.8, 0.1]])
+    return pen.polygon([[0.3, 0], [0.95, -0.5], [0.95, 0.5]])
+
+
+def _mushroom(lollipop: bool) -> _Pen:
+    if lollipop:
+        return _Pen().ellipse(0, -0.45, 0.5, 0.5).box(-0.11, 0, 0.11, 1)
+    return _Pen().ellipse(0, 0, 0.9, 0.85).box(-1, 0.05, 1, 1, 0).box(-0.28, 0, 0.28, 0.85)
+
+
+def _house(chimney: bool) -> _Pen:
+    pen = _Pen().box(-0.62, -0.1, 0.62, 0.85).polygon([[-0.85, -0.1], [0, -0.9], [0.85, -0.1]])
+    return pen.box(0.35, -1.0, 0.65, 0).box(-0.2, 0.3, 0.2, 0.86, 0) if chimney else pen
+
+
+def _dumbbell(lobes: int) -> _Pen:
+    pen = _Pen().box(-0.7, -0.14, 0.7, 0.14)
+    for x in np.linspace(-0.68, 0.68, lobes):
+        pen.ellipse(x, 0, 0.3, 0.42)
+    return pen
+
+
+def _hook(turns: float, width: float) -> _Pen:
+    a = np.linspace(0, turns * 2 * np.pi, 120)
+    r = 0.25 + 0.58 * a / a[-1]
+    return _Pen().stroke(np.stack([r * np.cos(a), r * np.sin(a)], 1), width)
+
+
+def _quad(kite: bool) -> _Pen:
+    points = [[0, -1], [0.55, -0.3], [0, 1], [-0.55, -0.3]] if kite else [[-0.95, 0.5], [-0.35, -0.5], [0.95, -0.5], [0.35, 0.5]]
+    return _Pen().polygon(np.array(points))
+
+
+def _pie(start: float, end: float) -> _Pen:
+    a = np.linspace(start, end, 100) * 2 * np.pi
+    return _Pen().polygon(np.concatenate([[[0.0, 0.0]], np.stack([0.95 * np.cos(a), 0.95 * np.sin(a)], 1)]))
+
+
+def _bow(round_lobes: bool) -> _Pen:
+    if round_lobes:
+        return _Pen().ellipse(0, -0.5, 0.6, 0.42).ellipse(0, 0.5, 0.6, 0.42).box(-0.14, -0.4, 0.14, 0.4)
+    return _Pen().polygon([[-0.95, -0.6], [0.95, 0.6], [0.95, -0.6], [-0.95, 0.6]])
+
+
+def _bottle(vase: bool) -> _Pen:
+    if vase:
+        return _Pen().polygon(
+            [[-0.4, -0.95], [0.4, -0.95], [0.2, -0.5], [0.65, 0.2], [0.35, 0.95], [-0.35, 0.95], [-0.65, 0.2], [-0.2, -0.5]]
+        )
+    return _Pen().box(-0.17, -1, 0.17, -0.2).box(-0.42, -0.1, 0.42, 0.95).ellipse(0, -0.1, 0.42, 0.3)
+
+
+def _bend(a: float) -> Array:
+    return np.array([[-0.6, -0.7], [-0.6, a], [0.0, 0.75], [0.6, a], [0.6, -0.7]])
+
+
+# One row a family, two variants each: variant 2 f and 2 f + 1 belong to family f.
+FAMILIES: tuple[tuple[str, Callable[[], _Pen], Callable[[], _Pen]], ...] = (
+    ("polygon", lambda: _regular(3), lambda: _regular(5)),
+    ("star", lambda: _star(4, 0.4), lambda: _star(6, 0.55)),
+    ("oval", lambda: _superellipse(2, 0.55), lambda: _superellipse(6, 1.0)),
+    ("cross", lambda: _plus(0.18, 0.0), lambda: _plus(0.26, -0.35)),
+    ("crescent", lambda: _crescent(0.5, 0.75), lambda: _crescent(0.75, 0.6)),
+    ("ring", lambda: _ring(False), lambda: _ring(True)),
+    ("heart", lambda: _heart(1.05), lambda: _heart(0.6)),
+    ("arrow", lambda: _arrow(False), lambda: _arrow(True)),
+    ("gear", lambda: _gear(6, 0.3), lambda: _gear(11, 0.2)),
+    ("ell", lambda: _letter([[[-0.4, -0.8], [-0.4, 0.7], [0.6, 0.7]]], 0.38),
+     lambda: _letter([[[-0.75, -0.7], [0.75, -0.7]], [[0, -0.7], [0, 0.85]]], 0.36)),
+    ("horseshoe", lambda: _letter([_bend(0.2)], 0.34),
+     lambda: _letter([[[0.6, -0.6], [-0.1, -0.8], [-0.5, -0.35], [0.4, 0.3], [0.1, 0.8], [-0.6, 0.6]]], 0.32)),
+    ("flower", lambda: _flower(4, 0.6), lambda: _flower(7, 0.4)),
+    ("drop", lambda: _drop(False), lambda: _drop(True)),
+    ("zigzag", lambda: _zigzag(1), lambda: _zigzag(3)),
+    ("ladder", lambda: _letter([[[-0.55, -0.8], [-0.55, 0.8]], [[0.55, -0.8], [0.55, 0.8]], [[-0.55, 0], [0.55, 0]]], 0.3),
+     lambda: _letter([[[-0.5, -0.8], [-0.5, 0.8]], [[-0.5, -0.75], [0.6, -0.75]], [[-0.5, 0], [0.5, 0]], [[-0.5, 0.75], [0.6, 0.75]]], 0.26)),
+    ("fish", lambda: _fish(False), lambda: _fish(True)),
+    ("mushroom", lambda: _mushroom(False), lambda: _mushroom(True)),
+    ("house", lambda: _house(False), lambda: _house(True)),
+    ("dumbbell", lambda: _dumbbell(2), lambda: _dumbbell(3)),
+    ("hook", lambda: _hook(0.8, 0.34), lambda: _hook(1.7, 0.2)),
+    ("quad", lambda: _quad(True), lambda: _quad(False)),
+    ("pie", lambda: _pie(0.0, 0.5), lambda: _pie(0.12, 0.88)),
+    ("bow", lambda: _bow(False), lambda: _bow(True)),
+    ("bottle", lambda: _bottle(False), lambda: _bottle(True)),
+)
+NUM_SHAPES = 2 * len(FAMILIES)
+
+
+def shape_name(shape: int) -> str:
+    """Name of a variant, such as `star-b`."""
+    return f"{FAMILIES[shape // 2][0]}-{'ab'[shape % 2]}"
+
+
+@lru_cache(maxsize=None)
+def shape_template(shape: int) -> Array:
+    """Soft template of one variant.
+
+    Args:
+        shape: variant number, 0 to `NUM_SHAPES` - 1.
+
+    Returns:
+        float32 (TEMPLATE_SIZE, TEMPLATE_SIZE) in [0, 1], the coverage of each pixel.
+    """
+    canvas = FAMILIES[shape // 2][1 + shape % 2]().canvas
+    small = cv2.resize(canvas, (TEMPLATE_SIZE, TEMPLATE_SIZE), interpolation=cv2.INTER_AREA)
+    return small.astype(np.float32) / 255
