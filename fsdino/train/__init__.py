@@ -1,0 +1,1 @@
+"""The Lightning modules that train; no layers are defined here."""

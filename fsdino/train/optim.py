@@ -1,0 +1,132 @@
+"""The optimisers and the one schedule (warm-up, then cosine to zero) that every training here uses."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
+
+OptimizerName = Literal["adamw", "muon"]
+
+
+def parameter_groups(module: nn.Module, weight_decay: float, muon: bool = False) -> list[dict[str, Any]]:
+    """Splits the trainable parameters by what should happen to them.
+
+    Biases, norms, embeddings and position tables are not decayed. With `muon` the matrices of the hidden
+    linear layers form the group that Muon orthogonalises; everything else stays with its AdamW.
+
+    Args:
+        module: the module; frozen parameters are left out.
+        weight_decay: decay of matrices and kernels.
+        muon: mark the groups for timm's Muon.
+
+    Returns:
+        Non-empty groups for an optimiser, in a fixed order.
+
+    Raises:
+        ValueError: if nothing is trainable.
+    """
+    linear = {id(m.weight) for m in module.modules() if isinstance(m, nn.Linear) and min(m.weight.shape) >= 16}
+    embedding = {id(m.weight) for m in module.modules() if isinstance(m, nn.Embedding)}
+    matrices, decayed, plain = [], [], []
+    for name, parameter in module.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        if muon and id(parameter) in linear:
+            matrices.append(parameter)
+        elif parameter.ndim < 2 or id(parameter) in embedding or "pos" in name.rsplit(".", 1)[-1]:
+            plain.append(parameter)
+        else:
+            decayed.append(parameter)
+    if not (matrices or decayed or plain):
+        raise ValueError(f"{type(module).__name__} has no trainable parameter; unfreeze the part that should learn.")
+    extra: dict[str, Any] = {"use_fallback": True} if muon else {}
+    groups = [
+        {"params": matrices, "weight_decay": weight_decay},
+        {"params": decayed, "weight_decay": weight_decay, **extra},
+        {"params": plain, "weight_decay": 0.0, **extra},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def build_optimizer(
+    module: nn.Module,
+    name: OptimizerName = "adamw",
+    lr: float = 1e-3,
+    weight_decay: float = 0.05,
+    betas: tuple[float, float] = (0.9, 0.95),
+) -> torch.optim.Optimizer:
+    """AdamW, or Muon on the hidden matrices with AdamW on the rest.
+
+    Args:
+        module: what learns.
+        name: "adamw" or "muon" (timm's, with updates scaled to AdamW's size, so that one `lr` serves both).
+        lr: peak learning rate.
+        weight_decay: decay of matrices and kernels.
+        betas: AdamW's averages.
+
+    Returns:
+        The optimiser.
+
+    Raises:
+        ValueError: for an unknown name, or if nothing is trainable.
+    """
+    if name == "adamw":
+        return torch.optim.AdamW(parameter_groups(module, weight_decay), lr=lr, betas=betas)
+    if name == "muon":
+        from timm.optim import Muon
+
+        return Muon(parameter_groups(module, weight_decay, muon=True), lr=lr, betas=betas, nesterov=True)
+    raise ValueError(f"unknown optimizer {name!r}; use 'adamw' or 'muon'.")
+
+
+def learning_rate_factor(step: int, total_steps: int, warmup_steps: int) -> float:
+    """Linear warm-up to 1, then cosine to 0.
+
+    Args:
+        step: optimiser steps taken.
+        total_steps: steps of the whole run.
+        warmup_steps: steps of the warm-up.
+
+    Returns:
+        Factor in [0, 1].
+    """
+    if step < warmup_steps:
+        return (step + 1) / (warmup_steps + 1)
+    done = (step - warmup_steps) / max(1, total_steps - warmup_steps)
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+
+def build_schedule(
+    optimizer: torch.optim.Optimizer, total_steps: int, warmup: float = 0.05
+) -> dict[str, Any]:
+    """What `configure_optimizers` returns: the optimiser with its per-step schedule.
+
+    Args:
+        optimizer: the optimiser.
+        total_steps: steps of the whole run, e.g. `trainer.estimated_stepping_batches`.
+        warmup: share of the steps spent warming up, in [0, 1).
+
+    Returns:
+        Lightning's dict of optimizer and lr_scheduler.
+    """
+    warmup_steps = int(total_steps * warmup)
+    schedule = LambdaLR(optimizer, lambda step: learning_rate_factor(step, total_steps, warmup_steps))
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def count_parameters(parameters: Iterable[nn.Parameter], trainable: bool = False) -> int:
+    """Number of values in the parameters.
+
+    Args:
+        parameters: the parameters.
+        trainable: count only those that require a gradient.
+
+    Returns:
+        The count.
+    """
+    return sum(p.numel() for p in parameters if p.requires_grad or not trainable)
