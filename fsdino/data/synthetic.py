@@ -192,7 +192,8 @@ class SyntheticScenes(Dataset):
         rng = np.random.default_rng([self.seed, 7919, self.epoch, i])
         scene = draw_scene(rng, self.split)
         masks = np.zeros((self.max_objects, SCENE_SIZE, SCENE_SIZE), np.uint8)
-        chosen = scene.masks[: self.max_objects]
+        order = sorted(range(len(scene.objects)), key=lambda k: scene.objects[k] is None)  # clutter goes first if any must
+        chosen = scene.masks[order[: self.max_objects]]
         masks[: len(chosen)] = chosen
         shape_map = np.full((SCENE_SIZE, SCENE_SIZE), -1, np.int64)
         texture_map = shape_map.copy()

@@ -1,0 +1,1 @@
+"""Data sets, each reduced to a `ClassIndex`, and episodes drawn from them."""

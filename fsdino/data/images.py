@@ -1,0 +1,159 @@
+"""Pictures and masks from disk: what cameras, browsers and annotation tools write, as plain uint8 arrays."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+IGNORE = 255  # label of pixels that take part in no loss and no score
+
+
+def to_rgb(image: Image.Image) -> np.ndarray:
+    """Turn any PIL picture into RGB bytes as a viewer would show it.
+
+    Args:
+        image: a picture of any mode; its EXIF orientation is applied, transparent pixels are laid on white, 16 bit
+            channels keep their upper eight bits, grey becomes three equal channels.
+
+    Returns:
+        (H, W, 3) uint8.
+    """
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I;16") or image.mode == "I":
+        grey = (np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)
+        return np.repeat(grey[..., None], 3, axis=-1)
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return np.asarray(image.convert("RGB")).copy()
+
+
+def read_image(path: str | Path) -> np.ndarray:
+    """Read a picture as RGB bytes, see `to_rgb`.
+
+    Args:
+        path: a picture file that Pillow can read.
+
+    Returns:
+        (H, W, 3) uint8.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is no picture, or is cut short.
+    """
+    with _opened(path) as image:
+        return to_rgb(image)
+
+
+def read_labels(path: str | Path) -> np.ndarray:
+    """Read a label picture as the numbers stored in it: palette indices stay indices, 16 bit stays 16 bit.
+
+    Args:
+        path: a PNG (or other lossless) file of mode P, L, 1 or 16 bit grey; colour pictures give their first channel
+            when all channels are equal.
+
+    Returns:
+        (H, W) int64.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is no picture, is cut short, or is a colour picture with differing channels.
+    """
+    with _opened(path) as image:
+        values = np.asarray(image)
+    if values.ndim == 3:
+        colours = values[..., : 1 if values.shape[-1] == 2 else 3]
+        if (colours != colours[..., :1]).any():
+            raise ValueError(
+                f"label picture '{path}' has colours (mode {image.mode}), expected one number a pixel: "
+                "save it as a grey or palette PNG."
+            )
+        values = colours[..., 0]
+    return values.astype(np.int64)
+
+
+def read_mask(path: str | Path, threshold: int = 128) -> np.ndarray:
+    """Read a black and white mask picture.
+
+    A mask whose largest value is 1 (0/1 labels, or one bit a pixel) is cut at 1; else at `threshold`.
+
+    Args:
+        path: a grey, palette or one-bit picture, also JPEG.
+        threshold: smallest value in [1, 255] that counts as object.
+
+    Returns:
+        (H, W) uint8 in {0, 1}.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is no picture, or is cut short.
+    """
+    with _opened(path) as image:
+        grey = image if image.mode in ("1", "L", "P", "I", "I;16") else image.convert("RGB").convert("L")
+        values = np.asarray(grey).astype(np.int64)
+        if image.mode == "P":  # a two-colour palette counts by index, a longer one by the brightness that is seen
+            values = values if values.max(initial=0) <= 1 else np.asarray(image.convert("RGB").convert("L"))
+        elif image.mode.startswith("I"):
+            values = values >> 8 if values.max(initial=0) > 255 else values
+    return (values >= (1 if values.max(initial=0) <= 1 else threshold)).astype(np.uint8)
+
+
+def check_mask_size(mask: np.ndarray, image_size: tuple[int, int], mask_path: str | Path) -> None:
+    """Refuse a mask that does not lie on its picture.
+
+    Args:
+        mask: (H, W) array.
+        image_size: (H, W) of the picture.
+        mask_path: file named in the message.
+
+    Raises:
+        ValueError: the sizes differ.
+    """
+    if mask.shape[:2] != tuple(image_size):
+        raise ValueError(
+            f"mask '{mask_path}' is {mask.shape[1]}x{mask.shape[0]} pixels (width x height) but its picture is "
+            f"{image_size[1]}x{image_size[0]}: export the mask at the picture's size."
+        )
+
+
+def image_size(path: str | Path) -> tuple[int, int]:
+    """Read a picture's (H, W) from its header, after EXIF orientation.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is no picture.
+    """
+    try:
+        with Image.open(_existing(path)) as image:
+            width, height = image.size
+            turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+    except (UnidentifiedImageError, SyntaxError, OSError) as error:
+        raise _unreadable(path, error) from error
+    return (width, height) if turned else (height, width)
+
+
+def _opened(path: str | Path) -> Image.Image:
+    """Open and decode at once, so that a cut file is noticed here and not in the middle of a batch."""
+    found = _existing(path)
+    try:
+        image = Image.open(found)
+        image.load()
+    except (UnidentifiedImageError, SyntaxError, OSError) as error:
+        raise _unreadable(path, error) from error
+    return image
+
+
+def _existing(path: str | Path) -> Path:
+    found = Path(path)
+    if not found.is_file():
+        raise FileNotFoundError(f"picture '{found}' does not exist: check the data set's root, or fetch the file.")
+    return found
+
+
+def _unreadable(path: str | Path, error: Exception) -> Exception:
+    if isinstance(error, FileNotFoundError):
+        return error
+    return ValueError(f"picture '{path}' cannot be read ({error}): copy or download it again.")
