@@ -113,8 +113,8 @@ class TrainEpisodes(Dataset[dict[str, Any]]):
         self.classes = list(self.pictures)
         if not self.classes:
             raise ValueError(
-                f"no foreground class of '{index.name}' has {shots + 1} pictures, which a {shots}-shot training episode "
-                f"needs ({len(classes)} classes were given): add pictures or take fewer shots."
+                f"no foreground class of '{index.name}' has {shots + 1} pictures, which a {shots}-shot training "
+                f"episode needs ({len(classes)} classes were given): add pictures or take fewer shots."
             )
 
     def __len__(self) -> int:

@@ -136,10 +136,10 @@ class EpisodeList:
         needed = 2 if replacement else shots + 1
         pictures = _pictures_by_class(index, fold, needed, shots, skip_rare)
         random = PortableRandom("episodes", index.name, fold, shots, seed)
+        classes = list(pictures)
         if order == "each":
-            queries = [(c, q) for c in pictures for q in pictures[c]]
+            queries = [(c, q) for c in classes for q in pictures[c]]
         else:
-            classes = list(pictures)
             drawn = (classes[random.below(len(classes))] for _ in range(num_episodes))
             queries = [(c, pictures[c][random.below(len(pictures[c]))]) for c in drawn]
         episodes = []
@@ -178,7 +178,7 @@ class EpisodeList:
         try:
             raw: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
             episodes = tuple(
-                EpisodeSpec(int(e["class_id"] if "class_id" in e else e["category_id"]), e["query"], tuple(e["support"]))
+                EpisodeSpec(int(e.get("class_id", e.get("category_id"))), str(e["query"]), tuple(e["support"]))
                 for e in raw["episodes"]
             )
             name = raw.get("dataset", dataset)

@@ -1,0 +1,51 @@
+"""Which pictures of the base classes a fold trains on: the two schools of the field, and none."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from fsdino.data.class_index import ClassIndex, SubsetIndex
+
+TrainFilter = Literal["none", "hsnet", "pfenet"]
+PFENET_MIN_PIXELS = 2 * 32 * 32
+
+
+def training_view(index: ClassIndex, fold: int, rule: TrainFilter = "none") -> ClassIndex:
+    """Pictures that may be trained on in a fold.
+
+    - "none", "hsnet": every picture of a base class; novel objects in it are background ("hsnet") or ignored, which
+      `novel_as_ignore` says.
+    - "pfenet": pictures with a novel class in them are dropped, and so are (picture, class) pairs of fewer than 2,048
+      pixels.
+
+    Args:
+        index: data set of training pictures.
+        fold: fold whose novel classes are held out.
+        rule: see above.
+
+    Returns:
+        A data set of the same classes in which novel classes have no picture.
+
+    Raises:
+        ValueError: no such rule or fold.
+    """
+    base, novel = index.base_classes(fold), set(index.novel_classes(fold))
+    if rule in ("none", "hsnet"):
+        return SubsetIndex(index, {class_id: index.pictures(class_id) for class_id in base})
+    if rule != "pfenet":
+        raise ValueError(f"there is no training filter '{rule}'; there are 'none', 'hsnet' and 'pfenet'.")
+    clean: dict[str, bool] = {}
+    keep: dict[int, list[str]] = {}
+    for class_id in base:
+        keep[class_id] = []
+        for picture in index.pictures(class_id):
+            if picture not in clean:
+                clean[picture] = not index.classes_in(picture) & novel
+            if clean[picture] and index.object_pixels(picture, class_id) >= PFENET_MIN_PIXELS:
+                keep[class_id].append(picture)
+    return SubsetIndex(index, keep)
+
+
+def novel_as_ignore(index: ClassIndex, fold: int, rule: TrainFilter = "none") -> list[int]:
+    """Classes to give to `TrainEpisodes(ignore_classes=...)`: the novel ones, or none where they are background."""
+    return [] if rule == "hsnet" else index.novel_classes(fold)

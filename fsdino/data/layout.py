@@ -1,0 +1,77 @@
+"""Finding a data set's files under the root that a user gave, and saying what is not there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+
+class DataSetError(ValueError):
+    """A data set on disk is missing, incomplete or damaged; the message names the file and the remedy."""
+
+
+def existing(path: str | Path, what: str) -> Path:
+    """Insist that a file or folder is there.
+
+    Args:
+        path: the file or folder.
+        what: what it is, for the message.
+
+    Raises:
+        DataSetError: it is not there; the message names the deepest folder that is.
+    """
+    found = Path(path)
+    if not found.exists():
+        upper = next((p for p in found.absolute().parents if p.exists()), Path("/"))
+        raise DataSetError(f"'{found}' ({what}) does not exist, '{upper}' does: check --root, or fetch what is missing "
+                           "(`fsdino data check NAME --root DIR` lists the files).")
+    return found
+
+
+def first_existing(root: str | Path, folders: Sequence[str], marker: str) -> Path:
+    """The first of some folders under the root that holds a marker file or folder.
+
+    Args:
+        root: folder given by the user.
+        folders: candidates relative to it, "." for itself.
+        marker: what must lie in it.
+
+    Raises:
+        DataSetError: the root is missing, or none of the candidates has the marker.
+    """
+    base = existing(root, "the data set's root")
+    for folder in folders:
+        if (base / folder / marker).exists():
+            return base / folder
+    places = " or ".join(f"'{base / folder / marker}'" for folder in folders[:1] + folders[-1:])
+    raise DataSetError(f"found neither {places}: give --root as the folder that holds it "
+                       "(`fsdino data check NAME --root DIR` lists what is missing).")
+
+
+def read_names(path: str | Path) -> list[str]:
+    """Lines of a text file, without empty ones.
+
+    Raises:
+        DataSetError: the file is missing or empty.
+    """
+    names = [line.strip() for line in existing(path, "a list of names").read_text(encoding="utf-8").splitlines()]
+    names = [name for name in names if name]
+    if not names:
+        raise DataSetError(f"list '{path}' is empty: copy or download it again.")
+    return names
+
+
+def files_by_stem(folder: Path, suffixes: Iterable[str]) -> dict[str, Path]:
+    """Files of a folder by name without suffix, sorted.
+
+    Raises:
+        DataSetError: two files differ in their suffix only.
+    """
+    wanted = tuple(suffixes)
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() in wanted and path.is_file():
+            if path.stem in found:
+                raise DataSetError(f"'{found[path.stem]}' and '{path.name}' have the same name: remove one.")
+            found[path.stem] = path
+    return found

@@ -1,0 +1,85 @@
+"""Joint augmentation of a picture and its mask, with every random number from one generator."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+
+class JointAugment:
+    """Random crop that keeps the object, mirror, and colour jitter.
+
+    Args:
+        crop_scale: range of the crop's share of the picture's area, in (0, 1].
+        crop_ratio: range of the crop's width / height relative to the picture's own.
+        keep: smallest share of the object's pixels, in [0, 1], that a crop has to hold; after ten misses the whole
+            picture is taken.
+        flip_prob: chance in [0, 1] to mirror left and right.
+        brightness: largest relative change, as are `contrast` and `saturation`; 0 switches it off.
+        contrast: change around the picture's mean grey.
+        saturation: change around each pixel's grey.
+        grey_prob: chance in [0, 1] to take all colour away.
+    """
+
+    def __init__(
+        self,
+        crop_scale: tuple[float, float] = (0.4, 1.0),
+        crop_ratio: tuple[float, float] = (0.8, 1.25),
+        keep: float = 0.6,
+        flip_prob: float = 0.5,
+        brightness: float = 0.3,
+        contrast: float = 0.3,
+        saturation: float = 0.3,
+        grey_prob: float = 0.05,
+    ) -> None:
+        self.crop_scale, self.crop_ratio, self.keep, self.flip_prob = crop_scale, crop_ratio, keep, flip_prob
+        self.brightness, self.contrast, self.saturation = brightness, contrast, saturation
+        self.grey_prob = grey_prob
+
+    def __call__(
+        self, image: np.ndarray, mask: np.ndarray, rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Augment one picture.
+
+        Args:
+            image: (H, W, 3) uint8.
+            mask: (H, W) uint8 in {0, 1, 255}.
+            rng: where all random numbers come from.
+
+        Returns:
+            The picture and its mask, both cropped to the same (h, w). An object that was there is still there.
+        """
+        top, left, height, width = self._crop(mask, rng)
+        image, mask = image[top : top + height, left : left + width], mask[top : top + height, left : left + width]
+        if rng.random() < self.flip_prob:
+            image, mask = image[:, ::-1], mask[:, ::-1]
+        return self._jitter(image, rng), np.ascontiguousarray(mask)
+
+    def _crop(self, mask: np.ndarray, rng: np.random.Generator) -> tuple[int, int, int, int]:
+        """(top, left, height, width) of the crop."""
+        full_height, full_width = mask.shape
+        table = cv2.integral((mask == 1).astype(np.uint8))  # (H + 1, W + 1) sums, so that a crop's object costs nothing
+        total = int(table[-1, -1])
+        for _ in range(10):
+            scale = rng.uniform(*self.crop_scale)
+            ratio = np.exp(rng.uniform(*np.log(self.crop_ratio)))
+            height = min(full_height, max(1, round(full_height * float(np.sqrt(scale / ratio)))))
+            width = min(full_width, max(1, round(full_width * float(np.sqrt(scale * ratio)))))
+            top = int(rng.integers(full_height - height + 1))
+            left = int(rng.integers(full_width - width + 1))
+            bottom, right = top + height, left + width
+            inside = int(table[bottom, right] - table[top, right] - table[bottom, left] + table[top, left])
+            if inside >= max(self.keep * total, min(total, 1)):
+                return top, left, height, width
+        return 0, 0, full_height, full_width
+
+    def _jitter(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        brightness, contrast, saturation = (
+            np.float32(1 + rng.uniform(-limit, limit)) for limit in (self.brightness, self.contrast, self.saturation)
+        )
+        saturation = np.float32(0) if rng.random() < self.grey_prob else saturation
+        values = image.astype(np.float32) * brightness
+        grey = values @ np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601 luma
+        values = grey[..., None] + (values - grey[..., None]) * saturation
+        mean = grey.mean(dtype=np.float64).astype(np.float32)
+        return np.clip(mean + (values - mean) * contrast, 0, 255).round().astype(np.uint8)
