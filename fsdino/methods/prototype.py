@@ -1,0 +1,279 @@
+"""Training-free baselines: prototypes compared by cosine, and the answer "everything is the object".
+
+The masked-average prototype is that of PANet (Wang et al. 2019); the correlation variant takes a query pixel's softmax
+over all support pixels and adds up what falls on the object. Neither has a weight of its own; the one number they need,
+the cut, is chosen on base classes by `choose_cut`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fsdino.models.contract import FewShotMethod, Memory, SegmenterOutput
+from fsdino.models.encoder import FeatureEncoder
+from fsdino.models.resize import Resize, ResizeMode
+
+Kind = Literal["fg_bg", "softmax"]
+# Logit of an answer that is certain: sigmoid(10) = 0.99995.
+CERTAIN = 10.0
+IGNORE = 255
+
+
+def masked_average(tokens: Tensor, weights: Tensor) -> Tensor:
+    """Weighted mean of tokens; zeros where all weights are 0.
+
+    Args:
+        tokens: (..., M, C).
+        weights: (..., M) in [0, 1].
+
+    Returns:
+        (..., C).
+    """
+    total = weights.sum(-1, keepdim=True)
+    mean = (tokens * weights[..., None]).sum(-2) / total.clamp_min(torch.finfo(tokens.dtype).tiny)
+    return torch.where(total > 0, mean, torch.zeros_like(mean))
+
+
+def prototype_score(query: Tensor, foreground: Tensor, background: Tensor) -> Tensor:
+    """Cosine to the object's prototype minus cosine to the background's.
+
+    Args:
+        query: (..., N, C).
+        foreground: (..., C).
+        background: (..., C); zeros where there is no background.
+
+    Returns:
+        (..., N) in [-2, 2].
+    """
+    query = F.normalize(query, dim=-1)
+    contrast = F.normalize(foreground, dim=-1) - F.normalize(background, dim=-1)
+    return (query @ contrast[..., None])[..., 0]
+
+
+def correlation_score(query: Tensor, support: Tensor, weights: Tensor, temperature: float = 0.1) -> Tensor:
+    """Share of a query token's softmax over all support tokens that falls on the object.
+
+    Args:
+        query: (..., N, C).
+        support: (..., M, C).
+        weights: (..., M) in [0, 1], how much of a support token is object.
+        temperature: Divides the cosine.
+
+    Returns:
+        (..., N) in [0, 1].
+    """
+    cosine = F.normalize(query, dim=-1) @ F.normalize(support, dim=-1).transpose(-1, -2)  # (..., N, M)
+    return ((cosine / temperature).softmax(-1) @ weights[..., None])[..., 0]
+
+
+@dataclass
+class PrototypeMemory(Memory):
+    """Support tokens that a query is compared with.
+
+    Args:
+        tokens: (B, L, M, C), L taps; M = 2 (object, background) for "fg_bg", all support tokens for "softmax".
+        weights: (B, M) in [0, 1], how much of a token is object.
+    """
+
+    tokens: Tensor
+    weights: Tensor
+
+
+class PrototypeMethod(FewShotMethod):
+    """Compare query tokens with the references' by cosine, and cut.
+
+    Args:
+        encoder: Frozen features.
+        tap: Block or blocks (counted from 0, among `encoder.taps`) that are compared; their scores are averaged.
+        cut: Score above which a position is object; choose it (and the tap) on base classes only.
+        kind: "fg_bg": cos(object prototype) - cos(background prototype). "softmax": object's share of the softmax over
+            all support positions.
+        temperature: Of the softmax over correlations.
+        sharpness: Mask logits are `sharpness * (score - cut)`, so that 0 is the cut.
+        resize_mode: "squash" or "pad", see `Resize`.
+
+    Raises:
+        ValueError: For an unknown kind, or a tap that the encoder does not return.
+    """
+
+    def __init__(
+        self,
+        encoder: FeatureEncoder,
+        tap: int | Sequence[int],
+        cut: float,
+        kind: Kind = "fg_bg",
+        temperature: float = 0.1,
+        sharpness: float = 10.0,
+        resize_mode: ResizeMode = "squash",
+    ) -> None:
+        super().__init__(Resize(encoder.img_size, resize_mode))
+        if kind not in ("fg_bg", "softmax"):
+            raise ValueError(f"unknown kind {kind!r}; use 'fg_bg' or 'softmax'.")
+        self.taps = (tap,) if isinstance(tap, int) else tuple(tap)
+        if missing := [t for t in self.taps if t not in tuple(encoder.taps)]:
+            raise ValueError(
+                f"the encoder returns taps {tuple(encoder.taps)}, not {missing}; build it with these taps."
+            )
+        self.encoder = encoder
+        self.cut = cut
+        self.kind: Kind = kind
+        self.temperature = temperature
+        self.sharpness = sharpness
+
+    def trainable_parameters(self) -> list[torch.nn.Parameter]:
+        """None: the method is training-free."""
+        return []
+
+    def encode_support(self, support_images: Tensor, support_masks: Tensor) -> PrototypeMemory:
+        """Prototypes (or all tokens) of the references, pooled over all shots; shapes as in `FewShotMethod`."""
+        batch, shots = support_images.shape[:2]
+        tokens = self._tokens(support_images.flatten(0, 1))  # (B*K, L, h*w, C)
+        grid = int(tokens.shape[2] ** 0.5)
+        area = F.adaptive_avg_pool2d(support_masks.flatten(0, 1)[:, None], grid).flatten(1)  # (B*K, h*w)
+        weights = area.reshape(batch, -1).to(tokens.dtype)  # (B, M)
+        tokens = tokens.unflatten(0, (batch, shots)).transpose(1, 2).flatten(2, 3)  # (B, L, M, C)
+        if self.kind == "softmax":
+            return PrototypeMemory(tokens, weights)
+        pair = [masked_average(tokens, w[:, None].expand(tokens.shape[:3])) for w in (weights, 1 - weights)]
+        return PrototypeMemory(torch.stack(pair, dim=2), weights.new_tensor([1.0, 0.0]).repeat(batch, 1))
+
+    def scores(self, memory: PrototypeMemory, query_image: Tensor) -> Tensor:
+        """Score maps before the cut, for choosing it.
+
+        Args:
+            memory: Of batch B or 1.
+            query_image: (B, 3, S, S) in [0, 1].
+
+        Returns:
+            (B, h, w).
+        """
+        query = self._tokens(query_image)  # (B, L, h*w, C)
+        tokens = memory.tokens.to(query.dtype)
+        if self.kind == "softmax":
+            weights = memory.weights[:, None].to(query.dtype)
+            score = correlation_score(query, tokens, weights, self.temperature)
+        else:
+            score = prototype_score(query, tokens[:, :, 0], tokens[:, :, 1])
+        grid = int(query.shape[2] ** 0.5)
+        return score.mean(1).unflatten(1, (grid, grid))
+
+    def decode_query(self, memory: PrototypeMemory, query_image: Tensor) -> SegmenterOutput:
+        """Scores minus the cut as logits; predicted IoU is the mean probability inside the mask."""
+        logits = self.sharpness * (self.scores(memory, query_image) - self.cut)[:, None]  # (B, 1, h, w)
+        inside = (logits > 0).to(logits.dtype)
+        confidence = (logits.sigmoid() * inside).sum((2, 3)) / inside.sum((2, 3)).clamp_min(1)
+        return SegmenterOutput(logits, confidence, logits.amax((2, 3)))
+
+    def _tokens(self, images: Tensor) -> Tensor:
+        """(N, 3, S, S) -> (N, L, h*w, C)."""
+        maps = dict(zip(self.encoder.taps, self.encoder(images, last_tap=max(self.taps))))
+        return torch.stack([maps[tap].flatten(2).transpose(1, 2) for tap in self.taps], dim=1)
+
+
+@dataclass
+class EmptyMemory(Memory):
+    """What `AllForeground` keeps of B episodes: nothing.
+
+    Args:
+        nothing: (B, 0).
+    """
+
+    nothing: Tensor
+
+
+class AllForeground(FewShotMethod):
+    """The floor of every table: each pixel is the object.
+
+    Args:
+        img_size: Side of the square input in pixels.
+    """
+
+    def __init__(self, img_size: int) -> None:
+        super().__init__(Resize(img_size))
+
+    def trainable_parameters(self) -> list[torch.nn.Parameter]:
+        """None."""
+        return []
+
+    def encode_support(self, support_images: Tensor, support_masks: Tensor) -> EmptyMemory:
+        """Keep the batch size alone."""
+        return EmptyMemory(support_images.new_zeros(len(support_images), 0))
+
+    def decode_query(self, memory: EmptyMemory, query_image: Tensor) -> SegmenterOutput:
+        """All foreground, certainly."""
+        ones = query_image.new_ones(len(query_image), 1)
+        return SegmenterOutput(CERTAIN * ones[..., None, None], ones, CERTAIN * ones)
+
+
+@dataclass(frozen=True)
+class CutChoice:
+    """A cut and how it was found.
+
+    Args:
+        cut: The best of the grid; the lowest of equals.
+        miou: Pooled mIoU at it, in [0, 1].
+        curve: Pooled mIoU at every value of the grid.
+    """
+
+    cut: float
+    miou: float
+    curve: tuple[float, ...]
+
+
+def choose_cut(
+    scores: Sequence[np.ndarray | Tensor],
+    truths: Sequence[np.ndarray | Tensor],
+    class_ids: Sequence[int],
+    grid: Sequence[float],
+) -> CutChoice:
+    """The cut that maximises few-shot mIoU (intersections and unions pooled per class) on given episodes.
+
+    Call it on episodes of base classes; a cut chosen on the classes that are tested is a leak.
+
+    Args:
+        scores: One score map (H, W) an episode, at the size of its truth.
+        truths: One mask (H, W) an episode in {0, 1, 255}; 255 counts nowhere.
+        class_ids: The class of each episode.
+        grid: Candidate cuts, ascending.
+
+    Returns:
+        The choice.
+
+    Raises:
+        ValueError: When nothing is given, lengths or shapes differ, or the grid does not ascend.
+    """
+    if len(scores) == 0 or not len(scores) == len(truths) == len(class_ids):
+        raise ValueError(
+            f"expected as many scores, truths and class ids, at least one; got {len(scores)}, {len(truths)} and "
+            f"{len(class_ids)}."
+        )
+    cuts = np.asarray(grid, dtype=np.float64)
+    if cuts.size == 0 or bool((np.diff(cuts) <= 0).any()):
+        raise ValueError("the grid of cuts must be ascending and hold at least one value.")
+    rows = {class_id: row for row, class_id in enumerate(dict.fromkeys(class_ids))}
+    inside = np.zeros((len(rows), cuts.size), dtype=np.int64)  # predicted and true
+    outside = np.zeros_like(inside)  # predicted, not true
+    positives = np.zeros((len(rows), 1), dtype=np.int64)
+    for score, truth, class_id in zip(scores, truths, class_ids):
+        score, truth = np.asarray(score, dtype=np.float64), np.asarray(truth)
+        if score.shape != truth.shape:
+            raise ValueError(f"a score map is {score.shape} but its truth {truth.shape}; resize the scores first.")
+        row = rows[class_id]
+        inside[row] += _count_above(score[truth == 1], cuts)
+        outside[row] += _count_above(score[truth == 0], cuts)
+        positives[row] += int((truth == 1).sum())
+    curve = (inside / np.maximum(positives + outside, 1)).mean(axis=0)
+    best = int(curve.argmax())
+    return CutChoice(float(cuts[best]), float(curve[best]), tuple(float(value) for value in curve))
+
+
+def _count_above(values: np.ndarray, cuts: np.ndarray) -> np.ndarray:
+    """How many values lie above each cut."""
+    return values.size - np.searchsorted(np.sort(values), cuts, side="right")

@@ -1,0 +1,120 @@
+"""Prototype baselines against loops, and the choice of the cut against brute force."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from fsdino.methods.prototype import (
+    AllForeground,
+    PrototypeMethod,
+    choose_cut,
+    correlation_score,
+    masked_average,
+    prototype_score,
+)
+from fsdino.models.encoder import FeatureEncoder
+from tests.contract import FewShotContract, episodes
+
+TINY = {"embed_dim": 32, "depth": 4, "num_heads": 2}
+
+
+def encoder(taps: tuple[int, ...] = (1, 3)) -> FeatureEncoder:
+    return FeatureEncoder("vit_small_patch14_dinov2", 56, taps, model_kwargs=TINY)
+
+
+class TestPrototype(FewShotContract):
+    def build(self) -> PrototypeMethod:
+        return PrototypeMethod(encoder(), tap=(1, 3), cut=0.1)
+
+
+class TestSoftmaxPrototype(FewShotContract):
+    def build(self) -> PrototypeMethod:
+        return PrototypeMethod(encoder(), tap=3, cut=0.3, kind="softmax")
+
+
+class TestAllForeground(FewShotContract):
+    def build(self) -> AllForeground:
+        return AllForeground(56)
+
+
+def test_masked_average_is_the_loop_and_zero_without_weight() -> None:
+    generator = torch.Generator().manual_seed(0)
+    tokens, weights = torch.rand(2, 7, 5, generator=generator), torch.rand(2, 7, generator=generator)
+    weights[1] = 0
+    got = masked_average(tokens, weights)
+    expected = sum(weights[0, i] * tokens[0, i] for i in range(7)) / weights[0].sum()
+    torch.testing.assert_close(got[0], expected)
+    assert torch.equal(got[1], torch.zeros(5))
+
+
+def test_scores_are_the_formulas() -> None:
+    rng = np.random.default_rng(0)
+    query, support = rng.normal(size=(6, 4)), rng.normal(size=(9, 4))
+    weights = rng.uniform(size=9)
+
+    def unit(x: np.ndarray) -> np.ndarray:
+        return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+    powers = np.exp(unit(query) @ unit(support).T / 0.1)
+    expected = (powers / powers.sum(1, keepdims=True)) @ weights
+    got = correlation_score(torch.from_numpy(query), torch.from_numpy(support), torch.from_numpy(weights))
+    np.testing.assert_allclose(got.numpy(), expected, atol=1e-10)
+    got = prototype_score(torch.from_numpy(query), torch.from_numpy(support[0]), torch.from_numpy(support[1]))
+    np.testing.assert_allclose(got.numpy(), unit(query) @ unit(support[0]) - unit(query) @ unit(support[1]), atol=1e-10)
+
+
+def test_logit_zero_is_the_cut() -> None:
+    method = PrototypeMethod(encoder(), tap=3, cut=0.05).eval()
+    query, images, masks = episodes(method, 2, 1)
+    memory = method.encode_support(images, masks)
+    assert torch.equal(
+        method.decode_query(memory, query).mask_logits[:, 0] > 0, method.scores(memory, query) > method.cut
+    )
+
+
+@pytest.mark.parametrize("kind", ["fg_bg", "softmax"])
+@torch.no_grad()
+def test_the_reference_finds_itself(kind: str) -> None:
+    method = PrototypeMethod(encoder(), tap=3, cut=0.5 if kind == "softmax" else 0.0, kind=kind).eval()  # type: ignore[arg-type]
+    image, mask = torch.rand(1, 3, 56, 56, generator=torch.Generator().manual_seed(0)), torch.zeros(1, 56, 56)
+    image[..., 28:] *= 0.2
+    mask[..., 28:] = 1
+    logits = method(image, image[:, None], mask[:, None]).mask_logits[0, 0]
+    assert logits[:, 2:].mean() > logits[:, :2].mean()
+
+
+def test_choose_cut_is_brute_force() -> None:
+    rng = np.random.default_rng(1)
+    scores = [rng.normal(size=(9, 7)) for _ in range(6)]
+    truths = [rng.choice([0, 1, 255], size=(9, 7), p=[0.5, 0.4, 0.1]) for _ in range(6)]
+    classes, grid = [3, 3, 5, 5, 5, 9], np.linspace(-2, 2, 9)
+    curve = []
+    for cut in grid:
+        ious = []
+        for class_id in (3, 5, 9):
+            both = union = 0
+            for score, truth, c in zip(scores, truths, classes):
+                if c == class_id:
+                    pred = (score > cut) & (truth != 255)
+                    both += (pred & (truth == 1)).sum()
+                    union += (pred | (truth == 1)).sum()
+            ious.append(both / union)
+        curve.append(np.mean(ious))
+    choice = choose_cut(scores, [torch.from_numpy(t) for t in truths], classes, grid)
+    np.testing.assert_allclose(choice.curve, curve)
+    assert choice.cut == grid[int(np.argmax(curve))] and choice.miou == pytest.approx(max(curve))
+
+
+def test_errors_say_what_to_do() -> None:
+    with pytest.raises(ValueError, match="'fg_bg' or 'softmax'"):
+        PrototypeMethod(encoder(), tap=3, cut=0.0, kind="mean")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"not \[2\]; build it with these taps"):
+        PrototypeMethod(encoder(), tap=2, cut=0.0)
+    with pytest.raises(ValueError, match="as many scores, truths and class ids"):
+        choose_cut([], [], [], [0.0])
+    with pytest.raises(ValueError, match="ascending"):
+        choose_cut([np.zeros((2, 2))], [np.zeros((2, 2))], [0], [1.0, 0.0])
+    with pytest.raises(ValueError, match="resize the scores first"):
+        choose_cut([np.zeros((2, 2))], [np.zeros((3, 2))], [0], [0.0])
