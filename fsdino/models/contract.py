@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, TypeVar, Union
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from fsdino.models.resize import Resize
 
-Picture = Union[Image.Image, np.ndarray, Tensor]
+Picture = Image.Image | np.ndarray | Tensor
 MemoryT = TypeVar("MemoryT", bound="Memory")
 
 
@@ -83,7 +83,7 @@ class Memory:
         return next(iter(self.tensors().values())).shape[0]
 
 
-class FewShotMethod(nn.Module):
+class FewShotMethod(nn.Module, ABC):
     """A system that segments what a few references show.
 
     Subclasses implement `encode_support` (paid once per class) and `decode_query` (paid per picture); everything that
@@ -124,7 +124,6 @@ class FewShotMethod(nn.Module):
         Returns:
             A `Memory` of batch B.
         """
-        raise NotImplementedError(f"{type(self).__name__} must implement encode_support.")
 
     @abstractmethod
     def decode_query(self, memory: Any, query_image: Tensor) -> SegmenterOutput:
@@ -137,7 +136,6 @@ class FewShotMethod(nn.Module):
         Returns:
             Mask logits, predicted IoU and presence.
         """
-        raise NotImplementedError(f"{type(self).__name__} must implement decode_query.")
 
     def forward(self, query_image: Tensor, support_images: Tensor, support_masks: Tensor) -> SegmenterOutput:
         """One step over episodes: `decode_query(encode_support(support_images, support_masks), query_image)`."""

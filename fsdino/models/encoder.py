@@ -1,0 +1,124 @@
+"""The frozen Vision Transformer that everything is read from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import timm
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class FeatureEncoder(nn.Module):
+    """One frozen Vision Transformer of timm: pixels in [0, 1] in, layer-normed feature maps out.
+
+    The maps are layer-normed over channels (without parameters), because cosines between raw tokens are dominated by a
+    few channels. The transformer never trains: no gradients, always in eval mode.
+
+    Args:
+        name: timm's name, for instance "vit_base_patch14_dinov2", "vit_base_patch16_dinov3" or "vit_tiny_patch16_224".
+        img_size: Native side of the square input, in pixels; other multiples of the patch work too.
+        taps: Blocks (from 0) to read.
+        model_kwargs: Handed to `timm.create_model`.
+        weights: "timm" downloads timm's weights, a path loads a checkpoint of this architecture, None: random.
+
+    Raises:
+        ValueError: If the size is not a multiple of the patch, a tap does not exist, or the model is no ViT.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        name: str,
+        img_size: int,
+        taps: Sequence[int],
+        model_kwargs: dict[str, Any] | None = None,
+        weights: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.img_size = img_size
+        self.backbone = _create(name, img_size, model_kwargs or {}, weights)
+        self.patch_size = int(self.backbone.patch_embed.patch_size[0])
+        self.dim = int(self.backbone.embed_dim)
+        self.depth = len(self.backbone.blocks)
+        self.check_size(img_size)
+        self.taps = tuple(sorted(set(taps)))
+        if not self.taps or self.taps[0] < 0 or self.taps[-1] >= self.depth:
+            raise ValueError(f"taps {tuple(taps)} do not fit {name!r}; it has blocks 0 to {self.depth - 1}.")
+        for stat in ("mean", "std"):
+            value = torch.tensor(self.backbone.pretrained_cfg[stat], dtype=torch.float32).view(1, 3, 1, 1)
+            self.register_buffer(stat, value, persistent=False)
+        self.requires_grad_(False)
+        self.train(False)
+
+    @property
+    def grid_size(self) -> int:
+        """Side of the feature map at the native input size."""
+        return self.img_size // self.patch_size
+
+    def check_size(self, size: int) -> None:
+        """Check that a square input of this side splits into patches.
+
+        Raises:
+            ValueError: If it does not; names the nearest sizes that do.
+        """
+        below = size // self.patch_size * self.patch_size
+        if below != size:
+            sizes = f"{below} or {below + self.patch_size}" if below else f"{self.patch_size}"
+            raise ValueError(f"img_size {size} is not a multiple of the patch size {self.patch_size}; use {sizes}.")
+
+    def train(self, mode: bool = True) -> FeatureEncoder:
+        """Stay in eval mode, whatever is asked: the encoder is frozen."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, images: Tensor, last_tap: int | None = None) -> list[Tensor]:
+        """Compute the feature maps.
+
+        Args:
+            images: (N, 3, S, S) float in [0, 1], S a multiple of the patch.
+            last_tap: Stop after this tap; later blocks are not computed.
+
+        Returns:
+            One (N, C, h, w) map per tap up to `last_tap`, in the order of `taps`.
+
+        Raises:
+            ValueError: If the size does not split into patches or `last_tap` is not one of the taps.
+        """
+        self.check_size(images.shape[-2])
+        self.check_size(images.shape[-1])
+        if last_tap is not None and last_tap not in self.taps:
+            raise ValueError(f"last_tap {last_tap} is not read; the taps are {self.taps}.")
+        taps = [tap for tap in self.taps if last_tap is None or tap <= last_tap]
+        dtype = next(self.backbone.parameters()).dtype
+        x = ((images.float() - self.mean.float()) / self.std.float()).to(dtype)
+        maps = self.backbone.forward_intermediates(
+            x, indices=taps, stop_early=True, intermediates_only=True, output_fmt="NCHW"
+        )
+        return [F.layer_norm(m.permute(0, 2, 3, 1), (self.dim,)).permute(0, 3, 1, 2) for m in maps]
+
+    def freeze_size_(self) -> FeatureEncoder:
+        """Accept the native size alone from now on, for export: no resampling of the position embedding remains."""
+        if getattr(self.backbone, "pos_embed", None) is not None:
+            self.backbone.dynamic_img_size = False
+            self.backbone.patch_embed.flatten = True
+            self.backbone.patch_embed.strict_img_size = True
+        return self
+
+
+def _create(name: str, img_size: int, model_kwargs: dict[str, Any], weights: str | None) -> nn.Module:
+    """Build the transformer so that any multiple of the patch works and the native size needs no resampling."""
+    kwargs: dict[str, Any] = {"img_size": img_size, "dynamic_img_size": True, "num_classes": 0, **model_kwargs}
+    if weights not in (None, "timm"):
+        kwargs["pretrained_cfg_overlay"] = {"file": weights}
+    try:
+        model = timm.create_model(name, pretrained=weights is not None, **kwargs)
+    except TypeError as error:  # convolutional networks know neither img_size nor dynamic_img_size
+        raise ValueError(f"encoder {name!r} does not take {sorted(kwargs)}; use a Vision Transformer.") from error
+    if not (hasattr(model, "blocks") and hasattr(model, "patch_embed") and hasattr(model, "forward_intermediates")):
+        raise ValueError(f"encoder {name!r} has no transformer blocks to read; use a Vision Transformer.")
+    return model

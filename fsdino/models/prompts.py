@@ -1,0 +1,129 @@
+"""From what is remembered and what is seen to SAM's prompts."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from fsdino.models.correlation import cosine_correlation
+from fsdino.models.memory import SupportMemory
+
+SCORE_SCALE = 10.0  # cosine differences are a few tenths: this makes logits of a few units
+
+
+@dataclass
+class Prompts:
+    """Prompts for the mask decoder.
+
+    Args:
+        sparse: (B, P, D) tokens.
+        dense: (B, D, h, w), added to what SAM's mask stem makes of the coarse logits.
+        coarse_logits: (B, 1, h, w) first guess of the mask.
+    """
+
+    sparse: Tensor
+    dense: Tensor
+    coarse_logits: Tensor
+
+
+class PromptGenerator(nn.Module):
+    """Meta-visual prompt generator of FS-DINO (arXiv 2504.15669).
+
+    Sparse prompts are the projected prototypes of every layer. The dense prompt comes from the cosine maps of the query
+    with the foreground and background prototypes (compact) and, in the full model, from a reader of the 4D correlation.
+    Without training, the coarse logits are the scaled difference of foreground and background.
+
+    Args:
+        encoder_dim: Channels C of the encoder.
+        num_layers: Number L of layers compared.
+        prompt_dim: Width D of the prompts.
+        reader: Reader of the 4D correlation, or None for the compact model.
+        reader_dim: Channels R of the reader.
+        sparse: Whether there are sparse prompts.
+        use_embedding: Whether cosine maps in the adapter's space are used as well.
+    """
+
+    def __init__(
+        self,
+        encoder_dim: int,
+        num_layers: int,
+        prompt_dim: int = 256,
+        reader: nn.Module | None = None,
+        reader_dim: int = 64,
+        sparse: bool = True,
+        use_embedding: bool = False,
+    ) -> None:
+        super().__init__()
+        self.prompt_dim = prompt_dim
+        self.use_embedding = use_embedding
+        self.reader = reader
+        if sparse:
+            self.token_proj = nn.ModuleList(nn.Linear(encoder_dim, prompt_dim) for _ in range(num_layers))
+            self.kind_embed = nn.Parameter(0.02 * torch.randn(2, prompt_dim))  # foreground, background
+        else:
+            self.token_proj = None
+        num_maps = 2 * (num_layers + int(use_embedding))
+        self.score_head = nn.Conv2d(num_maps, 1, 1)
+        self.dense_proj = nn.Conv2d(num_maps, prompt_dim, 1)
+        if reader is not None:
+            self.reader_scale = nn.Parameter(torch.full((1,), SCORE_SCALE))
+            self.reader_score = nn.Conv2d(reader_dim, 1, 1)
+            self.reader_proj = nn.Conv2d(reader_dim, prompt_dim, 1)
+        self._init(num_layers)
+
+    def _init(self, num_layers: int) -> None:
+        """Start as the training-free score; what is learnt starts small so that SAM's own prompts still hold."""
+        with torch.no_grad():
+            weight = torch.zeros(self.score_head.weight.shape[1])
+            weight[0 : 2 * num_layers : 2] = SCORE_SCALE / num_layers
+            weight[1 : 2 * num_layers : 2] = -SCORE_SCALE / num_layers
+            self.score_head.weight.copy_(weight.view_as(self.score_head.weight))
+            self.score_head.bias.zero_()
+        small = [self.dense_proj] if self.reader is None else [self.dense_proj, self.reader_score, self.reader_proj]
+        for layer in small:
+            nn.init.trunc_normal_(layer.weight, std=0.02)
+            nn.init.zeros_(layer.bias)
+
+    def forward(
+        self, memory: SupportMemory, query: Tensor, size: tuple[int, int], embedding: Tensor | None = None
+    ) -> Prompts:
+        """Make the prompts.
+
+        Args:
+            memory: References, of batch B or 1.
+            query: (B, L, h*w, C) unit-length tokens of the reader's layers.
+            size: (h, w).
+            embedding: (B, h*w, D) unit-length tokens of the adapter's embedding, where `use_embedding`.
+
+        Returns:
+            Prompts at the query's grid.
+        """
+        maps = self.cosine_maps(memory, query, embedding).unflatten(-1, size)
+        coarse = self.score_head(maps)
+        dense = self.dense_proj(maps)
+        if self.reader is not None:
+            features, score = self.reader(query, memory.tokens, memory.fg, memory.bg, size, memory.grid)
+            coarse = 0.5 * (coarse + self.reader_scale * score.to(coarse.dtype)) + self.reader_score(features)
+            dense = dense + self.reader_proj(features)
+        return Prompts(self.tokens(memory, query.shape[0]), dense, coarse)
+
+    def cosine_maps(self, memory: SupportMemory, query: Tensor, embedding: Tensor | None) -> Tensor:
+        """(B, maps, h*w): cosines with the foreground and background prototype, layer by layer."""
+        maps = cosine_correlation(query, memory.prototypes)  # (B, L, h*w, 2)
+        maps = maps.transpose(-1, -2).flatten(1, 2)  # (B, 2L, h*w)
+        if self.use_embedding:
+            extra = cosine_correlation(embedding, memory.embedding_prototypes).transpose(-1, -2)
+            maps = torch.cat([maps, extra.to(maps.dtype)], dim=1)
+        return maps
+
+    def tokens(self, memory: SupportMemory, num_queries: int) -> Tensor:
+        """(B, 2L, D) projected prototypes, or (B, 0, D) without sparse prompts."""
+        if self.token_proj is None:
+            return self.score_head.weight.new_zeros((num_queries, 0, self.prompt_dim))
+        scaled = memory.prototypes * math.sqrt(memory.prototypes.shape[-1])  # entries about 1, as layer-normed tokens
+        kinds = self.kind_embed
+        tokens = [proj(scaled[:, i]) + kinds for i, proj in enumerate(self.token_proj)]  # each (B or 1, 2, D)
+        return torch.cat(tokens, dim=1).expand(num_queries, -1, -1)

@@ -1,0 +1,217 @@
+"""The method: references in, prompts for SAM's mask decoder out, all read from one frozen encoder."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from segment_anything.modeling import PromptEncoder
+from torch import Tensor, nn
+
+from fsdino.config import SegmenterConfig
+from fsdino.models.adapter import SamAdapter
+from fsdino.models.contract import FewShotMethod, SegmenterOutput
+from fsdino.models.correlation import PivotReader, PooledReader, unit_tokens
+from fsdino.models.decoder import MaskDecoder
+from fsdino.models.encoder import FeatureEncoder
+from fsdino.models.memory import SupportMemory, grid_weights, prototypes, support_tokens
+from fsdino.models.presence import PresenceHead
+from fsdino.models.prompts import PromptGenerator
+from fsdino.models.resize import Resize
+
+Stage = Literal["distill", "episodes"]
+
+
+class FewShotSegmenter(FewShotMethod):
+    """FS-DINO (arXiv 2504.15669): a frozen encoder, an adapter to SAM's space, prompts from references, SAM's decoder.
+
+    `encode_support` and `decode_query` start from pixels; `encode_support_feats` and `decode_query_feats` from the maps
+    of `encoder`, which are the same whether computed now or read from a cache.
+
+    Args:
+        config: What to build; see `SegmenterConfig`.
+        load_encoder: False leaves the encoder's weights random whatever the config says, for loading a checkpoint.
+    """
+
+    def __init__(self, config: SegmenterConfig, load_encoder: bool = True) -> None:
+        super().__init__(Resize(config.img_size, config.resize_mode), config.threshold)
+        self.config = config
+        c, d, num_layers = config, config.prompt_dim, len(config.reader_taps)
+        weights = c.encoder_weights if load_encoder else None
+        self.encoder = FeatureEncoder(c.encoder, c.img_size, c.taps, c.encoder_kwargs, weights)
+        self.adapter = SamAdapter(self.encoder.dim, d, c.adapter_dim, c.adapter_hidden, c.adapter_heads)
+        grid = (self.encoder.grid_size, self.encoder.grid_size)
+        self.prompt_encoder = PromptEncoder(d, grid, (c.img_size, c.img_size), c.mask_in_chans)
+        self.prompts = PromptGenerator(
+            self.encoder.dim, num_layers, d, _reader(c), c.reader_dim, c.sparse, c.dense_source == "adapter"
+        )
+        self.decoder = MaskDecoder(d, c.decoder_depth, c.decoder_mlp_dim, c.decoder_heads, c.decoder_iou_dim)
+        self.presence = PresenceHead(d)
+        with (
+            torch.no_grad()
+        ):  # an untrained decoder whispers, so that the coarse logits speak; SAM's weights replace it
+            self.decoder.output_hypernetworks_mlps[0].layers[-1].weight.mul_(0.1)
+            self.decoder.output_hypernetworks_mlps[0].layers[-1].bias.zero_()
+        self.select_trainable_("episodes")
+
+    # ---- references
+
+    def encode_support(self, support_images: Tensor, support_masks: Tensor) -> SupportMemory:
+        """See `FewShotMethod.encode_support`."""
+        return self.encode_support_feats(self.encoder(support_images.flatten(0, 1)), support_masks)
+
+    def encode_support_feats(self, feats: list[Tensor], support_masks: Tensor) -> SupportMemory:
+        """Turn the references' feature maps into a memory.
+
+        Args:
+            feats: One (B*K, C, h, w) map per tap of the encoder, in its order.
+            support_masks: (B, K, S, S) float in [0, 1].
+
+        Returns:
+            Memory of batch B: prototypes, and for the full variant all tokens with their weights.
+        """
+        b, k = support_masks.shape[:2]
+        h, w = feats[0].shape[-2:]
+        feats = self._as_weights(feats)
+        fg, bg = grid_weights(support_masks, (h, w))
+        layers = [support_tokens(feat, b) for feat in self._reader_feats(feats)]
+        memory = SupportMemory(prototypes=torch.stack([prototypes(tokens, fg, bg) for tokens in layers], dim=1))
+        if self.prompts.use_embedding:
+            embedded = support_tokens(self._adapt(feats), b)
+            memory.embedding_prototypes = prototypes(embedded, fg, bg)
+        if self.prompts.reader is not None:
+            memory.tokens = torch.stack(layers, dim=1)
+            memory.fg, memory.bg, memory.grid = fg, bg, (k, h, w)
+        return memory
+
+    # ---- query
+
+    def decode_query(self, memory: SupportMemory, query_image: Tensor) -> SegmenterOutput:
+        """See `FewShotMethod.decode_query`.
+
+        Raises:
+            ValueError: If the memory's batch is neither 1 nor the number of pictures.
+        """
+        held, asked = memory.batch_size, query_image.shape[0]
+        if held != 1 and held != asked:
+            raise ValueError(f"the memory holds {held} episodes but {asked} pictures came; give {held}, or one memory.")
+        return self.decode_query_feats(memory, self.encoder(query_image))
+
+    def decode_query_feats(self, memory: SupportMemory, feats: list[Tensor]) -> SegmenterOutput:
+        """Segment from the queries' feature maps.
+
+        Args:
+            memory: Of batch B or 1.
+            feats: One (B, C, h, w) map per tap of the encoder, in its order.
+
+        Returns:
+            Mask logits (B, 1, 4h, 4w), predicted IoU and presence.
+        """
+        h, w = feats[0].shape[-2:]
+        feats = self._as_weights(feats)
+        embedding = self._adapt(feats)  # (B, D, h, w)
+        query = torch.stack([unit_tokens(feat) for feat in self._reader_feats(feats)], dim=1)  # (B, L, h*w, C)
+        prompts = self.prompts(memory, query, (h, w), unit_tokens(embedding) if self.prompts.use_embedding else None)
+        coarse = F.interpolate(prompts.coarse_logits, scale_factor=4, mode="bilinear", align_corners=False)
+        dense = self.prompt_encoder.mask_downscaling(coarse) + prompts.dense
+        out = self.decoder(embedding, self.image_pe((h, w)).to(embedding.dtype), prompts.sparse, dense)
+        mask_logits = out.mask_logits[:, :1]
+        if self.config.skip:
+            mask_logits = mask_logits + coarse
+        return SegmenterOutput(mask_logits, out.iou_pred[:, :1], self.presence(out.tokens[:, 1], prompts.coarse_logits))
+
+    def embed(self, images: Tensor) -> Tensor:
+        """SAM's embedding as the adapter sees it; only the blocks up to its tap are computed.
+
+        Args:
+            images: (N, 3, S, S) float in [0, 1], any multiple of the patch size.
+
+        Returns:
+            (N, D, h, w).
+        """
+        return self.adapter(self.encoder(images, last_tap=self.config.adapter_tap)[-1])
+
+    def image_pe(self, size: tuple[int, int]) -> Tensor:
+        """SAM's random Fourier position encoding of a grid, (1, D, h, w) float32 whatever the model's dtype."""
+        frequencies = self.prompt_encoder.pe_layer.positional_encoding_gaussian_matrix.float()  # (2, D / 2)
+        rows, cols = (2.0 * (torch.arange(n, device=frequencies.device) + 0.5) / n - 1.0 for n in size)
+        angles = cols[None, :, None] * frequencies[0] + rows[:, None, None] * frequencies[1]  # (h, w, D / 2)
+        angles = 2.0 * math.pi * angles
+        return torch.cat([angles.sin(), angles.cos()], dim=-1).permute(2, 0, 1)[None]
+
+    # ---- training and weights
+
+    def select_trainable_(self, stage: Stage) -> FewShotSegmenter:
+        """Let only the stage's parameters learn.
+
+        Args:
+            stage: "distill" trains the adapter; "episodes" what the config's variant asks for: prompts, mask stem and
+                presence head, for all but "compact_frozen" the decoder, and the adapter unless `freeze_adapter`.
+
+        Returns:
+            Itself.
+        """
+        self.requires_grad_(False)
+        if stage == "distill":
+            self.adapter.requires_grad_(True)
+            return self
+        frozen = self.config.variant == "compact_frozen"
+        self.prompts.requires_grad_(True)
+        self.presence.requires_grad_(True)
+        self.prompt_encoder.mask_downscaling.requires_grad_(True)
+        self.decoder.requires_grad_(not frozen)
+        self.decoder.output_hypernetworks_mlps[1:].requires_grad_(False)  # SAM's alternative masks are not used
+        self.adapter.requires_grad_(not frozen and not self.config.freeze_adapter)
+        return self
+
+    def trainable_parameters(self) -> list[nn.Parameter]:
+        """The parameters that learn in the stage selected last ("episodes" at first)."""
+        return [p for p in self.parameters() if p.requires_grad]
+
+    def load_sam_(self, state_dict: dict[str, Tensor]) -> FewShotSegmenter:
+        """Start decoder and mask stem from a SAM checkpoint.
+
+        Args:
+            state_dict: SAM's; its `mask_decoder.*` and `prompt_encoder.*` are used, the rest is not.
+
+        Returns:
+            Itself.
+
+        Raises:
+            ValueError: If those keys are missing or shaped for another decoder.
+        """
+        for part, module in (("mask_decoder", self.decoder), ("prompt_encoder", self.prompt_encoder)):
+            prefix = f"{part}."
+            weights = {key[len(prefix) :]: value for key, value in state_dict.items() if key.startswith(prefix)}
+            if not weights:
+                raise ValueError(f"this checkpoint has no '{part}.*' weights; give the state dict of a whole SAM.")
+            try:
+                module.load_state_dict(weights)
+            except RuntimeError as error:
+                raise ValueError(
+                    f"'{part}.*' does not fit this segmenter (prompt_dim {self.config.prompt_dim}); set prompt_dim, "
+                    f"decoder_* and mask_in_chans to the SAM's sizes. {error}"
+                ) from error
+        return self
+
+    def _reader_feats(self, feats: list[Tensor]) -> list[Tensor]:
+        return [feats[self.encoder.taps.index(tap)] for tap in self.config.reader_taps]
+
+    def _adapt(self, feats: list[Tensor]) -> Tensor:
+        return self.adapter(feats[self.encoder.taps.index(self.config.adapter_tap)])
+
+    def _as_weights(self, feats: list[Tensor]) -> list[Tensor]:
+        """The maps in the weights' dtype: cached ones may be half precision."""
+        return [feat.to(self.adapter.head.weight.dtype) for feat in feats]
+
+
+def _reader(config: SegmenterConfig) -> nn.Module | None:
+    """The reader of the 4D correlation, for the variant that has one."""
+    if config.variant != "full":
+        return None
+    num_layers = len(config.reader_taps)
+    if config.reader == "pivot":
+        return PivotReader(num_layers, config.reader_dim, config.contrastive)
+    return PooledReader(num_layers, config.reader_dim, config.contrastive, config.self_correlation)
