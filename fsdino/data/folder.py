@@ -82,7 +82,7 @@ def folder(
 ) -> ClassIndex:
     """A folder of pictures and masks in one of these layouts, recognised by itself.
 
-    - `<class>/<name>.jpg` with `<class>/<name>.png` (or `<name>_mask.png`)
+    - `<class>/<name>.jpg` with `<class>/<name>.png` (or `<name>_mask.png`); the folder of one class will do
     - `images/<class>/<name>.jpg` with `masks/<class>/<name>.png`; without class folders all is one class, "object"
     - `images/<name>.jpg` with `labels/<name>.png` (one class number a pixel, 0 background, 255 ignore) and
       `classes.json` (`{"1": "dog"}`, or a list with the background first)
@@ -108,6 +108,7 @@ def folder(
         files = _twin_trees(base / "images", base / "masks")
     else:
         files = {path.name: _class_folder(path) for path in sorted(base.iterdir()) if path.is_dir()}
+        files = files or {base.resolve().name: _class_folder(base)}  # no folder inside: all pictures are of one class
     files = {class_name: pairs for class_name, pairs in files.items() if pairs}
     if not files:
         raise DataSetError(f"'{base}' holds no pictures with masks; expected one of: " + "; ".join(LAYOUTS) + ".")
