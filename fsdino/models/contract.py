@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from itertools import chain
 from typing import Any, TypeVar
 
 import numpy as np
@@ -109,9 +110,8 @@ class FewShotMethod(nn.Module, ABC):
     @property
     def device(self) -> torch.device:
         """Where the method's weights are."""
-        tensor = next(self.parameters(), None)
-        tensor = tensor if tensor is not None else next(self.buffers(), None)
-        return tensor.device if tensor is not None else torch.device("cpu")
+        tensor = next(chain(self.parameters(), self.buffers()), None)
+        return torch.device("cpu") if tensor is None else tensor.device
 
     @abstractmethod
     def encode_support(self, support_images: Tensor, support_masks: Tensor) -> Any:

@@ -28,6 +28,7 @@ class FeatureEncoder(nn.Module):
         ValueError: If the size is not a multiple of the patch, a tap does not exist, or the model is no ViT.
     """
 
+    backbone: Any
     mean: Tensor
     std: Tensor
 
@@ -41,16 +42,17 @@ class FeatureEncoder(nn.Module):
     ) -> None:
         super().__init__()
         self.img_size = img_size
-        self.backbone = _create(name, img_size, model_kwargs or {}, weights)
-        self.patch_size = int(self.backbone.patch_embed.patch_size[0])
-        self.dim = int(self.backbone.embed_dim)
-        self.depth = len(self.backbone.blocks)
+        backbone = _create(name, img_size, model_kwargs or {}, weights)
+        self.backbone = backbone
+        self.patch_size = int(backbone.patch_embed.patch_size[0])
+        self.dim = int(backbone.embed_dim)
+        self.depth = len(backbone.blocks)
         self.check_size(img_size)
         self.taps = tuple(sorted(set(taps)))
         if not self.taps or self.taps[0] < 0 or self.taps[-1] >= self.depth:
             raise ValueError(f"taps {tuple(taps)} do not fit {name!r}; it has blocks 0 to {self.depth - 1}.")
         for stat in ("mean", "std"):
-            value = torch.tensor(self.backbone.pretrained_cfg[stat], dtype=torch.float32).view(1, 3, 1, 1)
+            value = torch.tensor(backbone.pretrained_cfg[stat], dtype=torch.float32).view(1, 3, 1, 1)
             self.register_buffer(stat, value, persistent=False)
         self.requires_grad_(False)
         self.train(False)
@@ -110,13 +112,13 @@ class FeatureEncoder(nn.Module):
         return self
 
 
-def _create(name: str, img_size: int, model_kwargs: dict[str, Any], weights: str | None) -> nn.Module:
+def _create(name: str, img_size: int, model_kwargs: dict[str, Any], weights: str | None) -> Any:
     """Build the transformer so that any multiple of the patch works and the native size needs no resampling."""
     kwargs: dict[str, Any] = {"img_size": img_size, "dynamic_img_size": True, "num_classes": 0, **model_kwargs}
     if weights not in (None, "timm"):
         kwargs["pretrained_cfg_overlay"] = {"file": weights}
     try:
-        model = timm.create_model(name, pretrained=weights is not None, **kwargs)
+        model: Any = timm.create_model(name, pretrained=weights is not None, **kwargs)
     except TypeError as error:  # convolutional networks know neither img_size nor dynamic_img_size
         raise ValueError(f"encoder {name!r} does not take {sorted(kwargs)}; use a Vision Transformer.") from error
     if not (hasattr(model, "blocks") and hasattr(model, "patch_embed") and hasattr(model, "forward_intermediates")):

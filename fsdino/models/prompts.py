@@ -60,11 +60,9 @@ class PromptGenerator(nn.Module):
         self.prompt_dim = prompt_dim
         self.use_embedding = use_embedding
         self.reader = reader
+        self.token_proj = nn.ModuleList(nn.Linear(encoder_dim, prompt_dim) for _ in range(num_layers if sparse else 0))
         if sparse:
-            self.token_proj = nn.ModuleList(nn.Linear(encoder_dim, prompt_dim) for _ in range(num_layers))
             self.kind_embed = nn.Parameter(0.02 * torch.randn(2, prompt_dim))  # foreground, background
-        else:
-            self.token_proj = None
         num_maps = 2 * (num_layers + int(use_embedding))
         self.score_head = nn.Conv2d(num_maps, 1, 1)
         self.dense_proj = nn.Conv2d(num_maps, prompt_dim, 1)
@@ -81,11 +79,12 @@ class PromptGenerator(nn.Module):
             weight[0 : 2 * num_layers : 2] = SCORE_SCALE / num_layers
             weight[1 : 2 * num_layers : 2] = -SCORE_SCALE / num_layers
             self.score_head.weight.copy_(weight.view_as(self.score_head.weight))
-            self.score_head.bias.zero_()
-        small = [self.dense_proj] if self.reader is None else [self.dense_proj, self.reader_score, self.reader_proj]
-        for layer in small:
-            nn.init.trunc_normal_(layer.weight, std=0.02)
-            nn.init.zeros_(layer.bias)
+        heads = [self.dense_proj] if self.reader is None else [self.dense_proj, self.reader_score, self.reader_proj]
+        for head in heads:
+            nn.init.trunc_normal_(head.weight, std=0.02)
+        for bias in (head.bias for head in (self.score_head, *heads)):
+            if bias is not None:
+                nn.init.zeros_(bias)
 
     def forward(
         self, memory: SupportMemory, query: Tensor, size: tuple[int, int], embedding: Tensor | None = None
@@ -114,14 +113,14 @@ class PromptGenerator(nn.Module):
         """(B, maps, h*w): cosines with the foreground and background prototype, layer by layer."""
         maps = cosine_correlation(query, memory.prototypes)  # (B, L, h*w, 2)
         maps = maps.transpose(-1, -2).flatten(1, 2)  # (B, 2L, h*w)
-        if self.use_embedding:
+        if embedding is not None and memory.embedding_prototypes is not None:
             extra = cosine_correlation(embedding, memory.embedding_prototypes).transpose(-1, -2)
             maps = torch.cat([maps, extra.to(maps.dtype)], dim=1)
         return maps
 
     def tokens(self, memory: SupportMemory, num_queries: int) -> Tensor:
         """(B, 2L, D) projected prototypes, or (B, 0, D) without sparse prompts."""
-        if self.token_proj is None:
+        if len(self.token_proj) == 0:
             return self.score_head.weight.new_zeros((num_queries, 0, self.prompt_dim))
         scaled = memory.prototypes * math.sqrt(memory.prototypes.shape[-1])  # entries about 1, as layer-normed tokens
         kinds = self.kind_embed

@@ -49,11 +49,7 @@ class FewShotSegmenter(FewShotMethod):
         )
         self.decoder = MaskDecoder(d, c.decoder_depth, c.decoder_mlp_dim, c.decoder_heads, c.decoder_iou_dim)
         self.presence = PresenceHead(d)
-        with (
-            torch.no_grad()
-        ):  # an untrained decoder whispers, so that the coarse logits speak; SAM's weights replace it
-            self.decoder.output_hypernetworks_mlps[0].layers[-1].weight.mul_(0.1)
-            self.decoder.output_hypernetworks_mlps[0].layers[-1].bias.zero_()
+        self.decoder.quieten_()  # SAM's weights, where loaded, replace this
         self.select_trainable_("episodes")
 
     # ---- references
@@ -162,7 +158,8 @@ class FewShotSegmenter(FewShotMethod):
         self.presence.requires_grad_(True)
         self.prompt_encoder.mask_downscaling.requires_grad_(True)
         self.decoder.requires_grad_(not frozen)
-        self.decoder.output_hypernetworks_mlps[1:].requires_grad_(False)  # SAM's alternative masks are not used
+        for unused in self.decoder.output_hypernetworks_mlps[1:]:  # SAM's answers to ambiguous prompts
+            unused.requires_grad_(False)
         self.adapter.requires_grad_(not frozen and not self.config.freeze_adapter)
         return self
 
