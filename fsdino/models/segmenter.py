@@ -11,6 +11,7 @@ from segment_anything.modeling import PromptEncoder
 from torch import Tensor, nn
 
 from fsdino.config import SegmenterConfig
+from fsdino.hub import HubModel
 from fsdino.models.adapter import SamAdapter
 from fsdino.models.contract import FewShotMethod, SegmenterOutput
 from fsdino.models.correlation import PivotReader, PooledReader, unit_tokens
@@ -24,7 +25,7 @@ from fsdino.models.resize import Resize
 Stage = Literal["distill", "episodes"]
 
 
-class FewShotSegmenter(FewShotMethod):
+class FewShotSegmenter(FewShotMethod, HubModel):
     """FS-DINO (arXiv 2504.15669): a frozen encoder, an adapter to SAM's space, prompts from references, SAM's decoder.
 
     `encode_support` and `decode_query` start from pixels; `encode_support_feats` and `decode_query_feats` from the maps

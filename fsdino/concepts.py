@@ -1,0 +1,184 @@
+"""Saved concepts: what a model remembers of one class, as a small file (.fsmem) that only that model reads."""
+
+from __future__ import annotations
+
+import base64
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+FORMAT_VERSION = 1
+THUMBNAIL_SIDE = 96
+
+
+@dataclass
+class Concept:
+    """A remembered class.
+
+    Args:
+        class_name: What it is called.
+        fingerprint: The model that remembers it.
+        arrays: Its memory, as `Engine.pack` gives it.
+        thumbnail: Small picture (h, w, 3) uint8 of a reference with its mask.
+    """
+
+    class_name: str
+    fingerprint: str
+    arrays: dict[str, np.ndarray]
+    thumbnail: np.ndarray
+
+
+def save_concept(concept: Concept, path: str | Path, *, max_bytes: int = 1_000_000, positional: bool = False) -> Path:
+    """Write a concept, in the most exact of three forms that fits: half precision, 8 bits, 8 bits of fewer positions.
+
+    Args:
+        concept: What to write.
+        path: Where to; by custom it ends in .fsmem.
+        max_bytes: Size that the arrays should not exceed.
+        positional: Whether the model reads the places of the support positions (the "pivot" reader), so that none may
+            be left out; the file may then be larger.
+
+    Returns:
+        The path.
+    """
+    arrays = {name: _half(array) for name, array in concept.arrays.items()}
+    if _bytes(arrays) > max_bytes and "tokens" in arrays:
+        arrays = _eight_bits(arrays)
+        if _bytes(arrays) > max_bytes and not positional:
+            growing = _bytes({name: arrays[name] for name in ("tokens", "tokens_scale", "fg", "bg")})
+            room = max_bytes - (_bytes(arrays) - growing)
+            arrays = _eight_bits(thin_out(concept.arrays, room * arrays["fg"].shape[-1] // growing))
+    metadata = {
+        "format": "fsmem",
+        "format_version": str(FORMAT_VERSION),
+        "class_name": concept.class_name,
+        "fingerprint": concept.fingerprint,
+        "thumbnail": _to_text(concept.thumbnail),
+    }
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{target.name}.part")
+    partial.write_bytes(save({name: np.ascontiguousarray(array) for name, array in arrays.items()}, metadata))
+    partial.replace(target)
+    return target
+
+
+def load_concept(path: str | Path, fingerprint: str | None = None) -> Concept:
+    """Read a concept.
+
+    Args:
+        path: A .fsmem file.
+        fingerprint: The model that will use it; None reads any.
+
+    Returns:
+        The concept, its arrays in float32.
+
+    Raises:
+        FileNotFoundError: If the file is not there.
+        ValueError: If it is no concept, damaged, too new, or of another model.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(
+            f"saved memory '{path}' does not exist; make it with `fsdino remember REFS --out {path}`."
+        )
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dictionary
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"saved memory '{path}' cannot be read ({error}); remember the class again.") from error
+    if metadata.get("format") != "fsmem":
+        raise ValueError(f"'{path}' is no saved memory, though in safetensors form; make one with `fsdino remember`.")
+    if int(metadata["format_version"]) > FORMAT_VERSION:
+        version = metadata["format_version"]
+        raise ValueError(
+            f"'{path}' has format version {version}, this fsdino reads up to {FORMAT_VERSION}; update fsdino."
+        )
+    if fingerprint is not None and metadata["fingerprint"] != fingerprint:
+        raise ValueError(
+            f"'{path}' was remembered by model {metadata['fingerprint']}, this is model {fingerprint}, whose features "
+            "differ; remember the class again with this model."
+        )
+    return Concept(metadata["class_name"], metadata["fingerprint"], _whole(arrays), _from_text(metadata["thumbnail"]))
+
+
+def thin_out(arrays: dict[str, np.ndarray], count: int, seed: int = 0) -> dict[str, np.ndarray]:
+    """Keep fewer support positions so that weighted means over the object and over the rest stay right on average.
+
+    Positions of the object are kept first, up to half of the budget or more when the rest needs less. Positions on the
+    border count for both; their background weight is scaled by how much rarer the rest has become.
+
+    Args:
+        arrays: A packed memory of batch 1 with tokens (1, L, M, C), fg (1, M), bg (1, M).
+        count: Positions to keep.
+        seed: Of the choice.
+
+    Returns:
+        The memory with at most `count` positions.
+    """
+    fg, bg = arrays["fg"][0], arrays["bg"][0]
+    if len(fg) <= count:
+        return arrays
+    rng = np.random.default_rng(seed)
+    groups = [np.flatnonzero(fg > 0), np.flatnonzero((fg == 0) & (bg > 0))]
+    num_object = min(len(groups[0]), max(count // 2, count - len(groups[1])))
+    wanted = (num_object, min(len(groups[1]), count - num_object))
+    kept = [np.sort(rng.permutation(group)[:n]) for group, n in zip(groups, wanted)]
+    rates = [n / max(1, len(group)) for group, n in zip(groups, wanted)]
+    weights = bg.copy()
+    if min(rates) > 0:  # in the background's mean a position stands for 1 / rate others; the largest weight stays 1
+        weights[groups[0]] *= min(1.0, rates[1] / rates[0])
+        weights[groups[1]] *= min(1.0, rates[0] / rates[1])
+    chosen = np.concatenate(kept)
+    thinned = {"tokens": arrays["tokens"][:, :, chosen], "fg": fg[None, chosen], "bg": weights[None, chosen]}
+    return {**arrays, **thinned, "grid": np.asarray([1, 1, len(chosen)], np.int64)}
+
+
+def thumbnail(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """A small picture (h, w, 3) uint8 of a reference with its mask drawn over it."""
+    from fsdino.visualize import overlay
+
+    scale = THUMBNAIL_SIDE / max(image.shape[:2])
+    size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
+    small = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BOX))
+    return overlay(small, np.asarray(Image.fromarray(mask * np.uint8(255)).resize(size, Image.Resampling.BOX)) > 127)
+
+
+def _half(array: np.ndarray) -> np.ndarray:
+    return array.astype(np.float16) if np.issubdtype(array.dtype, np.floating) else array
+
+
+def _eight_bits(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Tokens as signed bytes with a scale per token; the cosines change by about a ten-thousandth."""
+    tokens = arrays["tokens"].astype(np.float32)
+    scale = np.maximum(np.abs(tokens).max(-1, keepdims=True), 1e-6) / 127
+    small = {name: _half(array) for name, array in arrays.items()}
+    return {**small, "tokens": np.rint(tokens / scale).astype(np.int8), "tokens_scale": scale.astype(np.float16)}
+
+
+def _whole(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    whole = {n: a.astype(np.float32) if np.issubdtype(a.dtype, np.floating) else a for n, a in arrays.items()}
+    if "tokens_scale" in whole:
+        tokens = whole["tokens"].astype(np.float32) * whole.pop("tokens_scale")
+        length = np.linalg.norm(tokens, axis=-1, keepdims=True)
+        whole["tokens"] = tokens / np.maximum(length, 1e-6)
+    return whole
+
+
+def _bytes(arrays: dict[str, np.ndarray]) -> int:
+    return sum(array.nbytes for array in arrays.values())
+
+
+def _to_text(picture: np.ndarray) -> str:
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, format="PNG")
+    return base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def _from_text(text: str) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(text))).convert("RGB"))

@@ -1,0 +1,17 @@
+"""Masks of the user's objects in the user's pictures. Nothing here imports torch until a torch engine is opened."""
+
+from fsdino.predict.engine import Engine, Finding, resolve
+from fsdino.predict.run import open_engine, predict, remember
+from fsdino.predict.support import Annotated, Support, read_support
+
+__all__ = [
+    "Annotated",
+    "Engine",
+    "Finding",
+    "Support",
+    "open_engine",
+    "predict",
+    "read_support",
+    "remember",
+    "resolve",
+]

@@ -1,0 +1,139 @@
+"""What runs a segmenter: one small contract for torch and for ONNX. Nothing here imports torch on import."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fsdino.predict.support import Annotated
+
+
+@dataclass
+class Finding:
+    """What was found of one class in one picture.
+
+    Args:
+        probs: (H, W) float32 in [0, 1], at the picture's own size.
+        score: The model's estimate of the mask's quality, in [0, 1].
+        present: Whether the class is in the picture at all.
+    """
+
+    probs: np.ndarray
+    score: float
+    present: bool
+
+
+class Engine(ABC):
+    """Remembers classes and finds them; a memory is whatever the engine makes it.
+
+    Attributes:
+        fingerprint: Names the model; memories of other models are refused.
+        threshold: Probability above which a pixel belongs to a class.
+        positional: Whether memories must keep every support position in its place.
+    """
+
+    fingerprint: str
+    threshold: float
+    positional: bool
+
+    @abstractmethod
+    def remember(self, references: Sequence[Annotated]) -> Any:
+        """Turn the references of one class into a memory."""
+
+    @abstractmethod
+    def segment(self, memories: Sequence[Any], picture: np.ndarray) -> Iterator[Finding]:
+        """Find classes in a picture (H, W, 3) uint8: one finding per memory, in order, made when it is asked for."""
+
+    @abstractmethod
+    def pack(self, memory: Any) -> dict[str, np.ndarray]:
+        """A memory as named arrays with a leading axis of 1, the same for every engine of a model."""
+
+    @abstractmethod
+    def unpack(self, arrays: dict[str, np.ndarray]) -> Any:
+        """The memory of packed arrays."""
+
+
+def resolve(
+    findings: Iterator[Finding], size: tuple[int, int], threshold: float, min_score: float = 0.0
+) -> tuple[np.ndarray, list[float]]:
+    """Give each pixel to the most probable of the classes, or to the background.
+
+    Args:
+        findings: One per class, in the order of the labels.
+        size: (H, W) of the picture.
+        threshold: Probability above which a pixel belongs to a class at all.
+        min_score: Classes whose score is below count as absent.
+
+    Returns:
+        Label map (H, W) uint8 with 0 for background and k for the k-th finding, and the score of each finding, 0 where
+        the class is absent.
+    """
+    labels, best, scores = np.zeros(size, np.uint8), np.full(size, threshold, np.float32), []
+    for label, finding in enumerate(findings, start=1):
+        is_there = finding.present and finding.score >= min_score
+        if is_there:
+            wins = finding.probs > best
+            labels[wins] = label
+            best[wins] = finding.probs[wins]
+        scores.append(finding.score if is_there else 0.0)
+    return labels, scores
+
+
+def tiles(size: tuple[int, int], tile: int, overlap: float = 0.25) -> list[tuple[int, int, int, int]]:
+    """Cover a picture with equal, overlapping windows.
+
+    Args:
+        size: (H, W) of the picture.
+        tile: Side of a window in pixels; a picture that is smaller in one direction gets windows of its size there.
+        overlap: Least share of a window that it shares with its neighbour.
+
+    Returns:
+        (top, left, bottom, right) of each window.
+    """
+    edges = []
+    for length in size:
+        side = min(tile, length)
+        count = 1 if length <= tile else int(np.ceil((length - side) / (side * (1 - overlap)))) + 1
+        starts = np.linspace(0, length - side, count).round().astype(int)
+        edges.append([(int(start), int(start) + side) for start in starts])
+    return [(top, left, bottom, right) for top, bottom in edges[0] for left, right in edges[1]]
+
+
+def segment_tiled(engine: Engine, memories: Sequence[Any], picture: np.ndarray, tile: int) -> list[Finding]:
+    """Segment a large picture window by window, for objects that would be too small in the whole.
+
+    Where windows overlap the probabilities are averaged with weights that fall towards a window's edges. A class is
+    present when it is in any window; its score is the best of those windows.
+
+    Args:
+        engine: What segments.
+        memories: What to look for.
+        picture: (H, W, 3) uint8.
+        tile: Side of a window in pixels.
+
+    Returns:
+        One finding per memory.
+    """
+    size = picture.shape[:2]
+    sums = np.zeros((len(memories), *size), np.float32)
+    weight_sum = np.zeros(size, np.float32)
+    scores, present = [0.0] * len(memories), [False] * len(memories)
+    for top, left, bottom, right in tiles(size, tile):
+        window = np.s_[top:bottom, left:right]
+        weight = np.minimum.outer(_ramp(bottom - top), _ramp(right - left))
+        weight_sum[window] += weight
+        for i, finding in enumerate(engine.segment(memories, picture[window])):
+            if finding.present:  # the probabilities of an absent class count as 0
+                sums[i][window] += weight * finding.probs
+                present[i], scores[i] = True, max(scores[i], finding.score)
+    return [Finding(sums[i] / weight_sum, scores[i], present[i]) for i in range(len(memories))]
+
+
+def _ramp(length: int) -> np.ndarray:
+    """Weights that rise linearly over the outer quarter of a window, never 0."""
+    distance = np.minimum(np.arange(length), np.arange(length)[::-1]) + 1.0
+    return np.minimum(distance / max(1.0, length / 4), 1.0).astype(np.float32)

@@ -1,0 +1,125 @@
+"""What to look for: references from folders or COCO files, and saved memories. Nothing here imports torch."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from fsdino.data.class_index import ClassIndex
+from fsdino.data.coco import CocoIndex
+from fsdino.data.folder import LAYOUTS, folder
+from fsdino.data.layout import DataSetError
+
+MEMORY_SUFFIX = ".fsmem"
+
+
+@dataclass
+class Annotated:
+    """One reference as arrays.
+
+    Args:
+        name: What error messages call it.
+        image: (H, W, 3) uint8 RGB.
+        mask: (H, W) uint8 in {0, 1}.
+    """
+
+    name: str
+    image: np.ndarray
+    mask: np.ndarray
+
+
+@dataclass
+class Support:
+    """Everything to look for, by class name.
+
+    Args:
+        references: Annotated pictures of classes that are still to be remembered.
+        memory_files: Files of classes that were remembered before.
+    """
+
+    references: dict[str, list[Annotated]] = field(default_factory=dict)
+    memory_files: dict[str, Path] = field(default_factory=dict)
+
+    def class_names(self) -> list[str]:
+        """All class names, sorted; label k of every output is the k-th of them, counted from 1."""
+        return sorted({*self.references, *self.memory_files})
+
+    def digest(self) -> str:
+        """Name the content, so that a later run can tell whether it looks for the same things."""
+        digest = hashlib.sha256()
+        for name in self.class_names():
+            digest.update(name.encode())
+            for reference in self.references.get(name, []):
+                digest.update(f"{reference.image.shape}".encode() + reference.image.tobytes())
+                digest.update(reference.mask.tobytes())
+            if name in self.memory_files:
+                digest.update(self.memory_files[name].read_bytes())
+        return digest.hexdigest()[:16]
+
+
+def read_support(support: str | Path, *, images: str | Path | None = None, max_references: int = 10) -> Support:
+    """Read what to look for, in any of the forms below.
+
+    - a folder per class, picture and mask of one name side by side: `refs/cat/a.jpg` + `refs/cat/a.png`
+      (or `a_mask.png`); also the folder of a single class itself
+    - trees `refs/images/<class>/` and `refs/masks/<class>/`, or `images/`, `labels/` and `classes.json`
+    - a COCO-format JSON with masks
+    - a saved memory (`cat.fsmem`), or a folder of them
+
+    Args:
+        support: The folder or file.
+        images: Folder of the pictures of a COCO JSON; None takes `images/` beside it, or else the JSON's own folder.
+        max_references: Pictures used per class, the first in the order of their names; 0 takes all.
+
+    Returns:
+        The classes with their references or memory files.
+
+    Raises:
+        ValueError: If nothing usable is there, a mask is missing, empty, or of another size than its picture.
+    """
+    path = Path(support)
+    if not path.exists():
+        raise ValueError(f"support '{path}' does not exist; expected one of: {_layouts()}.")
+    if path.is_file() and path.suffix == MEMORY_SUFFIX:
+        return Support(memory_files={path.stem: path})
+    if path.is_file() and path.suffix.lower() == ".json":
+        beside = path.parent / "images"
+        image_dir = Path(images) if images else (beside if beside.is_dir() else path.parent)
+        return _from_index(CocoIndex(path, image_dir, name=path.stem), max_references)
+    if path.is_file():
+        raise ValueError(f"support '{path}' is a single file; expected one of: {_layouts()}.")
+    if memories := sorted(path.glob(f"*{MEMORY_SUFFIX}")):
+        return Support(memory_files={file.stem: file for file in memories})
+    return _from_index(folder(path, name=str(path)), max_references)
+
+
+def _layouts() -> str:
+    return "; ".join((*LAYOUTS, "a COCO JSON with masks", f"a saved memory (*{MEMORY_SUFFIX})"))
+
+
+def _from_index(index: ClassIndex, max_references: int) -> Support:
+    references = {}
+    for class_id, name in index.class_names.items():
+        pictures = index.pictures(class_id)
+        chosen = pictures[: max_references or None]
+        if chosen:
+            references[name] = [_annotated(index, picture, class_id) for picture in chosen]
+    if not references:
+        raise DataSetError(f"support '{index.name}' holds no picture with a mask; expected one of: {_layouts()}.")
+    return Support(references=references)
+
+
+def _annotated(index: ClassIndex, picture: str, class_id: int) -> Annotated:
+    image, mask = index.load_image(picture), (index.load_mask(picture, class_id) == 1).astype(np.uint8)
+    name = f"{picture} ({index.class_names[class_id]})"
+    if mask.shape != image.shape[:2]:
+        raise DataSetError(
+            f"{name}: the mask is {mask.shape[1]}x{mask.shape[0]} pixels and the picture "
+            f"{image.shape[1]}x{image.shape[0]} (width x height); export the mask at the picture's size."
+        )
+    if not mask.any():
+        raise DataSetError(f"mask of '{name}' has no foreground pixel; a reference needs at least one.")
+    return Annotated(name, image, mask)
