@@ -188,6 +188,34 @@ def coco20i(root: str | Path, split: Literal["train", "val"] = "val", overlap: O
     return CocoIndex(base / annotations, base / f"{split}2014", "coco20i", overlap=overlap)
 
 
+def coco_folder(
+    root: str | Path,
+    annotations: str = "instances.json",
+    images: str = "images",
+    name: str = "coco",
+    min_cover: float = 0.0,
+    min_pixels: int = 0,
+    overlap: Overlap = "union",
+    num_folds: int = 4,
+) -> CocoIndex:
+    """Any COCO-format file with its pictures.
+
+    Args:
+        root: folder that holds both, or the JSON file itself (the pictures are looked for beside it then).
+        annotations: the JSON file, relative to the root.
+        images: the folder of pictures, relative to the root; "." for the root itself.
+        name, min_cover, min_pixels, overlap, num_folds: as in `CocoIndex`.
+
+    Raises:
+        DataSetError: a file is missing or damaged.
+    """
+    base = existing(root, "the folder with the COCO-format file")
+    path = base if base.is_file() else base / annotations
+    folder = path.parent if base.is_file() else base
+    image_dir = folder / images if (folder / images).is_dir() or not base.is_file() else folder
+    return CocoIndex(path, image_dir, name, min_cover, min_pixels, overlap, num_folds)
+
+
 def read_json(path: Path, keys: Iterable[str]) -> dict[str, Any]:
     """Read a JSON object that must have certain keys.
 

@@ -7,14 +7,14 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 
 from fsdino.data.class_index import ClassIndex
 
 FORMAT = "fsdino-episodes-1"
-_T = TypeVar("_T")
+Order = Literal["random", "each", "first"]
 
 
 @dataclass(frozen=True)
@@ -47,14 +47,6 @@ class PortableRandom:
             value = int(self._bits.random_raw())
             if value < limit:
                 return value % bound
-
-    def sample(self, items: list[_T], count: int) -> list[_T]:
-        """`count` different items in random order (the first steps of a Fisher-Yates shuffle)."""
-        rest = list(items)
-        for i in range(count):
-            j = i + self.below(len(rest) - i)
-            rest[i], rest[j] = rest[j], rest[i]
-        return rest[:count]
 
 
 @dataclass(frozen=True)
@@ -107,21 +99,22 @@ class EpisodeList:
         num_episodes: int = 1000,
         seed: int = 0,
         protocol: str = "",
-        order: Literal["random", "each"] = "random",
+        order: Order = "random",
         replacement: bool = False,
         skip_rare: bool = False,
     ) -> EpisodeList:
-        """Draw a list from the novel classes of a fold.
+        """Draw a list from the novel classes of a fold. Pictures whose mask is empty are passed over.
 
         Args:
             index: data set of test pictures.
             fold: which of its folds.
             shots: references per episode, at least 1.
-            num_episodes: length of the list; not used by order "each".
+            num_episodes: length of the list, for order "random".
             seed: seed of the draw.
             protocol: name written into the list.
             order: "random" draws a class, then a query, then supports, each uniformly; "each" takes every picture
-                of every class once as query.
+                of every class once as query; "first" takes a class's first pictures as supports and each other one
+                as query (videos, PerSeg).
             replacement: let supports repeat each other (HSNet's line does for K > 1); the query is never one.
             skip_rare: leave out classes with too few pictures instead of refusing.
 
@@ -133,22 +126,27 @@ class EpisodeList:
         """
         if shots < 1:
             raise ValueError(f"episodes need at least 1 shot, got {shots}.")
-        needed = 2 if replacement else shots + 1
-        pictures = _pictures_by_class(index, fold, needed, shots, skip_rare)
+        pools = _Pools(index, fold, shots, 2 if replacement else shots + 1, skip_rare)
         random = PortableRandom("episodes", index.name, fold, shots, seed)
-        classes = list(pictures)
+        if order == "first":
+            chosen = [
+                EpisodeSpec(class_id, query, tuple(pools[class_id][:shots]))
+                for class_id in pools.classes
+                for query in pools[class_id][shots:]
+            ]
+            return cls(index.name, fold, shots, seed, tuple(chosen), protocol)
         if order == "each":
-            queries = [(c, q) for c in classes for q in pictures[c]]
+            queries = [(c, q) for c in pools.classes for q in list(pools[c]) if pools.usable(c, q)]
         else:
-            drawn = (classes[random.below(len(classes))] for _ in range(num_episodes))
-            queries = [(c, pictures[c][random.below(len(pictures[c]))]) for c in drawn]
+            queries = []
+            for _ in range(num_episodes):
+                class_id = pools.classes[random.below(len(pools.classes))]
+                queries.append((class_id, pools.pick(class_id, random, ())))
         episodes = []
         for class_id, query in queries:
-            others = [picture for picture in pictures[class_id] if picture != query]
-            if replacement:
-                support = [others[random.below(len(others))] for _ in range(shots)]
-            else:
-                support = random.sample(others, shots)
+            support: list[str] = []
+            while len(support) < shots:
+                support.append(pools.pick(class_id, random, (query,) if replacement else (query, *support)))
             episodes.append(EpisodeSpec(class_id, query, tuple(support)))
         return cls(index.name, fold, shots, seed, tuple(episodes), protocol)
 
@@ -233,19 +231,52 @@ def _problem(episode: EpisodeSpec, shots: int, known: dict[int, set[str]]) -> st
     return ""
 
 
-def _pictures_by_class(
-    index: ClassIndex, fold: int, needed: int, shots: int, skip_rare: bool
-) -> dict[int, list[str]]:
-    pictures = {class_id: sorted(index.pictures(class_id)) for class_id in index.novel_classes(fold)}
-    rare = [class_id for class_id, found in pictures.items() if len(found) < needed]
-    if rare and not skip_rare:
-        raise ValueError(
-            f"class '{index.class_names[rare[0]]}' of '{index.name}' fold {fold} has {len(pictures[rare[0]])} "
-            f"picture(s), {shots}-shot episodes need {needed}; add pictures, take fewer shots, or leave such classes "
-            f"({len(rare)} here) out with skip_rare."
-        )
-    pictures = {class_id: found for class_id, found in pictures.items() if class_id not in rare}
-    if not pictures:
-        raise ValueError(f"no class of '{index.name}' fold {fold} has the {needed} pictures that {shots}-shot "
-                         "episodes need; add pictures or take fewer shots.")
-    return pictures
+class _Pools:
+    """Pictures of each novel class that are left to draw from: empty masks are found, and dropped, when drawn."""
+
+    def __init__(self, index: ClassIndex, fold: int, shots: int, needed: int, skip_rare: bool) -> None:
+        self._index, self._fold, self._shots, self._needed = index, fold, shots, needed
+        self._usable: dict[tuple[int, str], bool] = {}
+        self._pictures: dict[int, list[str]] = {}
+        for class_id in index.novel_classes(fold):
+            pictures = sorted(index.pictures(class_id))
+            if len(pictures) < 2 * needed:  # every picture matters, so look at the masks now
+                pictures = [picture for picture in pictures if index.object_pixels(picture, class_id) > 0]
+            if len(pictures) >= needed:
+                self._pictures[class_id] = pictures
+            elif not skip_rare:
+                self._insist(class_id, len(pictures))
+        self.classes = list(self._pictures)
+        if not self.classes:
+            raise ValueError(
+                f"no class of '{index.name}' fold {fold} has the {needed} pictures that {shots}-shot episodes need; "
+                "add pictures or take fewer shots."
+            )
+
+    def __getitem__(self, class_id: int) -> list[str]:
+        return self._pictures[class_id]
+
+    def usable(self, class_id: int, picture: str) -> bool:
+        """Whether the class has a pixel there; if not, the picture is dropped."""
+        key = (class_id, picture)
+        if key not in self._usable:
+            self._usable[key] = self._index.object_pixels(picture, class_id) > 0
+            if not self._usable[key]:
+                self._pictures[class_id].remove(picture)
+                self._insist(class_id, len(self._pictures[class_id]))
+        return self._usable[key]
+
+    def pick(self, class_id: int, random: PortableRandom, taken: tuple[str, ...]) -> str:
+        while True:
+            pool = self._pictures[class_id]
+            picture = pool[random.below(len(pool))]
+            if picture not in taken and self.usable(class_id, picture):
+                return picture
+
+    def _insist(self, class_id: int, count: int) -> None:
+        if count < self._needed:
+            raise ValueError(
+                f"class '{self._index.class_names[class_id]}' of '{self._index.name}' fold {self._fold} has {count} "
+                f"picture(s) with a mask, {self._shots}-shot episodes need {self._needed}: add pictures, take fewer "
+                "shots, or leave such classes out with skip_rare."
+            )

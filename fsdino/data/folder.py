@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +27,9 @@ class MaskFolderIndex(ClassIndex):
 
     Args:
         name: name of the data set.
-        files: class name -> picture name -> (picture, mask). Picture ids are `<class>/<name>`, class ids count the
-            sorted names.
-        folds: novel class names per fold; None puts class i into fold i mod 4 (one fold when there is one class).
+        files: class name -> picture name -> (picture, mask). Picture ids are `<class>/<name>`.
+        class_ids: class name -> id; None counts the sorted names.
+        folds: novel class ids per fold; None puts class i into fold i mod 4 (fewer folds when there are fewer classes).
         threshold: smallest mask value in [1, 255] that counts as object.
     """
 
@@ -37,18 +37,16 @@ class MaskFolderIndex(ClassIndex):
         self,
         name: str,
         files: dict[str, dict[str, tuple[Path, Path]]],
-        folds: Sequence[Sequence[str]] | None = None,
+        class_ids: Mapping[str, int] | None = None,
+        folds: Sequence[Sequence[int]] | None = None,
         threshold: int = 128,
     ) -> None:
         self.name, self._files, self._threshold = name, files, threshold
-        names = sorted(files)
-        self.class_names = dict(enumerate(names))
-        class_ids = {class_name: i for i, class_name in enumerate(names)}
-        if folds is None:
-            count = min(4, len(names))
-            self.folds = [list(range(fold, len(names), count)) for fold in range(count)]
-        else:
-            self.folds = [[class_ids[class_name] for class_name in fold] for fold in folds]
+        self._class_ids = dict(class_ids or {class_name: i for i, class_name in enumerate(sorted(files))})
+        self.class_names = {class_id: class_name for class_name, class_id in self._class_ids.items()}
+        count = min(4, len(self.class_names))
+        spread = [sorted(self.class_names)[fold::count] for fold in range(count)]
+        self.folds = spread if folds is None else [list(fold) for fold in folds]
 
     def pictures(self, class_id: int) -> list[str]:
         class_name = self.class_names[class_id]
@@ -61,13 +59,15 @@ class MaskFolderIndex(ClassIndex):
         image_path, mask_path = self._paths(picture_id)
         if self.classes_in(picture_id) != {class_id}:
             return np.zeros(image_size(image_path), np.uint8)
-        mask = read_mask(mask_path, self._threshold)
+        mask = self._read_mask(mask_path)
         check_mask_size(mask, image_size(image_path), mask_path)
         return mask
 
     def classes_in(self, picture_id: str) -> set[int]:
-        class_name = picture_id.rpartition("/")[0]
-        return {class_id for class_id, known in self.class_names.items() if known == class_name}
+        return {self._class_ids[picture_id.rpartition("/")[0]]}
+
+    def _read_mask(self, path: Path) -> np.ndarray:
+        return read_mask(path, self._threshold)
 
     def _paths(self, picture_id: str) -> tuple[Path, Path]:
         class_name, _, stem = picture_id.rpartition("/")

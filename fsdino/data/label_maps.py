@@ -52,6 +52,13 @@ class LabelMapIndex(ClassIndex):
             pairs = self._count(min_pixels, min_cover)
         kept = {c: sorted(p) if len(p) >= min_pictures else [] for c, p in pairs.items()}
         self._pictures: dict[int, list[str]] = {class_id: kept.get(class_id, []) for class_id in self.class_names}
+        if not any(self._pictures.values()):
+            example = next(iter(self._files.values()))[1] if self._files else "(no map)"
+            raise DataSetError(
+                f"data set '{name}' has no class with enough pictures; the label maps such as '{example}' hold too few "
+                "object pixels, or 0 and 255 alone: 255 means ignore, so write class numbers, or use masks/ for black "
+                "and white masks."
+            )
 
     def pictures(self, class_id: int) -> list[str]:
         return list(self._pictures.get(class_id, []))
@@ -73,9 +80,12 @@ class LabelMapIndex(ClassIndex):
             self._areas[picture_id] = self._check(picture_id, self._label_map(picture_id))
         return self._areas[picture_id].get(class_id, 0)
 
+    def _read_map(self, path: Path) -> np.ndarray:
+        return read_labels(path)
+
     def _label_map(self, picture_id: str) -> np.ndarray:
         if self._labels is None or self._labels[0] != picture_id:
-            self._labels = (picture_id, read_labels(self._paths(picture_id)[1]))
+            self._labels = (picture_id, self._read_map(self._paths(picture_id)[1]))
         return self._labels[1]
 
     def _paths(self, picture_id: str) -> tuple[Path, Path]:
@@ -98,7 +108,7 @@ class LabelMapIndex(ClassIndex):
 
     def _read_areas(self) -> dict[str, dict[int, int]]:
         def one(picture_id: str) -> dict[int, int]:
-            return self._check(picture_id, read_labels(self._files[picture_id][1]))
+            return self._check(picture_id, self._read_map(self._files[picture_id][1]))
 
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # decoding PNGs releases the interpreter
             return dict(zip(self._files, pool.map(one, self._files)))

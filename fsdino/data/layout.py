@@ -43,7 +43,7 @@ def first_existing(root: str | Path, folders: Sequence[str], marker: str) -> Pat
     for folder in folders:
         if (base / folder / marker).exists():
             return base / folder
-    places = " or ".join(f"'{base / folder / marker}'" for folder in folders[:1] + folders[-1:])
+    places = " nor ".join(f"'{base / folder / marker}'" for folder in (folders[0], folders[-1]))
     raise DataSetError(f"found neither {places}: give --root as the folder that holds it "
                        "(`fsdino data check NAME --root DIR` lists what is missing).")
 
