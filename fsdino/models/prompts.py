@@ -67,17 +67,20 @@ class PromptGenerator(nn.Module):
         self.score_head = nn.Conv2d(num_maps, 1, 1)
         self.dense_proj = nn.Conv2d(num_maps, prompt_dim, 1)
         if reader is not None:
-            self.reader_scale = nn.Parameter(torch.full((1,), SCORE_SCALE))
             self.reader_score = nn.Conv2d(reader_dim, 1, 1)
             self.reader_proj = nn.Conv2d(reader_dim, prompt_dim, 1)
         self._init(num_layers)
 
     def _init(self, num_layers: int) -> None:
         """Start as the training-free score; what is learnt starts small so that SAM's own prompts still hold."""
+        scale = SCORE_SCALE
+        if self.reader is not None:
+            scale = 0.5 * SCORE_SCALE if self.reader.contrastive else SCORE_SCALE  # both scores share the first guess
+            self.reader_scale = nn.Parameter(torch.full((1,), SCORE_SCALE - scale))
         with torch.no_grad():
             weight = torch.zeros(self.score_head.weight.shape[1])
-            weight[0 : 2 * num_layers : 2] = SCORE_SCALE / num_layers
-            weight[1 : 2 * num_layers : 2] = -SCORE_SCALE / num_layers
+            weight[0 : 2 * num_layers : 2] = scale / num_layers
+            weight[1 : 2 * num_layers : 2] = -scale / num_layers
             self.score_head.weight.copy_(weight.view_as(self.score_head.weight))
         heads = [self.dense_proj] if self.reader is None else [self.dense_proj, self.reader_score, self.reader_proj]
         for head in heads:
@@ -105,9 +108,9 @@ class PromptGenerator(nn.Module):
         dense = self.dense_proj(maps)
         if self.reader is not None:
             features, score = self.reader(query, memory.tokens, memory.fg, memory.bg, size, memory.grid)
-            coarse = 0.5 * (coarse + self.reader_scale * score.to(coarse.dtype)) + self.reader_score(features)
+            coarse = coarse + self.reader_scale * score.to(coarse.dtype) + self.reader_score(features)
             dense = dense + self.reader_proj(features)
-        return Prompts(self.tokens(memory, query.shape[0]), dense, coarse)
+        return Prompts(self.tokens(memory, coarse.shape[0]), dense, coarse)
 
     def cosine_maps(self, memory: SupportMemory, query: Tensor, embedding: Tensor | None) -> Tensor:
         """(B, maps, h*w): cosines with the foreground and background prototype, layer by layer."""

@@ -100,16 +100,29 @@ class FewShotSegmenter(FewShotMethod, HubModel):
         """Segment from the queries' feature maps.
 
         Args:
-            memory: Of batch B or 1.
+            memory: Of batch B, or 1 for all pictures; or of any batch N for one picture, N classes at once.
             feats: One (B, C, h, w) map per tap of the encoder, in its order.
 
         Returns:
-            Mask logits (B, 1, 4h, 4w), predicted IoU and presence.
+            Mask logits (B or N, 1, 4h, 4w), predicted IoU and presence.
         """
-        h, w = feats[0].shape[-2:]
+        return self.decode_encoded(memory, *self.encode_query_feats(feats))
+
+    def encode_query_feats(self, feats: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """What is computed once per picture, whatever the number of classes.
+
+        Args:
+            feats: One (B, C, h, w) map per tap of the encoder, in its order.
+
+        Returns:
+            Embedding (B, D, h, w) in SAM's space and unit-length tokens (B, L, h*w, C) of the reader's layers.
+        """
         feats = self._as_weights(feats)
-        embedding = self._adapt(feats)  # (B, D, h, w)
-        query = torch.stack([unit_tokens(feat) for feat in self._reader_feats(feats)], dim=1)  # (B, L, h*w, C)
+        return self._adapt(feats), torch.stack([unit_tokens(feat) for feat in self._reader_feats(feats)], dim=1)
+
+    def decode_encoded(self, memory: SupportMemory, embedding: Tensor, query: Tensor) -> SegmenterOutput:
+        """Segment from what `encode_query_feats` returned; arguments and result as in `decode_query_feats`."""
+        h, w = embedding.shape[-2:]
         prompts = self.prompts(memory, query, (h, w), unit_tokens(embedding) if self.prompts.use_embedding else None)
         coarse = F.interpolate(prompts.coarse_logits, scale_factor=4, mode="bilinear", align_corners=False)
         dense = self.prompt_encoder.mask_downscaling(coarse) + prompts.dense

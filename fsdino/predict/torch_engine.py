@@ -43,13 +43,12 @@ class TorchEngine(Engine):
         """See `Engine.segment`."""
         method, size = self.method, (picture.shape[0], picture.shape[1])
         square = method.resize.image(image_tensor(picture, "picture").to(method.device))[None]
-        feats = method.encoder(square) if isinstance(method, FewShotSegmenter) else None
-        step = CLASSES_AT_ONCE if feats is not None else 1
+        encoded = method.encode_query_feats(method.encoder(square)) if isinstance(method, FewShotSegmenter) else ()
+        step = CLASSES_AT_ONCE if encoded and not self.positional else 1
         for start in range(0, len(memories), step):
             chunk = memories[start : start + step]
-            if feats is not None and isinstance(method, FewShotSegmenter):
-                repeated = [feat.expand(len(chunk), -1, -1, -1) for feat in feats]
-                output = method.decode_query_feats(stack_memories(chunk), repeated)
+            if isinstance(method, FewShotSegmenter):
+                output = method.decode_encoded(stack_memories(chunk), *encoded)
             else:
                 output = method.decode_query(chunk[0], square)
             for i in range(len(chunk)):
