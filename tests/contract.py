@@ -44,7 +44,7 @@ def assert_same(a: SegmenterOutput, b: SegmenterOutput, atol: float) -> None:
     """All three outputs agree, masks relative to their own size."""
     for name in ("mask_logits", "iou_pred", "presence_logit"):
         left, right = getattr(a, name), getattr(b, name)
-        scale = max(1.0, float(right.abs().max()))
+        scale = max(1.0, float(right.detach().abs().max()))
         torch.testing.assert_close(left / scale, right / scale, atol=atol, rtol=0, msg=lambda m, n=name: f"{n}: {m}")
 
 
@@ -141,6 +141,8 @@ class FewShotContract:
         file.seek(0)
         saved = torch.load(file, weights_only=True)
         fresh = self.build().eval()
+        for tensor in fresh.state_dict().values():
+            tensor.zero_()
         fresh.load_state_dict(saved["method"], strict=True)
         restored = replace(memory, **saved["memory"]).to("cpu")
         assert restored.batch_size == 1

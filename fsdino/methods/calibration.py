@@ -1,0 +1,113 @@
+"""FSSAM's formulas as pure functions: the two priors, the refined query memory, the calibrated attention.
+
+After "FSSAM", arXiv 2505.14100, sections 3.2 to 3.4. None of them has a parameter.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fsdino.methods.prototype import masked_average
+
+
+def minmax(x: Tensor, dims: int = 1) -> Tensor:
+    """Stretch the last dimensions to [0, 1]; a constant becomes 0.
+
+    Args:
+        x: (..., N), or (..., h, w) with dims = 2.
+        dims: How many last dimensions belong together.
+
+    Returns:
+        The same shape.
+    """
+    over = tuple(range(-dims, 0))
+    low, high = x.amin(over, keepdim=True), x.amax(over, keepdim=True)
+    return (x - low) / (high - low).clamp_min(torch.finfo(x.dtype).tiny)
+
+
+def cosine_map(tokens: Tensor, prototypes: Tensor) -> Tensor:
+    """Cosine of every token to every prototype.
+
+    Args:
+        tokens: (B, N, C).
+        prototypes: (B, K, C).
+
+    Returns:
+        (B, K, N) in [-1, 1].
+    """
+    return F.normalize(prototypes, dim=-1) @ F.normalize(tokens, dim=-1).transpose(1, 2)
+
+
+def query_priors(tokens: Tensor, foreground: Tensor, background: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Pseudo prompts: where the query may hold the object.
+
+    Args:
+        tokens: (B, N, C) query features on a square grid.
+        foreground: (B, K, C), the object's prototype in each reference.
+        background: (B, K, C), the rest's.
+        size: Side of the priors in pixels.
+
+    Returns:
+        Prior A (complete, leaky): the foreground map; prior B (precise, incomplete): what is left of it over the
+        background map. Both (B, 1, size, size) in [0, 1], the mean over the references.
+    """
+    grid = int(tokens.shape[1] ** 0.5)
+    maps = []
+    for prototypes in (foreground, background):
+        cosine = minmax(cosine_map(tokens.float(), prototypes.float())).unflatten(2, (grid, grid))  # (B, K, g, g)
+        maps.append(F.interpolate(cosine, size=(size, size), mode="bilinear", align_corners=False))
+    object_map, rest_map = maps
+    precise = minmax((object_map - rest_map).relu(), dims=2)
+    return object_map.mean(1, keepdim=True), precise.mean(1, keepdim=True)
+
+
+def refine_memory(
+    memory_a: Tensor, memory_b: Tensor, prior_a: Tensor, prior_b: Tensor, support: Tensor, rounds: int = 3
+) -> tuple[Tensor, Tensor]:
+    """Iterative Memory Refinement: take from memory A what both the support and the query's own object confirm.
+
+    Args:
+        memory_a: (B, N, M), the query's memory under prior A.
+        memory_b: (B, N, M), under prior B.
+        prior_a: (B, N) in [0, 1], prior A on the memory's grid.
+        prior_b: (B, N) in [0, 1].
+        support: (B, K, M), the masked average of each reference's memory.
+        rounds: How often.
+
+    Returns:
+        The refined memory B (B, N, M) and prior B (B, N).
+    """
+    seen_in_support = minmax(cosine_map(memory_a, support)).mean(1)  # (B, N)
+    for _ in range(rounds):
+        own = masked_average(memory_b, prior_b)[:, None]  # (B, 1, M)
+        seen_in_query = minmax(cosine_map(memory_a, own))[:, 0]
+        take = (seen_in_support + seen_in_query - 1).relu()  # (B, N)
+        memory_b = take[..., None] * memory_a + (1 - take[..., None]) * memory_b
+        prior_b = minmax(take * prior_a + (1 - take) * prior_b)
+    return memory_b, prior_b
+
+
+@torch.no_grad()
+def calibration_bias(
+    logits: Tensor, query_keys: Tensor, support_keys: Tensor, support_weights: Tensor, strength: float = 10.0
+) -> Tensor:
+    """Support calibration: damp query-memory columns that match the query pixel but not the support's object.
+
+    Args:
+        logits: (B, H, N, T), attention logits of N query pixels to the T query-memory columns, per head.
+        query_keys: (B, H, T, d), the keys of these columns.
+        support_keys: (B, H, T, d), the keys of the support memory, averaged over the references.
+        support_weights: (B, T) in [0, 1], how much of a support position is object.
+        strength: Factor of the bias.
+
+    Returns:
+        (B, H, N, T) in [-strength, 0], without gradient: strength * min(0, a + c - 1) with a the logits stretched to
+        [0, 1] in each row, and c the keys' cosine to the object's mean key stretched over the columns.
+    """
+    weights = support_weights[:, None].expand(support_keys.shape[:3])
+    prototype = masked_average(support_keys, weights)  # (B, H, d)
+    cosine = (F.normalize(query_keys, dim=-1) @ F.normalize(prototype, dim=-1)[..., None])[..., 0]  # (B, H, T)
+    confirmed = minmax(cosine)[:, :, None]  # (B, H, 1, T)
+    return strength * (minmax(logits) + confirmed - 1).clamp_max(0)

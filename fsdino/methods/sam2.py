@@ -1,0 +1,279 @@
+"""SAM2's parts as batched functions: encode a frame, encode its mask into memory, attend to memory, decode.
+
+`transformers.Sam2VideoModel` holds the parts (and so the official weights fit), but runs them on one video with a
+session object. Here a batch of few-shot episodes is a batch of short videos, and every step is a function of tensors,
+with gradients. Ravi et al. 2024, arXiv 2408.00714.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import Sam2VideoConfig, Sam2VideoModel
+
+# SAM2 feeds masks to its memory encoder as 20 * probability - 10.
+MASK_SCALE, MASK_BIAS = 20.0, -10.0
+
+
+@dataclass
+class Frame:
+    """Image features of N pictures.
+
+    Args:
+        embedding: (N, D, h, w), stride 16, not yet conditioned on any memory.
+        position: (N, D, h, w), sine position code of the same map.
+        high_res: Maps of stride 4 (N, D/8, 4h, 4w) and stride 8 (N, D/4, 2h, 2w), projected for the mask decoder.
+    """
+
+    embedding: Tensor
+    position: Tensor
+    high_res: tuple[Tensor, Tensor]
+
+
+@dataclass
+class Decoded:
+    """What the mask decoder says about N pictures, M masks each.
+
+    Args:
+        mask_logits: (N, M, 4h, 4w).
+        iou_pred: (N, M), in [0, 1].
+        pointers: (N, M, D), the object pointers of the masks.
+        object_logits: (N, 1), above 0 where SAM2 sees the object.
+    """
+
+    mask_logits: Tensor
+    iou_pred: Tensor
+    pointers: Tensor
+    object_logits: Tensor
+
+    def best(self) -> Decoded:
+        """Keep the one mask a picture (M = 1) with the best predicted IoU."""
+        index = self.iou_pred.argmax(dim=1)
+        rows = torch.arange(len(index), device=index.device)
+        masks, ious, pointers = (x[rows, index][:, None] for x in (self.mask_logits, self.iou_pred, self.pointers))
+        return Decoded(masks, ious, pointers, self.object_logits)
+
+
+class Sam2(nn.Module):
+    """SAM2's image encoder, memory encoder, memory attention, prompt encoder and mask decoder.
+
+    Args:
+        config: From `sam2_config`, or of a loaded checkpoint.
+        net: The loaded model; None for one with random weights.
+
+    Attributes:
+        net: The `transformers` model that owns all weights.
+        img_size: Side of the square input in pixels.
+        grid: Side of the stride-16 map.
+        dim: Width D of that map.
+        memory_dim: Width of a memory token.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, config: Sam2VideoConfig, net: Sam2VideoModel | None = None) -> None:
+        super().__init__()
+        self.net = Sam2VideoModel(config) if net is None else net
+        self.img_size = int(config.image_size)  # type: ignore[arg-type]
+        self.grid = self.img_size // 16
+        self.dim: int = config.vision_config.fpn_hidden_size  # type: ignore[union-attr]
+        self.memory_dim: int = config.memory_encoder_output_channels
+        self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1), persistent=False)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the weights; inputs are brought to it."""
+        return self.net.no_memory_embedding.dtype
+
+    def encode(self, images: Tensor) -> Frame:
+        """Image features of pictures.
+
+        Args:
+            images: (N, 3, S, S) in [0, 1], S = `img_size`.
+
+        Returns:
+            The frame.
+
+        Raises:
+            ValueError: When the side is not `img_size`.
+        """
+        if images.shape[-2:] != (self.img_size, self.img_size):
+            raise ValueError(
+                f"expected pictures of {self.img_size} x {self.img_size}, got {images.shape[-2]} x {images.shape[-1]}; "
+                "resize them, or build the model with another image_size."
+            )
+        out = self.net.vision_encoder(((images - self.mean) / self.std).to(self.dtype), return_dict=True)
+        fine, middle, coarse = out.fpn_hidden_states
+        decoder = self.net.mask_decoder
+        return Frame(coarse, out.fpn_position_encoding[-1], (decoder.conv_s0(fine), decoder.conv_s1(middle)))
+
+    def decode(
+        self,
+        frame: Frame,
+        embedding: Tensor,
+        points: Tensor | None = None,
+        labels: Tensor | None = None,
+        mask_prompt: Tensor | None = None,
+        multimask: bool = True,
+    ) -> Decoded:
+        """Masks from a (conditioned) embedding and prompts.
+
+        Args:
+            frame: Its high-resolution maps are used.
+            embedding: (N, D, h, w).
+            points: (N, P, 2), x and y in pixels of the square input; None for an empty prompt.
+            labels: (N, P) long: 1 object, 0 background, 2 and 3 the corners of a box, -1 not a point.
+            mask_prompt: (N, 1, 4h, 4w), in the scale of `mask_downsample`.
+            multimask: Three masks, else SAM2's single one.
+
+        Returns:
+            M = 3 or 1 masks a picture.
+        """
+        num, device = len(embedding), embedding.device
+        if points is None or labels is None:
+            points = torch.zeros(num, 1, 2, device=device)
+            labels = torch.full((num, 1), -1, dtype=torch.long, device=device)
+        sparse, dense = self.net.prompt_encoder(points[:, None].to(self.dtype), labels[:, None], None, mask_prompt)
+        masks, ious, tokens, object_logits = self.net.mask_decoder(
+            image_embeddings=embedding,
+            image_positional_embeddings=self.net.get_image_wide_positional_embeddings().expand(num, -1, -1, -1),
+            sparse_prompt_embeddings=sparse,
+            dense_prompt_embeddings=dense,
+            multimask_output=multimask,
+            high_resolution_features=list(frame.high_res),
+        )
+        pointers = self.net.object_pointer_proj(tokens[:, 0])
+        return Decoded(masks[:, 0], ious[:, 0], pointers, object_logits[:, 0])
+
+    def without_memory(self, frame: Frame) -> Tensor:
+        """The embedding of a frame that no memory conditions: plus the learned no-memory code, (N, D, h, w)."""
+        return frame.embedding + self.net.no_memory_embedding.view(1, -1, 1, 1)
+
+    def mask_pointer(self, frame: Frame, masks: Tensor) -> Tensor:
+        """Object pointer of a given mask: decode with the mask as dense prompt and take the single mask's token.
+
+        Args:
+            frame: N pictures.
+            masks: (N, 1, S, S) in [0, 1].
+
+        Returns:
+            (N, D).
+        """
+        prompt = self.net.mask_downsample(masks.to(self.dtype))  # (N, 1, 4h, 4w)
+        return self.decode(frame, frame.embedding, mask_prompt=prompt, multimask=False).pointers[:, 0]
+
+    def encode_memory(self, frame: Frame, masks: Tensor) -> Tensor:
+        """Memory tokens of pictures with their masks.
+
+        Args:
+            frame: N pictures.
+            masks: (N, 1, S, S) probabilities in [0, 1].
+
+        Returns:
+            (N, h*w, memory_dim), without position or temporal code.
+        """
+        features, _ = self.net.memory_encoder(frame.embedding, (masks * MASK_SCALE + MASK_BIAS).to(self.dtype))
+        return features.flatten(2).transpose(1, 2)
+
+    def encode_given_mask(self, frame: Frame, masks: Tensor) -> tuple[Tensor, Tensor]:
+        """Memory tokens and object pointer of pictures whose mask somebody drew.
+
+        Args:
+            frame: N pictures.
+            masks: (N, 1, S, S) in [0, 1]; they become logits of -10 and 10, as in SAM2.
+
+        Returns:
+            Tokens (N, h*w, memory_dim) and pointers (N, D).
+        """
+        probs = (masks * MASK_SCALE + MASK_BIAS).sigmoid()
+        return self.encode_memory(frame, probs), self.mask_pointer(frame, masks)
+
+    def memory_position(self, device: torch.device) -> Tensor:
+        """Sine position code of one memory map, (h*w, memory_dim)."""
+        shape = torch.Size((1, self.memory_dim, self.grid, self.grid))
+        return self.net.memory_encoder.position_encoding(shape, device, self.dtype)[0].flatten(1).T
+
+    def temporal_code(self, offset: int) -> Tensor:
+        """Learned code of a memory slot, (memory_dim,): 0 is the conditioning frame, t means t frames ago."""
+        return self.net.memory_temporal_positional_encoding[offset - 1, 0, 0]
+
+    def pointer_code(self, offsets: Tensor) -> Tensor:
+        """Temporal code of object pointers; zeros in SAM 2.0, which has none.
+
+        Args:
+            offsets: (K,) time differences divided by the longest one, in [0, 1].
+
+        Returns:
+            (K, memory_dim).
+        """
+        if not self.net.config.enable_temporal_pos_encoding_for_object_pointers:
+            return offsets.new_zeros(len(offsets), self.memory_dim, dtype=self.dtype)
+        half = self.dim // 2
+        frequency = 10000 ** (2 * (torch.arange(half, device=offsets.device) // 2) / half)
+        angle = offsets[:, None] / frequency  # (K, D/2)
+        code = torch.cat([angle.sin(), angle.cos()], dim=1).to(self.dtype)
+        return self.net.temporal_positional_encoding_projection_layer(code)
+
+    def split_pointers(self, pointers: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
+        """Cut each pointer into tokens of the memory's width.
+
+        Args:
+            pointers: (N, K, D).
+            codes: (K, memory_dim), from `pointer_code`.
+
+        Returns:
+            Tokens (N, K*D/memory_dim, memory_dim) and their codes (K*D/memory_dim, memory_dim).
+        """
+        pieces = self.dim // self.memory_dim
+        return pointers.reshape(len(pointers), -1, self.memory_dim), codes.repeat_interleave(pieces, dim=0)
+
+    def attend(self, frame: Frame, tokens: Tensor, positions: Tensor, num_pointer_tokens: int) -> Tensor:
+        """Condition a frame on memory.
+
+        Args:
+            frame: N pictures.
+            tokens: (N, T, memory_dim): whole memory maps of h*w tokens first, pointer tokens last.
+            positions: (N, T, memory_dim) or (T, memory_dim).
+            num_pointer_tokens: How many of T are pointers; they are not rotated.
+
+        Returns:
+            The conditioned embedding (N, D, h, w).
+        """
+        out = self.net.memory_attention(
+            frame.embedding.flatten(2).permute(2, 0, 1),  # (h*w, N, D)
+            tokens.transpose(0, 1),
+            frame.position.flatten(2).permute(2, 0, 1),
+            positions.expand_as(tokens).transpose(0, 1),
+            num_pointer_tokens,
+        )
+        # transformers returns (1, N, h*w, D)
+        return out.reshape(len(tokens), self.grid**2, self.dim).transpose(1, 2).unflatten(2, (self.grid, self.grid))
+
+    def to_input_size(self, mask_logits: Tensor) -> Tensor:
+        """Probabilities at the input's size from mask logits (N, 1, 4h, 4w): what the memory encoder reads."""
+        size = (self.img_size, self.img_size)
+        logits = F.interpolate(mask_logits.float(), size=size, mode="bilinear", align_corners=False)
+        return logits.sigmoid().to(mask_logits.dtype)
+
+    def switch_off_object_score_(self) -> Sam2:
+        """Drop the object-score head and the no-object codes: the object is always taken to be there.
+
+        SANSA and FSSAM both do without them. Returns itself.
+        """
+        self.net.mask_decoder.pred_obj_score_head = AlwaysThere()  # type: ignore[assignment]
+        self.net.no_object_pointer = None  # type: ignore[assignment]
+        self.net.occlusion_spatial_embedding_parameter = None
+        return self
+
+
+class AlwaysThere(nn.Module):
+    """Stands in for the object-score head: a logit of 10 for every token."""
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(..., D) -> (..., 1)."""
+        return torch.full_like(tokens[..., :1], 10.0)

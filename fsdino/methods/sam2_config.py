@@ -1,0 +1,150 @@
+"""SAM2's published sizes, and a small one for the embedded world, as `transformers` configurations.
+
+The numbers are those of the SAM2 paper (Ravi et al. 2024, arXiv 2408.00714) and of its released configuration files.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from transformers import (
+    Sam2HieraDetConfig,
+    Sam2VideoConfig,
+    Sam2VideoMaskDecoderConfig,
+    Sam2VideoPromptEncoderConfig,
+    Sam2VisionConfig,
+)
+
+Sam2Version = Literal["2.0", "2.1"]
+# Four stages at strides 4, 8, 16, 32; the neck adds the map of stride 32 upsampled by 2 to the one of stride 16.
+SIZE_MULTIPLE = 32
+
+
+@dataclass(frozen=True)
+class HieraSize:
+    """What distinguishes the image encoders: stage widths double from `embed_dim`, heads from `num_heads`."""
+
+    embed_dim: int
+    num_heads: int
+    blocks: tuple[int, int, int, int]
+    global_blocks: tuple[int, ...]
+    windows: tuple[int, int, int, int] = (8, 4, 14, 7)
+    background: int = 7
+    prompt_dim: int = 256
+    decoder_mlp_dim: int = 2048
+    decoder_heads: int = 8
+    memory_layers: int = 4
+    memory_mlp_dim: int = 2048
+
+
+SIZES: dict[str, HieraSize] = {
+    "tiny": HieraSize(96, 1, (1, 2, 7, 2), (5, 7, 9)),
+    "small": HieraSize(96, 1, (1, 2, 11, 2), (7, 10, 13)),
+    "base_plus": HieraSize(112, 2, (2, 3, 16, 3), (12, 16, 20), background=14),
+    "large": HieraSize(144, 2, (2, 6, 36, 4), (23, 33, 43), windows=(8, 4, 16, 8)),
+    # For the embedded world: real Hiera with four stages at 128 px (8 x 8 map), about 1.2 M parameters in all.
+    "mini": HieraSize(
+        *(16, 1, (1, 2, 4, 2), (5, 6)),
+        windows=(8, 4, 4, 4),
+        prompt_dim=64,
+        decoder_mlp_dim=256,
+        decoder_heads=4,
+        memory_layers=2,
+        memory_mlp_dim=256,
+    ),
+}
+
+
+def check_image_size(image_size: int) -> None:
+    """Refuse a side that SAM2's four stages cannot halve.
+
+    Raises:
+        ValueError: When `image_size` is not a positive multiple of 32; names the nearest legal sizes.
+    """
+    if image_size < SIZE_MULTIPLE or image_size % SIZE_MULTIPLE:
+        low = max(SIZE_MULTIPLE, image_size // SIZE_MULTIPLE * SIZE_MULTIPLE)
+        raise ValueError(
+            f"image_size {image_size} is not a multiple of SAM2's coarsest stride {SIZE_MULTIPLE}; "
+            f"use {low} or {low + SIZE_MULTIPLE}."
+        )
+
+
+def sam2_config(size: str | HieraSize, image_size: int = 1024, version: Sam2Version = "2.1") -> Sam2VideoConfig:
+    """Configuration of a SAM2 of a published size, or of `mini`.
+
+    Args:
+        size: A name of `SIZES`, or a `HieraSize` of your own.
+        image_size: Side of the square input in pixels, a multiple of 32.
+        version: "2.0" (July 2024) or "2.1" (adds a temporal code for pointers and an occlusion embedding).
+
+    Returns:
+        A configuration for `transformers.Sam2VideoModel`.
+
+    Raises:
+        ValueError: For an unknown size or version, or an illegal image size.
+    """
+    if isinstance(size, str):
+        if size not in SIZES:
+            raise ValueError(f"unknown SAM2 size {size!r}; use one of {', '.join(SIZES)}.")
+        size = SIZES[size]
+    if version not in ("2.0", "2.1"):
+        raise ValueError(f"unknown SAM2 version {version!r}; use '2.0' or '2.1'.")
+    dims = [size.embed_dim * 2**stage for stage in range(4)]
+    backbone = Sam2HieraDetConfig(
+        hidden_size=dims[0],
+        num_attention_heads=size.num_heads,
+        blocks_per_stage=list(size.blocks),
+        embed_dim_per_stage=dims,
+        num_attention_heads_per_stage=[size.num_heads * 2**stage for stage in range(4)],
+        window_size_per_stage=list(size.windows),
+        global_attention_blocks=list(size.global_blocks),
+        window_positional_embedding_background_size=[size.background, size.background],
+    )
+    vision = Sam2VisionConfig(
+        backbone_config=backbone, backbone_channel_list=dims[::-1], fpn_hidden_size=size.prompt_dim
+    )
+    config = Sam2VideoConfig(
+        vision_config=vision,
+        prompt_encoder_config=Sam2VideoPromptEncoderConfig(hidden_size=size.prompt_dim),
+        mask_decoder_config=Sam2VideoMaskDecoderConfig(
+            hidden_size=size.prompt_dim,
+            mlp_dim=size.decoder_mlp_dim,
+            num_attention_heads=size.decoder_heads,
+            iou_head_hidden_dim=size.prompt_dim,
+        ),
+        enable_temporal_pos_encoding_for_object_pointers=version == "2.1",
+        enable_occlusion_spatial_embedding=version == "2.1",
+        memory_attention_hidden_size=size.prompt_dim,
+        memory_attention_num_layers=size.memory_layers,
+        memory_attention_feed_forward_hidden_size=size.memory_mlp_dim,
+        memory_encoder_hidden_size=size.prompt_dim,
+        mask_downsampler_embed_dim=size.prompt_dim,
+        memory_fuser_embed_dim=size.prompt_dim,
+        memory_fuser_intermediate_dim=4 * size.prompt_dim,
+    )
+    return with_image_size(config, image_size)
+
+
+def with_image_size(config: Sam2VideoConfig, image_size: int) -> Sam2VideoConfig:
+    """Set every derived size of a configuration for another square input; the weights stay the same.
+
+    Args:
+        config: Changed in place.
+        image_size: Side in pixels, a multiple of 32.
+
+    Returns:
+        The same configuration.
+
+    Raises:
+        ValueError: When the size is illegal.
+    """
+    check_image_size(image_size)
+    config.image_size = image_size
+    prompt: Any = config.prompt_encoder_config
+    vision: Any = config.vision_config
+    prompt.image_size = image_size
+    vision.backbone_config.image_size = [image_size, image_size]
+    vision.backbone_feature_sizes = [[image_size // stride] * 2 for stride in (4, 8, 16)]
+    config.memory_attention_rope_feat_sizes = [image_size // 16] * 2
+    return config

@@ -1,0 +1,220 @@
+"""FSSAM: contract, every formula against plain numpy, and what K references calibrate."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from fsdino.methods import fssam as fssam_module
+from fsdino.methods.calibrated_attention import _attend, calibrated_attention, rope_angles
+from fsdino.methods.calibration import calibration_bias, minmax, query_priors, refine_memory
+from fsdino.methods.fssam import Fssam
+from tests.contract import FewShotContract, episodes
+from tests.methods.small import small_encoder, small_sam2
+
+
+def small_fssam(**kwargs: float) -> Fssam:
+    return Fssam(small_sam2(version="2.0"), small_encoder(), **kwargs)  # type: ignore[arg-type]
+
+
+class TestFssam(FewShotContract):
+    def build(self) -> Fssam:
+        return small_fssam()
+
+
+class TestFssamOnSam21(FewShotContract):
+    def build(self) -> Fssam:
+        return Fssam(small_sam2(version="2.1"), small_encoder(), resize_mode="pad")
+
+
+def test_parameters_are_the_published_ones() -> None:
+    with torch.device("meta"):
+        method = Fssam.build()
+    total = sum(p.numel() for p in method.parameters()) / 1e6
+    trained = sum(p.numel() for p in method.trainable_parameters()) / 1e6
+    assert round(total) in (132, 133) and round(trained) == 11
+
+
+# Plain numpy versions, written from the formulas alone.
+
+
+def np_minmax(x: np.ndarray) -> np.ndarray:
+    return (x - x.min()) / (x.max() - x.min())
+
+
+def np_cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return np.array([float(x @ b) / (np.linalg.norm(x) * np.linalg.norm(b)) for x in a])
+
+
+def test_minmax() -> None:
+    x = np.random.default_rng(0).normal(size=(2, 3, 4, 4))
+    rows = np.stack([[np_minmax(x[b, k]) for k in range(3)] for b in range(2)])
+    np.testing.assert_allclose(minmax(torch.from_numpy(x), dims=2).numpy(), rows)
+    assert torch.equal(minmax(torch.full((2, 5), 3.0)), torch.zeros(2, 5))
+
+
+def test_priors() -> None:
+    rng = np.random.default_rng(1)
+    tokens, fg, bg = rng.normal(size=(2, 25, 6)), rng.normal(size=(2, 3, 6)), rng.normal(size=(2, 3, 6))
+
+    def enlarge(flat: np.ndarray) -> np.ndarray:
+        grid = torch.from_numpy(flat).view(1, 1, 5, 5)
+        return F.interpolate(grid, size=(20, 20), mode="bilinear", align_corners=False)[0, 0].numpy()
+
+    expected_a, expected_b = np.zeros((2, 20, 20)), np.zeros((2, 20, 20))
+    for b in range(2):
+        for k in range(3):
+            object_map = enlarge(np_minmax(np_cosine(tokens[b], fg[b, k])))
+            rest_map = enlarge(np_minmax(np_cosine(tokens[b], bg[b, k])))
+            expected_a[b] += object_map / 3
+            expected_b[b] += np_minmax(np.maximum(object_map - rest_map, 0)) / 3
+    a, b_ = query_priors(*(torch.from_numpy(x) for x in (tokens, fg, bg)), size=20)
+    np.testing.assert_allclose(a[:, 0].numpy(), expected_a, atol=1e-5)
+    np.testing.assert_allclose(b_[:, 0].numpy(), expected_b, atol=1e-5)
+
+
+def test_refinement() -> None:
+    rng = np.random.default_rng(2)
+    a, b = rng.normal(size=(10, 4)), rng.normal(size=(10, 4))
+    prior_a, prior_b, support = rng.uniform(size=10), rng.uniform(size=10), rng.normal(size=(2, 4))
+    got = refine_memory(*(torch.from_numpy(x)[None] for x in (a, b, prior_a, prior_b, support)), rounds=3)
+    s1 = (np_minmax(np_cosine(a, support[0])) + np_minmax(np_cosine(a, support[1]))) / 2
+    for _ in range(3):
+        s2 = np_minmax(np_cosine(a, (b * prior_b[:, None]).sum(0) / prior_b.sum()))
+        w = np.maximum(s1 + s2 - 1, 0)
+        b = w[:, None] * a + (1 - w[:, None]) * b
+        prior_b = np_minmax(w * prior_a + (1 - w) * prior_b)
+    np.testing.assert_allclose(got[0][0].numpy(), b, atol=1e-10)
+    np.testing.assert_allclose(got[1][0].numpy(), prior_b, atol=1e-10)
+
+
+def test_bias() -> None:
+    rng = np.random.default_rng(3)
+    logits, query_keys, support_keys = rng.normal(size=(6, 9)), rng.normal(size=(9, 4)), rng.normal(size=(9, 4))
+    weights = rng.uniform(size=9)
+    c = np_minmax(np_cosine(query_keys, (support_keys * weights[:, None]).sum(0) / weights.sum()))
+    expected = np.stack([10 * np.minimum(0, np_minmax(row) + c - 1) for row in logits])
+    as_head = [torch.from_numpy(x)[None, None] for x in (logits, query_keys, support_keys)]
+    got = calibration_bias(as_head[0].requires_grad_(), *as_head[1:], torch.from_numpy(weights)[None])
+    np.testing.assert_allclose(got[0, 0].numpy(), expected, atol=1e-10)
+    assert not got.requires_grad and float(got.max()) <= 0
+
+
+@torch.no_grad()
+def test_attention_without_calibration_is_sam2s() -> None:
+    sam2 = small_sam2(version="2.1", side=128)
+    generator = torch.Generator().manual_seed(0)
+    frame = sam2.encode(torch.rand(2, 3, 128, 128, generator=generator))
+    side = sam2.grid**2
+    tokens = torch.randn(2, 2 * side + 3, sam2.memory_dim, generator=generator)
+    positions = torch.randn(2 * side + 3, sam2.memory_dim, generator=generator)
+    weights = torch.rand(2, side, generator=generator)
+    plain = calibrated_attention(sam2, frame, tokens, positions, weights, 3, strength=0.0)
+    torch.testing.assert_close(plain, sam2.attend(frame, tokens, positions, 3), atol=1e-5, rtol=1e-4)
+    calibrated = calibrated_attention(sam2, frame, tokens, positions, weights, 3)
+    assert not torch.allclose(plain, calibrated, atol=1e-3)
+
+
+@torch.no_grad()
+def test_attention_is_the_formula() -> None:
+    """One calibrated cross-attention against numpy: bias on the query-memory columns only, softmax over everything."""
+    sam2 = small_sam2()
+    layer = sam2.net.memory_attention.layers[0].cross_attn_image
+    layer.num_attention_heads, side = 1, 16
+    rng = np.random.default_rng(4)
+    query, key, value = rng.normal(size=(side, 64)), rng.normal(size=(35, 64)), rng.normal(size=(35, 64))
+    weights = rng.uniform(size=side)
+
+    def project(linear: torch.nn.Linear, x: np.ndarray) -> np.ndarray:
+        return x @ linear.weight.double().numpy().T + linear.bias.double().numpy()
+
+    q, k, v = (project(p, x) for p, x in ((layer.q_proj, query), (layer.k_proj, key), (layer.v_proj, value)))
+
+    def turn(x: np.ndarray) -> np.ndarray:
+        out = np.empty_like(x)
+        frequency = 10000.0 ** (-np.arange(0, 32, 2) / 32)
+        for token in range(len(x)):
+            place = token % side
+            angles = np.concatenate([(place % 4) * frequency, (place // 4) * frequency])
+            for pair, angle in enumerate(angles):
+                left, right = x[token, 2 * pair], x[token, 2 * pair + 1]
+                out[token, 2 * pair] = left * np.cos(angle) - right * np.sin(angle)
+                out[token, 2 * pair + 1] = right * np.cos(angle) + left * np.sin(angle)
+        return out
+
+    logits = turn(q) @ np.concatenate([turn(k[:32]), k[32:]]).T / 8.0
+    prototype = (k[:side] * weights[:, None]).sum(0) / weights.sum()
+    c = np_minmax(np_cosine(k[side:32], prototype))
+    for row in logits:
+        row[side:32] += 10 * np.minimum(0, np_minmax(row[side:32]) + c - 1)
+    powers = np.exp(logits - logits.max(1, keepdims=True))
+    expected = project(layer.o_proj, (powers / powers.sum(1, keepdims=True)) @ v)
+    angles = rope_angles(4, 64, 10000.0, torch.device("cpu"))
+    tensors = [torch.from_numpy(x).float()[None] for x in (query, key, value)]
+    got = _attend(layer, *tensors, angles, 3, torch.from_numpy(weights).float()[None], 10.0)
+    np.testing.assert_allclose(got[0].numpy(), expected, atol=1e-4)
+
+
+@torch.no_grad()
+def test_five_shots_calibrate_the_query_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The columns that get the bias hold the query's own refined memory, whatever K is, and not another support's."""
+    method = small_fssam().eval()
+    query, images, masks = episodes(method, 1, 5)
+    seen: dict[str, torch.Tensor] = {}
+
+    def spy_refine(*args: object) -> tuple[torch.Tensor, torch.Tensor]:
+        seen["refined"], prior = refine_memory(*args)  # type: ignore[arg-type]
+        return seen["refined"], prior
+
+    def spy_attention(sam2: object, frame: object, tokens: torch.Tensor, *rest: object) -> torch.Tensor:
+        seen["tokens"] = tokens
+        return calibrated_attention(sam2, frame, tokens, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(fssam_module, "refine_memory", spy_refine)
+    monkeypatch.setattr(fssam_module, "calibrated_attention", spy_attention)
+    memory = method.encode_support(images, masks)
+    method.decode_query(memory, query)
+    side = method.sam2.grid**2
+    assert torch.equal(seen["tokens"][:, side : 2 * side], seen["refined"])
+    singles = [method.encode_support(images[:, k : k + 1], masks[:, k : k + 1]).tokens for k in range(5)]
+    torch.testing.assert_close(seen["tokens"][:, :side], torch.stack(singles).mean(0), atol=1e-5, rtol=0)
+    for other in singles:
+        assert not torch.allclose(seen["tokens"][:, side : 2 * side], other, atol=1e-2)
+
+
+@torch.no_grad()
+def test_support_masks_act_through_the_calibration() -> None:
+    """Which support positions are object matters to the attention, and only where the calibration is on."""
+    method = small_fssam().eval()
+    query, images, masks = episodes(method, 1, 5)
+    memory = method.encode_support(images, masks)
+    other = replace(memory, weights=1 - memory.weights)
+    on, on_other = (method.decode_query(m, query).mask_logits for m in (memory, other))
+    method.strength = 0.0
+    off, off_other = (method.decode_query(m, query).mask_logits for m in (memory, other))
+    assert not torch.allclose(on, off, atol=1e-4) and not torch.allclose(on, on_other, atol=1e-5)
+    assert torch.equal(off, off_other)
+
+
+@torch.no_grad()
+def test_averaged_memory_is_averaged_keys_and_values() -> None:
+    """Keys and values are linear in the memory: averaging the memory over shots is averaging them."""
+    method = small_fssam().eval()
+    _, images, masks = episodes(method, 1, 5)
+    frame = method.sam2.encode(method._fit(images[0]))
+    tokens, _ = method.sam2.encode_given_mask(frame, method._fit(masks[0][:, None]))
+    where = method.sam2.memory_position(tokens.device) + method.sam2.temporal_code(0)
+    project = method.sam2.net.memory_attention.layers[0].cross_attn_image.k_proj
+    mean = method.encode_support(images, masks).tokens[0]
+    torch.testing.assert_close(project(mean + where), project(tokens + where).mean(0), atol=1e-5, rtol=1e-4)
+
+
+def test_frozen_parts_stay_in_eval_mode() -> None:
+    method = small_fssam().train()
+    assert method.sam2.net.memory_attention.training and method.sam2.net.mask_decoder.training
+    assert not method.sam2.net.vision_encoder.training and not method.encoder.training
+    assert not method.eval().sam2.net.memory_attention.training

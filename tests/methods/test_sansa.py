@@ -1,0 +1,163 @@
+"""SANSA: contract, exact start at SAM2, published sizes, memory orders, prompts and the training scheme."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from fsdino.methods.prompted import PromptedReference
+from fsdino.methods.sam2_config import SIZES
+from fsdino.methods.sansa import Sansa
+from fsdino.models.contract import Reference
+from tests.contract import FewShotContract, assert_same, episodes, picture
+from tests.methods.small import SIDE, small_sam2
+
+
+def random_up_(method: Sansa) -> Sansa:
+    """Trained-like adapters: their output is no longer zero."""
+    generator = torch.Generator().manual_seed(3)
+    for name, parameter in method.named_parameters():
+        if ".adapter.up." in name:
+            parameter.data = torch.randn(parameter.shape, generator=generator)
+    return method
+
+
+class TestSansa(FewShotContract):
+    def build(self) -> Sansa:
+        return random_up_(Sansa(small_sam2(version="2.0")))
+
+
+class TestSansaWithPresence(FewShotContract):
+    def build(self) -> Sansa:
+        return random_up_(Sansa(small_sam2(version="2.1"), presence="object_score", resize_mode="pad"))
+
+
+class TestSansaAsVideo(FewShotContract):
+    order_invariant = False
+
+    def build(self) -> Sansa:
+        return random_up_(Sansa(small_sam2(version="2.1"), memory_order="video"))
+
+    @pytest.mark.skip(reason="the published memory drops references, which test_published_memory_drops checks")
+    def test_every_reference_counts(self) -> None: ...
+
+
+@pytest.mark.parametrize("size", ["tiny", "small", "base_plus", "large"])
+@torch.no_grad()
+def test_zero_up_projection_is_frozen_sam2_exactly(size: str) -> None:
+    inputs = episodes(Sansa(small_sam2(size)), 1, 2)
+    plain = Sansa(small_sam2(size), factor=0.0).eval()(*inputs)
+    adapted = Sansa(small_sam2(size)).eval()
+    assert_same(adapted(*inputs), plain, 0.0)
+    assert torch.equal(adapted(*inputs).mask_logits, plain.mask_logits)
+    moved = random_up_(adapted)(*inputs).mask_logits
+    assert not torch.allclose(moved, plain.mask_logits, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("size", "trained", "total"), [("tiny", 1.12, 39.9), ("base_plus", 3.09, None), ("large", 9.90, 234.2)]
+)
+def test_parameters_are_the_published_ones(size: str, trained: float, total: float | None) -> None:
+    with torch.device("meta"):
+        method = Sansa.build(size)
+    count = sum(p.numel() for p in method.trainable_parameters()) / 1e6
+    assert round(count, 2) == trained
+    if total is not None:
+        assert round(sum(p.numel() for p in method.parameters()) / 1e6, 1) == total
+
+
+def test_mini_fits_the_embedded_world() -> None:
+    with torch.device("meta"):
+        assert sum(p.numel() for p in Sansa.build("mini", img_size=128).parameters()) < 1.5e6
+    assert len(SIZES["mini"].blocks) == 4
+
+
+@torch.no_grad()
+def test_one_reference_is_the_same_in_both_orders() -> None:
+    inputs = episodes(Sansa(small_sam2()), 2, 1)
+    as_set, as_video = (Sansa(small_sam2(), memory_order=order).eval() for order in ("set", "video"))
+    assert_same(as_set(*inputs), as_video(*inputs), 1e-6)
+
+
+@torch.no_grad()
+def test_published_memory_drops_what_does_not_fit() -> None:
+    method = Sansa(small_sam2(), memory_order="video").eval()
+    query, images, masks = episodes(method, 1, 9)
+    tokens, _, num_pointer_tokens = method._context(method.encode_support(images, masks))
+    assert (tokens.shape[1] - num_pointer_tokens) == 7 * method.sam2.grid**2 and num_pointer_tokens == 9
+    other = images.clone()
+    other[:, 1] = 0  # the second of nine: neither the first nor one of the six latest
+    memory, changed = method.encode_support(images, masks), method.encode_support(other, masks)
+    kept = 7 * method.sam2.grid**2
+    assert torch.equal(method._context(memory)[0][:, :kept], method._context(changed)[0][:, :kept])
+
+
+def test_targets_become_pseudo_references() -> None:
+    method = random_up_(Sansa(small_sam2())).train()
+    _, images, masks = episodes(method, 2, 1)
+    _, targets, _ = episodes(method, 2, 3, seed=1)
+    outputs = method.forward_targets(targets, images, masks)
+    assert len(outputs) == 3
+    assert_same(outputs[0], method(targets[:, 0], images, masks), 1e-6)
+    # the second target sees the first one's prediction
+    alone = method(targets[:, 1], images, masks)
+    assert not torch.allclose(outputs[1].mask_logits, alone.mask_logits, atol=1e-4)
+    memory = method.encode_support(images, masks)
+    frame = method.sam2.encode(targets[:, 0])
+    longer = memory.append(*method._remember_prediction(frame, method._track(memory, frame)))
+    assert_same(outputs[1], method.decode_query(longer, targets[:, 1]), 1e-5)
+    # gradients of a late target reach the adapters through the pseudo-references
+    outputs[2].mask_logits.sum().backward()
+    assert all(p.grad is not None for p in method.trainable_parameters())
+
+
+@torch.no_grad()
+def test_prompts_of_every_kind() -> None:
+    method = random_up_(Sansa(small_sam2())).eval()
+    (image, mask), (query, _) = picture(48, 80, 0), picture(50, 40, 1)
+    rows, cols = np.nonzero(mask)
+    box = (cols.min(), rows.min(), cols.max(), rows.max())
+    stroke = np.zeros_like(mask)
+    stroke[rows[0], cols.min() : cols.max()] = 1
+    kinds = [
+        Reference(image, mask=mask),
+        PromptedReference(image, points=[(cols[0], rows[0]), (0, 0)], labels=[1, 0]),
+        PromptedReference(image, box=box),
+        PromptedReference(image, scribble=stroke),
+        PromptedReference(image, mask=mask, name="mask wins"),
+    ]
+    memories = [method.remember([kind]) for kind in kinds]
+    for a in range(4):
+        assert method.segment(memories[a], query).mask.shape == query.shape[:2]
+        for b in range(a):
+            assert not torch.allclose(memories[a].tokens, memories[b].tokens)
+    assert torch.equal(memories[0].tokens, memories[4].tokens)
+    together = method.remember(kinds)
+    assert together.tokens.shape[1] == 5
+    assert torch.equal(together.pointers[:, 1], memories[1].pointers[:, 0])
+
+
+@torch.no_grad()
+def test_points_are_scaled_with_the_picture() -> None:
+    method = Sansa(small_sam2(), resize_mode="pad").eval()
+    image, _ = picture(SIDE, 2 * SIDE, 0)
+    memory = method.remember([PromptedReference(image, points=[(40, 20)])])
+    square = method.resize.image(torch.from_numpy(image).permute(2, 0, 1) / 255)[None, None]
+    assert not square[..., SIDE // 2 :, :].any()
+    expected = method.encode_support_points(
+        square, torch.tensor([[[[20.0, 10.0]]]]), torch.ones(1, 1, 1, dtype=torch.long)
+    )
+    torch.testing.assert_close(memory.tokens, expected.tokens, atol=1e-4, rtol=0)
+
+
+def test_errors_say_what_to_do() -> None:
+    with pytest.raises(ValueError, match="'set' or 'video'"):
+        Sansa(small_sam2(), memory_order="list")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="'always' or 'object_score'"):
+        Sansa(small_sam2(), presence="never")  # type: ignore[arg-type]
+    method, (image, mask) = Sansa(small_sam2()), picture(32, 32, 0)
+    with pytest.raises(ValueError, match="needs a mask, points, a box or a scribble"):
+        method.remember([PromptedReference(image, name="dog.png", scribble=np.zeros_like(mask))])
+    with pytest.raises(ValueError, match=r"expected points \(P, 2\) and P labels"):
+        method.remember([PromptedReference(image, points=[1.0, 2.0])])
