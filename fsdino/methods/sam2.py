@@ -77,7 +77,7 @@ class Sam2(nn.Module):
 
     def __init__(self, config: Sam2VideoConfig, net: Sam2VideoModel | None = None) -> None:
         super().__init__()
-        self.net = Sam2VideoModel(config) if net is None else net
+        self.net = _new(config) if net is None else net
         self.img_size = int(config.image_size)  # type: ignore[arg-type]
         self.grid = self.img_size // 16
         self.dim: int = config.vision_config.fpn_hidden_size  # type: ignore[union-attr]
@@ -269,6 +269,14 @@ class Sam2(nn.Module):
         self.net.no_object_pointer = None  # type: ignore[assignment]
         self.net.occlusion_spatial_embedding_parameter = None
         return self
+
+
+def _new(config: Sam2VideoConfig) -> Sam2VideoModel:
+    """A model with random weights, whose prompts and pictures share one Fourier matrix, as in every checkpoint."""
+    net = Sam2VideoModel(config)
+    with torch.no_grad():
+        net.shared_image_embedding.positional_embedding.copy_(net.prompt_encoder.shared_embedding.positional_embedding)
+    return net
 
 
 class AlwaysThere(nn.Module):

@@ -15,7 +15,7 @@ SIDE = 64  # pixels: a 4 x 4 map
 
 def twin(size: str) -> HieraSize:
     """The blocks, windows and global blocks of a size at a fraction of its width."""
-    narrow = {"embed_dim": 8, "num_heads": 1, "prompt_dim": 64, "decoder_mlp_dim": 32, "decoder_heads": 2}
+    narrow = {"embed_dim": 8, "num_heads": 1, "prompt_dim": 128, "decoder_mlp_dim": 32, "decoder_heads": 2}
     return replace(SIZES[size], **narrow, memory_layers=2, memory_mlp_dim=32)
 
 

@@ -33,7 +33,7 @@ class OneMaskPointer(Sam2VideoModel):
 @torch.no_grad()
 def test_propagation_is_that_of_transformers(version: str, shots: int) -> None:
     """References and target as a real video through transformers' session: frozen SANSA in video order is the same."""
-    ours = small_sam2(version=version)  # type: ignore[arg-type]
+    ours = small_sam2("tiny", version)  # type: ignore[arg-type]
     for name, parameter in ours.net.mask_decoder.pred_obj_score_head.named_parameters():
         if name == "proj_out.bias":
             parameter.fill_(50.0)  # transformers hides masks without object; here every frame has one
