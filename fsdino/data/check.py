@@ -1,4 +1,4 @@
-"""`fsdino data check`: what of a data set lies on disk, what is missing, and whether the counts are the published ones."""
+"""`fsdino data check`: what of a data set lies on disk, what is missing, and how its counts compare."""
 
 from __future__ import annotations
 
@@ -39,6 +39,7 @@ class DataReport:
         name: name of the data set.
         root: folder that was searched.
         found: lines about files that are there.
+        without: lines about optional files that are not.
         missing: lines about files that are not, each with what to fetch.
         counts: numbers per fold.
         problems: errors met when reading.
@@ -47,6 +48,7 @@ class DataReport:
     name: str
     root: Path | None
     found: list[str] = field(default_factory=list)
+    without: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     counts: list[Count] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
@@ -60,6 +62,7 @@ class DataReport:
         title = f"{data_set_entry(self.name).title} [{self.name}]" + (f" in {self.root}" if self.root else "")
         lines = [title]
         lines += [f"  found    {line}" for line in self.found]
+        lines += [f"  without  {line}" for line in self.without]
         lines += [f"  missing  {line}" for line in self.missing]
         lines += [f"  count    {count}" for count in self.counts]
         lines += [f"  problem  {line}" for line in self.problems]
@@ -85,12 +88,12 @@ def check_data_set(name: str, root: str | Path | None = None, num_samples: int =
     if entry.needs_root and root is None:
         raise ValueError(f"data set '{name}' ({entry.title}) needs the folder it lies in: give --root DIR.")
     report = DataReport(name, Path(root) if root is not None else None)
-    if report.root is not None and not report.root.exists():
-        report.missing.append(f"the root '{report.root}' itself: check --root")
-        return report
-    for requirement in REQUIREMENTS.get(name, ()):
-        assert report.root is not None
-        _look_for(requirement, report.root, report)
+    if report.root is not None:
+        if not report.root.exists():
+            report.missing.append(f"the root '{report.root}' itself: check --root")
+            return report
+        for requirement in REQUIREMENTS.get(name, ()):
+            _look_for(requirement, report.root, report)
     for role in entry.roles or {"all": ""}:
         split = entry.roles.get(role, "")
         try:
@@ -98,7 +101,7 @@ def check_data_set(name: str, root: str | Path | None = None, num_samples: int =
             report.counts += _counts(name, split, index)
             _sample(index, num_samples, report)
         except (ValueError, FileNotFoundError, ImportError) as error:
-            if str(error) not in report.problems:
+            if str(error) not in report.problems and not report.missing:  # else the missing file says it all
                 report.problems.append(str(error))
     return report
 
@@ -112,7 +115,7 @@ def _look_for(requirement: Requirement, root: Path, report: DataReport) -> None:
             return
     where = root / requirement.folders[-1] / requirement.path
     if requirement.optional:
-        report.found.append(f"no {where} ({requirement.what}), which is optional: {requirement.fetch}")
+        report.without.append(f"{where} ({requirement.what}): optional, {requirement.fetch}")
     else:
         report.missing.append(f"{where} ({requirement.what}): fetch {requirement.fetch}")
 

@@ -78,27 +78,29 @@ def read_labels(path: str | Path) -> np.ndarray:
 def read_mask(path: str | Path, threshold: int = 128) -> np.ndarray:
     """Read a black and white mask picture.
 
-    A mask whose largest value is 1 (0/1 labels, or one bit a pixel) is cut at 1; else at `threshold`.
+    A picture of nothing but 0, 1 and 255 with a 1 in it holds labels: 1 object, 255 ignore. Any other is cut at
+    `threshold`.
 
     Args:
         path: a grey, palette or one-bit picture, also JPEG.
-        threshold: smallest value in [1, 255] that counts as object.
+        threshold: smallest brightness in [1, 255] that counts as object.
 
     Returns:
-        (H, W) uint8 in {0, 1}.
+        (H, W) uint8 in {0, 1}, or {0, 1, 255} from labels.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: the file is no picture, or is cut short.
     """
     with _opened(path) as image:
-        grey = image if image.mode in ("1", "L", "P", "I", "I;16") else image.convert("RGB").convert("L")
-        values = np.asarray(grey).astype(np.int64)
-        if image.mode == "P":  # a two-colour palette counts by index, a longer one by the brightness that is seen
-            values = values if values.max(initial=0) <= 1 else np.asarray(image.convert("RGB").convert("L"))
-        elif image.mode.startswith("I"):
-            values = values >> 8 if values.max(initial=0) > 255 else values
-    return (values >= (1 if values.max(initial=0) <= 1 else threshold)).astype(np.uint8)
+        values = np.asarray(image if image.mode == "1" or image.mode.startswith("I") else image.convert("L"))
+        if image.mode == "P" and np.asarray(image).max(initial=0) <= 1:
+            values = np.asarray(image)  # two colours count by their index, whatever they look like
+    values = values.astype(np.int64)
+    present = set(np.unique(values).tolist())
+    if 1 in present and present <= {0, 1, IGNORE}:
+        return values.astype(np.uint8)
+    return ((values >> 8 if values.max(initial=0) > 255 else values) >= threshold).astype(np.uint8)
 
 
 def check_mask_size(mask: np.ndarray, image_size: tuple[int, int], mask_path: str | Path) -> None:

@@ -27,7 +27,10 @@ class Requirement:
 
 
 _VOC = "VOCtrainval_11-May-2012.tar from host.robots.ox.ac.uk/pascal/VOC/voc2012"
-_SBD = "SegmentationClassAug (VOC and SBD masks as PNG), or SBD's benchmark.tgz, unpacked beside it"
+_SBD = (
+    "needed for the published counts: SegmentationClassAug (VOC and SBD masks as PNG), or SBD's benchmark.tgz, "
+    "unpacked beside it"
+)
 _COCO = "from cocodataset.org/#download"
 _LVIS = "from lvisdataset.org/dataset"
 _PACO = "paco_annotations.zip from github.com/facebookresearch/paco"
@@ -65,6 +68,7 @@ REQUIREMENTS: dict[str, tuple[Requirement, ...]] = {
     "pascal5i": (
         Requirement("JPEGImages", "pictures", _VOC, voc.ROOTS),
         Requirement("ImageSets/Segmentation/val.txt", "list of val pictures", _VOC, voc.ROOTS),
+        Requirement("SegmentationClass*", "masks", _VOC, voc.ROOTS),
         Requirement("SegmentationClassAug", "masks of VOC and SBD", _SBD, voc.ROOTS, optional=True),
         Requirement("splits/pascal/val/fold0.txt", "published lists of pairs",
                     "derived from the masks where they are missing", optional=True),

@@ -1,0 +1,107 @@
+"""Pictures and masks as cameras and annotation tools write them."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fsdino.data.images import check_mask_size, image_size, read_image, read_labels, read_mask
+from tests.data.trees import photo
+
+
+@pytest.fixture
+def picture():
+    array = np.zeros((6, 10, 3), np.uint8)
+    array[:, :5] = (200, 30, 60)
+    return array
+
+
+def test_exif_orientation_is_applied(tmp_path, picture):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by 90 degrees clockwise when shown
+    Image.fromarray(picture).save(tmp_path / "a.png", exif=exif)
+    found = read_image(tmp_path / "a.png")
+    assert found.shape == (10, 6, 3) and image_size(tmp_path / "a.png") == (10, 6)
+    assert (found[0, 0] == (200, 30, 60)).all() and (found[-1, 0] == 0).all()
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "P", "CMYK"])
+def test_any_mode_becomes_rgb_bytes(tmp_path, picture, mode):
+    name = "a.tif" if mode == "CMYK" else "a.png"
+    Image.fromarray(picture).convert(mode).save(tmp_path / name)
+    found = read_image(tmp_path / name)
+    assert found.shape == (6, 10, 3) and found.dtype == np.uint8 and found[:, :5].mean() > found[:, 5:].mean()
+
+
+def test_transparent_pixels_are_laid_on_white(tmp_path, picture):
+    alpha = np.zeros((6, 10, 1), np.uint8)
+    alpha[:, :5] = 255
+    Image.fromarray(np.concatenate([picture, alpha], -1)).save(tmp_path / "a.png")
+    found = read_image(tmp_path / "a.png")
+    assert (found[:, :5] == picture[:, :5]).all() and (found[:, 5:] == 255).all()
+
+
+def test_sixteen_bit_keeps_the_upper_byte(tmp_path):
+    Image.fromarray((np.arange(60).reshape(6, 10) * 1000).astype(np.uint16)).save(tmp_path / "a.png")
+    assert (read_image(tmp_path / "a.png")[..., 1] == (np.arange(60).reshape(6, 10) * 1000) // 256).all()
+
+
+def test_a_cut_jpeg_is_named(tmp_path):
+    path = photo(tmp_path / "cut.jpg", (200, 200))
+    path.write_bytes(path.read_bytes()[:3000])
+    with pytest.raises(ValueError, match=r"'.*cut\.jpg' cannot be read \(.*truncated.*\): copy or download it again"):
+        read_image(path)
+
+
+def test_no_picture_and_no_file(tmp_path):
+    (tmp_path / "a.jpg").write_text("not a picture")
+    with pytest.raises(ValueError, match=r"'.*a\.jpg' cannot be read"):
+        read_image(tmp_path / "a.jpg")
+    with pytest.raises(ValueError, match=r"'.*a\.jpg' cannot be read"):
+        image_size(tmp_path / "a.jpg")
+    for reader in (read_image, read_labels, read_mask, image_size):
+        with pytest.raises(FileNotFoundError, match=r"'.*b\.jpg' does not exist: check the data set's root"):
+            reader(tmp_path / "b.jpg")
+
+
+def test_labels_are_numbers_not_colours(tmp_path):
+    array = np.arange(60, dtype=np.uint8).reshape(6, 10)
+    image = Image.fromarray(array).convert("P")
+    image.putdata(array.ravel().tolist())
+    image.putpalette([255 - i % 256 for i in range(768)])
+    image.save(tmp_path / "p.png")
+    assert (read_labels(tmp_path / "p.png") == array).all()
+    Image.fromarray(array.astype(np.uint16) * 500).save(tmp_path / "deep.png")
+    assert (read_labels(tmp_path / "deep.png") == array.astype(int) * 500).all()
+    Image.fromarray(np.repeat(array[..., None], 3, -1)).save(tmp_path / "rgb.png")
+    assert (read_labels(tmp_path / "rgb.png") == array).all()
+    colours = np.zeros((6, 10, 3), np.uint8)
+    colours[..., 0] = 7
+    Image.fromarray(colours).save(tmp_path / "c.png")
+    with pytest.raises(ValueError, match=r"'.*c\.png' has colours .* save it as a grey or palette PNG"):
+        read_labels(tmp_path / "c.png")
+
+
+@pytest.mark.parametrize("values", [(0, 255), (0, 1), (90, 128)])
+@pytest.mark.parametrize("mode", ["L", "RGB", "1", "I;16"])
+def test_masks_are_cut_where_people_mean_it(tmp_path, values, mode):
+    array = np.full((6, 10), values[0], np.uint8)
+    array[2:4, 3:7] = values[1]
+    if mode == "1":
+        Image.fromarray(array > values[0]).save(tmp_path / "m.png")
+    elif mode == "I;16":
+        Image.fromarray(array.astype(np.uint16) * 257 if values[1] > 1 else array.astype(np.uint16)).save(tmp_path / "m.png")
+    else:
+        Image.fromarray(array).convert(mode).save(tmp_path / "m.png")
+    assert (read_mask(tmp_path / "m.png") == (array == values[1])).all()
+
+
+def test_a_0_1_mask_may_hold_the_ignore_label(tmp_path):
+    array = np.zeros((6, 10), np.uint8)
+    array[1:3], array[3] = 1, 255
+    Image.fromarray(array).save(tmp_path / "m.png")
+    assert (read_mask(tmp_path / "m.png") == array).all()
+
+
+def test_a_mask_of_another_size_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"mask 'dog\.png' is 10x6 pixels .* its picture is 20x6: export the mask"):
+        check_mask_size(np.zeros((6, 10)), (6, 20), "dog.png")

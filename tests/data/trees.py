@@ -1,0 +1,324 @@
+"""Small data sets on disk, in exactly the official layouts, and an index in memory."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as rle_tools
+
+from fsdino.data.class_index import ClassIndex
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+HEIGHT, WIDTH = 80, 100
+
+
+def shared_data(folder: str) -> Path:
+    """A folder of real photographs; skips the test where they are not at hand."""
+    base = Path(os.environ.get("FSDINO_SHARED", REPOSITORY.parent / "shared" / "data"))
+    if not (base / folder).is_dir():
+        pytest.skip(f"real photographs '{base / folder}' are not here; set FSDINO_SHARED to the folder that holds them")
+    return base / folder
+
+
+class MemoryIndex(ClassIndex):
+    """Classes with pictures made of squares: class c is a square of value 40 c + 50 in a picture named `c_k`."""
+
+    def __init__(self, num_classes: int = 8, per_class: int = 5, name: str = "memory", side: int = 32) -> None:
+        self.name, self.side = name, side
+        self.class_names = {c: f"square{c}" for c in range(num_classes)}
+        self.folds = [list(range(f, num_classes, 4)) for f in range(4)]
+        self._pictures = {c: [f"{c}_{k}" for k in range(per_class)] for c in self.class_names}
+
+    def pictures(self, class_id: int) -> list[str]:
+        return list(self._pictures[class_id])
+
+    def _place(self, picture_id: str) -> dict[int, tuple[int, int]]:
+        """Top left corner of each square: the class's own, and the next class's in every other picture."""
+        class_id, k = map(int, picture_id.split("_"))
+        places = {class_id: (2 + k % 3, 3 + k % 4)}
+        if k % 2:
+            places[(class_id + 1) % len(self.class_names)] = (18, 16)
+        return places
+
+    def load_image(self, picture_id: str) -> np.ndarray:
+        image = np.full((self.side, self.side + 8, 3), 20, np.uint8)
+        for c, (y, x) in self._place(picture_id).items():
+            image[y : y + 12, x : x + 12] = (40 * c + 50) % 256
+        return image
+
+    def load_mask(self, picture_id: str, class_id: int) -> np.ndarray:
+        mask = np.zeros((self.side, self.side + 8), np.uint8)
+        if class_id in self._place(picture_id):
+            y, x = self._place(picture_id)[class_id]
+            mask[y : y + 12, x : x + 12] = 1
+        return mask
+
+    def classes_in(self, picture_id: str) -> set[int]:
+        return set(self._place(picture_id))
+
+
+def photo(path: Path, size: tuple[int, int] = (HEIGHT, WIDTH), value: int = 120) -> Path:
+    """A noisy picture."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    noise = np.random.default_rng(value).integers(0, 60, (*size, 3))
+    Image.fromarray((value + noise).clip(0, 255).astype(np.uint8)).save(path)
+    return path
+
+
+def labels(path: Path, array: np.ndarray, palette: bool = False) -> Path:
+    """A label map as grey or palette PNG."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = Image.fromarray(array.astype(np.uint8))
+    if palette:
+        image = image.convert("P")
+        image.putdata(array.astype(np.uint8).ravel().tolist())
+        image.putpalette([(37 * i) % 256 for i in range(768)])
+    image.save(path)
+    return path
+
+
+def block(value: int, top: int = 10, left: int = 10, side: int = 50, size: tuple[int, int] = (HEIGHT, WIDTH)) -> np.ndarray:
+    """A map with one square."""
+    array = np.zeros(size, np.int64)
+    array[top : top + side, left : left + side] = value
+    return array
+
+
+def text(path: Path, content: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content, encoding="utf-8")
+    return path
+
+
+def write_json(path: Path, content: Any) -> Path:
+    return text(path, json.dumps(content))
+
+
+def square(left: float, top: float, side: float) -> list[float]:
+    """A polygon."""
+    return [left, top, left + side, top, left + side, top + side, left, top + side]
+
+
+def rle(mask: np.ndarray, compressed: bool = True) -> dict[str, Any]:
+    """RLE of a mask: compressed with text counts, or the plain lists of COCO's crowds."""
+    if compressed:
+        found = rle_tools.encode(np.asfortranarray(mask.astype(np.uint8)))
+        return {"size": found["size"], "counts": found["counts"].decode()}
+    runs, last, count = [], 0, 0
+    for value in mask.astype(np.uint8).ravel(order="F"):
+        if value != last:
+            runs.append(count)
+            last, count = value, 0
+        count += 1
+    return {"size": list(mask.shape), "counts": [*runs, count]}
+
+
+def instance(number: int, picture: int, category: int, segmentation: Any, crowd: int = 0) -> dict[str, Any]:
+    return {
+        "id": number, "image_id": picture, "category_id": category, "segmentation": segmentation, "iscrowd": crowd,
+        "bbox": [10.0, 10.0, 40.0, 40.0], "area": 1.0,
+    }  # fmt: skip
+
+
+def coco_tree(root: Path, num_pictures: int = 6, num_classes: int = 4) -> dict[str, Any]:
+    """`instances.json` and `images/`; every class in every other picture, and a big class 1 in all."""
+    names = [f"{i:012d}.jpg" for i in range(1, num_pictures + 1)]
+    for i, name in enumerate(names):
+        photo(root / "images" / name, value=40 + 20 * i)
+    annotations = []
+    for i in range(1, num_pictures + 1):
+        annotations.append(instance(len(annotations) + 1, i, 1, [square(5, 5, 30)]))
+        for c in range(2, num_classes + 1):
+            if (i + c) % 2:
+                annotations.append(instance(len(annotations) + 1, i, c, [square(40, 10 * c, 20), square(70, 10 * c, 8)]))
+    content = {
+        "images": [{"id": i + 1, "file_name": n, "height": HEIGHT, "width": WIDTH} for i, n in enumerate(names)],
+        "categories": [{"id": c, "name": f"class{c}"} for c in range(1, num_classes + 1)],
+        "annotations": annotations,
+    }
+    write_json(root / "instances.json", content)
+    return content
+
+
+def coco2014_tree(root: Path) -> Path:
+    base = root / "COCO2014"
+    for split in ("train", "val"):
+        content = coco_tree(base / split, num_classes=8)
+        (base / split / "images").rename(base / f"{split}2014")
+        (base / split / "instances.json").unlink()
+        (base / split).rmdir()
+        write_json(base / f"annotations/instances_{split}2014.json", content)
+    return root
+
+
+def voc_tree(root: Path) -> Path:
+    """Twenty classes, two pictures each in train and in val; class 1 is also seen small in class 2's pictures."""
+    base = root / "VOCdevkit/VOC2012"
+    listed: dict[str, list[str]] = {"train": [], "val": []}
+    for c in range(1, 21):
+        for k in range(4):
+            stem = f"2007_{c:03d}{k:03d}"
+            photo(base / f"JPEGImages/{stem}.jpg", value=5 * c + k)
+            array = block(c)
+            array[array == c] = c
+            array[8:10, 10:60] = 255
+            if c == 2:
+                array[70:78, 70:90] = 1
+            labels(base / f"SegmentationClassAug/{stem}.png", array, palette=True)
+            listed["train" if k < 2 else "val"].append(stem)
+    for split, stems in listed.items():
+        text(base / f"ImageSets/Segmentation/{split}.txt", "\n".join(stems) + "\n")
+    return root
+
+
+def fss_tree(root: Path, per_class: int = 10) -> Path:
+    for split, names in {"trn": ["zebra", "ant"], "val": ["bear"], "test": ["cat", "dog"]}.items():
+        text(root / f"splits/fss/{split}.txt", "\n".join(names))
+        for name in names:
+            for k in range(1, per_class + 1):
+                photo(root / f"FSS-1000/{name}/{k}.jpg", value=10 * k)
+                grey = np.where(block(1) == 1, 255, 90).astype(np.uint8)  # darker than 128 is background
+                grey[0, 0] = 128
+                Image.fromarray(np.repeat(grey[..., None], 3, -1)).save(root / f"FSS-1000/{name}/{k}.png")
+    return root
+
+
+def lvis_tree(root: Path, num_classes: int = 25) -> Path:
+    """LVIS v1: pictures named by `coco_url` only; class c is in c % 4 val pictures."""
+    base = root / "LVIS"
+    for split, count in (("train", 4), ("val", 4)):
+        images, annotations = [], []
+        for i in range(1, count + 1):
+            name = f"{split}2017/{i:012d}.jpg"
+            photo(base / name, value=30 * i)
+            present = [c for c in range(1, num_classes + 1) if c % 4 >= i]
+            absent = [c for c in range(1, num_classes + 1) if c % 4 < i][:5]
+            images.append({
+                "id": i, "coco_url": f"http://images.cocodataset.org/{name}", "height": HEIGHT, "width": WIDTH,
+                "neg_category_ids": absent, "not_exhaustive_category_ids": [],
+            })  # fmt: skip
+            annotations += [instance(1000 * i + c, i, c, [square(c, 5, 30)]) for c in present]
+        categories = [{"id": c, "name": f"thing{c}", "frequency": "f"} for c in range(1, num_classes + 1)]
+        content = {"images": images, "annotations": annotations, "categories": categories}
+        write_json(base / f"lvis_v1_{split}.json", content)
+    return root
+
+
+def paco_tree(root: Path) -> Path:
+    """PACO-LVIS: objects 1 and 2, parts 101 to 108; part 108 is missing from the test split."""
+    base = root / "PACO-Part"
+    for split, folder in (("train", "train2017"), ("val", "train2017"), ("test", "val2017")):
+        images, annotations = [], []
+        for i in range(1, 4):
+            name = f"{folder}/{i:012d}.jpg"
+            photo(base / "coco" / name, value=40 * i)
+            images.append({"id": i, "file_name": name, "height": HEIGHT, "width": WIDTH})
+            thing = instance(10 * i, i, 1 + i % 2, rle(block(1)))
+            thing |= {"obj_ann_id": 10 * i, "bbox": [10.0, 10.0, 50.0, 50.0]}
+            annotations.append(thing)
+            for k, part in enumerate(range(101, 109)):
+                if part == 108 and split == "test":
+                    continue
+                mask = rle(block(1, top=12 + 4 * k, left=20, side=6))
+                annotations.append(instance(100 * i + k, i, part, mask) | {"obj_ann_id": 10 * i})
+        categories = [{"id": c, "name": f"thing{c}", "supercategory": "OBJECT"} for c in (1, 2)]
+        categories += [{"id": p, "name": f"thing1:part{p}", "supercategory": "PART"} for p in range(101, 109)]
+        content = {"images": images, "annotations": annotations, "categories": categories}
+        write_json(base / f"annotations/paco_lvis_v1_{split}.json", content)
+    return root
+
+
+def pascal_part_tree(root: Path) -> Path:
+    """PASCAL-Part: a dog with left and right ear and a numbered-part car in each picture."""
+    savemat = pytest.importorskip("scipy.io").savemat
+    base = root / "VOCdevkit/VOC2010"
+    for split in ("train", "val"):
+        stems = [f"2008_{split}{i}" for i in range(3)]
+        text(base / f"ImageSets/Main/{split}.txt", "\n".join(stems))
+        for i, stem in enumerate(stems):
+            photo(base / f"JPEGImages/{stem}.jpg", value=50 * i + 30)
+            dog = _part_object("dog", block(1), {"lear": block(1, 12, 12, 6), "rear": block(1, 12, 40, 6),
+                                                 "torso": block(1, 30, 20, 20)})
+            car = _part_object("car", block(1, 5, 65, 30), {"wheel_1": block(1, 25, 66, 6), "wheel_2": block(1, 25, 80, 6)})
+            things = np.empty((1, 2), dtype=object)
+            things[0, 0], things[0, 1] = dog, car
+            anno = {"anno": {"imname": stem, "objects": things if i else things[:, :1]}}
+            (root / "Annotations_Part").mkdir(parents=True, exist_ok=True)
+            savemat(root / f"Annotations_Part/{stem}.mat", anno)
+    return root
+
+
+def _part_object(name: str, mask: np.ndarray, parts: dict[str, np.ndarray]) -> dict[str, Any]:
+    members = np.empty((1, len(parts)), dtype=object)
+    for i, (part, part_mask) in enumerate(parts.items()):
+        members[0, i] = {"part_name": part, "mask": part_mask.astype(np.uint8)}
+    return {"class": name, "class_ind": 1, "mask": mask.astype(np.uint8), "parts": members}
+
+
+def davis_tree(root: Path) -> Path:
+    """DAVIS 2017 files: bear has one object, dogs two; the objects move right by two pixels a frame."""
+    base = root / "DAVIS"
+    for name, objects in {"bear": (1,), "dogs": (1, 2)}.items():
+        for frame in range(5):
+            photo(base / f"JPEGImages/480p/{name}/{frame:05d}.jpg", value=30 * frame)
+            array = np.zeros((HEIGHT, WIDTH), np.int64)
+            for number in objects:
+                array += block(number, top=10 + 30 * (number - 1), left=10 + 2 * frame, side=20)
+            labels(base / f"Annotations/480p/{name}/{frame:05d}.png", array, palette=True)
+    text(base / "ImageSets/2017/val.txt", "bear\ndogs\n")
+    text(base / "ImageSets/2017/train.txt", "bear\n")
+    frame_line = "/JPEGImages/480p/{0}/{1:05d}.jpg /Annotations/480p/{0}/{1:05d}.png"
+    for split in ("train", "val"):  # as in the files of 2016: a frame a line
+        text(base / f"ImageSets/2016/{split}.txt", "\n".join(frame_line.format("dogs", i) for i in range(5)))
+    return root
+
+
+def perseg_tree(root: Path) -> Path:
+    for name in ("backpack", "toy"):
+        for k in range(3):
+            photo(root / f"PerSeg/Images/{name}/{k:02d}.jpg", value=40 * k + 20)
+            colours = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+            colours[block(1) == 1] = (128, 0, 0)
+            path = root / f"PerSeg/Annotations/{name}/{k:02d}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(colours).save(path)
+    return root
+
+
+def mask_folder_tree(root: Path) -> Path:
+    for name in ("cup", "pen"):
+        for k in range(3):
+            photo(root / f"{name}/shot{k}.jpg", value=50 * k + 20)
+            labels(root / f"{name}/shot{k}.png", 255 * block(1))
+    return root
+
+
+def label_folder_tree(root: Path, num_classes: int = 4) -> Path:
+    for k in range(num_classes * 2):
+        photo(root / f"images/{k:04d}.jpg", value=20 * k + 10)
+        array = block(1 + k % num_classes)
+        array[0, :] = 255
+        labels(root / f"labels/{k:04d}.png", array)
+    names = {str(c): f"class{c}" for c in range(1, num_classes + 1)}
+    write_json(root / "classes.json", {"0": "null", **names})
+    return root
+
+
+TREES = {
+    "pascal5i": voc_tree,
+    "coco20i": coco2014_tree,
+    "fss1000": fss_tree,
+    "lvis92i": lvis_tree,
+    "pascal-part": pascal_part_tree,
+    "paco-part": paco_tree,
+    "davis2016": davis_tree,
+    "davis2017": davis_tree,
+    "perseg": perseg_tree,
+    "folder": mask_folder_tree,
+}
