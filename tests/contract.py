@@ -59,11 +59,14 @@ class FewShotContract:
     Attributes:
         atol: Largest difference between two ways to the same numbers, relative to the output's largest value.
         order_invariant: Set False only for an option that publishes an order-dependent behaviour.
+        bfloat16_weights: Set False only where a part of another package computes in float32 whatever its weights are;
+            autocast must work everywhere.
         not_reached: Trainable parameters (substrings) that no gradient reaches through the three outputs.
     """
 
     atol: float = 2e-5
     order_invariant: bool = True
+    bfloat16_weights: bool = True
     not_reached: tuple[str, ...] = ()
 
     def build(self) -> Any:
@@ -153,6 +156,8 @@ class FewShotContract:
     @pytest.mark.parametrize("way", ["autocast", "weights"])
     @torch.no_grad()
     def test_bfloat16_is_finite(self, method: FewShotMethod, way: str) -> None:
+        if way == "weights" and not self.bfloat16_weights:
+            pytest.skip("a part computes in float32 whatever its weights are")
         inputs = episodes(method, 1, 2)
         if way == "weights":
             out = method.to(torch.bfloat16)(*inputs)

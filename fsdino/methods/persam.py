@@ -1,0 +1,131 @@
+"""PerSAM-like baseline: the references' prototype prompts SAM with its best point, its worst point and its map.
+
+After "Personalize Segment Anything Model with One Shot" (Zhang et al. 2023, arXiv 2305.03048), without training: the
+object's mean SAM feature gives a similarity map of the query; its highest place becomes a positive click, its lowest a
+negative one, the map itself a dense prompt, and SAM's best mask is fed back for refinement.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from segment_anything.modeling import Sam
+from torch import Tensor, nn
+
+from fsdino.methods.calibration import minmax
+from fsdino.methods.prototype import CERTAIN, masked_average
+from fsdino.models.contract import FewShotMethod, Memory, SegmenterOutput
+from fsdino.models.resize import Resize, ResizeMode
+
+
+@dataclass
+class PersamMemory(Memory):
+    """What is kept of B episodes.
+
+    Args:
+        prototype: (B, D), the object's mean SAM feature over all references.
+    """
+
+    prototype: Tensor
+
+
+class PersamMethod(FewShotMethod):
+    """Prompt a frozen SAM with the references' prototype.
+
+    Args:
+        sam: A `segment_anything` model of any size, for instance `SamTeacher(...).sam`.
+        dense: Whether the similarity map is given as a mask prompt.
+        negative: Whether the least similar place is given as a negative click.
+        refinements: How often SAM's best mask is fed back.
+        resize_mode: "squash" or "pad".
+    """
+
+    def __init__(
+        self,
+        sam: Sam,
+        dense: bool = True,
+        negative: bool = True,
+        refinements: int = 1,
+        resize_mode: ResizeMode = "squash",
+    ) -> None:
+        super().__init__(Resize(sam.image_encoder.img_size, resize_mode))
+        self.sam = sam.requires_grad_(False)
+        self.dense = dense
+        self.negative = negative
+        self.refinements = refinements
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> PersamMethod:
+        """SAM is frozen and stays in eval mode."""
+        super().train(mode)
+        self.sam.eval()
+        return self
+
+    def trainable_parameters(self) -> list[nn.Parameter]:
+        """None: the method is training-free."""
+        return []
+
+    def encode_support(self, support_images: Tensor, support_masks: Tensor) -> PersamMemory:
+        """The object's mean feature, pooled over all shots; shapes as in `FewShotMethod`."""
+        batch = len(support_images)
+        features = self._embed(support_images.flatten(0, 1))  # (B*K, D, h, w)
+        weights = F.adaptive_avg_pool2d(support_masks.flatten(0, 1)[:, None], features.shape[-1])
+        tokens = features.flatten(2).transpose(1, 2).reshape(batch, -1, features.shape[1])  # (B, K*h*w, D)
+        return PersamMemory(masked_average(tokens, weights.reshape(batch, -1).to(tokens.dtype)))
+
+    def similarity(self, memory: PersamMemory, features: Tensor) -> Tensor:
+        """Cosine of each place to the prototype.
+
+        Args:
+            memory: Of batch B or 1.
+            features: (B, D, h, w).
+
+        Returns:
+            (B, 1, h, w) in [-1, 1].
+        """
+        prototype = F.normalize(memory.prototype.to(features.dtype), dim=1)[..., None, None]
+        return (F.normalize(features, dim=1) * prototype).sum(1, keepdim=True)
+
+    def decode_query(self, memory: PersamMemory, query_image: Tensor) -> SegmenterOutput:
+        """Prompt SAM; of its three masks, the best by predicted IoU."""
+        features = self._embed(query_image)
+        similarity = self.similarity(memory, features)
+        points, labels = self._clicks(similarity)
+        prompt = None
+        if self.dense:  # stretched to the range of the logits that SAM saw as mask prompts
+            prompt = (2 * minmax(similarity, dims=3) - 1) * CERTAIN
+            prompt = F.interpolate(prompt, scale_factor=4, mode="bilinear", align_corners=False)
+        for _ in range(1 + self.refinements):
+            mask_logits, iou_pred = self._decode(features, points, labels, prompt)
+            prompt = mask_logits
+        return SegmenterOutput(mask_logits, iou_pred, torch.full_like(iou_pred, CERTAIN))
+
+    def _embed(self, images: Tensor) -> Tensor:
+        pixels = (images * 255 - self.sam.pixel_mean) / self.sam.pixel_std
+        return self.sam.image_encoder(pixels.to(next(self.sam.parameters()).dtype))
+
+    def _clicks(self, similarity: Tensor) -> tuple[Tensor, Tensor]:
+        """Most and least similar place as clicks: (B, P, 2) pixel centres as (x, y), and labels (B, P)."""
+        grid = similarity.shape[-1]
+        flat = similarity.flatten(1)
+        places = [flat.argmax(1)] + ([flat.argmin(1)] if self.negative else [])
+        index = torch.stack(places, dim=1)  # (B, P)
+        centres = (torch.stack([index % grid, index // grid], dim=-1) + 0.5) * (self.img_size / grid) - 0.5
+        labels = torch.tensor([1, 0], device=index.device)[: len(places)].expand(len(index), -1)
+        return centres, labels
+
+    def _decode(self, features: Tensor, points: Tensor, labels: Tensor, prompt: Tensor | None) -> tuple[Tensor, Tensor]:
+        encoder, decoder = self.sam.prompt_encoder, self.sam.mask_decoder
+        sparse, dense = encoder(points=(points, labels), boxes=None, masks=prompt)
+        # segment-anything repeats one picture for all prompts; as part of the dense prompt, each keeps its own
+        masks, ious = decoder.predict_masks(
+            image_embeddings=torch.zeros_like(features[:1]),
+            image_pe=encoder.get_dense_pe().to(features.dtype),
+            sparse_prompt_embeddings=sparse.to(features.dtype),
+            dense_prompt_embeddings=dense.to(features.dtype) + features,
+        )
+        best = 1 + ious[:, 1:].argmax(1)
+        rows = torch.arange(len(best), device=best.device)
+        return masks[rows, best][:, None], ious[rows, best][:, None]
