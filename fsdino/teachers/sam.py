@@ -99,6 +99,11 @@ class SamTeacher:
         return self.config.prompt_dim
 
     @property
+    def entry_shape(self) -> tuple[int, ...]:
+        """Shape of one picture's embedding, (D, grid, grid)."""
+        return (self.dim, self.grid, self.grid)
+
+    @property
     def device(self) -> torch.device:
         """Where the model is."""
         return self.sam.pixel_mean.device

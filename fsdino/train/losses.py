@@ -57,3 +57,64 @@ def dice_loss(logits: Tensor, truth: Tensor, valid: Tensor, smooth: float = 1.0)
     truth = truth * valid
     both = (probs * truth).sum((-2, -1))
     return 1 - (2 * both + smooth) / (probs.sum((-2, -1)) + truth.sum((-2, -1)) + smooth)
+
+
+def resize_embedding(embedding: Tensor, grid: tuple[int, int]) -> Tensor:
+    """An embedding on another grid that covers the same square: smoothed where it shrinks, bilinear where it grows.
+
+    Args:
+        embedding: (N, D, h, w).
+        grid: (h, w) wanted.
+
+    Returns:
+        (N, D, *grid).
+    """
+    if embedding.shape[-2:] == grid:
+        return embedding
+    return F.interpolate(embedding, grid, mode="bilinear", align_corners=False, antialias=True)
+
+
+def embedding_mse(student: Tensor, teacher: Tensor) -> Tensor:
+    """Mean squared error, the distillation loss of the paper (arXiv 2504.15669).
+
+    Args:
+        student: (N, D, h, w).
+        teacher: (N, D, h, w).
+
+    Returns:
+        Scalar.
+    """
+    return F.mse_loss(student, teacher)
+
+
+def embedding_cosine_smooth_l1(student: Tensor, teacher: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Cosine distance plus smooth L1 on channels standardised by the teacher's own statistics.
+
+    Args:
+        student: (N, D, h, w) in the teacher's units.
+        teacher: (N, D, h, w).
+        mean: (D,) of the teacher's channels.
+        std: (D,) of the teacher's channels, above 0.
+
+    Returns:
+        Scalar.
+    """
+    shift, scale = mean[:, None, None], std[:, None, None]
+    student, teacher = (student - shift) / scale, (teacher - shift) / scale
+    cosine = F.cosine_similarity(student, teacher, dim=1)
+    return (1 - cosine).mean() + F.smooth_l1_loss(student, teacher)
+
+
+def mask_agreement(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
+    """Cross-entropy and dice of masks against a teacher's soft masks.
+
+    Args:
+        student_logits: (N, S, S).
+        teacher_logits: (N, S, S).
+
+    Returns:
+        Scalar.
+    """
+    truth = teacher_logits.sigmoid()
+    valid = torch.ones_like(truth)
+    return (bce_loss(student_logits, truth, valid) + dice_loss(student_logits, truth, valid)).mean()

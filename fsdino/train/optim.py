@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any, Literal
 
 import torch
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -103,7 +104,7 @@ def learning_rate_factor(step: int, total_steps: int, warmup_steps: int) -> floa
 
 def build_schedule(
     optimizer: torch.optim.Optimizer, total_steps: int, warmup: float = 0.05
-) -> dict[str, Any]:
+) -> OptimizerLRSchedulerConfig:
     """What `configure_optimizers` returns: the optimiser with its per-step schedule.
 
     Args:
