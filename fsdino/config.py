@@ -20,6 +20,7 @@ class SegmenterConfig:
         reader_taps: Blocks (from 0) whose outputs query and references are compared at.
         encoder_kwargs: Handed to `timm.create_model`.
         encoder_weights: "timm" downloads timm's weights, a path loads a file, None leaves them random.
+        encoder_stride: Pixels between patches where they overlap for a finer map; None: the patch size.
         resize_mode: "squash" or "pad", see `Resize`.
         variant: "compact" (prototypes), "full" (4D reader); "compact_frozen" trains neither decoder nor adapter.
         prompt_dim: Width D of SAM's space.
@@ -48,6 +49,7 @@ class SegmenterConfig:
     reader_taps: tuple[int, ...] = (5, 8, 11)
     encoder_kwargs: dict[str, Any] = field(default_factory=dict)
     encoder_weights: str | None = None
+    encoder_stride: int | None = None
     resize_mode: Literal["squash", "pad"] = "squash"
     variant: Variant = "full"
     prompt_dim: int = 256
@@ -106,8 +108,9 @@ class SegmenterConfig:
 PRESETS: dict[str, SegmenterConfig] = {
     "tiny": SegmenterConfig(
         encoder="vit_small_patch14_dinov2",
-        encoder_kwargs={"patch_size": 7, "embed_dim": 192, "depth": 6, "num_heads": 3, "init_values": 1.0},
+        encoder_kwargs={"embed_dim": 192, "depth": 6, "num_heads": 3, "init_values": 1.0},
         img_size=112,
+        encoder_stride=7,
         adapter_tap=2,
         reader_taps=(3, 4, 5),
         prompt_dim=64,

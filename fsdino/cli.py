@@ -1,0 +1,105 @@
+"""The `fsdino` command. Nothing heavy is imported before a command is known, so that help comes at once."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import Any
+
+# command -> (module:function, one line of help). Recipe commands take `--config FILE` and overrides, see fsdino.recipe.
+RECIPE_COMMANDS = {
+    "run": ("fsdino.commands:run", "a whole recipe: cache, distill, train, evaluate, export"),
+    "cache": ("fsdino.commands:cache", "write the teacher's embeddings and the frozen encoder's maps of a recipe"),
+    "distill": ("fsdino.commands:distill", "stage 1: the adapter learns SAM's embedding, coarse to fine"),
+    "train": ("fsdino.commands:train", "stage 2: episodes of base classes"),
+    "evaluate": ("fsdino.commands:evaluate", "measure a recipe's model and baselines on novel classes"),
+    "export": ("fsdino.commands:export", "write a run's best model where fsdino.load opens it"),
+}
+FUNCTION_COMMANDS = {
+    "predict": ("fsdino.predict.run:predict", "masks of your objects in your pictures, from a few examples"),
+    "remember": ("fsdino.predict.run:remember", "save what references show as a small file"),
+    "data": ("fsdino.commands:data", "what of a data set is on disk, what is missing, which file to fetch"),
+    "episodes": ("fsdino.commands:episodes", "draw or verify a fixed list of test episodes"),
+    "pretrain": ("fsdino.commands:pretrain", "train the tiny encoder of the embedded world"),
+    "teach": ("fsdino.commands:teach", "train a small promptable SAM"),
+}
+EXPECTED_ERRORS = (ValueError, FileNotFoundError, NotADirectoryError, ImportError)
+
+
+def usage() -> str:
+    """The overview of commands."""
+    rows = [f"  {name:<10} {text}" for name, (_, text) in {**FUNCTION_COMMANDS, **RECIPE_COMMANDS}.items()]
+    return "\n".join([
+        "usage: fsdino COMMAND [options]    (fsdino COMMAND --help for the options of one)", "", *rows, "",
+        "Recipe commands take --config recipes/NAME.yaml; any key can be overridden, e.g. --seed 1 --trainer.devices 2.",
+        "An error is one sentence; FSDINO_DEBUG=1 shows where it came from.",
+    ])  # fmt: skip
+
+
+def resolve(target: str) -> Callable[..., Any]:
+    """Import `module:function`."""
+    module, _, name = target.partition(":")
+    function: Callable[..., Any] = getattr(import_module(module), name)
+    return function
+
+
+def call(name: str, arguments: Sequence[str]) -> int:
+    """Run one command.
+
+    Args:
+        name: a command.
+        arguments: what follows it.
+
+    Returns:
+        Exit code.
+    """
+    if name in RECIPE_COMMANDS:
+        from fsdino.recipe import read_recipe
+
+        recipe, trainer_options = read_recipe(arguments)
+        result = resolve(RECIPE_COMMANDS[name][0])(recipe, trainer_options)
+    else:
+        from jsonargparse import auto_cli
+
+        function = resolve(FUNCTION_COMMANDS[name][0])
+        result = auto_cli(function, args=list(arguments), as_positional=False, prog=f"fsdino {name}")
+    return result if isinstance(result, int) else 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point.
+
+    Args:
+        arguments: command line without the program's name; None = the process's.
+
+    Returns:
+        Exit code: 0, or 1 or 2 after an error.
+    """
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0
+    if arguments[0] == "--version":
+        from fsdino import __version__
+
+        print(__version__)
+        return 0
+    if arguments[0] not in {**RECIPE_COMMANDS, **FUNCTION_COMMANDS}:
+        print(f"fsdino: there is no command {arguments[0]!r}.\n\n{usage()}", file=sys.stderr)
+        return 2
+    try:
+        return call(arguments[0], arguments[1:])
+    except EXPECTED_ERRORS as error:
+        if os.environ.get("FSDINO_DEBUG"):
+            raise
+        print(f"fsdino {arguments[0]}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"\nfsdino {arguments[0]}: stopped; the same command goes on from here.", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,174 @@
+"""From a recipe's data part to pictures, classes and episodes: who may be trained on, who is held out, who is tested."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fsdino.data import open_data_set
+from fsdino.data.class_index import ClassIndex, CombinedIndex, SubsetIndex
+from fsdino.data.episode_list import EpisodeList
+from fsdino.data.filters import novel_as_ignore, training_view
+from fsdino.data.images import PICTURE_SUFFIXES, read_image
+from fsdino.recipe import DataPart, DataSpec
+from fsdino.teachers.pictures import PictureList
+from fsdino.train.meta_data import held_out_classes, validation_episodes
+
+
+@dataclass(frozen=True)
+class TestSet:
+    """The measurement's side; nothing of it reaches a training stage."""
+
+    index: ClassIndex
+    episodes: EpisodeList
+
+
+@dataclass(frozen=True)
+class TrainSet:
+    """The training side.
+
+    Attributes:
+        index: annotated pictures, without those of the test list.
+        classes: base classes to train on.
+        val_classes: base classes held out to pick checkpoint and cut.
+        val_episodes: fixed episodes of those; None without held-out classes.
+        ignore_classes: classes whose pixels take part in no loss.
+        annotated: the annotated pictures, for the cache of frozen maps.
+        pictures: all pictures of distillation.
+    """
+
+    index: ClassIndex
+    classes: list[int]
+    val_classes: list[int]
+    val_episodes: EpisodeList | None
+    ignore_classes: list[int]
+    annotated: PictureList
+    pictures: PictureList
+
+
+@dataclass(frozen=True)
+class _FolderPictures:
+    """Loads pictures by path relative to a folder; sent to worker processes."""
+
+    root: Path
+
+    def __call__(self, picture_id: str) -> np.ndarray:
+        return read_image(self.root / picture_id)
+
+
+def open_test(part: DataPart, seed: int = 0) -> TestSet:
+    """The test data set with its fixed list, read from `test_list` or drawn.
+
+    Raises:
+        ValueError: for a missing data set or list, or a list that names pictures which are not there.
+    """
+    index = open_data_set(part.test.name, part.test.root, "test", **part.test.options)
+    if part.test_list is None:
+        return TestSet(index, EpisodeList.draw(index, part.fold, part.shots, part.test_episodes, seed))
+    path = Path(part.test_list.format(fold=part.fold, shots=part.shots))
+    if not path.is_file():
+        raise ValueError(f"test list {path} does not exist; draw it with `fsdino episodes` or correct data.test_list.")
+    episodes = EpisodeList.load(path)
+    episodes.verify(index)
+    return TestSet(index, episodes)
+
+
+def open_train(part: DataPart, test: TestSet, seed: int = 0) -> TrainSet:
+    """The annotated and unannotated training pictures of a fold.
+
+    Args:
+        part: the recipe's data part.
+        test: its test set; a data set of the same name loses the list's pictures and the fold's classes.
+        seed: of the held-out classes and, where asked for, of the choice of annotated pictures.
+
+    Raises:
+        ValueError: if no base class is left.
+    """
+    members, novel = [], []
+    for spec in part.train:
+        index = open_data_set(spec.name, spec.root, "train", **spec.options)
+        barred: list[int] = []
+        if index.name == test.index.name:
+            index = SubsetIndex.without_pictures(index, test.episodes.pictures)
+        if index.folds and len(index.folds) > 1:
+            barred = novel_as_ignore(index, part.fold, part.filter)
+            index = training_view(index, part.fold, part.filter)
+        barred += _left_out(index, spec, part.fold)
+        if len(barred) < len(index.class_names):
+            members.append(index)
+            novel.append(set(barred))
+    if not members:
+        raise ValueError(f"no annotated data set is left in fold {part.fold}; check data.train and leave_out.")
+    whole = CombinedIndex(members) if len(members) > 1 else members[0]
+    tables = whole.class_ids if isinstance(whole, CombinedIndex) else [{c: c for c in whole.class_names}]
+    ignore = sorted(table[c] for table, barred_ids in zip(tables, novel) for c in barred_ids)
+    view = _fewer(whole, part.max_train_pictures, seed)
+    usable = [c for c in whole.class_names if c not in set(ignore) and len(whole.pictures(c)) > part.shots]
+    val = held_out_classes(usable, part.val_share)
+    classes = [c for c in usable if c not in set(val)]
+    if not classes:
+        raise ValueError(f"no foreground class of '{whole.name}' has two pictures to train on; add annotated pictures.")
+    episodes = validation_episodes(whole, val, part.shots, part.val_episodes) if val else None
+    annotated = PictureList(f"{whole.name}", tuple(whole.all_pictures()), whole.load_image)
+    return TrainSet(view, classes, val, episodes, ignore, annotated, _all_pictures(part, annotated, test))
+
+
+def _left_out(index: ClassIndex, spec: DataSpec, fold: int) -> list[int]:
+    names = set(spec.leave_out.get(fold, []))
+    if unknown := names - set(index.class_names.values()) - {"*"}:
+        raise ValueError(f"leave_out names {sorted(unknown)}, which are no classes of '{index.name}'; check the spelling.")
+    return [c for c, name in index.class_names.items() if "*" in names or name in names]
+
+
+def _fewer(index: ClassIndex, count: int | None, seed: int) -> ClassIndex:
+    """Only `count` annotated pictures, two or more of a class at a time, so that few pictures still make episodes."""
+    if count is None:
+        return index
+    rng = np.random.default_rng([seed, 11])
+    kept: dict[int, list[str]] = {}
+    left = count
+    rounds = 0
+    while left >= 2 and rounds < len(index.all_pictures()):
+        for class_id in rng.permutation(list(index.class_names)).tolist():
+            pool = [p for p in index.pictures(class_id) if p not in kept.get(class_id, [])]
+            take = min(2, left, len(pool))
+            if take and left >= 2:
+                kept.setdefault(class_id, []).extend(rng.permutation(pool)[:take].tolist())
+                left -= take
+        rounds += 1
+    return SubsetIndex(index, kept)
+
+
+def _all_pictures(part: DataPart, annotated: PictureList, test: TestSet) -> PictureList:
+    lists = [annotated]
+    for spec in part.pictures:
+        if spec.name == "pictures":
+            root = Path(spec.root or ".")
+            files = sorted(p for p in root.rglob("*") if p.suffix.lower() in PICTURE_SUFFIXES)
+            if not files:
+                raise ValueError(f"no picture below {root}; give data.pictures a folder with pictures.")
+            names = tuple(str(p.relative_to(root)) for p in files)
+            lists.append(PictureList(root.name, names, _FolderPictures(root)))
+            continue
+        index = open_data_set(spec.name, spec.root, "train", **spec.options)
+        if index.name == test.index.name:
+            index = SubsetIndex.without_pictures(index, test.episodes.pictures)
+        lists.append(PictureList(index.name, tuple(index.all_pictures()), index.load_image))
+    return lists[0] if len(lists) == 1 else _joined(lists)
+
+
+def _joined(lists: list[PictureList]) -> PictureList:
+    loaders = {f"{i}-{part.name}": part.load_image for i, part in enumerate(lists)}
+    ids = tuple(f"{i}-{part.name}|{picture}" for i, part in enumerate(lists) for picture in part.ids)
+    return PictureList("+".join(part.name for part in lists), ids, _Joined(loaders))
+
+
+@dataclass(frozen=True)
+class _Joined:
+    loaders: dict
+
+    def __call__(self, picture_id: str) -> np.ndarray:
+        name, _, own = picture_id.partition("|")
+        return self.loaders[name](own)

@@ -1,0 +1,245 @@
+"""A recipe from end to end: cache, distill coarse to fine, train on episodes, measure on novel classes, export.
+
+Each stage looks for what it has already finished and goes on from there, so the same command after an interruption
+continues and ends with the same weights.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from lightning import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from fsdino.config import SegmenterConfig
+from fsdino.datasets import TestSet, TrainSet, open_test, open_train
+from fsdino.models.resize import Resize
+from fsdino.models.segmenter import FewShotSegmenter
+from fsdino.recipe import Recipe
+from fsdino.teachers.cache import EmbeddingCache, EmbeddingSource, FrozenTaps, cache_recipe, write_cache
+from fsdino.teachers.pictures import PictureList
+from fsdino.teachers.sam import SamTeacher
+from fsdino.train.callbacks import StageProgress
+from fsdino.train.distill import DistillModule
+from fsdino.train.distill_data import DistillData
+from fsdino.train.loggers import build_loggers
+from fsdino.train.meta import MetaModule
+from fsdino.train.meta_data import MetaData
+from fsdino.weights import save_pretrained
+
+LAST, BEST = "last.ckpt", "best.ckpt"
+
+
+@dataclass
+class Job:
+    """One run of a recipe.
+
+    Args:
+        recipe: what to do.
+        trainer_options: keyword arguments for Lightning's Trainer.
+        folder: the run's folder.
+    """
+
+    recipe: Recipe
+    trainer_options: dict[str, Any]
+    folder: Path
+    seconds: dict[str, float] = field(default_factory=dict)
+    _test: TestSet | None = None
+    _train: TrainSet | None = None
+    _teacher: SamTeacher | None = None
+
+    @property
+    def test(self) -> TestSet:
+        """The test set, opened once."""
+        if self._test is None:
+            self._test = open_test(self.recipe.data)
+        return self._test
+
+    @property
+    def train_set(self) -> TrainSet:
+        """The training set, opened once."""
+        if self._train is None:
+            self._train = open_train(self.recipe.data, self.test, self.recipe.seed)
+        return self._train
+
+    @property
+    def teacher(self) -> SamTeacher:
+        """The teacher, loaded once."""
+        if self._teacher is None:
+            part = self.recipe.teacher
+            self._teacher = SamTeacher.from_checkpoint(part.checkpoint, part.sha256)
+        return self._teacher
+
+    def trainer(self, stage: str, module: LightningModule | None = None, epochs: int | None = None) -> Trainer:
+        """A Trainer for one stage, with its progress bar, loggers and checkpoints."""
+        options: dict[str, Any] = {
+            "accelerator": "auto", "devices": 1, "enable_model_summary": False, "logger": False,
+            "enable_checkpointing": False, "num_sanity_val_steps": 0, "log_every_n_steps": 10,
+        }  # fmt: skip
+        callbacks: list[Any] = [StageProgress(stage)]
+        if module is not None:
+            folder = self.folder / stage
+            callbacks += checkpoints(folder / "checkpoints", monitor="val/miou" if stage == "train" else None)
+            options |= {
+                "max_epochs": epochs, "reload_dataloaders_every_n_epochs": 1, "enable_checkpointing": True,
+                "gradient_clip_val": 1.0, "logger": build_loggers(folder, self.recipe, stage),
+            }  # fmt: skip
+        options |= self.trainer_options
+        return Trainer(callbacks=callbacks, **options)
+
+    # ---- stages
+
+    def cache(self) -> None:
+        """Write the teacher's embeddings and the frozen encoder's maps, where the recipe wants them."""
+        if self.recipe.cache.teacher and self.recipe.distill.epochs > 0:
+            self.teacher_cache()
+        if self.recipe.cache.features:
+            self.feature_cache(self.train_set.annotated)
+
+    def teacher_cache(self) -> EmbeddingCache:
+        """The teacher's embeddings of all pictures of distillation."""
+        return self._cached("teacher", self.teacher, self.train_set.pictures)
+
+    def feature_cache(self, pictures: PictureList) -> EmbeddingCache:
+        """The frozen encoder's maps of a picture list."""
+        segmenter = FewShotSegmenter(self.recipe.segmenter())
+        return self._cached("features", FrozenTaps(segmenter.encoder), pictures)
+
+    def _cached(self, kind: str, source: EmbeddingSource, pictures: PictureList) -> EmbeddingCache:
+        part = self.recipe.cache
+        views = ("plain", "hflip") if part.hflip else ("plain",)
+        mode = self.recipe.segmenter().resize_mode
+        wanted = cache_recipe(source, pictures, mode, views, part.shard_size)
+        digest = hashlib.sha256(json.dumps(asdict(wanted), sort_keys=True).encode()).hexdigest()[:12]
+        folder = Path(part.dir) / f"{kind}-{digest}"
+        return write_cache(
+            source, pictures, folder, self.trainer(f"cache {kind}"), mode, views, part.batch_size,
+            self.recipe.num_workers, part.shard_size,
+        )  # fmt: skip
+
+    def distill(self) -> Path | None:
+        """Stage 1; the checkpoint, or None where the recipe leaves it out."""
+        part = self.recipe.distill
+        if part.epochs == 0:
+            return None
+        live = not self.recipe.cache.teacher
+        module = DistillModule(
+            self.recipe.segmenter(), self.teacher if live or part.mask_weight > 0 else None, part.loss,
+            part.mask_weight, lr=part.lr, weight_decay=part.weight_decay, optimizer=part.optimizer,
+            seed=self.recipe.seed,
+        )  # fmt: skip
+        data = DistillData(
+            self.train_set.pictures, part.sizes, part.shares, None if live else self.teacher_cache(),
+            self.teacher.img_size if live else None, self.recipe.segmenter().resize_mode, part.epoch_length,
+            part.val_count, self.recipe.cache.hflip, part.batch_size, self.recipe.num_workers, self.recipe.seed,
+        )  # fmt: skip
+        return self._fit("distill", module, data, part.epochs)
+
+    def train(self, distilled: Path | None = None) -> Path:
+        """Stage 2, from a distilled checkpoint or from new weights; the best checkpoint."""
+        part, chosen = self.recipe.train, self.train_set
+        module = MetaModule(
+            self.recipe.segmenter(), chosen.val_classes, part.lr, part.weight_decay, optimizer=part.optimizer,
+            dice_weight=part.dice_weight, seed=self.recipe.seed,
+        )  # fmt: skip
+        start_from(module.model, distilled, self.teacher.sam.state_dict() if part.sam_decoder else None)
+        cache = self.feature_cache(chosen.annotated) if self.recipe.cache.features else None
+        data = MetaData(
+            chosen.index, chosen.classes, chosen.val_episodes, module.model.resize, self.recipe.data.shots,
+            part.epoch_length, chosen.ignore_classes, part.absent_prob, part.augment, cache,
+            chosen.annotated if cache is not None else None, part.batch_size, self.recipe.num_workers, self.recipe.seed,
+        )  # fmt: skip
+        return self._fit("train", module, data, part.epochs)
+
+    def _fit(self, stage: str, module: LightningModule, data: LightningDataModule, epochs: int) -> Path:
+        folder = self.folder / stage / "checkpoints"
+        done = self.folder / stage / "done"
+        if not done.is_file():
+            last = folder / LAST
+            self.trainer(stage, module, epochs).fit(module, data, ckpt_path=last if last.is_file() else None)
+            done.write_text("finished\n")
+        best = folder / BEST
+        return best if best.is_file() else folder / LAST
+
+    def export(self, model: FewShotSegmenter, results: dict[str, float | str]) -> Path:
+        """Write the trained segmenter where `fsdino.load` opens it."""
+        return save_pretrained(model, self.folder / "export", results=results)
+
+    def timed(self, stage: str, run: Callable[[], Any]) -> Any:
+        """Run a stage and note its seconds."""
+        started = time.perf_counter()
+        result = run()
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - started
+        return result
+
+
+def checkpoints(folder: Path, monitor: str | None) -> list[ModelCheckpoint]:
+    """The last epoch always, to resume from; the best on held-out base classes where there is something to watch."""
+    saved = [ModelCheckpoint(folder, filename="last", save_top_k=1, every_n_epochs=1, enable_version_counter=False)]
+    if monitor is not None:
+        saved.append(
+            ModelCheckpoint(folder, filename="best", monitor=monitor, mode="max", enable_version_counter=False)
+        )
+    return saved
+
+
+def start_from(model: FewShotSegmenter, distilled: Path | None, sam_state: dict[str, Any] | None) -> None:
+    """First weights of stage 2: the distilled adapter, and the teacher's decoder.
+
+    Args:
+        model: receives the weights.
+        distilled: checkpoint of stage 1; None leaves the adapter as it is.
+        sam_state: the teacher's state dict; None leaves the decoder as it is.
+
+    Raises:
+        ValueError: if the checkpoint has no adapter of this size.
+    """
+    if sam_state is not None:
+        model.load_sam_(sam_state)
+    if distilled is None:
+        return
+    state = torch.load(distilled, map_location="cpu", weights_only=True)["state_dict"]
+    prefix = "model.adapter."
+    adapter = {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
+    try:
+        model.adapter.load_state_dict(adapter)
+    except RuntimeError as error:
+        raise ValueError(f"{distilled} has no adapter that fits this model; distill with the same recipe. {error}") from error
+
+
+def open_run(recipe: Recipe, trainer_options: dict[str, Any], root: str | Path = "runs") -> Job:
+    """Start a run, or go on with the newest unfinished one of the same recipe.
+
+    Args:
+        recipe: what to do.
+        trainer_options: for Lightning's Trainer.
+        root: folder of all runs.
+
+    Returns:
+        The job.
+    """
+    text = yaml.safe_dump({**asdict(recipe), "trainer": trainer_options}, sort_keys=False)
+    parent = Path(root) / recipe.name
+    for folder in sorted(parent.glob("*"), reverse=True):
+        config = folder / "config.yaml"
+        if config.is_file() and config.read_text() == text and not (folder / "done").is_file():
+            print(f"going on with {folder}")
+            return Job(recipe, trainer_options, folder)
+    folder = parent / datetime.now().strftime("%Y-%m-%d-%H%M%S")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.yaml").write_text(text)
+    return Job(recipe, trainer_options, folder)
+
+
+def resize_of(config: SegmenterConfig) -> Resize:
+    """The way to the model's square and back."""
+    return Resize(config.img_size, config.resize_mode)

@@ -1,0 +1,259 @@
+"""A recipe: one flat YAML file that says what a whole run does; every stage command reads the same file.
+
+Only what differs from the defaults stands in a recipe. `--key value` on the command line overrides the file, and
+`--trainer.*` takes every flag of Lightning's Trainer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from fsdino.config import SegmenterConfig, preset
+
+LossName = Literal["mse", "cosine_smooth_l1"]
+OptimizerName = Literal["adamw", "muon"]
+
+
+@dataclass
+class DataSpec:
+    """A data set.
+
+    Args:
+        name: one of `fsdino.data.DATA_SETS`, or "pictures" for a folder of pictures without masks.
+        root: its folder on disk.
+        options: further arguments of its reader.
+        leave_out: fold -> names of classes that must not be seen in it ("*" = the whole set), for a second data set
+            that has the first one's novel classes under other names.
+    """
+
+    name: str = "synthetic"
+    root: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    leave_out: dict[int, list[str]] = field(default_factory=dict)
+
+
+@dataclass
+class DataPart:
+    """What is learnt from and what is tested on.
+
+    Args:
+        train: annotated data sets; their base classes are trained on.
+        pictures: further pictures for distillation, used without their masks.
+        test: data set of the test episodes.
+        fold: fold whose classes are novel.
+        shots: references per episode.
+        filter: training pictures: "none" (all, novel pixels ignored), "hsnet" or "pfenet".
+        val_share: part of the base classes held out to pick checkpoint and cut, in [0, 1).
+        val_episodes: episodes of those.
+        test_episodes: length of the test list, where it is drawn.
+        test_list: a fixed test list (JSON); `{fold}` and `{shots}` are filled in.
+        max_train_pictures: keep only so many annotated pictures (drawn by the seed); None = all.
+    """
+
+    train: list[DataSpec] = field(default_factory=lambda: [DataSpec()])
+    pictures: list[DataSpec] = field(default_factory=list)
+    test: DataSpec = field(default_factory=DataSpec)
+    fold: int = 0
+    shots: int = 1
+    filter: Literal["none", "hsnet", "pfenet"] = "none"
+    val_share: float = 0.2
+    val_episodes: int = 120
+    test_episodes: int = 600
+    test_list: str | None = None
+    max_train_pictures: int | None = None
+
+
+@dataclass
+class TeacherPart:
+    """The SAM that is distilled.
+
+    Args:
+        checkpoint: "tiny" (bundled), a .pth or .safetensors file in SAM's format, or a URL of one.
+        sha256: its digest; required for a URL.
+    """
+
+    checkpoint: str = "tiny"
+    sha256: str | None = None
+
+
+@dataclass
+class CachePart:
+    """Caches of frozen networks.
+
+    Args:
+        dir: where caches lie; runs with equal recipes share them.
+        teacher: write the teacher's embeddings once; False asks the teacher in every step.
+        features: write the frozen encoder's maps of the annotated pictures once, for episode training.
+        hflip: also the mirrored pictures.
+        batch_size: pictures a step and device.
+        shard_size: pictures in a file.
+    """
+
+    dir: str = "runs/cache"
+    teacher: bool = True
+    features: bool = True
+    hflip: bool = True
+    batch_size: int = 16
+    shard_size: int = 256
+
+
+@dataclass
+class DistillPart:
+    """Stage 1: the adapter learns SAM's embedding, coarse to fine.
+
+    Args:
+        epochs: epochs in all; 0 leaves the stage out.
+        sizes: picture sides in pixels, in the order of the run.
+        shares: part of the epochs of each size; None = equal.
+        epoch_length: pictures an epoch; None = all.
+        val_count: pictures held out to watch the error.
+        batch_size: pictures a step and device.
+        loss: "mse" (the paper's) or "cosine_smooth_l1".
+        mask_weight: weight of the extra loss on the teacher's masks under random clicks.
+        lr: peak learning rate.
+        weight_decay: decay of matrices and kernels.
+        optimizer: "adamw" or "muon".
+    """
+
+    epochs: int = 6
+    sizes: list[int] = field(default_factory=lambda: [126, 252, 518])
+    shares: list[float] | None = None
+    epoch_length: int | None = None
+    val_count: int = 64
+    batch_size: int = 32
+    loss: LossName = "mse"
+    mask_weight: float = 0.0
+    lr: float = 1e-3
+    weight_decay: float = 0.05
+    optimizer: OptimizerName = "adamw"
+
+
+@dataclass
+class TrainPart:
+    """Stage 2: episodes of base classes.
+
+    Args:
+        epochs: epochs.
+        epoch_length: episodes an epoch.
+        batch_size: episodes a step and device.
+        lr: peak learning rate.
+        weight_decay: decay of matrices and kernels.
+        optimizer: "adamw" or "muon".
+        dice_weight: weight of Dice beside BCE.
+        absent_prob: share of episodes whose query lacks the class.
+        augment: random crops and colours; only without cached features.
+        sam_decoder: start the decoder from the teacher's; False starts it anew.
+    """
+
+    epochs: int = 10
+    epoch_length: int = 1000
+    batch_size: int = 16
+    lr: float = 1e-3
+    weight_decay: float = 0.05
+    optimizer: OptimizerName = "adamw"
+    dice_weight: float = 1.0
+    absent_prob: float = 0.0
+    augment: bool = False
+    sam_decoder: bool = True
+
+
+@dataclass
+class EvaluatePart:
+    """Measuring on novel classes.
+
+    Args:
+        scoring: "original" (the picture's own size) or "network" (the network's).
+        baselines: also measure the prototype baseline and all-foreground.
+        strips: episodes drawn on the contact sheet.
+    """
+
+    scoring: Literal["original", "network"] = "original"
+    baselines: bool = True
+    strips: int = 12
+
+
+@dataclass
+class LogPart:
+    """Where runs are followed.
+
+    Args:
+        wandb: "auto" (online with a key and a network, else offline), "offline" or "off".
+        project: W&B project.
+    """
+
+    wandb: Literal["auto", "offline", "off"] = "auto"
+    project: str = "fsdino"
+
+
+@dataclass
+class Recipe:
+    """Everything that a run needs.
+
+    Args:
+        name: names the run's folder; the file's name where it is empty.
+        preset: the model's starting point, one of `fsdino.config.PRESETS`.
+        model: fields of `SegmenterConfig` that differ from the preset.
+        data: what is learnt from and tested on.
+        teacher: what is distilled.
+        cache: caches of frozen networks.
+        distill: stage 1.
+        train: stage 2.
+        evaluate: the measurement.
+        log: W&B.
+        num_workers: loader processes.
+        seed: of weights, orders and draws.
+    """
+
+    name: str = ""
+    preset: str = "tiny"
+    model: dict[str, Any] = field(default_factory=dict)
+    data: DataPart = field(default_factory=DataPart)
+    teacher: TeacherPart = field(default_factory=TeacherPart)
+    cache: CachePart = field(default_factory=CachePart)
+    distill: DistillPart = field(default_factory=DistillPart)
+    train: TrainPart = field(default_factory=TrainPart)
+    evaluate: EvaluatePart = field(default_factory=EvaluatePart)
+    log: LogPart = field(default_factory=LogPart)
+    num_workers: int = 0
+    seed: int = 0
+
+    def segmenter(self) -> SegmenterConfig:
+        """The model's configuration."""
+        return preset(self.preset, **self.model)
+
+
+def recipe_parser() -> Any:
+    """The parser of recipe files and their overrides: `--config FILE`, the recipe's keys, `--trainer.*`."""
+    from lightning import Trainer
+    from lightning.pytorch.cli import LightningArgumentParser
+
+    parser = LightningArgumentParser(prog="fsdino", description="Run a recipe or one of its stages.")
+    parser.add_argument("--config", action="config", help="recipe file (YAML); may be given several times")
+    parser.add_class_arguments(Recipe, instantiate=False)
+    parser.add_lightning_class_args(Trainer, "trainer")
+    return parser
+
+
+def read_recipe(arguments: Sequence[str]) -> tuple[Recipe, dict[str, Any]]:
+    """Read a recipe with overrides.
+
+    Args:
+        arguments: command line, for instance ["--config", "recipes/tiny.yaml", "--seed", "1"].
+
+    Returns:
+        The recipe and the keyword arguments for Lightning's Trainer that were asked for.
+    """
+    parser = recipe_parser()
+    chosen = parser.parse_args(list(arguments))
+    defaults = parser.get_defaults().trainer.as_dict()
+    explicit = {key: value for key, value in chosen.trainer.as_dict().items() if value != defaults[key]}
+    values = parser.instantiate_classes(chosen)
+    names = Recipe.__dataclass_fields__
+    recipe = Recipe(**{key: values[key] for key in names})
+    if not recipe.name:
+        files = [str(path) for path in (chosen.get("config") or [])]
+        recipe.name = Path(files[-1]).stem if files else "run"
+    return recipe, explicit

@@ -1,0 +1,143 @@
+"""The end of a run: measure on novel classes beside the baselines, one table, one sheet of pictures."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fsdino.baseline import choose_prototype
+from fsdino.data.episode import EpisodeData
+from fsdino.evaluate import Evaluation, evaluate
+from fsdino.methods.prototype import AllForeground
+from fsdino.models.contract import FewShotMethod
+from fsdino.models.encoder import FeatureEncoder
+from fsdino.models.segmenter import FewShotSegmenter
+from fsdino.train.optim import count_parameters
+from fsdino.visualize import episode_strip, sheet, write_png
+from fsdino.weights import fingerprint, load
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a run came to.
+
+    Attributes:
+        model: the best checkpoint.
+        scores: method -> its evaluation.
+        sheet: PNG of episode strips.
+    """
+
+    model: FewShotSegmenter
+    scores: dict[str, Evaluation]
+    sheet: Path
+
+    @property
+    def headline(self) -> dict[str, float | str]:
+        """The model's scores, in percent."""
+        own = self.scores["FS-DINO"]
+        return {"novel mIoU": round(100 * own.score.miou, 2), "novel FB-IoU": round(100 * own.score.fb_iou, 2)}
+
+    def table(self, seconds: dict[str, float], total: float) -> str:
+        """Parameters, scores and times as text."""
+        parts = part_parameters(self.model)
+        trained = count_parameters(self.model.trainable_parameters())
+        lines = ["", "parameters  " + "   ".join(f"{name} {count:,}" for name, count in parts.items())]
+        lines.append(f"            total {sum(parts.values()):,}   trained in episodes {trained:,}")
+        lines.append(f"\n{'novel classes':<28}{'mIoU':>7}{'95 % interval':>18}{'FB-IoU':>9}")
+        for name, result in self.scores.items():
+            low, high = 100 * result.interval.low, 100 * result.interval.high
+            interval = f"{low:.1f} to {high:.1f}"
+            lines.append(f"{name:<28}{100 * result.score.miou:>7.2f}{interval:>18}{100 * result.score.fb_iou:>9.2f}")
+        times = "   ".join(f"{name} {value:.0f} s" for name, value in seconds.items())
+        return "\n".join([*lines, f"\ntime        {times}   whole run {total:.0f} s"])
+
+
+def part_parameters(model: FewShotSegmenter) -> dict[str, int]:
+    """Parameters of each part of the figure."""
+    return {
+        "encoder": count_parameters(model.encoder.parameters()),
+        "adapter": count_parameters(model.adapter.parameters()),
+        "prompts + reader": count_parameters(model.prompts.parameters())
+        + count_parameters(model.prompt_encoder.parameters()) + count_parameters(model.presence.parameters()),
+        "decoder": count_parameters(model.decoder.parameters()),
+    }  # fmt: skip
+
+
+def measure(job: Any, checkpoint: Path) -> Report:
+    """Measure a run's model, and the baselines where the recipe wants them.
+
+    Args:
+        job: the run, see `fsdino.job.Job`.
+        checkpoint: of stage 2.
+
+    Returns:
+        The report; rows and `results.csv` are in the run's folder.
+    """
+    model, part, folder = load(checkpoint), job.recipe.evaluate, job.folder / "evaluate"
+    methods: dict[str, FewShotMethod] = {}
+    if part.baselines:
+        methods["all foreground"] = AllForeground(model.img_size)
+        if job.train_set.val_episodes is not None:
+            methods["prototype baseline"] = prototype_baseline(job, model)
+    methods["FS-DINO"] = model
+    scores = {
+        name: evaluate(
+            method, job.test.index, job.test.episodes, folder / name.replace(" ", "-"), scoring=part.scoring,
+            fingerprint=fingerprint(method), num_workers=job.recipe.num_workers, trainer=job.trainer(f"test {name}"),
+        )
+        for name, method in methods.items()
+    }  # fmt: skip
+    _write_results(folder / "results.csv", scores)
+    return Report(model, scores, draw_sheet(job, model, scores["FS-DINO"], folder / "strips.png"))
+
+
+def prototype_baseline(job: Any, model: FewShotSegmenter) -> FewShotMethod:
+    """The prototype method on the run's encoder, with layer and cut chosen on held-out base classes."""
+    config = model.config
+    encoder = FeatureEncoder(
+        config.encoder, config.img_size, range(model.encoder.depth), config.encoder_kwargs, None, config.encoder_stride
+    )
+    encoder.load_state_dict(model.encoder.state_dict())
+    choice = choose_prototype(encoder, model.resize, job.train_set.index, job.train_set.val_episodes)
+    print(f"prototype baseline: block {choice.tap}, cut {choice.cut:.2f} (chosen on base classes, {choice.miou:.3f})")
+    return choice.build(encoder, model.resize)
+
+
+def _write_results(path: Path, scores: dict[str, Evaluation]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["method", "miou", "low", "high", "fb_iou", "episodes"])
+        for name, result in scores.items():
+            numbers = (result.score.miou, result.interval.low, result.interval.high, result.score.fb_iou)
+            writer.writerow([name, *(f"{100 * n:.3f}" for n in numbers), result.score.num_episodes])
+
+
+def draw_sheet(job: Any, model: FewShotSegmenter, result: Evaluation, path: Path) -> Path:
+    """Strips of the best, the middle and the worst episodes."""
+    iou = (result.rows["inter_fg"] / result.rows["union_fg"].clip(lower=1)).to_numpy()
+    order, third = np.argsort(-iou), max(1, job.recipe.evaluate.strips // 3)
+    middle = len(order) // 2
+    chosen = [*order[:third], *order[middle : middle + third], *order[-third:]]
+    data = EpisodeData(job.test.index, job.test.episodes, model.resize)
+    strips = []
+    for i in dict.fromkeys(int(k) for k in chosen):
+        spec, item = job.test.episodes.episodes[i], data[i]
+        with torch.no_grad():
+            output = model(item["query_image"][None], item["support_images"][None], item["support_masks"][None])
+        truth = item["query_mask_original"]
+        probs = model.resize.invert(output.mask_logits[0, 0].float(), tuple(truth.shape)).sigmoid()
+        index = job.test.index
+        strips.append(
+            episode_strip(
+                [index.load_image(p) for p in spec.support],
+                [index.load_mask(p, spec.class_id) for p in spec.support],
+                index.load_image(spec.query), truth.numpy(), (probs > model.threshold).numpy(),
+                score=float(output.iou_pred[0, 0]), class_name=index.class_names[spec.class_id],
+            )
+        )  # fmt: skip
+    return write_png(path, sheet(strips))
