@@ -40,11 +40,11 @@ class SamConfig:
     img_size: int = 112
     patch_size: int = 4
     embed_dim: int = 96
-    depth: int = 6
+    depth: int = 4
     num_heads: int = 3
     mlp_ratio: float = 4.0
     window_size: int = 7
-    global_blocks: tuple[int, ...] = (2, 5)
+    global_blocks: tuple[int, ...] = (1, 3)
     prompt_dim: int = 64
     mask_dim: int = 16
     decoder_depth: int = 2
@@ -144,7 +144,9 @@ def init_sam_(sam: Sam, generator: torch.Generator) -> None:
     """Starts a SAM for training from nothing, in place.
 
     Xavier matrices and a sine-cosine position embedding shorten the plateau that a small ViT trained with
-    masks sits on at first; segment-anything's own start (zero positions) is meant for MAE weights.
+    masks sits on at first; segment-anything's own start (zero positions) is meant for MAE weights. The decoder's
+    cross-attentions start with equal query and key projections, so that a click looks at its own place from the
+    first step on; without that a small model answers "nothing" for hours.
 
     Args:
         sam: the model.
@@ -161,6 +163,10 @@ def init_sam_(sam: Sam, generator: torch.Generator) -> None:
                 nn.init.zeros_(module.bias)
         elif isinstance(module, nn.Embedding):
             nn.init.normal_(module.weight, std=0.5, generator=generator)
+    for attention in _cross_attentions(sam):
+        nn.init.orthogonal_(attention.q_proj.weight, gain=1.5, generator=generator)
+        with torch.no_grad():
+            attention.k_proj.weight.copy_(attention.q_proj.weight)
     position = sam.image_encoder.pos_embed
     if position is not None:
         _, height, width, dim = position.shape
@@ -169,6 +175,13 @@ def init_sam_(sam: Sam, generator: torch.Generator) -> None:
             position.copy_(table.reshape(1, height, width, dim))
     frequencies = sam.prompt_encoder.pe_layer.positional_encoding_gaussian_matrix
     frequencies.normal_(generator=generator)
+
+
+def _cross_attentions(sam: Sam) -> list[nn.Module]:
+    """The attentions of the mask decoder between tokens and picture."""
+    transformer = sam.mask_decoder.transformer
+    pairs = [(layer.cross_attn_token_to_image, layer.cross_attn_image_to_token) for layer in transformer.layers]
+    return [attention for pair in pairs for attention in pair] + [transformer.final_attn_token_to_image]
 
 
 def config_from_state_dict(state: dict[str, Tensor]) -> SamConfig:
