@@ -153,7 +153,7 @@ class PooledReader(nn.Module):
 
         Returns:
             Features (B, R, h, w) and the training-free score (B, 1, h, w), about in [-1, 1], 0 where foreground and
-            background explain a position equally well.
+            background explain a position equally well; 0 everywhere if not contrastive.
         """
         maps, score = self.maps(query, support, fg, bg)
         maps, score = maps.unflatten(-1, size), score.unflatten(-1, size)
@@ -170,11 +170,11 @@ class PooledReader(nn.Module):
             score = contrast[:, :, 0].mean(1)
             stats = torch.stack([stats[:, :, 0], contrast], dim=2)
         else:
-            score = stats[:, :, 0, 0].mean(1)
+            score = torch.zeros_like(stats[:, 0, 0, 0])
         maps = stats.flatten(1, 3)
         if self.self_correlation:
-            spread = propagate(query[:, -1], score, self.temperature)
-            maps = torch.cat([maps, spread.unsqueeze(1).to(maps.dtype)], dim=1)
+            guess = score if self.contrastive else stats[:, :, 0, 0].mean(1)
+            maps = torch.cat([maps, propagate(query[:, -1], guess, self.temperature)[:, None]], dim=1)
         return maps, score
 
 
@@ -205,10 +205,13 @@ class PivotReader(nn.Module):
         self, query: Tensor, support: Tensor, fg: Tensor, bg: Tensor, size: tuple[int, int], grid: tuple[int, int, int]
     ) -> tuple[Tensor, Tensor]:
         """Read the correlation; arguments and result as in `PooledReader.forward`, with `grid` used."""
-        corr = self.volume(query, support, fg, bg, grid)  # (B, K, maps, Q, cells, cells)
+        volumes = self.volumes(query, support, fg, bg, grid)
+        peaks = [volume.amax((-1, -2)).mean((1, 2)) for volume in volumes]  # each (B, Q)
+        score = (peaks[0] - peaks[-1]).unflatten(-1, size).unsqueeze(1)
+        if self.contrastive:
+            volumes[1] = volumes[0] - volumes[1]
+        corr = torch.cat(volumes, dim=2)  # (B, K, maps, Q, cells, cells)
         b, k = corr.shape[:2]
-        num_layers = query.shape[1]
-        score = corr[:, :, -num_layers:].amax((-1, -2)).mean((1, 2)).unflatten(-1, size).unsqueeze(1)
         x = corr.flatten(0, 1).unflatten(2, size).to(self.norm.weight.dtype)  # (B*K, maps, h, w, cells, cells)
         for block in self.squeeze:
             x = block(x)
@@ -219,17 +222,20 @@ class PivotReader(nn.Module):
         share = has_object / has_object.sum(-1, keepdim=True).clamp_min(1.0)
         return self.norm(self.refine((x * share[..., None, None, None]).sum(1))), score
 
-    def volume(self, query: Tensor, support: Tensor, fg: Tensor, bg: Tensor, grid: tuple[int, int, int]) -> Tensor:
-        """Correlation with the cells of each reference, (B, K, maps, Q, cells, cells)."""
+    def volumes(
+        self, query: Tensor, support: Tensor, fg: Tensor, bg: Tensor, grid: tuple[int, int, int]
+    ) -> list[Tensor]:
+        """Correlation with each reference's foreground cells and, if contrastive, background cells.
+
+        Each is (B, K, L, Q, cells, cells).
+        """
         cells = min(self.max_cells, *grid[1:])
         volumes = []
         for weights in (fg, bg) if self.contrastive else (fg,):
             means, share = cell_means(support, weights, grid, cells)  # (B, L, K, cells^2, C), (B, K, cells^2)
             corr = cosine_correlation(query[:, :, None], means).float().clamp_min(0.0)  # (B, L, K, Q, cells^2)
-            volumes.append(corr * share[:, None, :, None])
-        if self.contrastive:
-            volumes[1] = volumes[0] - volumes[1]
-        return torch.cat(volumes, dim=1).transpose(1, 2).unflatten(-1, (cells, cells))
+            volumes.append((corr * share[:, None, :, None]).transpose(1, 2).unflatten(-1, (cells, cells)))
+        return volumes
 
 
 def cell_means(support: Tensor, weights: Tensor, grid: tuple[int, int, int], cells: int) -> tuple[Tensor, Tensor]:

@@ -23,6 +23,8 @@ class FeatureEncoder(nn.Module):
         taps: Blocks (from 0) to read.
         model_kwargs: Handed to `timm.create_model`.
         weights: "timm" downloads timm's weights, a path loads a checkpoint of this architecture, None: random.
+        stride: Pixels between patches where they shall overlap for a finer map (Amir et al., arXiv 2112.05814); None:
+            the patch size.
 
     Raises:
         ValueError: If the size is not a multiple of the patch, a tap does not exist, or the model is no ViT.
@@ -39,10 +41,11 @@ class FeatureEncoder(nn.Module):
         taps: Sequence[int],
         model_kwargs: dict[str, Any] | None = None,
         weights: str | None = None,
+        stride: int | None = None,
     ) -> None:
         super().__init__()
         self.img_size = img_size
-        backbone = _create(name, img_size, model_kwargs or {}, weights)
+        backbone = create_vit(name, img_size, model_kwargs or {}, weights, stride)
         self.backbone = backbone
         self.patch_size = int(backbone.patch_embed.patch_size[0])
         self.dim = int(backbone.embed_dim)
@@ -112,8 +115,42 @@ class FeatureEncoder(nn.Module):
         return self
 
 
+def create_vit(
+    name: str, img_size: int, model_kwargs: dict[str, Any], weights: str | None = None, stride: int | None = None
+) -> Any:
+    """Build a transformer so that any multiple of the patch works and the native size needs no resampling.
+
+    Args: as `FeatureEncoder`.
+
+    Raises:
+        ValueError: If it is no ViT, or the stride does not divide the input.
+    """
+    if stride is None:
+        return _create(name, img_size, model_kwargs, weights)
+    with torch.device("meta"):
+        patch = int(_create(name, img_size, model_kwargs, None).patch_embed.proj.kernel_size[0])
+    if not 0 < stride <= patch or img_size % stride:
+        raise ValueError(f"stride {stride} must divide img_size {img_size} and be at most the patch size {patch}.")
+    model = _create(name, img_size // stride * patch, model_kwargs, weights)  # a position for each overlapping patch
+    set_stride_(model, stride)
+    model.patch_embed.img_size = (img_size, img_size)
+    return model
+
+
+def set_stride_(vit: Any, stride: int) -> None:
+    """Let patches of a timm ViT overlap (or not): the same kernels, `stride` pixels apart, centred on their cells.
+
+    Args:
+        vit: built with `dynamic_img_size`.
+        stride: pixels, at most the patch size.
+    """
+    proj = vit.patch_embed.proj
+    padding = (proj.kernel_size[0] - stride + 1) // 2
+    proj.stride, proj.padding = (stride, stride), (padding, padding)
+    vit.patch_embed.patch_size = (stride, stride)
+
+
 def _create(name: str, img_size: int, model_kwargs: dict[str, Any], weights: str | None) -> Any:
-    """Build the transformer so that any multiple of the patch works and the native size needs no resampling."""
     kwargs: dict[str, Any] = {"img_size": img_size, "dynamic_img_size": True, "num_classes": 0, **model_kwargs}
     if weights not in (None, "timm"):
         kwargs["pretrained_cfg_overlay"] = {"file": weights}

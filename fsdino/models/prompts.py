@@ -66,7 +66,10 @@ class PromptGenerator(nn.Module):
         num_maps = 2 * (num_layers + int(use_embedding))
         self.score_head = nn.Conv2d(num_maps, 1, 1)
         self.dense_proj = nn.Conv2d(num_maps, prompt_dim, 1)
+        self.reader_scale = None  # without contrast, a reader has no training-free score
         if reader is not None:
+            if reader.contrastive:
+                self.reader_scale = nn.Parameter(torch.full((1,), 0.5 * SCORE_SCALE))
             self.reader_score = nn.Conv2d(reader_dim, 1, 1)
             self.reader_proj = nn.Conv2d(reader_dim, prompt_dim, 1)
         self._init(num_layers)
@@ -74,9 +77,8 @@ class PromptGenerator(nn.Module):
     def _init(self, num_layers: int) -> None:
         """Start as the training-free score; what is learnt starts small so that SAM's own prompts still hold."""
         scale = SCORE_SCALE
-        if self.reader is not None:
-            scale = 0.5 * SCORE_SCALE if self.reader.contrastive else SCORE_SCALE  # both scores share the first guess
-            self.reader_scale = nn.Parameter(torch.full((1,), SCORE_SCALE - scale))
+        if self.reader_scale is not None:  # the first guess is the mean of the prototypes' and the reader's
+            scale = 0.5 * SCORE_SCALE
         with torch.no_grad():
             weight = torch.zeros(self.score_head.weight.shape[1])
             weight[0 : 2 * num_layers : 2] = scale / num_layers
@@ -108,7 +110,9 @@ class PromptGenerator(nn.Module):
         dense = self.dense_proj(maps)
         if self.reader is not None:
             features, score = self.reader(query, memory.tokens, memory.fg, memory.bg, size, memory.grid)
-            coarse = coarse + self.reader_scale * score.to(coarse.dtype) + self.reader_score(features)
+            coarse = coarse + self.reader_score(features)
+            if self.reader_scale is not None:
+                coarse = coarse + self.reader_scale * score.to(coarse.dtype)
             dense = dense + self.reader_proj(features)
         return Prompts(self.tokens(memory, coarse.shape[0]), dense, coarse)
 

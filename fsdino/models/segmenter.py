@@ -41,7 +41,7 @@ class FewShotSegmenter(FewShotMethod, HubModel):
         self.config = config
         c, d, num_layers = config, config.prompt_dim, len(config.reader_taps)
         weights = c.encoder_weights if load_encoder else None
-        self.encoder = FeatureEncoder(c.encoder, c.img_size, c.taps, c.encoder_kwargs, weights)
+        self.encoder = FeatureEncoder(c.encoder, c.img_size, c.taps, c.encoder_kwargs, weights, c.encoder_stride)
         self.adapter = SamAdapter(self.encoder.dim, d, c.adapter_dim, c.adapter_hidden, c.adapter_heads)
         grid = (self.encoder.grid_size, self.encoder.grid_size)
         self.prompt_encoder = PromptEncoder(d, grid, (c.img_size, c.img_size), c.mask_in_chans)
