@@ -310,4 +310,3 @@ def write_cache(
             store.finalize()
         trainer.strategy.barrier()
     return EmbeddingCache(folder, expected=recipe, verify=False)
-

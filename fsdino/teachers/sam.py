@@ -6,11 +6,12 @@ import dataclasses
 import hashlib
 import json
 from pathlib import Path
+from pickle import UnpicklingError
 from urllib.parse import urlparse
 
 import torch
 import torch.nn.functional as F
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from segment_anything.modeling import Sam
 from torch import Tensor
@@ -239,12 +240,17 @@ def _local_file(checkpoint: str) -> Path:
 def _read_state(path: Path) -> tuple[dict[str, Tensor], SamConfig]:
     """Weights and sizes of a checkpoint file."""
     metadata: dict[str, str] = {}
-    if path.suffix == ".safetensors":
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-        state = load_file(path)
-    else:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        if path.suffix == ".safetensors":
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+            state = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, UnpicklingError, RuntimeError, EOFError) as error:
+        raise ValueError(f"teacher {path} cannot be read ({str(error).splitlines()[0]}); download it again.") from error
+    if not isinstance(state, dict):
+        raise ValueError(f"{path} is no SAM checkpoint: it holds a {type(state).__name__}, expected a state dict.")
     if _CONFIG_KEY in metadata:
         return state, SamConfig(**json.loads(metadata[_CONFIG_KEY]))
     try:

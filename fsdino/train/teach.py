@@ -163,9 +163,7 @@ class TeachModule(LightningModule):
         corrected, _ = self._mask_losses(logits, iou_pred, masks, multimask=False)
         return torch.cat([loss, corrected])
 
-    def _mask_losses(
-        self, logits: Tensor, iou_pred: Tensor, masks: Tensor, multimask: bool
-    ) -> tuple[Tensor, Tensor]:
+    def _mask_losses(self, logits: Tensor, iou_pred: Tensor, masks: Tensor, multimask: bool) -> tuple[Tensor, Tensor]:
         """Losses (N,) of the mask(s) that the prompt asks for, and the index (N,) of the mask that goes on."""
         masks = F.interpolate(masks[:, None].float(), logits.shape[-2:], mode="nearest-exact")
         truth, valid = (masks == 1).float(), (masks != 255).float()
