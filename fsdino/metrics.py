@@ -123,6 +123,8 @@ class FewShotIoU(Metric):
             raise ValueError(f"class {class_id} is not among the {len(self.class_ids)} classes of this metric; "
                              "build it with the classes of the fold that is measured.")
         row = self._row[class_id]
+        self._computed = None  # torchmetrics forgets an earlier result by itself in `update` alone
+        self._update_count += 1
         self.intersection[row] += intersection.to(self.intersection.device)
         self.union[row] += union.to(self.union.device)
         self.episodes[row] += 1

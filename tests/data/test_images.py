@@ -89,7 +89,8 @@ def test_masks_are_cut_where_people_mean_it(tmp_path, values, mode):
     if mode == "1":
         Image.fromarray(array > values[0]).save(tmp_path / "m.png")
     elif mode == "I;16":
-        Image.fromarray(array.astype(np.uint16) * 257 if values[1] > 1 else array.astype(np.uint16)).save(tmp_path / "m.png")
+        deep = array.astype(np.uint16) * (257 if values[1] > 1 else 1)
+        Image.fromarray(deep).save(tmp_path / "m.png")
     else:
         Image.fromarray(array).convert(mode).save(tmp_path / "m.png")
     assert (read_mask(tmp_path / "m.png") == (array == values[1])).all()

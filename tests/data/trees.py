@@ -83,7 +83,9 @@ def labels(path: Path, array: np.ndarray, palette: bool = False) -> Path:
     return path
 
 
-def block(value: int, top: int = 10, left: int = 10, side: int = 50, size: tuple[int, int] = (HEIGHT, WIDTH)) -> np.ndarray:
+def block(
+    value: int, top: int = 10, left: int = 10, side: int = 50, size: tuple[int, int] = (HEIGHT, WIDTH)
+) -> np.ndarray:
     """A map with one square."""
     array = np.zeros(size, np.int64)
     array[top : top + side, left : left + side] = value
@@ -136,7 +138,8 @@ def coco_tree(root: Path, num_pictures: int = 6, num_classes: int = 4) -> dict[s
         annotations.append(instance(len(annotations) + 1, i, 1, [square(5, 5, 30)]))
         for c in range(2, num_classes + 1):
             if (i + c) % 2:
-                annotations.append(instance(len(annotations) + 1, i, c, [square(40, 10 * c, 20), square(70, 10 * c, 8)]))
+                polygons = [square(40, 10 * c, 20), square(70, 10 * c, 8)]
+                annotations.append(instance(len(annotations) + 1, i, c, polygons))
     content = {
         "images": [{"id": i + 1, "file_name": n, "height": HEIGHT, "width": WIDTH} for i, n in enumerate(names)],
         "categories": [{"id": c, "name": f"class{c}"} for c in range(1, num_classes + 1)],
@@ -243,9 +246,10 @@ def pascal_part_tree(root: Path) -> Path:
         text(base / f"ImageSets/Main/{split}.txt", "\n".join(stems))
         for i, stem in enumerate(stems):
             photo(base / f"JPEGImages/{stem}.jpg", value=50 * i + 30)
-            dog = _part_object("dog", block(1), {"lear": block(1, 12, 12, 6), "rear": block(1, 12, 40, 6),
-                                                 "torso": block(1, 30, 20, 20)})
-            car = _part_object("car", block(1, 5, 65, 30), {"wheel_1": block(1, 25, 66, 6), "wheel_2": block(1, 25, 80, 6)})
+            ears = {"lear": block(1, 12, 12, 6), "rear": block(1, 12, 40, 6)}
+            wheels = {"wheel_1": block(1, 25, 66, 6), "wheel_2": block(1, 25, 80, 6)}
+            dog = _part_object("dog", block(1), ears | {"torso": block(1, 30, 20, 20)})
+            car = _part_object("car", block(1, 5, 65, 30), wheels)
             things = np.empty((1, 2), dtype=object)
             things[0, 0], things[0, 1] = dog, car
             anno = {"anno": {"imname": stem, "objects": things if i else things[:, :1]}}
