@@ -16,11 +16,12 @@ from fsdino.data.episode_list import EpisodeList
 from fsdino.methods.prototype import (
     Kind,
     PrototypeMethod,
-    choose_cut,
     correlation_score,
     masked_average,
     prototype_score,
 )
+from fsdino.methods.score_cut import choose_cut
+from fsdino.methods.score_cut import choose_cut
 from fsdino.models.encoder import FeatureEncoder
 from fsdino.models.resize import Resize
 

@@ -7,7 +7,9 @@ negative one, the map itself a dense prompt, and SAM's best mask is fed back for
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -56,6 +58,34 @@ class PersamMethod(FewShotMethod):
         self.negative = negative
         self.refinements = refinements
         self.train(self.training)
+
+    @classmethod
+    def build(
+        cls, checkpoint: str | None = None, config: str | Mapping[str, Any] = "vit_b", **kwargs: Any
+    ) -> PersamMethod:
+        """The method with a SAM from disk, from the official address, or with random weights.
+
+        Args:
+            checkpoint: What `SamTeacher.from_checkpoint` opens (a file, an address, or vit_b / vit_l / vit_h).
+            config: Without a checkpoint: a name of `SAM_CONFIGS`, or the fields of a `SamConfig`; random weights.
+            kwargs: For the constructor.
+
+        Returns:
+            The method.
+        """
+        from fsdino.teachers.architecture import SamConfig, build_sam
+        from fsdino.teachers.sam import SamTeacher
+
+        if checkpoint is not None:
+            teacher = SamTeacher.from_checkpoint(checkpoint)
+        elif isinstance(config, str):
+            teacher = SamTeacher.random(config)
+        else:
+            sizes = SamConfig(**config)
+            teacher = SamTeacher(build_sam(sizes), sizes)
+        method = cls(teacher.sam, **kwargs)
+        method.sam_config = teacher.config  # type: ignore[assignment]
+        return method
 
     def train(self, mode: bool = True) -> PersamMethod:
         """SAM is frozen and stays in eval mode."""

@@ -2,16 +2,15 @@
 
 The masked-average prototype is that of PANet (Wang et al. 2019); the correlation variant takes a query pixel's softmax
 over all support pixels and adds up what falls on the object. Neither has a weight of its own; the one number they need,
-the cut, is chosen on base classes by `choose_cut`.
+the cut, is chosen on base classes by `score_cut.choose_cut`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -23,7 +22,6 @@ from fsdino.models.resize import Resize, ResizeMode
 Kind = Literal["fg_bg", "softmax"]
 # Logit of an answer that is certain: sigmoid(10) = 0.99995.
 CERTAIN = 10.0
-IGNORE = 255
 
 
 def masked_average(tokens: Tensor, weights: Tensor) -> Tensor:
@@ -127,6 +125,34 @@ class PrototypeMethod(FewShotMethod):
         self.temperature = temperature
         self.sharpness = sharpness
 
+    @classmethod
+    def build(
+        cls,
+        encoder: str = "vit_base_patch14_dinov2",
+        img_size: int = 518,
+        tap: int | Sequence[int] = 11,
+        cut: float = 0.0,
+        encoder_kwargs: dict[str, Any] | None = None,
+        encoder_weights: str | None = None,
+        **kwargs: Any,
+    ) -> PrototypeMethod:
+        """The method with an encoder of its own.
+
+        Args:
+            encoder: timm's name of the Vision Transformer.
+            img_size: Side of the square input in pixels.
+            tap: Block or blocks (counted from 0) that are compared.
+            cut: Score above which a position is object.
+            encoder_kwargs: For `timm.create_model`.
+            encoder_weights: "timm", a path, or None for random.
+            kwargs: For the constructor.
+
+        Returns:
+            The method.
+        """
+        taps = (tap,) if isinstance(tap, int) else tuple(tap)
+        return cls(FeatureEncoder(encoder, img_size, taps, encoder_kwargs, encoder_weights), taps, cut, **kwargs)
+
     def trainable_parameters(self) -> list[torch.nn.Parameter]:
         """None: the method is training-free."""
         return []
@@ -198,6 +224,11 @@ class AllForeground(FewShotMethod):
     def __init__(self, img_size: int) -> None:
         super().__init__(Resize(img_size))
 
+    @classmethod
+    def build(cls, img_size: int = 518) -> AllForeground:
+        """The method; `img_size` as in the constructor."""
+        return cls(img_size)
+
     def trainable_parameters(self) -> list[torch.nn.Parameter]:
         """None."""
         return []
@@ -210,70 +241,3 @@ class AllForeground(FewShotMethod):
         """All foreground, certainly."""
         ones = query_image.new_ones(len(query_image), 1)
         return SegmenterOutput(CERTAIN * ones[..., None, None], ones, CERTAIN * ones)
-
-
-@dataclass(frozen=True)
-class CutChoice:
-    """A cut and how it was found.
-
-    Args:
-        cut: The best of the grid; the lowest of equals.
-        miou: Pooled mIoU at it, in [0, 1].
-        curve: Pooled mIoU at every value of the grid.
-    """
-
-    cut: float
-    miou: float
-    curve: tuple[float, ...]
-
-
-def choose_cut(
-    scores: Sequence[np.ndarray | Tensor],
-    truths: Sequence[np.ndarray | Tensor],
-    class_ids: Sequence[int],
-    grid: Sequence[float],
-) -> CutChoice:
-    """The cut that maximises few-shot mIoU (intersections and unions pooled per class) on given episodes.
-
-    Call it on episodes of base classes; a cut chosen on the classes that are tested is a leak.
-
-    Args:
-        scores: One score map (H, W) an episode, at the size of its truth.
-        truths: One mask (H, W) an episode in {0, 1, 255}; 255 counts nowhere.
-        class_ids: The class of each episode.
-        grid: Candidate cuts, ascending.
-
-    Returns:
-        The choice.
-
-    Raises:
-        ValueError: When nothing is given, lengths or shapes differ, or the grid does not ascend.
-    """
-    if len(scores) == 0 or not len(scores) == len(truths) == len(class_ids):
-        raise ValueError(
-            f"expected as many scores, truths and class ids, at least one; got {len(scores)}, {len(truths)} and "
-            f"{len(class_ids)}."
-        )
-    cuts = np.asarray(grid, dtype=np.float64)
-    if cuts.size == 0 or bool((np.diff(cuts) <= 0).any()):
-        raise ValueError("the grid of cuts must be ascending and hold at least one value.")
-    rows = {class_id: row for row, class_id in enumerate(dict.fromkeys(class_ids))}
-    inside = np.zeros((len(rows), cuts.size), dtype=np.int64)  # predicted and true
-    outside = np.zeros_like(inside)  # predicted, not true
-    positives = np.zeros((len(rows), 1), dtype=np.int64)
-    for score, truth, class_id in zip(scores, truths, class_ids):
-        score, truth = np.asarray(score, dtype=np.float64), np.asarray(truth)
-        if score.shape != truth.shape:
-            raise ValueError(f"a score map is {score.shape} but its truth {truth.shape}; resize the scores first.")
-        row = rows[class_id]
-        inside[row] += _count_above(score[truth == 1], cuts)
-        outside[row] += _count_above(score[truth == 0], cuts)
-        positives[row] += int((truth == 1).sum())
-    curve = (inside / np.maximum(positives + outside, 1)).mean(axis=0)
-    best = int(curve.argmax())
-    return CutChoice(float(cuts[best]), float(curve[best]), tuple(float(value) for value in curve))
-
-
-def _count_above(values: np.ndarray, cuts: np.ndarray) -> np.ndarray:
-    """How many values lie above each cut."""
-    return values.size - np.searchsorted(np.sort(values), cuts, side="right")

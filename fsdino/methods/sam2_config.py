@@ -148,3 +148,20 @@ def with_image_size(config: Sam2VideoConfig, image_size: int) -> Sam2VideoConfig
     vision.backbone_feature_sizes = [[image_size // stride] * 2 for stride in (4, 8, 16)]
     config.memory_attention_rope_feat_sizes = [image_size // 16] * 2
     return config
+
+
+def size_and_version(config: Sam2VideoConfig) -> tuple[str, Sam2Version]:
+    """The name in `SIZES` and the version of a configuration.
+
+    Raises:
+        ValueError: When no known size fits.
+    """
+    vision: Any = config.vision_config
+    shape = (vision.backbone_config.hidden_size, tuple(vision.backbone_config.blocks_per_stage))
+    version: Sam2Version = "2.1" if config.enable_temporal_pos_encoding_for_object_pointers else "2.0"
+    for name, size in SIZES.items():
+        if (size.embed_dim, size.blocks) == shape:
+            return name, version
+    raise ValueError(
+        f"a SAM2 {shape[0]} wide with blocks {shape[1]} is of no known size; known are {', '.join(SIZES)}."
+    )

@@ -9,11 +9,11 @@ import torch
 from fsdino.methods.prototype import (
     AllForeground,
     PrototypeMethod,
-    choose_cut,
     correlation_score,
     masked_average,
     prototype_score,
 )
+from fsdino.methods.score_cut import choose_cut
 from fsdino.models.encoder import FeatureEncoder
 from tests.contract import FewShotContract, episodes
 
