@@ -83,9 +83,7 @@ def load_concept(path: str | Path, fingerprint: str | None = None) -> Concept:
         ValueError: If it is no concept, damaged, too new, or of another model.
     """
     if not Path(path).is_file():
-        raise FileNotFoundError(
-            f"saved memory '{path}' does not exist; make it with `fsdino remember REFS --out {path}`."
-        )
+        raise FileNotFoundError(f"saved memory '{path}' does not exist; make it with `fsdino remember`.")
     try:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}

@@ -1,0 +1,1 @@
+"""Models for use elsewhere. Import `export` from `fsdino.export.run`: running exported graphs must not import torch."""

@@ -1,0 +1,184 @@
+"""The two graphs of a segmenter: `remember` (paid once per class) and `segment` (paid once per picture)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from fsdino.models.memory import SupportMemory
+from fsdino.models.segmenter import FewShotSegmenter
+
+OPSET = 18
+MEMORY_ARRAYS = tuple(field.name for field in fields(SupportMemory) if field.name != "grid")
+
+
+class RememberGraph(nn.Module):
+    """References to a memory.
+
+    Args:
+        model: The segmenter.
+    """
+
+    def __init__(self, model: FewShotSegmenter) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, support_images: Tensor, support_masks: Tensor) -> tuple[Tensor, ...]:
+        """Turn K references of one class into memory arrays of batch 1.
+
+        Args:
+            support_images: (K, 3, S, S) float in [0, 1].
+            support_masks: (K, S, S) float in [0, 1].
+
+        Returns:
+            The memory's tensors, in the order of `memory_names`.
+        """
+        memory = self.model.encode_support_feats(self.model.encoder(support_images), support_masks[None])
+        return tuple(memory.tensors().values())
+
+
+class SegmentGraph(nn.Module):
+    """Pictures and memories to masks.
+
+    Args:
+        model: The segmenter.
+        names: Names of the memory's tensors.
+    """
+
+    def __init__(self, model: FewShotSegmenter, names: tuple[str, ...]) -> None:
+        super().__init__()
+        self.model = model
+        self.names = names
+
+    def forward(self, images: Tensor, *memory: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Find N classes in each of B pictures; encoder and adapter run once per picture.
+
+        Args:
+            images: (B, 3, S, S) float in [0, 1].
+            memory: Tensors of `RememberGraph`, stacked to batch N.
+
+        Returns:
+            Mask logits (B, N, s, s), predicted IoU (B, N) and presence logits (B, N).
+        """
+        pictures, classes = images.shape[0], memory[0].shape[0]
+        embedding, query = self.model.encode_query_feats(self.model.encoder(images))
+        repeated = [_each(x, classes) for x in (embedding, query)]
+        arrays = dict(zip(self.names, (_tile(x, pictures) for x in memory)))
+        grid = None
+        if "fg" in arrays:
+            h, w = embedding.shape[-2:]
+            grid = (arrays["fg"].shape[1] // (h * w), h, w)
+        output = self.model.decode_encoded(SupportMemory(**arrays, grid=grid), *repeated)
+        side = output.mask_logits.shape[-1]
+        return (
+            output.mask_logits.reshape(pictures, classes, side, side),
+            output.iou_pred.reshape(pictures, classes),
+            output.presence_logit.reshape(pictures, classes),
+        )
+
+
+def _each(x: Tensor, classes: int) -> Tensor:
+    """(B, ...) to (B*N, ...), every element N times in a row."""
+    return x[:, None].expand(-1, classes, *x.shape[1:]).flatten(0, 1)
+
+
+def _tile(x: Tensor, pictures: int) -> Tensor:
+    """(N, ...) to (B*N, ...), the whole B times."""
+    return x[None].expand(pictures, *x.shape).flatten(0, 1)
+
+
+@dataclass
+class Graph:
+    """One graph ready for export.
+
+    Args:
+        name: "remember" or "segment".
+        module: What is computed.
+        inputs: Example inputs.
+        input_names: Their names.
+        output_names: Names of the results.
+        dynamic_shapes: As `torch.export.export` takes them.
+    """
+
+    name: str
+    module: nn.Module
+    inputs: tuple[Tensor, ...]
+    input_names: list[str]
+    output_names: list[str]
+    dynamic_shapes: Any
+
+
+def graphs(model: FewShotSegmenter) -> list[Graph]:
+    """Prepare both graphs of a segmenter with example inputs.
+
+    Args:
+        model: On the CPU, in evaluation mode; its encoder accepts the native size alone afterwards.
+
+    Returns:
+        The remember graph and the segment graph.
+    """
+    model.encoder.freeze_size_()
+    generator = torch.Generator().manual_seed(0)
+    side, shots, classes = model.img_size, 3, 2
+    images = torch.rand(shots, 3, side, side, generator=generator)
+    masks = (torch.rand(shots, side, side, generator=generator) > 0.5).float()
+    remember = RememberGraph(model)
+    with torch.no_grad():
+        memory = remember.model.encode_support_feats(model.encoder(images), masks[None])
+    names = tuple(memory.tensors())
+    stacked = tuple(torch.cat([tensor] * classes) for tensor in memory.tensors().values())
+    shot_dim, picture_dim, class_dim = (
+        Dim("shots", min=1, max=1024),
+        Dim("pictures", max=1024),
+        Dim("classes", max=1024),
+    )
+    first_only: list[Any] = []
+    for name in names:
+        shape: dict[int, Any] = {0: class_dim}
+        if name in ("tokens", "fg", "bg"):
+            shape[2 if name == "tokens" else 1] = Dim("positions", max=2**24)
+        first_only.append(shape)
+    return [
+        Graph(
+            "remember",
+            remember,
+            (images, masks),
+            ["support_images", "support_masks"],
+            list(names),
+            {"support_images": {0: shot_dim}, "support_masks": {0: shot_dim}},
+        ),
+        Graph(
+            "segment",
+            SegmentGraph(model, names),
+            (torch.rand(2, 3, side, side, generator=generator), *stacked),
+            ["images", *names],
+            ["mask_logits", "iou_pred", "presence_logit"],
+            {"images": {0: picture_dim}, "memory": tuple(first_only)},
+        ),
+    ]
+
+
+def export_program(graph: Graph) -> ExportedProgram:
+    """Trace a graph with `torch.export`, its batch dimensions dynamic."""
+    with torch.no_grad():
+        return torch.export.export(graph.module, graph.inputs, dynamic_shapes=graph.dynamic_shapes, strict=False)
+
+
+def export_onnx(graph: Graph, program: ExportedProgram, path: Path) -> None:
+    """Write a traced graph as ONNX, in one file."""
+    torch.onnx.export(
+        program,
+        graph.inputs,
+        path,
+        input_names=graph.input_names,
+        output_names=graph.output_names,
+        opset_version=OPSET,
+        dynamo=True,
+        external_data=False,
+        verbose=False,
+    )

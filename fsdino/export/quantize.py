@@ -1,0 +1,41 @@
+"""Eight-bit graphs: a quarter of the size and faster on CPUs, at a small loss that `fsdino evaluate` can measure."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fsdino.export.onnx_engine import METADATA_KEY, REMEMBER_FILE, SEGMENT_FILE
+
+
+def quantize_int8(source: str | Path, out: str | Path) -> Path:
+    """Store the matrix products' weights in 8 bits, by channel; activations are quantised as they come.
+
+    Args:
+        source: Folder with remember.onnx and segment.onnx.
+        out: Folder for the quantised graphs, of the same names and with the same metadata.
+
+    Returns:
+        The folder.
+
+    Raises:
+        FileNotFoundError: If a graph is missing.
+    """
+    import onnx
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    target = Path(out)
+    target.mkdir(parents=True, exist_ok=True)
+    for name in (REMEMBER_FILE, SEGMENT_FILE):
+        path = Path(source) / name
+        if not path.is_file():
+            raise FileNotFoundError(f"'{path}' does not exist; export the model as onnx first.")
+        proto = onnx.load(path)
+        noted = {entry.key: entry.value for entry in proto.metadata_props}
+        # The exporter's notes on inner shapes name dimensions in ways that onnx's own inference takes for mistakes.
+        del proto.graph.value_info[:]
+        options = {"op_types_to_quantize": ["MatMul", "Gemm"], "per_channel": True, "weight_type": QuantType.QInt8}
+        quantize_dynamic(proto, target / name, **options)
+        quantized = onnx.load(target / name)
+        onnx.helper.set_model_props(quantized, {METADATA_KEY: noted[METADATA_KEY]})
+        onnx.save(quantized, target / name)
+    return target
