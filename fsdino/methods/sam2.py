@@ -32,6 +32,11 @@ class Frame:
     position: Tensor
     high_res: tuple[Tensor, Tensor]
 
+    def take(self, index: Tensor) -> Frame:
+        """The pictures of an index (M,) long, with repetitions."""
+        fine, middle = self.high_res
+        return Frame(self.embedding[index], self.position[index], (fine[index], middle[index]))
+
 
 @dataclass
 class Decoded:

@@ -36,6 +36,7 @@ class HieraSize:
     decoder_heads: int = 8
     memory_layers: int = 4
     memory_mlp_dim: int = 2048
+    dropout: float = 0.1
 
 
 SIZES: dict[str, HieraSize] = {
@@ -52,6 +53,7 @@ SIZES: dict[str, HieraSize] = {
         decoder_heads=4,
         memory_layers=2,
         memory_mlp_dim=256,
+        dropout=0.0,
     ),
 }
 
@@ -118,6 +120,8 @@ def sam2_config(size: str | HieraSize, image_size: int = 1024, version: Sam2Vers
         memory_attention_hidden_size=size.prompt_dim,
         memory_attention_num_layers=size.memory_layers,
         memory_attention_feed_forward_hidden_size=size.memory_mlp_dim,
+        memory_attention_dropout=size.dropout,
+        memory_attention_rope_dropout=size.dropout,
         memory_encoder_hidden_size=size.prompt_dim,
         mask_downsampler_embed_dim=size.prompt_dim,
         memory_fuser_embed_dim=size.prompt_dim,
