@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from fsdino.config import PRESETS, SegmenterConfig, preset
+from fsdino.models.segmenter import FewShotSegmenter
+
+
+def test_dict_round_trip_through_json() -> None:
+    for config in PRESETS.values():
+        assert SegmenterConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+def test_preset_with_changes_leaves_the_preset_alone() -> None:
+    changed = preset("tiny", variant="compact", encoder_kwargs={"depth": 1})
+    assert changed.variant == "compact" and PRESETS["tiny"].variant == "full"
+    assert PRESETS["tiny"].encoder_kwargs["depth"] == 6
+
+
+def test_taps_are_sorted_and_unique() -> None:
+    assert SegmenterConfig(adapter_tap=8, reader_taps=(11, 8, 5)).taps == (5, 8, 11)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"variant": "huge"}, "variant 'huge' is unknown; use one of compact, compact_frozen, full"),
+        ({"reader": "mamba"}, "reader 'mamba' is unknown; use one of pooled, pivot"),
+        ({"dense_source": "sky"}, "dense_source 'sky' is unknown; use one of taps, adapter"),
+        ({"reader_taps": ()}, "reader_taps is empty; name at least one block"),
+    ],
+)
+def test_errors_name_the_choices(fields: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        SegmenterConfig(**fields)  # type: ignore[arg-type]
+
+
+def test_unknown_names() -> None:
+    with pytest.raises(ValueError, match="preset 'mini' is unknown; use one of tiny, s14, b14, l14"):
+        preset("mini")
+    with pytest.raises(ValueError, match="SegmenterConfig has no colour; it has adapter_dim"):
+        SegmenterConfig.from_dict({"colour": 1})
+
+
+def millions(module: torch.nn.Module) -> float:
+    return sum(p.numel() for p in module.parameters()) / 1e6
+
+
+@pytest.mark.parametrize("name", list(PRESETS))
+def test_presets_build_without_memory(name: str) -> None:
+    with torch.device("meta"):
+        model = FewShotSegmenter(PRESETS[name])
+    assert next(model.parameters()).is_meta
+    grid = {"tiny": 16}.get(name, 37)
+    assert model.encoder.grid_size == grid
+
+
+def test_sizes_of_the_paper() -> None:
+    with torch.device("meta"):
+        model = FewShotSegmenter(PRESETS["b14"])
+    assert 92 < millions(model) < 94
+    assert millions(model.adapter) == pytest.approx(1.25, abs=0.005)
+    assert millions(model.decoder) == pytest.approx(4.06, abs=0.005)
+    with torch.device("meta"):
+        pivot = FewShotSegmenter(preset("b14", reader="pivot", reader_dim=128))
+    assert 92 < millions(pivot) < 94

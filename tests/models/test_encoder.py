@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from fsdino.models.encoder import FeatureEncoder
+from tests.models.small import rand
+
+KINDS: dict[str, tuple[str, int, dict[str, Any]]] = {
+    "dinov2": ("vit_small_patch14_dinov2", 56, {"embed_dim": 32, "depth": 4, "num_heads": 2}),
+    "reg4": ("vit_small_patch14_reg4_dinov2", 56, {"embed_dim": 32, "depth": 4, "num_heads": 2}),
+    "dinov3": ("vit_small_patch16_dinov3", 64, {"embed_dim": 32, "depth": 4, "num_heads": 2}),
+    "plain": ("vit_tiny_patch16_224", 64, {"embed_dim": 32, "depth": 4, "num_heads": 2}),
+}
+
+
+def build(kind: str = "dinov2", taps: tuple[int, ...] = (1, 3), **kwargs: Any) -> FeatureEncoder:
+    name, size, model_kwargs = KINDS[kind]
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return FeatureEncoder(name, size, taps, {**model_kwargs, **kwargs})
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_maps_of_every_kind_of_vit(kind: str) -> None:
+    encoder = build(kind)
+    maps = encoder(rand(2, 3, encoder.img_size, encoder.img_size))
+    assert [m.shape for m in maps] == [(2, 32, 4, 4)] * 2 and encoder.grid_size == 4
+    for m in maps:  # layer-normed over channels, without gradients
+        torch.testing.assert_close(m.mean(1), torch.zeros(2, 4, 4), atol=1e-5, rtol=0)
+        torch.testing.assert_close(m.var(1, unbiased=False), torch.ones(2, 4, 4), atol=1e-2, rtol=0)
+        assert not m.requires_grad
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_coarse_to_fine_sizes(kind: str) -> None:
+    encoder = build(kind)
+    for cells in (2, 3, 4, 7):
+        side = cells * encoder.patch_size
+        assert encoder(rand(1, 3, side, side))[0].shape == (1, 32, cells, cells)
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_equals_timm_without_dynamic_size(kind: str) -> None:
+    """At the native size nothing is resampled: the features are those of timm's plain model."""
+    name, size, kwargs = KINDS[kind]
+    encoder = build(kind)
+    plain = timm.create_model(name, img_size=size, num_classes=0, **kwargs).eval()
+    plain.load_state_dict(encoder.backbone.state_dict())
+    images = rand(2, 3, size, size)
+    with torch.no_grad():
+        raw = plain.forward_intermediates(
+            (images - encoder.mean) / encoder.std, indices=[1, 3], intermediates_only=True
+        )
+    for ours, theirs in zip(encoder(images), raw):
+        expected = torch.nn.functional.layer_norm(theirs.permute(0, 2, 3, 1), (32,)).permute(0, 3, 1, 2)
+        torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_mean_and_std_are_those_of_the_weights() -> None:
+    assert build("plain").mean.flatten().tolist() == [0.5, 0.5, 0.5]
+    assert build("dinov2").std.flatten().tolist() == pytest.approx([0.229, 0.224, 0.225])
+    assert "mean" not in build().state_dict()  # they follow from the name
+
+
+def test_last_tap_stops_early() -> None:
+    encoder = build(taps=(0, 2, 3))
+    calls: list[int] = []
+    for i, block in enumerate(encoder.backbone.blocks):
+        block.register_forward_hook(lambda *_, i=i: calls.append(i))
+    images = rand(1, 3, 56, 56)
+    first = encoder(images, last_tap=0)
+    assert calls == [0] and len(first) == 1
+    calls.clear()
+    full = encoder(images)
+    assert calls == [0, 1, 2, 3] and len(full) == 3
+    torch.testing.assert_close(first[0], full[0])
+    calls.clear()
+    assert len(encoder(images, last_tap=2)) == 2 and calls == [0, 1, 2]
+
+
+def test_frozen_means_frozen() -> None:
+    encoder = build("plain", proj_drop_rate=0.5)
+    parent = torch.nn.Sequential(encoder)
+    parent.train()
+    assert not any(module.training for module in encoder.modules())
+    assert not any(p.requires_grad for p in encoder.parameters())
+    images = rand(1, 3, 64, 64)
+    assert torch.equal(encoder(images)[1], encoder(images)[1])  # no dropout
+    images.requires_grad_(True)
+    assert not encoder(images)[0].requires_grad
+
+
+def test_batch_equals_one_by_one() -> None:
+    encoder, images = build(), rand(3, 3, 56, 56)
+    together = encoder(images)[1]
+    for i in range(3):
+        torch.testing.assert_close(together[i : i + 1], encoder(images[i : i + 1])[1], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["dinov2", "dinov3"])
+def test_frozen_size_gives_the_same(kind: str) -> None:
+    encoder = build(kind)
+    images = rand(1, 3, encoder.img_size, encoder.img_size)
+    before = encoder(images)[1]
+    torch.testing.assert_close(encoder.freeze_size_()(images)[1], before)
+
+
+def test_frozen_size_exports() -> None:
+    encoder = build().freeze_size_()
+    images = rand(1, 3, 56, 56)
+    graph = torch.export.export(encoder, (images,)).module()
+    torch.testing.assert_close(graph(images)[1], encoder(images)[1])
+
+
+def test_weights_from_a_file(tmp_path: Any) -> None:
+    donor = build()
+    path = tmp_path / "vit.safetensors"
+    save_file(donor.backbone.state_dict(), path)
+    name, size, kwargs = KINDS["dinov2"]
+    loaded = FeatureEncoder(name, size, (1, 3), kwargs, weights=str(path))
+    images = rand(1, 3, 56, 56)
+    torch.testing.assert_close(loaded(images)[1], donor(images)[1])
+    finer = FeatureEncoder(name, 84, (1, 3), kwargs, weights=str(path))  # positions are resampled once, at loading
+    assert finer(rand(1, 3, 84, 84))[0].shape == (1, 32, 6, 6)
+
+
+def test_overlapping_patches_make_a_finer_map() -> None:
+    name, size, kwargs = KINDS["dinov2"]
+    encoder = FeatureEncoder(name, size, (1,), kwargs, stride=7)
+    assert encoder(rand(1, 3, size, size))[0].shape == (1, 32, 8, 8) and encoder.grid_size == 8
+    with pytest.raises(ValueError, match="stride 9 must divide img_size 56 and be at most the patch size 14"):
+        FeatureEncoder(name, size, (1,), kwargs, stride=9)
+
+
+def test_size_errors_name_the_nearest_legal_sizes() -> None:
+    with pytest.raises(ValueError, match="img_size 500 is not a multiple of the patch size 14; use 490 or 504"):
+        FeatureEncoder("vit_small_patch14_dinov2", 500, (1,), {"embed_dim": 32, "depth": 2, "num_heads": 2})
+    encoder = build()
+    with pytest.raises(ValueError, match="img_size 60 is not a multiple of the patch size 14; use 56 or 70"):
+        encoder(rand(1, 3, 56, 60))
+    with pytest.raises(ValueError, match="img_size 5 is not a multiple of the patch size 14; use 14"):
+        encoder(rand(1, 3, 5, 5))
+
+
+def test_tap_errors() -> None:
+    with pytest.raises(ValueError, match=r"taps \(9,\) do not fit 'vit_small_patch14_dinov2'; it has blocks 0 to 3"):
+        build(taps=(9,))
+    with pytest.raises(ValueError, match=r"last_tap 2 is not read; the taps are \(1, 3\)"):
+        build()(rand(1, 3, 56, 56), last_tap=2)
+
+
+def test_only_transformers() -> None:
+    with pytest.raises(ValueError, match=r"'resnet18' does not take .*; use a Vision Transformer"):
+        FeatureEncoder("resnet18", 64, (0,))
+    with torch.device("meta"), pytest.raises(ValueError, match="no transformer blocks to read"):
+        FeatureEncoder("swin_tiny_patch4_window7_224", 224, (0,))
