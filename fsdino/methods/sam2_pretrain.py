@@ -1,7 +1,7 @@
 """Training of a small SAM2 from pictures with masks: prompts on one view, tracking into another view.
 
-What SAM2's paper does with videos (Ravi et al. 2024, section 5 and appendix D), in small: the second frame of a video of
-two is the first one moved, turned, scaled and recoloured. So the model learns to find the *same object* again, which is
+What SAM2's paper does with videos (Ravi et al. 2024, section 5 and appendix D), in small: the second frame of a pair
+is the first one moved, turned, scaled and recoloured. So the model learns to find the *same object* again, which is
 all that SANSA and FSSAM take for granted; it never sees two objects of one class as a pair.
 """
 
