@@ -183,7 +183,7 @@ def pretrain(
 
 def teach(
     out: str = "fsdino/assets/tiny_sam.safetensors",
-    epochs: int = 20,
+    epochs: int = 11,
     epoch_length: int = 1600,
     lr: float = 2e-3,
     seed: int = 0,
@@ -208,7 +208,7 @@ def teach(
     from fsdino.teachers.sam import save_sam
     from fsdino.train.teach import TeachModule
 
-    module = TeachModule(lr=lr, seed=seed)
+    module = TeachModule(lr=lr, correct_prob=0.3, seed=seed)
     data = SceneData(epoch_length, val_length=96, seed=seed, batch_size=8, max_objects=4)
     fit_scenes(module, data, epochs, folder, precision, "teach")
     save_sam(module.sam, module.config, out)

@@ -29,6 +29,7 @@ class CutCurve(Metric):
     def __init__(self, class_ids: Sequence[int], cuts: Sequence[float] = CUTS, **kwargs: object) -> None:
         super().__init__(**kwargs)
         self._row = {class_id: row for row, class_id in enumerate(class_ids)}
+        self.grid = tuple(cuts)
         self.register_buffer("cuts", torch.tensor(list(cuts)), persistent=False)
         shape = (len(self._row), len(cuts))
         self.add_state("hits", torch.zeros(shape, dtype=torch.int64), dist_reduce_fx="sum")
@@ -64,4 +65,4 @@ class CutCurve(Metric):
         """The best cut and its mIoU; of equals the middle one."""
         curve = self.compute()
         top = (curve >= curve.max() - 1e-9).nonzero()[:, 0]
-        return float(self.cuts[top[len(top) // 2]]), float(curve.max())  # type: ignore[index]
+        return self.grid[int(top[len(top) // 2])], float(curve.max())

@@ -78,6 +78,8 @@ def open_test(part: DataPart, seed: int = 0) -> TestSet:
 def open_train(part: DataPart, test: TestSet, seed: int = 0) -> TrainSet:
     """The annotated and unannotated training pictures of a fold.
 
+    Held-out classes are taken from the first data set, which should be the most like the test's.
+
     Args:
         part: the recipe's data part.
         test: its test set; a data set of the same name loses the list's pictures and the fold's classes.
@@ -90,9 +92,8 @@ def open_train(part: DataPart, test: TestSet, seed: int = 0) -> TrainSet:
     for spec in part.train:
         index = open_data_set(spec.name, spec.root, "train", **spec.options)
         barred: list[int] = []
-        if index.name == test.index.name:
+        if index.name == test.index.name:  # a fold speaks of the tested data set alone
             index = SubsetIndex.without_pictures(index, test.episodes.pictures)
-        if index.folds and len(index.folds) > 1:
             barred = novel_as_ignore(index, part.fold, part.filter)
             index = training_view(index, part.fold, part.filter)
         barred += _left_out(index, spec, part.fold)
@@ -106,7 +107,8 @@ def open_train(part: DataPart, test: TestSet, seed: int = 0) -> TrainSet:
     ignore = sorted(table[c] for table, barred_ids in zip(tables, novel) for c in barred_ids)
     view = _fewer(whole, part.max_train_pictures, seed)
     usable = [c for c in whole.class_names if c not in set(ignore) and len(whole.pictures(c)) > part.shots]
-    val = held_out_classes(usable, part.val_share)
+    tested_kind = set(tables[0].values())  # the first data set is the one like the test's
+    val = held_out_classes([c for c in usable if c in tested_kind], part.val_share)
     classes = [c for c in usable if c not in set(val)]
     if not classes:
         raise ValueError(f"no foreground class of '{whole.name}' has two pictures to train on; add annotated pictures.")

@@ -18,22 +18,26 @@ from typing import Any
 import torch
 import yaml
 from lightning import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.loggers import Logger
+from safetensors.torch import load_file
 
-from fsdino.config import SegmenterConfig
+from fsdino.data.objects import ClassObjects, ObjectData, ObjectSource, RegionObjects
 from fsdino.datasets import TestSet, TrainSet, open_test, open_train
 from fsdino.models.resize import Resize
 from fsdino.models.segmenter import FewShotSegmenter
-from fsdino.recipe import Recipe
+from fsdino.recipe import Recipe, bundled_file
+from fsdino.teachers.architecture import SamConfig, load_vit_
 from fsdino.teachers.cache import EmbeddingCache, EmbeddingSource, FrozenTaps, cache_recipe, write_cache
 from fsdino.teachers.pictures import PictureList
-from fsdino.teachers.sam import SamTeacher
-from fsdino.train.callbacks import StageProgress
+from fsdino.teachers.sam import SamTeacher, save_sam
+from fsdino.train.callbacks import EpisodeStrips, StageProgress, Throughput
 from fsdino.train.distill import DistillModule
 from fsdino.train.distill_data import DistillData
-from fsdino.train.loggers import build_loggers
+from fsdino.train.loggers import log_model, log_picture, make_loggers
 from fsdino.train.meta import MetaModule
 from fsdino.train.meta_data import MetaData
+from fsdino.train.teach import TeachModule
 from fsdino.weights import save_pretrained
 
 LAST, BEST = "last.ckpt", "best.ckpt"
@@ -76,27 +80,48 @@ class Job:
         """The teacher, loaded once."""
         if self._teacher is None:
             part = self.recipe.teacher
-            self._teacher = SamTeacher.from_checkpoint(part.checkpoint, part.sha256)
+            named = {"tiny": lambda: bundled_file("tiny_sam"), "own": self.teach}
+            file = named[part.checkpoint]() if part.checkpoint in named else part.checkpoint
+            self._teacher = SamTeacher.from_checkpoint(file, part.sha256)
         return self._teacher
 
-    def trainer(self, stage: str, module: LightningModule | None = None, epochs: int | None = None) -> Trainer:
-        """A Trainer for one stage, with its progress bar, loggers and checkpoints."""
+    def trainer(self, stage: str, unit: str = "pictures", **stage_options: Any) -> Trainer:
+        """A Trainer for one stage; the recipe's own Trainer flags come last."""
         options: dict[str, Any] = {
             "accelerator": "auto", "devices": 1, "enable_model_summary": False, "logger": False,
             "enable_checkpointing": False, "num_sanity_val_steps": 0, "log_every_n_steps": 10,
         }  # fmt: skip
-        callbacks: list[Any] = [StageProgress(stage)]
-        if module is not None:
-            folder = self.folder / stage
-            callbacks += checkpoints(folder / "checkpoints", monitor="val/miou" if stage == "train" else None)
-            options |= {
-                "max_epochs": epochs, "reload_dataloaders_every_n_epochs": 1, "enable_checkpointing": True,
-                "gradient_clip_val": 1.0, "logger": build_loggers(folder, self.recipe, stage),
-            }  # fmt: skip
-        options |= self.trainer_options
-        return Trainer(callbacks=callbacks, **options)
+        callbacks = [StageProgress(stage, unit), *stage_options.pop("callbacks", [])]
+        return Trainer(callbacks=callbacks, **{**options, **stage_options, **self.trainer_options})
+
+    def loggers(self, stage: str) -> list[Logger]:
+        """`metrics.csv` in the stage's folder, and W&B where the recipe wants it."""
+        log = self.recipe.log
+        name = f"{self.recipe.name}-{self.folder.name}-{stage}"
+        return make_loggers(self.folder / stage, name, log.project, log.wandb, asdict(self.recipe))
 
     # ---- stages
+
+    def teach(self) -> Path:
+        """Stage 0: a SAM of the run's own, from the masks of base classes and of class-agnostic regions; its file."""
+        part, chosen, file = self.recipe.teach, self.train_set, self.folder / "teach" / "sam.safetensors"
+        if file.is_file():
+            return file
+        module = TeachModule(SamConfig(**part.sam), lr=part.lr, optimizer=part.optimizer, seed=self.recipe.seed)
+        if part.vit is not None:
+            load_vit_(module.sam, load_file(part.vit))
+        bases = (*chosen.classes, *chosen.val_classes)
+        sources: list[ObjectSource] = [ClassObjects(chosen.index, bases, tuple(chosen.ignore_classes))]
+        sources += [RegionObjects(root) for root in part.regions]
+        data = ObjectData(
+            sources, Resize(module.config.img_size, self.recipe.segmenter().resize_mode), part.epoch_length,
+            max_objects=part.max_objects, batch_size=part.batch_size, num_workers=self.recipe.num_workers,
+            seed=self.recipe.seed,
+        )  # fmt: skip
+        trained = self._fit("teach", module, data, part.epochs, [])
+        module.load_state_dict(torch.load(trained, map_location="cpu", weights_only=True)["state_dict"])
+        save_sam(module.sam, module.config, file)
+        return file
 
     def cache(self) -> None:
         """Write the teacher's embeddings and the frozen encoder's maps, where the recipe wants them."""
@@ -142,7 +167,7 @@ class Job:
             self.teacher.img_size if live else None, self.recipe.segmenter().resize_mode, part.epoch_length,
             part.val_count, self.recipe.cache.hflip, part.batch_size, self.recipe.num_workers, self.recipe.seed,
         )  # fmt: skip
-        return self._fit("distill", module, data, part.epochs)
+        return self._fit("distill", module, data, part.epochs, [])
 
     def train(self, distilled: Path | None = None) -> Path:
         """Stage 2, from a distilled checkpoint or from new weights; the best checkpoint."""
@@ -158,14 +183,25 @@ class Job:
             part.epoch_length, chosen.ignore_classes, part.absent_prob, part.augment, cache,
             chosen.annotated if cache is not None else None, part.batch_size, self.recipe.num_workers, self.recipe.seed,
         )  # fmt: skip
-        return self._fit("train", module, data, part.epochs)
+        strips = []
+        if chosen.val_episodes is not None:
+            strips.append(EpisodeStrips(chosen.index, chosen.val_episodes, self.folder / "train" / "pictures"))
+        return self._fit("train", module, data, part.epochs, strips)
 
-    def _fit(self, stage: str, module: LightningModule, data: LightningDataModule, epochs: int) -> Path:
+    def _fit(
+        self, stage: str, module: LightningModule, data: LightningDataModule, epochs: int, callbacks: list[Callback]
+    ) -> Path:
         folder = self.folder / stage / "checkpoints"
         done = self.folder / stage / "done"
         if not done.is_file():
+            trainer = self.trainer(
+                stage, "episodes" if stage == "train" else "pictures", max_epochs=epochs,
+                reload_dataloaders_every_n_epochs=1, enable_checkpointing=True, gradient_clip_val=1.0,
+                logger=self.loggers(stage),
+                callbacks=[Throughput(), *callbacks, *checkpoints(folder, "val/miou" if stage == "train" else None)],
+            )  # fmt: skip
             last = folder / LAST
-            self.trainer(stage, module, epochs).fit(module, data, ckpt_path=last if last.is_file() else None)
+            trainer.fit(module, data, ckpt_path=last if last.is_file() else None)
             done.write_text("finished\n")
         best = folder / BEST
         return best if best.is_file() else folder / LAST
@@ -173,6 +209,18 @@ class Job:
     def export(self, model: FewShotSegmenter, results: dict[str, float | str]) -> Path:
         """Write the trained segmenter where `fsdino.load` opens it."""
         return save_pretrained(model, self.folder / "export", results=results)
+
+    def log_results(self, results: dict[str, float | str], sheet: Path, folder: Path) -> None:
+        """Send scores, strips and the exported model to W&B, where it follows the run."""
+        if self.recipe.log.wandb == "off":
+            return
+        loggers = self.loggers("train")
+        for logger in loggers[1:]:
+            logger.log_metrics({f"test/{key.replace(' ', '_')}": float(value) for key, value in results.items()})
+        log_picture(loggers, "test/strips", sheet)
+        log_model(loggers, folder, self.recipe.name)
+        for logger in loggers[1:]:
+            logger.finalize("success")
 
     def timed(self, stage: str, run: Callable[[], Any]) -> Any:
         """Run a stage and note its seconds."""
@@ -184,11 +232,10 @@ class Job:
 
 def checkpoints(folder: Path, monitor: str | None) -> list[ModelCheckpoint]:
     """The last epoch always, to resume from; the best on held-out base classes where there is something to watch."""
-    saved = [ModelCheckpoint(folder, filename="last", save_top_k=1, every_n_epochs=1, enable_version_counter=False)]
+    options: dict[str, Any] = {"save_on_train_epoch_end": True, "enable_version_counter": False}
+    saved = [ModelCheckpoint(folder, filename="last", save_top_k=1, **options)]
     if monitor is not None:
-        saved.append(
-            ModelCheckpoint(folder, filename="best", monitor=monitor, mode="max", enable_version_counter=False)
-        )
+        saved.append(ModelCheckpoint(folder, filename="best", monitor=monitor, mode="max", **options))
     return saved
 
 
@@ -238,8 +285,3 @@ def open_run(recipe: Recipe, trainer_options: dict[str, Any], root: str | Path =
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.yaml").write_text(text)
     return Job(recipe, trainer_options, folder)
-
-
-def resize_of(config: SegmenterConfig) -> Resize:
-    """The way to the model's square and back."""
-    return Resize(config.img_size, config.resize_mode)

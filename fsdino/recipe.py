@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
@@ -71,12 +72,40 @@ class TeacherPart:
     """The SAM that is distilled.
 
     Args:
-        checkpoint: "tiny" (bundled), a .pth or .safetensors file in SAM's format, or a URL of one.
-        sha256: its digest; required for a URL.
+        checkpoint: "tiny" (bundled), "own" (trained first, see `TeachPart`), vit_b, vit_l, vit_h, or a .pth or
+            .safetensors file or URL in SAM's format.
+        sha256: the file's digest.
     """
 
     checkpoint: str = "tiny"
     sha256: str | None = None
+
+
+@dataclass
+class TeachPart:
+    """Stage 0, for `teacher.checkpoint: own`: a promptable SAM from the masks of the training data.
+
+    Args:
+        sam: fields of `fsdino.teachers.architecture.SamConfig`.
+        vit: weights of a plain ViT under timm's names that its image encoder starts from; None = from nothing.
+        regions: folders of class-agnostic region maps.
+        epochs: epochs.
+        epoch_length: pictures an epoch.
+        batch_size: pictures a step and device.
+        max_objects: masks of a picture.
+        lr: peak learning rate.
+        optimizer: "adamw" or "muon".
+    """
+
+    sam: dict[str, Any] = field(default_factory=dict)
+    vit: str | None = None
+    regions: list[str] = field(default_factory=list)
+    epochs: int = 4
+    epoch_length: int = 400
+    batch_size: int = 4
+    max_objects: int = 6
+    lr: float = 1e-3
+    optimizer: OptimizerName = "muon"
 
 
 @dataclass
@@ -198,6 +227,7 @@ class Recipe:
         model: fields of `SegmenterConfig` that differ from the preset.
         data: what is learnt from and tested on.
         teacher: what is distilled.
+        teach: stage 0, where the teacher is the run's own.
         cache: caches of frozen networks.
         distill: stage 1.
         train: stage 2.
@@ -212,6 +242,7 @@ class Recipe:
     model: dict[str, Any] = field(default_factory=dict)
     data: DataPart = field(default_factory=DataPart)
     teacher: TeacherPart = field(default_factory=TeacherPart)
+    teach: TeachPart = field(default_factory=TeachPart)
     cache: CachePart = field(default_factory=CachePart)
     distill: DistillPart = field(default_factory=DistillPart)
     train: TrainPart = field(default_factory=TrainPart)
@@ -221,8 +252,23 @@ class Recipe:
     seed: int = 0
 
     def segmenter(self) -> SegmenterConfig:
-        """The model's configuration."""
-        return preset(self.preset, **self.model)
+        """The model's configuration; `encoder_weights: bundled:NAME` names a file of `fsdino/assets`."""
+        config = preset(self.preset, **self.model)
+        if (config.encoder_weights or "").startswith("bundled:"):
+            config.encoder_weights = str(bundled_file(str(config.encoder_weights)[len("bundled:") :]))
+        return config
+
+
+def bundled_file(name: str) -> Path:
+    """A file of the bundled weights.
+
+    Raises:
+        FileNotFoundError: if the package has none of that name.
+    """
+    path = Path(str(resources.files("fsdino"))) / "assets" / f"{name}.safetensors"
+    if not path.is_file():
+        raise FileNotFoundError(f"the package has no bundled weights {name!r} ({path.name}); make them with `make assets`.")
+    return path
 
 
 def recipe_parser() -> Any:

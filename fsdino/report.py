@@ -88,7 +88,7 @@ def measure(job: Any, checkpoint: Path) -> Report:
     scores = {
         name: evaluate(
             method, job.test.index, job.test.episodes, folder / name.replace(" ", "-"), scoring=part.scoring,
-            fingerprint=fingerprint(method), num_workers=job.recipe.num_workers, trainer=job.trainer(f"test {name}"),
+            fingerprint=fingerprint(method), num_workers=job.recipe.num_workers, trainer=job.trainer(f"test {name}", "episodes"),
         )
         for name, method in methods.items()
     }  # fmt: skip

@@ -8,7 +8,7 @@ from functools import partial
 
 import torch
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
-from timm.layers import build_sincos2d_pos_embed
+from timm.layers import build_sincos2d_pos_embed, resample_abs_pos_embed
 from torch import Tensor, nn
 
 
@@ -231,3 +231,41 @@ def _count(state: dict[str, Tensor], pattern: str) -> int:
     if not found:
         raise KeyError(pattern.replace("\\", ""))
     return 1 + max(found)
+
+
+def load_vit_(sam: Sam, state: dict[str, Tensor], mean: float = 0.5, std: float = 0.5) -> None:
+    """Starts the image encoder from the first blocks of a plain ViT, in place, as SAM started from MAE.
+
+    Args:
+        sam: of the ViT's width and patch size; it may have fewer blocks and another grid.
+        state: the ViT's weights under timm's names.
+        mean: what the ViT subtracts from pixels in [0, 1], ...
+        std: ... and divides by; folded into the patch embedding, since SAM normalises otherwise.
+
+    Raises:
+        ValueError: if a shape does not fit.
+    """
+    encoder = sam.image_encoder
+    own = encoder.state_dict()
+    shift, scale = sam.pixel_mean.view(3) / 255, sam.pixel_std.view(3) / 255
+    kernel = state["patch_embed.proj.weight"]
+    found = {
+        "patch_embed.proj.weight": kernel * (scale / std).view(1, 3, 1, 1),
+        "patch_embed.proj.bias": state["patch_embed.proj.bias"]
+        + (kernel * ((shift - mean) / std).view(1, 3, 1, 1)).sum((1, 2, 3)),
+    }
+    table = state["pos_embed"]
+    side = int(table.shape[1] ** 0.5)
+    table = resample_abs_pos_embed(table[:, table.shape[1] - side * side :], list(own["pos_embed"].shape[1:3]),
+                                   [side, side], num_prefix_tokens=0)  # fmt: skip
+    found["pos_embed"] = table.reshape(own["pos_embed"].shape)
+    for key in own:
+        theirs = key.replace("mlp.lin1", "mlp.fc1").replace("mlp.lin2", "mlp.fc2")
+        if key.startswith("blocks.") and "rel_pos" not in key:
+            found[key] = state[theirs]
+    for key, value in found.items():
+        if own[key].shape != value.shape:
+            raise ValueError(
+                f"{key} is {tuple(own[key].shape)} in the SAM, {tuple(value.shape)} in the ViT; use the ViT's sizes."
+            )
+    encoder.load_state_dict({**own, **found})

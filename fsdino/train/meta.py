@@ -128,7 +128,7 @@ class MetaModule(LightningModule):
         miou = self.curve.compute()
         cut, best = self.curve.best()
         self.log("val/miou", best, prog_bar=True)
-        self.log("val/miou_at_half", float(miou[(self.curve.cuts - 0.5).abs().argmin()]))  # type: ignore[operator]
+        self.log("val/miou_at_half", float(miou[self.curve.grid.index(0.5)]))
         self.log("val/cut", cut)
         self.model.threshold = cut
         self.curve.reset()

@@ -1,0 +1,47 @@
+# Everything runs inside .venv, which the first target that needs it makes. `make help` lists the targets.
+PYTHON ?= python3
+RECIPE ?= recipes/tiny.yaml
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install distill test lint assets bench ablation tables clean
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+install: $(STAMP) ## Set up .venv with the package and its tools
+
+$(STAMP): setup.cfg setup.py
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[dev]"
+	touch $(STAMP)
+
+distill: $(STAMP) ## The main job: cache, distill, train, evaluate, export (RECIPE=recipes/NAME.yaml ARGS="--seed 1")
+	$(BIN)/fsdino run --config $(RECIPE) $(ARGS)
+
+test: $(STAMP) ## Run the tests
+	$(BIN)/python -m pytest tests -n 2 --dist worksteal
+
+lint: $(STAMP) ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+assets: $(STAMP) ## Make the bundled tiny weights anew (about two hours on two cores)
+	$(BIN)/fsdino pretrain
+	$(BIN)/fsdino teach
+	$(BIN)/python benchmarks/bundle.py
+
+bench: $(STAMP) ## Measure what two cores can measure in 15 minutes
+	$(BIN)/python benchmarks/params.py --csv benchmarks/results/params.csv
+	$(BIN)/python benchmarks/speed.py --csv benchmarks/results/speed.csv
+
+ablation: $(STAMP) ## The paper's ablation on the embedded world
+	$(BIN)/python benchmarks/ablation.py
+
+tables: $(STAMP) ## Write benchmarks/results into the README
+	$(BIN)/python benchmarks/table.py
+
+clean: ## Remove runs and caches (keeps .venv)
+	rm -rf runs .pytest_cache .mypy_cache .ruff_cache

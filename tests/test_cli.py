@@ -1,0 +1,53 @@
+"""The command line: help, errors in one sentence, exit codes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from fsdino.cli import FUNCTION_COMMANDS, RECIPE_COMMANDS, main, resolve, usage
+
+
+def test_help_lists_every_command(capsys) -> None:
+    assert main(["--help"]) == 0
+    text = capsys.readouterr().out
+    assert all(name in text for name in {**RECIPE_COMMANDS, **FUNCTION_COMMANDS})
+
+
+@pytest.mark.parametrize("name", sorted({**RECIPE_COMMANDS, **FUNCTION_COMMANDS}))
+def test_every_command_resolves(name) -> None:
+    assert callable(resolve({**RECIPE_COMMANDS, **FUNCTION_COMMANDS}[name][0]))
+
+
+def test_unknown_command_is_named(capsys) -> None:
+    assert main(["distil"]) == 2
+    assert "there is no command 'distil'" in capsys.readouterr().err
+
+
+def test_expected_errors_are_one_sentence_without_traceback(capsys) -> None:
+    assert main(["data", "--name", "pascal5i"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("fsdino data: data set 'pascal5i'") and error.count("\n") == 1
+
+
+def test_help_and_package_import_neither_torch_nor_lightning() -> None:
+    code = "import sys, fsdino, fsdino.cli; fsdino.cli.main(['--help']); assert not {'torch', 'lightning'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_episodes_are_drawn_written_and_verified(tmp_path, capsys) -> None:
+    out = str(tmp_path / "list.json")
+    arguments = ["episodes", "--name", "synthetic", "--number", "5", "--out", out]
+    assert main(arguments) == 0
+    first = open(out).read()
+    assert main(arguments) == 0 and open(out).read() == first
+    assert main(["episodes", "--name", "synthetic", "--verify", out]) == 0
+    assert "5 episodes" in capsys.readouterr().out
+
+
+def test_usage_has_a_line_for_each_command() -> None:
+    assert len([line for line in usage().splitlines() if line.startswith("  ")]) == len(RECIPE_COMMANDS) + len(
+        FUNCTION_COMMANDS
+    )

@@ -1,0 +1,108 @@
+"""Episodic training: what learns, what counts, and that an interrupted run ends with the same weights."""
+
+from __future__ import annotations
+
+import torch
+from lightning import Trainer
+
+from fsdino.cuts import CutCurve
+from fsdino.data.synthetic import SyntheticWorld
+from fsdino.job import checkpoints
+from fsdino.models.contract import SegmenterOutput
+from fsdino.train.meta import MetaModule
+from fsdino.train.meta_data import MetaData, held_out_classes, validation_episodes
+from tests.small_segmenter import small_config
+
+
+def _data(module: MetaModule, val: list[int]) -> MetaData:
+    index = SyntheticWorld("base", 3)
+    classes = [c for c in range(8) if c not in val]
+    episodes = validation_episodes(index, val, 1, 4)
+    return MetaData(index, classes, episodes, module.model.resize, epoch_length=8, batch_size=4, absent_prob=0.2)
+
+
+def _trainer(folder, epochs: int, **options) -> Trainer:
+    return Trainer(
+        accelerator="cpu", max_epochs=epochs, logger=False, enable_progress_bar=False, enable_model_summary=False,
+        reload_dataloaders_every_n_epochs=1, num_sanity_val_steps=0, callbacks=checkpoints(folder, "val/miou"),
+        **options,
+    )  # fmt: skip
+
+
+class _Stop(Exception):
+    pass
+
+
+class _Killed(MetaModule):
+    """Dies in the middle of its second epoch."""
+
+    def training_step(self, batch, batch_idx):
+        if self.current_epoch == 1 and batch_idx == 1:
+            raise _Stop
+        return super().training_step(batch, batch_idx)
+
+
+def test_a_killed_run_resumes_to_the_same_weights(tmp_path) -> None:
+    config, val = small_config(), [1, 5]
+    whole = MetaModule(config, val, seed=3)
+    _trainer(tmp_path / "whole", 3).fit(whole, _data(whole, val))
+
+    killed = _Killed(config, val, seed=3)
+    try:
+        _trainer(tmp_path / "parts", 3).fit(killed, _data(killed, val))
+    except _Stop:
+        pass
+    resumed = MetaModule(config, val, seed=99)
+    _trainer(tmp_path / "parts", 3).fit(resumed, _data(resumed, val), ckpt_path=tmp_path / "parts" / "last.ckpt")
+    for (name, a), b in zip(whole.model.state_dict().items(), resumed.model.state_dict().values()):
+        assert torch.equal(a, b), name
+    assert whole.model.threshold == resumed.model.threshold
+
+
+def test_ignored_pixels_change_no_loss() -> None:
+    module = MetaModule(small_config(), [0])
+    truth = torch.zeros(1, 56, 56, dtype=torch.long)
+    truth[0, :20, :20] = 1
+    truth[0, 28:] = 255
+    logits = torch.randn(1, 1, 16, 16)
+    other = logits.clone()
+    other[..., 8:, :] += 5.0  # only where it is ignored
+    head = (torch.zeros(1, 1), torch.zeros(1, 1))
+    first, second = (module.losses(SegmenterOutput(x, *head), truth) for x in (logits, other))
+    for name in first:
+        assert torch.allclose(first[name], second[name]), name
+
+
+def test_an_absent_object_teaches_presence_but_no_dice() -> None:
+    module = MetaModule(small_config(), [0])
+    output = SegmenterOutput(torch.randn(1, 1, 16, 16), torch.zeros(1, 1), torch.full((1, 1), 2.0))
+    losses = module.losses(output, torch.zeros(1, 56, 56, dtype=torch.long))
+    assert losses["dice"] == 0 and losses["iou"] == 0
+    assert losses["presence"] > 2  # certain of an object that is not there
+
+
+def test_cut_curve_equals_thresholding_at_each_cut() -> None:
+    generator = torch.Generator().manual_seed(0)
+    probs = torch.rand(6, 9, 9, generator=generator)
+    truth = torch.randint(0, 2, (6, 9, 9), generator=generator)
+    truth[:, 0] = 255
+    classes = torch.tensor([4, 4, 7, 7, 7, 4])
+    curve = CutCurve([4, 7, 8], cuts=(0.2, 0.5, 0.7))
+    curve.update(probs[:3], truth[:3], classes[:3])
+    curve.update(probs[3:], truth[3:], classes[3:])
+    for cut, value in zip((0.2, 0.5, 0.7), curve.compute()):
+        ious = []
+        for class_id in (4, 7):
+            chosen = classes == class_id
+            valid = truth[chosen] != 255
+            found, wanted = (probs[chosen] > cut) & valid, (truth[chosen] == 1) & valid
+            ious.append((found & wanted).sum() / (found | wanted).sum())
+        assert torch.isclose(value, torch.stack(ious).mean())
+    assert curve.best()[0] in (0.2, 0.5, 0.7)
+
+
+def test_held_out_classes_are_fixed_and_never_none() -> None:
+    classes = list(range(10, 40))
+    assert held_out_classes(classes, 0.2) == held_out_classes(classes, 0.2)
+    assert len(held_out_classes(classes, 0.2)) == 6 and len(held_out_classes(classes, 0.001)) == 1
+    assert held_out_classes(classes, 0.0) == []
