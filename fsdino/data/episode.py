@@ -111,6 +111,7 @@ class TrainEpisodes(Dataset[dict[str, Any]]):
         self.ignore_classes, self.absent_prob, self.transform = frozenset(ignore_classes), absent_prob, transform
         self.pictures = {c: found for c in classes if len(found := index.pictures(c)) > shots}
         self.classes = list(self.pictures)
+        self._candidates: dict[int, Sequence[str]] = {}
         if not self.classes:
             raise ValueError(
                 f"no foreground class of '{index.name}' has {shots + 1} pictures, which a {shots}-shot training "
@@ -132,7 +133,9 @@ class TrainEpisodes(Dataset[dict[str, Any]]):
         rng = np.random.default_rng(np.random.SeedSequence([self.seed, self.epoch, i]))
         class_id = self.classes[int(rng.integers(len(self.classes)))]
         absent = bool(rng.random() < self.absent_prob)
-        pool = self.index.candidates(class_id) if absent else self.pictures[class_id]
+        if absent and class_id not in self._candidates:
+            self._candidates[class_id] = self.index.candidates(class_id)
+        pool = self._candidates[class_id] if absent else self.pictures[class_id]
         query_id, image, mask = self._pick(pool, class_id, rng, set(), absent)
         support_ids: list[str] = []
         supports = []

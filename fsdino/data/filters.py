@@ -34,15 +34,16 @@ def training_view(index: ClassIndex, fold: int, rule: TrainFilter = "none") -> C
         return SubsetIndex(index, {class_id: index.pictures(class_id) for class_id in base})
     if rule != "pfenet":
         raise ValueError(f"there is no training filter '{rule}'; there are 'none', 'hsnet' and 'pfenet'.")
-    clean: dict[str, bool] = {}
-    keep: dict[int, list[str]] = {}
+    shown: dict[str, list[int]] = {}
     for class_id in base:
-        keep[class_id] = []
         for picture in index.pictures(class_id):
-            if picture not in clean:
-                clean[picture] = not index.classes_in(picture) & novel
-            if clean[picture] and index.object_pixels(picture, class_id) >= PFENET_MIN_PIXELS:
-                keep[class_id].append(picture)
+            shown.setdefault(picture, []).append(class_id)
+    keep: dict[int, list[str]] = {class_id: [] for class_id in base}
+    for picture, classes in shown.items():  # picture by picture, as readers keep the last one at hand
+        if not index.classes_in(picture) & novel:
+            for class_id in classes:
+                if index.object_pixels(picture, class_id) >= PFENET_MIN_PIXELS:
+                    keep[class_id].append(picture)
     return SubsetIndex(index, keep)
 
 

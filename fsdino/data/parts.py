@@ -113,7 +113,7 @@ class PascalPartIndex(CropIndex):
         places = [p / "Annotations_Part" for p in (Path(root), base, base.parent, base.parent.parent)]
         found = [place for place in places if place.is_dir()] or [existing(places[0], "PASCAL-Part's trainval.tar.gz")]
         self._annotations, self._images = found[0], base / "JPEGImages"
-        self._recent: tuple[str, list[Any]] | None = None
+        self._recent: tuple[str, list[Any]] | None = None  # crops of one picture are asked for together
         class_ids = {name: i for i, name in enumerate(sorted(n for names in PART_FOLDS.values() for n in names))}
         crops: dict[str, ObjectCrop] = {}
         for picture in read_names(base / f"ImageSets/Main/{split}.txt"):
@@ -145,7 +145,7 @@ class PascalPartIndex(CropIndex):
                 things = content["anno"]["objects"]
             except (KeyError, TypeError) as error:
                 raise DataSetError(f"'{path}' has no anno.objects: it is no file of PASCAL-Part.") from error
-            self._recent = (picture, things if isinstance(things, list) else [things])
+            self._recent = (picture, list(np.atleast_1d(things)))
         return self._recent[1]
 
     def _image(self, crop: ObjectCrop) -> np.ndarray:

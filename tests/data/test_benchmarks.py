@@ -1,6 +1,7 @@
 """The readers of the published benchmarks, on small trees in the official layouts."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -10,12 +11,12 @@ from fsdino.data import DATA_SETS, data_set_entry, open_data_set
 from fsdino.data.episode import EpisodeData
 from fsdino.data.fss import class_split, fss1000
 from fsdino.data.layout import DataSetError
-from fsdino.data.lvis import LvisIndex, lvis_folds
+from fsdino.data.lvis import LvisIndex, lvis_folds, picture_name
 from fsdino.data.part_names import PART_FOLDS, merged_part
 from fsdino.data.parts import PacoPartIndex, PascalPartIndex
 from fsdino.data.perseg import PersegIndex
 from fsdino.data.protocols import PROTOCOLS
-from fsdino.data.voc import VocIndex
+from fsdino.data.voc import VocIndex, read_mat
 from tests.data import trees
 
 
@@ -96,6 +97,11 @@ class TestPascal:
         (sbd / "2007_003000.mat").write_bytes(b"MATLAB?")
         with pytest.raises(DataSetError, match=r"2007_003000\.mat' cannot be read \(.*\): download it again"):
             VocIndex(root, "train")
+
+    def test_matlab_files_need_scipy(self, tmp_path, monkeypatch):
+        monkeypatch.setitem(sys.modules, "scipy.io", None)
+        with pytest.raises(ImportError, match=r"reading '.*a\.mat' needs scipy: pip install scipy"):
+            read_mat(tmp_path / "a.mat")
 
     def test_what_is_missing(self, tmp_path):
         root = trees.voc_tree(tmp_path)
@@ -178,6 +184,18 @@ class TestLvis:
         assert len(absent) == len(known) and len(index.candidates(25)) < 4
 
 
+    def test_pictures_are_missing(self, tmp_path):
+        root = trees.lvis_tree(tmp_path)
+        for folder in ("train2017", "val2017"):
+            (root / f"LVIS/{folder}").rename(root / f"LVIS/gone_{folder}")
+        with pytest.raises(DataSetError, match=r"LVIS/val2017' \(COCO's val2017 pictures\) does not exist"):
+            LvisIndex(root)
+
+    def test_bare_file_names_take_their_folder_from_the_url(self):
+        entry = {"file_name": "1.jpg", "coco_url": "http://images.cocodataset.org/val2017/1.jpg"}
+        assert picture_name(entry) == "val2017/1.jpg"
+
+
 class TestParts:
     def test_pascal_parts_are_merged_and_cropped(self, tmp_path):
         index = PascalPartIndex(trees.pascal_part_tree(tmp_path), "val")
@@ -233,6 +251,17 @@ class TestParts:
         with pytest.raises(DataSetError, match=r"has no crop 'val2017/1\.jpg@3'"):
             index.load_image("val2017/1.jpg@3")
 
+    def test_paco_parts_as_polygons_and_plain_rle(self, tmp_path):
+        path = trees.paco_tree(tmp_path) / "PACO-Part/annotations/paco_lvis_v1_test.json"
+        raw = json.loads(path.read_text())
+        raw["annotations"][1]["segmentation"] = [trees.square(20, 16, 6)]
+        raw["annotations"][2]["segmentation"] = trees.rle(trees.block(1, 16, 20, 6), compressed=False)
+        trees.write_json(path, raw)
+        index = PacoPartIndex(tmp_path, "test")
+        picture = index.pictures(101)[0]
+        assert (index.load_mask(picture, 101) == index.load_mask(picture, 102)).all()
+        assert index.load_mask(picture, 101).sum() == 36
+
     @pytest.mark.parametrize(("key", "words"), [("obj_ann_id", "is a part of object 77, which is not in the file"),
                                                 ("image_id", "is of image id 77, which 'images' does not list")])
     def test_dangling_paco_ids(self, tmp_path, key, words):
@@ -251,6 +280,13 @@ class TestPerseg:
         assert (index.load_mask("toy/01", 1) == trees.block(1)).all()
         episodes = PROTOCOLS["fsdino"].draw(index, 0)
         assert {e.support for e in episodes} == {("backpack/00",), ("toy/00",)} and len(episodes) == 4
+
+    def test_grey_and_palette_masks_too(self, tmp_path):
+        root = trees.perseg_tree(tmp_path)
+        trees.labels(root / "PerSeg/Annotations/toy/01.png", 255 * trees.block(1))
+        trees.labels(root / "PerSeg/Annotations/toy/02.png", trees.block(1))
+        index = PersegIndex(root)
+        assert index.object_pixels("toy/01", 1) == index.object_pixels("toy/02", 1) == 2500
 
     def test_a_picture_without_mask(self, tmp_path):
         (trees.perseg_tree(tmp_path) / "PerSeg/Annotations/toy/01.png").unlink()

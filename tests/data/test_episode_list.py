@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from fsdino.data.class_index import SubsetIndex
-from fsdino.data.coco import CocoIndex
 from fsdino.data.episode_list import EpisodeList, EpisodeSpec, PortableRandom
 from tests.data.trees import MemoryIndex, shared_data
 
@@ -138,9 +137,8 @@ def test_verify_names_the_first_episode_that_does_not_fit(spec, words):
         episodes.verify(MemoryIndex())
 
 
-def test_the_given_lists_of_real_photographs_are_read_as_they_are():
-    folder = shared_data("coco386")
-    index = CocoIndex(folder / "instances.json", folder / "images", "coco386", min_cover=0.02)
+def test_the_given_lists_of_real_photographs_are_read_as_they_are(coco386):
+    folder, index = shared_data("coco386"), coco386
     for fold, num_classes in enumerate((17, 18, 15, 17)):
         episodes = EpisodeList.load(folder / f"episodes/fold{fold}_1shot.json", "coco386")
         episodes.verify(index)

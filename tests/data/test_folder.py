@@ -155,7 +155,7 @@ def test_real_photographs():
     root = shared_data("clothing")
     index = folder(root, "clothing", min_pictures=10)
     assert len(index.class_names) == 58 and sum(bool(index.pictures(c)) for c in index.class_names) == 47
-    for picture in index.all_pictures()[::100]:
+    for picture in index.all_pictures()[::200]:
         image = index.load_image(picture)
         for class_id in index.classes_in(picture):
             mask = index.load_mask(picture, class_id)

@@ -96,6 +96,16 @@ def test_masks_are_cut_where_people_mean_it(tmp_path, values, mode):
     assert (read_mask(tmp_path / "m.png") == (array == values[1])).all()
 
 
+def test_a_two_colour_palette_counts_by_its_index(tmp_path):
+    array = np.zeros((6, 10), np.uint8)
+    array[2:4] = 1
+    image = Image.fromarray(array).convert("P")
+    image.putdata(array.ravel().tolist())
+    image.putpalette([0, 0, 0, 90, 0, 0])  # the object is painted dark red
+    image.save(tmp_path / "m.png")
+    assert (read_mask(tmp_path / "m.png") == array).all()
+
+
 def test_a_0_1_mask_may_hold_the_ignore_label(tmp_path):
     array = np.zeros((6, 10), np.uint8)
     array[1:3], array[3] = 1, 255

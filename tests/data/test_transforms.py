@@ -28,6 +28,13 @@ def test_picture_and_mask_move_together_and_the_object_stays():
     assert len(sizes) > 20 and 5 < flipped < 55
 
 
+def test_the_whole_picture_when_no_crop_keeps_the_object():
+    image, mask = _scene()
+    mask[:, :] = 1
+    augment = JointAugment(crop_scale=(0.1, 0.2), keep=0.9)
+    assert augment(image, mask, np.random.default_rng(0))[1].shape == (40, 60)
+
+
 def test_the_generator_alone_decides():
     image, mask = _scene()
     a, b = (JointAugment()(image, mask, np.random.default_rng(7)) for _ in range(2))

@@ -249,20 +249,27 @@ def pascal_part_tree(root: Path) -> Path:
             ears = {"lear": block(1, 12, 12, 6), "rear": block(1, 12, 40, 6)}
             wheels = {"wheel_1": block(1, 25, 66, 6), "wheel_2": block(1, 25, 80, 6)}
             dog = _part_object("dog", block(1), ears | {"torso": block(1, 30, 20, 20)})
-            car = _part_object("car", block(1, 5, 65, 30), wheels)
-            things = np.empty((1, 2), dtype=object)
-            things[0, 0], things[0, 1] = dog, car
-            anno = {"anno": {"imname": stem, "objects": things if i else things[:, :1]}}
+            car = _part_object("car", block(1, 5, 65, 30), wheels if i < 2 else {"wheel_1": wheels["wheel_1"]})
+            boat = _part_object("boat", block(1, 60, 5, 10), {})
+            anno = {"anno": {"imname": stem, "objects": _struct([dog, car, boat] if i else [dog])}}
             (root / "Annotations_Part").mkdir(parents=True, exist_ok=True)
             savemat(root / f"Annotations_Part/{stem}.mat", anno)
     return root
 
 
 def _part_object(name: str, mask: np.ndarray, parts: dict[str, np.ndarray]) -> dict[str, Any]:
-    members = np.empty((1, len(parts)), dtype=object)
-    for i, (part, part_mask) in enumerate(parts.items()):
-        members[0, i] = {"part_name": part, "mask": part_mask.astype(np.uint8)}
-    return {"class": name, "class_ind": 1, "mask": mask.astype(np.uint8), "parts": members}
+    members = [{"part_name": part, "mask": part_mask.astype(np.uint8)} for part, part_mask in parts.items()]
+    return {"class": name, "class_ind": 1, "mask": mask.astype(np.uint8), "parts": _struct(members)}
+
+
+def _struct(rows: list[dict[str, Any]]) -> np.ndarray:
+    """A MATLAB struct array, 1 x n; without rows the empty matrix that the official files hold there."""
+    if not rows:
+        return np.zeros((0, 0))
+    array = np.empty((1, len(rows)), dtype=[(key, object) for key in rows[0]])
+    for i, row in enumerate(rows):
+        array[0, i] = tuple(row.values())
+    return array
 
 
 def davis_tree(root: Path) -> Path:
