@@ -92,7 +92,7 @@ def open_train(part: DataPart, test: TestSet, seed: int = 0) -> TrainSet:
     for spec in part.train:
         index = open_data_set(spec.name, spec.root, "train", **spec.options)
         barred: list[int] = []
-        if index.name == test.index.name:  # a fold speaks of the tested data set alone
+        if index.name == test.index.name and spec.root == part.test.root:  # a fold speaks of the tested data set alone
             index = SubsetIndex.without_pictures(index, test.episodes.pictures)
             barred = novel_as_ignore(index, part.fold, part.filter)
             index = training_view(index, part.fold, part.filter)
@@ -105,7 +105,6 @@ def open_train(part: DataPart, test: TestSet, seed: int = 0) -> TrainSet:
     whole = CombinedIndex(members) if len(members) > 1 else members[0]
     tables = whole.class_ids if isinstance(whole, CombinedIndex) else [{c: c for c in whole.class_names}]
     ignore = sorted(table[c] for table, barred_ids in zip(tables, novel) for c in barred_ids)
-    view = _fewer(whole, part.max_train_pictures, seed)
     usable = [c for c in whole.class_names if c not in set(ignore) and len(whole.pictures(c)) > part.shots]
     tested_kind = set(tables[0].values())  # the first data set is the one like the test's
     val = held_out_classes([c for c in usable if c in tested_kind], part.val_share)
@@ -114,6 +113,7 @@ def open_train(part: DataPart, test: TestSet, seed: int = 0) -> TrainSet:
         raise ValueError(f"no foreground class of '{whole.name}' has two pictures to train on; add annotated pictures.")
     episodes = validation_episodes(whole, val, part.shots, part.val_episodes) if val else None
     annotated = PictureList(f"{whole.name}", tuple(whole.all_pictures()), whole.load_image)
+    view = _fewer(whole, classes, part.max_train_pictures, seed)
     return TrainSet(view, classes, val, episodes, ignore, annotated, _all_pictures(part, annotated, test))
 
 
@@ -124,22 +124,17 @@ def _left_out(index: ClassIndex, spec: DataSpec, fold: int) -> list[int]:
     return [c for c, name in index.class_names.items() if "*" in names or name in names]
 
 
-def _fewer(index: ClassIndex, count: int | None, seed: int) -> ClassIndex:
-    """Only `count` annotated pictures, two or more of a class at a time, so that few pictures still make episodes."""
+def _fewer(index: ClassIndex, classes: list[int], count: int | None, seed: int) -> ClassIndex:
+    """Only `count` annotated pictures, two of a class at a time, so that few pictures still make episodes."""
     if count is None:
         return index
     rng = np.random.default_rng([seed, 11])
+    order = {c: rng.permutation(index.pictures(c)).tolist() for c in rng.permutation(classes).tolist()}
+    rounds = max(len(pictures) for pictures in order.values()) // 2
+    pairs = [(c, picture) for k in range(rounds) for c in order for picture in order[c][2 * k : 2 * k + 2]]
     kept: dict[int, list[str]] = {}
-    left = count
-    rounds = 0
-    while left >= 2 and rounds < len(index.all_pictures()):
-        for class_id in rng.permutation(list(index.class_names)).tolist():
-            pool = [p for p in index.pictures(class_id) if p not in kept.get(class_id, [])]
-            take = min(2, left, len(pool))
-            if take and left >= 2:
-                kept.setdefault(class_id, []).extend(rng.permutation(pool)[:take].tolist())
-                left -= take
-        rounds += 1
+    for class_id, picture in pairs[:count]:
+        kept.setdefault(class_id, []).append(picture)
     return SubsetIndex(index, kept)
 
 
@@ -155,7 +150,7 @@ def _all_pictures(part: DataPart, annotated: PictureList, test: TestSet) -> Pict
             lists.append(PictureList(root.name, names, _FolderPictures(root)))
             continue
         index = open_data_set(spec.name, spec.root, "train", **spec.options)
-        if index.name == test.index.name:
+        if index.name == test.index.name and spec.root == part.test.root:
             index = SubsetIndex.without_pictures(index, test.episodes.pictures)
         lists.append(PictureList(index.name, tuple(index.all_pictures()), index.load_image))
     return lists[0] if len(lists) == 1 else _joined(lists)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 import torch
@@ -47,7 +47,7 @@ def _held_out(rng: np.random.Generator, num_variants: int) -> set[int]:
     return {int(2 * f + rng.integers(2)) for f in families}
 
 
-@lru_cache(maxsize=None)
+@cache
 def world_split(split: str) -> WorldSplit:
     """The fixed division of the world into classes.
 
@@ -101,7 +101,7 @@ def draw_scene(rng: np.random.Generator, split: str, class_id: int | None = None
     return paint_scene(rng, specs, world.textures)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _look_alikes(split: str, spec: ObjectSpec) -> tuple[ObjectSpec, ...]:
     """Pairs that share the shape or the texture, not both."""
     world = world_split(split)
@@ -132,7 +132,7 @@ class SyntheticWorld(ClassIndex):
 
     def _scene(self, picture_id: str) -> Scene:
         if picture_id not in self._recent:
-            if len(self._recent) >= 64:
+            if len(self._recent) >= 2048:  # about 200 MB
                 self._recent.pop(next(iter(self._recent)))
             self._recent[picture_id] = self._paint(picture_id)
         return self._recent[picture_id]

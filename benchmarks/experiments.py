@@ -1,0 +1,234 @@
+"""Grids of runs behind the README's tables: `python benchmarks/experiments.py GRID [--only SUBSTRING]`.
+
+Every grid writes `benchmarks/results/GRID.csv`, one row a run; rows that are there are kept, so an interrupted grid goes
+on. Choices are judged by `val_miou` (held-out base classes); `novel_miou` is reported and decides nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import hashlib
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from provenance import provenance
+
+from fsdino.baseline import choose_prototype
+from fsdino.data.episode import EpisodeData
+from fsdino.evaluate import Evaluation, evaluate
+from fsdino.job import Job
+from fsdino.methods.prototype import AllForeground
+from fsdino.models.contract import FewShotMethod
+from fsdino.models.encoder import FeatureEncoder
+from fsdino.models.segmenter import FewShotSegmenter
+from fsdino.recipe import Recipe, read_recipe
+from fsdino.teachers.pictures import PictureList
+from fsdino.train.meta_data import CachedEpisodes
+from fsdino.train.optim import count_parameters
+from fsdino.weights import load
+
+RESULTS, ROOT = Path(__file__).parent / "results", Path("runs/experiments")
+Run = tuple[str, list[str]]  # a name and the overrides of the recipe
+
+
+def tiny_seeds() -> Iterator[Run]:
+    """The main table: compact and full, three seeds."""
+    for seed in range(3):
+        for variant in ("compact", "full"):
+            yield f"{variant}-seed{seed}", [f"--model.variant={variant}", f"--seed={seed}"]
+
+
+def distillation_curve() -> Iterator[Run]:
+    """Distilled against undistilled, five seeds, over the number of annotated base pictures.
+
+    Undistilled: a new adapter that learns with the episodes, for a quarter more of them (what distillation costs).
+    Both start from the teacher's decoder; `nothing` starts that anew as well.
+    """
+    for seed in range(5):
+        for count in (10, 30, 100, 300, None):
+            some = [] if count is None else [f"--data.max_train_pictures={count}"]
+            name = f"{count or 'all'}-seed{seed}"
+            short = ["--train.epochs=6", "--train.epoch_length=640", f"--seed={seed}", "--model.variant=full", *some]
+            longer = ["--train.epoch_length=800", "--distill.epochs=0", "--model.freeze_adapter=false"]
+            yield f"distilled-{name}", short
+            yield f"undistilled-{name}", [*short, *longer]
+
+
+def choices() -> Iterator[Run]:
+    """What the paper leaves open, two seeds each; decided by held-out base classes."""
+    options: dict[str, list[str]] = {
+        "default": [],
+        "adapter-tap-0": ["--model.adapter_tap=0"],
+        "adapter-tap-1": ["--model.adapter_tap=1"],
+        "adapter-learns": ["--model.freeze_adapter=false"],
+        "taps-5": ["--model.reader_taps=[5]"],
+        "taps-3-5": ["--model.reader_taps=[3,5]"],
+        "pivot-reader": ["--model.reader=pivot"],
+        "no-self-correlation": ["--model.self_correlation=false"],
+        "no-skip": ["--model.skip=false"],
+        "no-sparse": ["--model.sparse=false"],
+        "cosine-distillation": ["--distill.loss=cosine_smooth_l1"],
+        "mask-distillation": ["--distill.mask_weight=0.2"],
+        "dice-3": ["--train.dice_weight=3"],
+    }
+    for seed in range(2):
+        for name, overrides in options.items():
+            short = ["--train.epochs=6", "--train.epoch_length=640", f"--seed={seed}", "--model.variant=full"]
+            yield f"{name}-seed{seed}", [*short, *overrides]
+
+
+def ablation() -> Iterator[Run]:
+    """The paper's ablation on the embedded world, three seeds."""
+    steps: dict[str, list[str]] = {
+        "compact-undistilled": ["--model.variant=compact", "--distill.epochs=0", "--model.freeze_adapter=false"],
+        "compact-no-sparse": ["--model.variant=compact", "--model.sparse=false"],
+        "compact": ["--model.variant=compact"],
+        "compact-frozen": ["--model.variant=compact_frozen"],
+        "full-no-contrast": ["--model.variant=full", "--model.contrastive=false"],
+        "full": ["--model.variant=full"],
+    }
+    for seed in range(3):
+        for name, overrides in steps.items():
+            yield f"{name}-seed{seed}", ["--train.epochs=6", "--train.epoch_length=640", f"--seed={seed}", *overrides]
+
+
+def photos() -> Iterator[Run]:
+    """Real photographs: four folds, two seeds."""
+    for seed in range(2):
+        for fold in range(4):
+            for variant in ("compact", "full"):
+                overrides = [f"--model.variant={variant}", f"--seed={seed}", f"--data.fold={fold}"]
+                yield f"{variant}-fold{fold}-seed{seed}", overrides
+
+
+GRIDS = {f.__name__: f for f in (tiny_seeds, distillation_curve, choices, ablation, photos)}
+RECIPES = {"photos": "recipes/photos.yaml"}
+
+
+def run_once(grid: str, name: str, overrides: list[str]) -> list[dict[str, Any]]:
+    """Train and measure one run; rows of the method and, for the first variant of a seed, of the baselines."""
+    recipe, options = read_recipe(["--config", RECIPES.get(grid, "recipes/tiny.yaml"), "--log.wandb=off", *overrides])
+    started = time.perf_counter()
+    job = Job(recipe, options, ROOT / grid / name)
+    job._teacher = shared_teacher(recipe, options)
+    trained = job.train(shared_distillation(recipe, options, job))
+    model = load(trained)
+    seconds = time.perf_counter() - started
+    val = float(torch.load(trained, weights_only=True)["callbacks"][best_key(trained)]["best_model_score"])
+    result = measure(job, name, model)
+    head = {"run": name, "seed": recipe.seed, "fold": recipe.data.fold, "shots": recipe.data.shots}
+    row = head | {"method": f"FS-DINO {recipe.segmenter().variant}", "val_miou": round(100 * val, 3)}
+    trained_count = count_parameters(model.trainable_parameters())
+    total = count_parameters(model.parameters())
+    return [row | scores(result) | {"cut": model.threshold, "trained": trained_count, "total": total,
+                                    "train_pictures": len(job.train_set.index.all_pictures()),
+                                    "seconds": round(seconds)}]  # fmt: skip
+
+
+def best_key(checkpoint: Path) -> str:
+    """Under which name the checkpoint keeps the state of the callback that picked it."""
+    names = torch.load(checkpoint, weights_only=True)["callbacks"]
+    return next(name for name in names if "val/miou" in name)
+
+
+def shared_teacher(recipe: Recipe, options: dict[str, Any]) -> Any:
+    """The teacher; one of the recipe's own is trained once a fold, whatever the variant and seed."""
+    folder = ROOT / "teach" / f"{recipe.name}-fold{recipe.data.fold}"
+    return Job(replace(recipe, seed=0), options, folder).teacher
+
+
+def shared_distillation(recipe: Recipe, options: dict[str, Any], job: Job) -> Path | None:
+    """The distilled checkpoint; runs that differ only in stage 2 share it."""
+    if recipe.distill.epochs == 0:
+        return None
+    adapter = {k: v for k, v in recipe.model.items() if k in ("adapter_tap", "encoder_weights")}
+    fold = recipe.data.fold if recipe.teacher.checkpoint == "own" else None
+    key = json.dumps([recipe.name, adapter, asdict(recipe.distill), fold, recipe.seed], sort_keys=True)
+    folder = ROOT / "distill" / hashlib.sha256(key.encode()).hexdigest()[:12]
+    plain = replace(recipe, data=replace(recipe.data, max_train_pictures=None))
+    other = Job(plain, options, folder)
+    other._teacher = job.teacher
+    return other.distill()
+
+
+def measure(job: Job, name: str, method: FewShotMethod) -> Evaluation:
+    """Novel classes, from the frozen encoder's maps where the method can read them."""
+    test = job.test
+    data = None
+    if isinstance(method, FewShotSegmenter):
+        ids = tuple(sorted(test.episodes.pictures))
+        pictures = PictureList(f"{test.index.name}-test", ids, test.index.load_image)
+        cache = job.feature_cache(pictures)
+        data = CachedEpisodes(EpisodeData(test.index, test.episodes, method.resize), cache, pictures)
+    folder = job.folder / "evaluate" / name
+    return evaluate(method, test.index, test.episodes, folder, data=data, trainer=job.trainer(f"test {name}", "episodes"))
+
+
+def scores(result: Evaluation) -> dict[str, float]:
+    """mIoU with its interval and FB-IoU, in percent."""
+    interval = result.interval
+    return {"novel_miou": round(100 * result.score.miou, 3), "low": round(100 * interval.low, 3),
+            "high": round(100 * interval.high, 3), "novel_fb_iou": round(100 * result.score.fb_iou, 3)}  # fmt: skip
+
+
+def baselines(grid: str, overrides: list[str], fold: int) -> list[dict[str, Any]]:
+    """Prototype on the encoder, prototype on a random encoder, and all-foreground."""
+    path = RECIPES.get(grid, "recipes/tiny.yaml")
+    recipe, options = read_recipe(["--config", path, "--log.wandb=off", "--teacher.checkpoint=tiny", *overrides])
+    job = Job(recipe, options, ROOT / grid / f"baselines-fold{fold}")
+    config, rows = recipe.segmenter(), []
+    head = {"run": f"baselines-fold{fold}", "seed": 0, "fold": fold, "shots": recipe.data.shots}
+    for label, weights in (("prototype", config.encoder_weights), ("prototype, random encoder", None)):
+        torch.manual_seed(0)
+        deepest = FeatureEncoder(config.encoder, config.img_size, (0,), config.encoder_kwargs, None, config.encoder_stride)
+        encoder = FeatureEncoder(
+            config.encoder, config.img_size, range(deepest.depth), config.encoder_kwargs, weights, config.encoder_stride
+        )
+        resize = FewShotSegmenter(config, load_encoder=False).resize
+        choice = choose_prototype(encoder, resize, job.train_set.index, job.train_set.val_episodes, ("fg_bg", "softmax"))
+        result = measure(job, label.replace(", ", "-").replace(" ", "-"), choice.build(encoder, resize))
+        detail = {"val_miou": round(100 * choice.miou, 3), "cut": choice.cut, "choice": f"{choice.kind} block {choice.tap}"}
+        rows.append(head | {"method": label} | detail | scores(result))
+    rows.append(head | {"method": "all foreground"} | scores(measure(job, "all-foreground", AllForeground(config.img_size))))
+    return rows
+
+
+def append(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Add rows to a CSV, widening its header where needed."""
+    old = list(csv.DictReader(path.open(encoding="utf-8"))) if path.is_file() else []
+    columns = list(dict.fromkeys(key for row in [*old, *rows] for key in row))
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows([*old, *rows])
+
+
+def main() -> None:
+    """Run a grid."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("grid", choices=sorted(GRIDS))
+    parser.add_argument("--only", default="", help="runs whose name holds this")
+    parser.add_argument("--part", default="", help="suffix of the CSV, so that two processes share a grid")
+    parser.add_argument("--baselines", action="store_true", help="measure the baselines instead of the runs")
+    chosen = parser.parse_args()
+    path = RESULTS / f"{chosen.grid}{chosen.part}.csv"
+    about = provenance()
+    if chosen.baselines:
+        for fold in range(4) if chosen.grid == "photos" else (0,):
+            append(path, [row | about for row in baselines(chosen.grid, [f"--data.fold={fold}"], fold)])
+        return
+    done = {row["run"] for row in csv.DictReader(path.open(encoding="utf-8"))} if path.is_file() else set()
+    for name, overrides in GRIDS[chosen.grid]():
+        if chosen.only in name and name not in done:
+            append(path, [row | about for row in run_once(chosen.grid, name, overrides)])
+            print(f"{chosen.grid}: {name} done", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""Who may be trained on: no test picture, no novel class, held-out classes apart, few annotated pictures on request."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fsdino.datasets import open_test, open_train
+from fsdino.recipe import DataPart, DataSpec
+
+
+@pytest.fixture
+def label_folder(tmp_path):
+    """Eight classes, six pictures each, one class a picture; label maps, so that folds exist."""
+    root = tmp_path / "photos"
+    (root / "images").mkdir(parents=True)
+    (root / "labels").mkdir()
+    rng = np.random.default_rng(0)
+    for class_id in range(1, 9):
+        for k in range(6):
+            Image.fromarray(rng.integers(0, 255, (40, 40, 3), dtype=np.uint8)).save(root / "images" / f"{class_id}-{k}.png")
+            labels = np.zeros((40, 40), np.uint8)
+            labels[5:25, 5 + k : 25 + k] = class_id
+            Image.fromarray(labels).save(root / "labels" / f"{class_id}-{k}.png")
+    (root / "classes.json").write_text(json.dumps({str(c): f"class {c}" for c in range(1, 9)}))
+    return str(root)
+
+
+def _part(root: str, **options) -> DataPart:
+    spec = DataSpec("folder", root)
+    return DataPart(train=[spec], test=spec, test_episodes=6, val_episodes=4, **options)
+
+
+def test_training_sees_no_test_picture_and_no_novel_class(label_folder) -> None:
+    part = _part(label_folder, fold=1)
+    test = open_test(part)
+    train = open_train(part, test)
+    novel = set(test.index.novel_classes(1))
+    assert not novel & {*train.classes, *train.val_classes} and set(train.ignore_classes) == novel
+    assert not set(train.annotated.ids) & test.episodes.pictures
+    assert not set(train.pictures.ids) & test.episodes.pictures
+
+
+def test_held_out_classes_are_not_trained_on(label_folder) -> None:
+    part = _part(label_folder)
+    train = open_train(part, open_test(part))
+    assert train.val_classes and not set(train.val_classes) & set(train.classes)
+    assert train.val_episodes is not None
+    assert set(train.val_episodes.class_ids) <= set(train.val_classes)
+
+
+def test_few_annotated_pictures_come_in_pairs_and_nest(label_folder) -> None:
+    kept = {}
+    for count in (4, 8):
+        part = _part(label_folder, max_train_pictures=count)
+        index = open_train(part, open_test(part), seed=2).index
+        kept[count] = set(index.all_pictures())
+        assert len(kept[count]) == count
+        assert sum(len(index.pictures(c)) >= 2 for c in index.class_names) == count // 2
+    assert kept[4] < kept[8]
+
+
+def test_left_out_classes_are_ignored(label_folder) -> None:
+    second = shutil.copytree(label_folder, label_folder + "-2")
+    part = _part(label_folder)
+    part.train.append(DataSpec("folder", str(second), leave_out={0: ["class 2"]}))
+    train = open_train(part, open_test(part))
+    assert "folder1:class 2" in {train.index.class_names[c] for c in train.ignore_classes}
+    assert "folder1:class 2" not in {train.index.class_names[c] for c in train.classes}
+    assert all(train.index.class_names[c].startswith("folder0:") for c in train.val_classes)
+
+
+def test_a_misspelt_left_out_class_is_refused(label_folder) -> None:
+    part = _part(label_folder)
+    part.train[0].leave_out = {0: ["clas 2"]}
+    with pytest.raises(ValueError, match=r"leave_out names \['clas 2'\], which are no classes of 'folder'"):
+        open_train(part, open_test(part))
+
+
+def test_a_missing_test_list_is_refused(label_folder) -> None:
+    part = _part(label_folder, test_list="nowhere/fold{fold}_{shots}shot.json")
+    with pytest.raises(ValueError, match=r"test list nowhere/fold0_1shot.json does not exist"):
+        open_test(part)
+
+
+def test_a_set_without_a_pair_is_refused(label_folder) -> None:
+    part = _part(label_folder, shots=4)  # the test list takes pictures away, four shots need five of those left
+    part.test_episodes = 60
+    test = open_test(part)
+    part.shots = 6
+    with pytest.raises(ValueError, match="no foreground class of 'folder' has two pictures to train on"):
+        open_train(part, test)
+
+
+def test_an_empty_picture_folder_is_refused(label_folder, tmp_path) -> None:
+    part = _part(label_folder, pictures=[DataSpec("pictures", str(tmp_path / "none"))])
+    with pytest.raises(ValueError, match="no picture below .*none; give data.pictures a folder with pictures"):
+        open_train(part, open_test(part))
