@@ -33,7 +33,7 @@ def usage() -> str:
     rows = [f"  {name:<10} {text}" for name, (_, text) in {**FUNCTION_COMMANDS, **RECIPE_COMMANDS}.items()]
     return "\n".join([
         "usage: fsdino COMMAND [options]    (fsdino COMMAND --help for the options of one)", "", *rows, "",
-        "Recipe commands take --config recipes/NAME.yaml; any key can be overridden, e.g. --seed 1 --trainer.devices 2.",
+        "Recipe commands take --config recipes/NAME.yaml; any key can be overridden: --seed 1 --trainer.devices 2.",
         "An error is one sentence; FSDINO_DEBUG=1 shows where it came from.",
     ])  # fmt: skip
 
@@ -43,6 +43,31 @@ def resolve(target: str) -> Callable[..., Any]:
     module, _, name = target.partition(":")
     function: Callable[..., Any] = getattr(import_module(module), name)
     return function
+
+
+def calm() -> None:
+    """Keep Lightning's remarks on hardware and services out of the way of the progress bars; warnings stay."""
+    import logging
+    import warnings
+
+    remarks = (
+        "GPU available",
+        "TPU available",
+        "HPU available",
+        "Tip:",
+        "bfloat16 Automatic",
+        "`Trainer.",
+        "LOCAL_RANK",
+    )
+    logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    logger.addFilter(lambda record: not any(remark in record.getMessage() for remark in remarks))
+    for message in (
+        "does not have many workers",
+        "exists and is not empty",
+        "isinstance.treespec",
+        "in eval mode at the",
+    ):
+        warnings.filterwarnings("ignore", message=f".*{message}")
 
 
 def call(name: str, arguments: Sequence[str]) -> int:
@@ -58,14 +83,23 @@ def call(name: str, arguments: Sequence[str]) -> int:
     if name in RECIPE_COMMANDS:
         from fsdino.recipe import read_recipe
 
+        calm()
         recipe, trainer_options = read_recipe(arguments)
         result = resolve(RECIPE_COMMANDS[name][0])(recipe, trainer_options)
     else:
         from jsonargparse import auto_cli
 
         function = resolve(FUNCTION_COMMANDS[name][0])
-        result = auto_cli(function, args=list(arguments), as_positional=False, prog=f"fsdino {name}")
+        result = auto_cli(function, args=_named(name, arguments), as_positional=False, prog=f"fsdino {name}")
     return result if isinstance(result, int) else 0
+
+
+def _named(name: str, arguments: Sequence[str]) -> list[str]:
+    """`data check NAME ...` and `episodes NAME ...` as people write them, with the name as an option."""
+    rest = list(arguments[1:] if name == "data" and arguments[:1] == ["check"] else arguments)
+    if name in ("data", "episodes") and rest and not rest[0].startswith("-"):
+        return ["--name", *rest]
+    return rest
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

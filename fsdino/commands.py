@@ -104,6 +104,7 @@ def episodes(
     seed: int | None = None,
     out: str | None = None,
     verify: str | None = None,
+    skip_rare: bool = False,
 ) -> int:
     """Draw a fixed list of test episodes, or verify one against the data on disk.
 
@@ -117,6 +118,7 @@ def episodes(
         seed: in place of the protocol's.
         out: JSON file to write; printed as a summary only where it is left out.
         verify: an existing list to check instead of drawing.
+        skip_rare: leave out classes with too few pictures instead of refusing.
 
     Returns:
         Exit code.
@@ -127,10 +129,10 @@ def episodes(
 
     index = open_data_set(name, root, "test")
     if verify is not None:
-        drawn = EpisodeList.load(Path(verify))
+        drawn = EpisodeList.load(Path(verify), index.name)
         drawn.verify(index)
     else:
-        drawn = protocol_named(protocol).draw(index, fold, shots, number, seed)
+        drawn = protocol_named(protocol).draw(index, fold, shots, number, seed, skip_rare)
         if out is not None:
             drawn.save(Path(out))
     print(
@@ -225,9 +227,10 @@ def fit_scenes(module: Any, data: Any, epochs: int, folder: str, precision: Any,
     from fsdino.train.callbacks import StageProgress
 
     last = Path(folder) / LAST
+    callbacks = [StageProgress(stage), *checkpoints(Path(folder), None)]
     trainer = Trainer(
         accelerator="auto", devices=1, precision=precision, max_epochs=epochs, gradient_clip_val=1.0,
         reload_dataloaders_every_n_epochs=1, check_val_every_n_epoch=2, num_sanity_val_steps=0,
-        logger=CSVLogger(folder, name="", version=""), callbacks=[StageProgress(stage), *checkpoints(Path(folder), None)],
+        logger=CSVLogger(folder, name="", version=""), callbacks=callbacks,
     )  # fmt: skip
     trainer.fit(module, data, ckpt_path=last if last.is_file() else None)

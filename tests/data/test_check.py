@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from fsdino.cli import main
 from fsdino.data.check import check_data_set
 from tests.data.trees import TREES, coco_tree, photo
 
@@ -52,6 +53,26 @@ def test_damage_is_found(tmp_path):
     content["annotations"][0]["image_id"] = 99
     (tmp_path / "instances.json").write_text(json.dumps(content))
     assert "is of image id 99" in str(check_data_set("coco", tmp_path))
+
+
+def test_the_command_as_a_new_user_types_it(tmp_path, capsys):
+    root = str(TREES["fss1000"](tmp_path))
+    assert main(["data", "check", "fss1000", "--root", root]) == 0
+    assert "ready to use" in capsys.readouterr().out
+    assert main(["data", "check", "fss1000", "--root", root + "/nowhere"]) == 1
+    assert "itself: check --root" in capsys.readouterr().out
+    assert main(["data", "check", "fss1000"]) == 2
+    assert "give --root DIR" in capsys.readouterr().err
+
+
+def test_lists_are_drawn_and_verified_by_command(tmp_path, capsys):
+    root, out = str(TREES["lvis92i"](tmp_path / "lvis")), str(tmp_path / "list.json")
+    draw = ["episodes", "lvis92i", "--root", root, "--number", "30"]
+    assert main([*draw, "--out", out]) == 0 and "30 episodes of 1 classes" in capsys.readouterr().out
+    assert main([*draw, "--verify", out]) == 0 and "verified" in capsys.readouterr().out
+    assert main([*draw, "--shots", "5"]) == 2 and "leave such classes out with skip_rare" in capsys.readouterr().err
+    assert main(["episodes", "lvis92i", "--root", root, "--shots", "5", "--skip_rare", "true"]) == 2
+    assert "take fewer shots" in capsys.readouterr().err
 
 
 def test_the_embedded_world_needs_no_root():
