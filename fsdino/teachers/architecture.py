@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
@@ -177,9 +178,9 @@ def init_sam_(sam: Sam, generator: torch.Generator) -> None:
     frequencies.normal_(generator=generator)
 
 
-def _cross_attentions(sam: Sam) -> list[nn.Module]:
+def _cross_attentions(sam: Sam) -> list[Any]:
     """The attentions of the mask decoder between tokens and picture."""
-    transformer = sam.mask_decoder.transformer
+    transformer: Any = sam.mask_decoder.transformer
     pairs = [(layer.cross_attn_token_to_image, layer.cross_attn_image_to_token) for layer in transformer.layers]
     return [attention for pair in pairs for attention in pair] + [transformer.final_attn_token_to_image]
 

@@ -18,7 +18,7 @@ from fsdino.models.encoder import FeatureEncoder
 from fsdino.models.resize import Resize
 from fsdino.teachers.pictures import PictureData, PictureList
 from fsdino.teachers.sam import file_sha256
-from fsdino.teachers.shards import CacheRecipe, ShardStore, read_manifest, shard_path
+from fsdino.teachers.shards import CacheRecipe, ShardStore, read_manifest, shard_bytes, shard_path
 
 
 class EmbeddingSource(Protocol):
@@ -185,10 +185,9 @@ class EmbeddingCache:
         if not path.is_file():
             raise FileNotFoundError(f"cache shard {path} is gone; run the same `fsdino cache` command again.")
         advice = f"delete {path.name} and {path.stem}.json and run `fsdino cache` again."
-        count = len(self.recipe.shard_pictures(shard))
-        rows = count * int(np.prod(self.recipe.entry_shape)) * np.dtype(self.recipe.dtype).itemsize
-        if path.stat().st_size < rows:
-            raise ValueError(f"cache shard {path} is damaged: {path.stat().st_size} bytes, expected {rows}; {advice}")
+        got_bytes, expected = path.stat().st_size, shard_bytes(self.recipe, shard)
+        if got_bytes != expected:
+            raise ValueError(f"cache shard {path} is damaged: {got_bytes} bytes, expected {expected}; {advice}")
         if verify and (got := file_sha256(path)) != shards[path.name]:
             raise ValueError(f"cache shard {path} is damaged: sha256 {got}, expected {shards[path.name]}; {advice}")
 
@@ -235,7 +234,7 @@ class CacheData(LightningDataModule):
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
         resize = Resize(self.store.recipe.img_size, self.store.recipe.resize_mode)  # type: ignore[arg-type]
         data = PictureData(self.pictures, resize, self.store.pending(rank, world_size))
-        return DataLoader(data, self.batch_size, sampler=_OwnSampler(data, 1, 0), num_workers=self.num_workers)
+        return DataLoader(data, batch_size=self.batch_size, sampler=_OwnSampler(data, 1, 0), num_workers=self.num_workers)
 
 
 class _OwnSampler(DistributedSampler):

@@ -12,7 +12,9 @@ run that was killed goes on, also with another number of processes.
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,6 +126,14 @@ def write_manifest(folder: str | Path, recipe: CacheRecipe, shards: dict[str, st
 def shard_path(folder: str | Path, shard: int, suffix: str = ".npy") -> Path:
     """The file of a shard: its data (.npy), its progress (.part) or its mark of completion (.json)."""
     return Path(folder) / f"shard-{shard:05d}{suffix}"
+
+
+def shard_bytes(recipe: CacheRecipe, shard: int) -> int:
+    """Size of a shard's data file with its header, in bytes."""
+    shape = (len(recipe.shard_pictures(shard)), *recipe.entry_shape)
+    dtype, header = np.dtype(recipe.dtype), io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": dtype.str, "fortran_order": False, "shape": shape})
+    return len(header.getvalue()) + math.prod(shape) * dtype.itemsize
 
 
 class ShardStore:
