@@ -1,7 +1,7 @@
 """Grids of runs behind the README's tables: `python benchmarks/experiments.py GRID [--only SUBSTRING]`.
 
-Every grid writes `benchmarks/results/GRID.csv`, one row a run; rows that are there are kept, so an interrupted grid goes
-on. Choices are judged by `val_miou` (held-out base classes); `novel_miou` is reported and decides nothing.
+Every grid writes `benchmarks/results/GRID.csv`, one row a run; rows that are there are kept, so an interrupted grid
+goes on. Choices are judged by `val_miou` (held-out base classes); `novel_miou` is reported and decides nothing.
 """
 
 from __future__ import annotations
@@ -167,7 +167,9 @@ def measure(job: Job, name: str, method: FewShotMethod) -> Evaluation:
         cache = job.feature_cache(pictures)
         data = CachedEpisodes(EpisodeData(test.index, test.episodes, method.resize), cache, pictures)
     folder = job.folder / "evaluate" / name
-    return evaluate(method, test.index, test.episodes, folder, data=data, trainer=job.trainer(f"test {name}", "episodes"))
+    return evaluate(
+        method, test.index, test.episodes, folder, data=data, trainer=job.trainer(f"test {name}", "episodes")
+    )
 
 
 def scores(result: Evaluation) -> dict[str, float]:
@@ -186,16 +188,26 @@ def baselines(grid: str, overrides: list[str], fold: int) -> list[dict[str, Any]
     head = {"run": f"baselines-fold{fold}", "seed": 0, "fold": fold, "shots": recipe.data.shots}
     for label, weights in (("prototype", config.encoder_weights), ("prototype, random encoder", None)):
         torch.manual_seed(0)
-        deepest = FeatureEncoder(config.encoder, config.img_size, (0,), config.encoder_kwargs, None, config.encoder_stride)
+        deepest = FeatureEncoder(
+            config.encoder, config.img_size, (0,), config.encoder_kwargs, None, config.encoder_stride
+        )
         encoder = FeatureEncoder(
             config.encoder, config.img_size, range(deepest.depth), config.encoder_kwargs, weights, config.encoder_stride
         )
         resize = FewShotSegmenter(config, load_encoder=False).resize
-        choice = choose_prototype(encoder, resize, job.train_set.index, job.train_set.val_episodes, ("fg_bg", "softmax"))
+        choice = choose_prototype(
+            encoder, resize, job.train_set.index, job.train_set.val_episodes, ("fg_bg", "softmax")
+        )
         result = measure(job, label.replace(", ", "-").replace(" ", "-"), choice.build(encoder, resize))
-        detail = {"val_miou": round(100 * choice.miou, 3), "cut": choice.cut, "choice": f"{choice.kind} block {choice.tap}"}
+        detail = {
+            "val_miou": round(100 * choice.miou, 3),
+            "cut": choice.cut,
+            "choice": f"{choice.kind} block {choice.tap}",
+        }
         rows.append(head | {"method": label} | detail | scores(result))
-    rows.append(head | {"method": "all foreground"} | scores(measure(job, "all-foreground", AllForeground(config.img_size))))
+    rows.append(
+        head | {"method": "all foreground"} | scores(measure(job, "all-foreground", AllForeground(config.img_size)))
+    )
     return rows
 
 

@@ -21,7 +21,6 @@ from fsdino.methods.prototype import (
     prototype_score,
 )
 from fsdino.methods.score_cut import choose_cut
-from fsdino.methods.score_cut import choose_cut
 from fsdino.models.encoder import FeatureEncoder
 from fsdino.models.resize import Resize
 
@@ -51,7 +50,11 @@ class PrototypeChoice:
 
 @torch.no_grad()
 def choose_prototype(
-    encoder: FeatureEncoder, resize: Resize, index: ClassIndex, episodes: EpisodeList, kinds: Sequence[Kind] = ("fg_bg",)
+    encoder: FeatureEncoder,
+    resize: Resize,
+    index: ClassIndex,
+    episodes: EpisodeList,
+    kinds: Sequence[Kind] = ("fg_bg",),
 ) -> PrototypeChoice:
     """Try every tap of the encoder and every cut on given episodes.
 

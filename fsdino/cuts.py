@@ -1,4 +1,4 @@
-"""The probability above which a pixel is object, chosen on base classes: worth more than architecture when it is off."""
+"""The probability above which a pixel is object, chosen on base classes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a recipe's data part to pictures, classes and episodes: who may be trained on, who is held out, who is tested."""
+"""From a recipe's data part to pictures, classes and episodes: what may be trained on, is held out, is tested."""
 
 from __future__ import annotations
 
@@ -120,7 +120,9 @@ def open_train(part: DataPart, test: TestSet, seed: int = 0) -> TrainSet:
 def _left_out(index: ClassIndex, spec: DataSpec, fold: int) -> list[int]:
     names = set(spec.leave_out.get(fold, []))
     if unknown := names - set(index.class_names.values()) - {"*"}:
-        raise ValueError(f"leave_out names {sorted(unknown)}, which are no classes of '{index.name}'; check the spelling.")
+        raise ValueError(
+            f"leave_out names {sorted(unknown)}, which are no classes of '{index.name}'; check the spelling."
+        )
     return [c for c, name in index.class_names.items() if "*" in names or name in names]
 
 

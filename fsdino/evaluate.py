@@ -1,4 +1,4 @@
-"""Measure a method on a fixed episode list: the same counts whatever the workers, batches, processes or interruptions."""
+"""Measure a method on a fixed list: the same counts whatever the workers, batches, processes or interruptions."""
 
 from __future__ import annotations
 
@@ -155,7 +155,9 @@ def evaluate(
     rest = [i for i in range(len(episodes)) if i not in done]
     if rest:
         data = EpisodeData(index, episodes, method.resize) if data is None else data
-        loader = DataLoader(Subset(data, rest), batch_size=batch_size, collate_fn=collate_episodes, num_workers=num_workers)
+        loader = DataLoader(
+            Subset(data, rest), batch_size=batch_size, collate_fn=collate_episodes, num_workers=num_workers
+        )
         trainer = trainer or Trainer(
             accelerator="cpu", devices=1, logger=False, enable_checkpointing=False, enable_model_summary=False
         )

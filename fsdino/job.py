@@ -183,7 +183,7 @@ class Job:
             part.epoch_length, chosen.ignore_classes, part.absent_prob, part.augment, cache,
             chosen.annotated if cache is not None else None, part.batch_size, self.recipe.num_workers, self.recipe.seed,
         )  # fmt: skip
-        strips = []
+        strips: list[Callback] = []
         if chosen.val_episodes is not None:
             strips.append(EpisodeStrips(chosen.index, chosen.val_episodes, self.folder / "train" / "pictures"))
         return self._fit("train", module, data, part.epochs, strips)
@@ -260,7 +260,9 @@ def start_from(model: FewShotSegmenter, distilled: Path | None, sam_state: dict[
     try:
         model.adapter.load_state_dict(adapter)
     except RuntimeError as error:
-        raise ValueError(f"{distilled} has no adapter that fits this model; distill with the same recipe. {error}") from error
+        raise ValueError(
+            f"{distilled} has no adapter that fits this model; distill with the same recipe. {error}"
+        ) from error
 
 
 def open_run(recipe: Recipe, trainer_options: dict[str, Any], root: str | Path = "runs") -> Job:

@@ -267,7 +267,9 @@ def bundled_file(name: str) -> Path:
     """
     path = Path(str(resources.files("fsdino"))) / "assets" / f"{name}.safetensors"
     if not path.is_file():
-        raise FileNotFoundError(f"the package has no bundled weights {name!r} ({path.name}); make them with `make assets`.")
+        raise FileNotFoundError(
+            f"the package has no bundled weights {name!r} ({path.name}); make them with `make assets`."
+        )
     return path
 
 

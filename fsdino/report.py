@@ -85,13 +85,18 @@ def measure(job: Any, checkpoint: Path) -> Report:
         if job.train_set.val_episodes is not None:
             methods["prototype baseline"] = prototype_baseline(job, model)
     methods["FS-DINO"] = model
-    scores = {
-        name: evaluate(
-            method, job.test.index, job.test.episodes, folder / name.replace(" ", "-"), scoring=part.scoring,
-            fingerprint=fingerprint(method), num_workers=job.recipe.num_workers, trainer=job.trainer(f"test {name}", "episodes"),
+    scores = {}
+    for name, method in methods.items():
+        scores[name] = evaluate(
+            method,
+            job.test.index,
+            job.test.episodes,
+            folder / name.replace(" ", "-"),
+            scoring=part.scoring,
+            fingerprint=fingerprint(method),
+            num_workers=job.recipe.num_workers,
+            trainer=job.trainer(f"test {name}", "episodes"),
         )
-        for name, method in methods.items()
-    }  # fmt: skip
     _write_results(folder / "results.csv", scores)
     return Report(model, scores, draw_sheet(job, model, scores["FS-DINO"], folder / "strips.png"))
 

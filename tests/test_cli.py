@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -33,7 +34,7 @@ def test_expected_errors_are_one_sentence_without_traceback(capsys) -> None:
 
 
 def test_help_and_package_import_neither_torch_nor_lightning() -> None:
-    code = "import sys, fsdino, fsdino.cli; fsdino.cli.main(['--help']); assert not {'torch', 'lightning'} & set(sys.modules)"
+    code = "import sys, fsdino.cli; fsdino.cli.main(['--help']); assert not {'torch', 'lightning'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
@@ -41,8 +42,8 @@ def test_episodes_are_drawn_written_and_verified(tmp_path, capsys) -> None:
     out = str(tmp_path / "list.json")
     arguments = ["episodes", "--name", "synthetic", "--number", "5", "--out", out]
     assert main(arguments) == 0
-    first = open(out).read()
-    assert main(arguments) == 0 and open(out).read() == first
+    first = Path(out).read_text()
+    assert main(arguments) == 0 and Path(out).read_text() == first
     assert main(["episodes", "--name", "synthetic", "--verify", out]) == 0
     assert "5 episodes" in capsys.readouterr().out
 

@@ -22,7 +22,9 @@ def label_folder(tmp_path):
     rng = np.random.default_rng(0)
     for class_id in range(1, 9):
         for k in range(6):
-            Image.fromarray(rng.integers(0, 255, (40, 40, 3), dtype=np.uint8)).save(root / "images" / f"{class_id}-{k}.png")
+            Image.fromarray(rng.integers(0, 255, (40, 40, 3), dtype=np.uint8)).save(
+                root / "images" / f"{class_id}-{k}.png"
+            )
             labels = np.zeros((40, 40), np.uint8)
             labels[5:25, 5 + k : 25 + k] = class_id
             Image.fromarray(labels).save(root / "labels" / f"{class_id}-{k}.png")
@@ -98,5 +100,5 @@ def test_a_set_without_a_pair_is_refused(label_folder) -> None:
 
 def test_an_empty_picture_folder_is_refused(label_folder, tmp_path) -> None:
     part = _part(label_folder, pictures=[DataSpec("pictures", str(tmp_path / "none"))])
-    with pytest.raises(ValueError, match="no picture below .*none; give data.pictures a folder with pictures"):
+    with pytest.raises(ValueError, match=r"no picture below .*none; give data.pictures a folder with pictures"):
         open_train(part, open_test(part))

@@ -29,7 +29,9 @@ def test_committed_recipe_parses_builds_and_says_what_it_is(path) -> None:
 def test_overrides_win_over_the_file(tmp_path) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text(yaml.safe_dump({"preset": "s14", "train": {"lr": 0.5}}))
-    recipe, trainer = read_recipe(["--config", str(file), "--train.lr", "0.25", "--seed", "7", "--trainer.devices", "2"])
+    recipe, trainer = read_recipe(
+        ["--config", str(file), "--train.lr", "0.25", "--seed", "7", "--trainer.devices", "2"]
+    )
     assert (recipe.name, recipe.preset, recipe.train.lr, recipe.seed) == ("mine", "s14", 0.25, 7)
     assert trainer == {"devices": "2"}
 
@@ -49,5 +51,5 @@ def test_an_unknown_model_field_is_named() -> None:
 
 
 def test_missing_bundled_weights_say_how_to_make_them() -> None:
-    with pytest.raises(FileNotFoundError, match="no bundled weights 'nothing' .* make them with `make assets`"):
+    with pytest.raises(FileNotFoundError, match=r"no bundled weights 'nothing' .* make them with `make assets`"):
         bundled_file("nothing")

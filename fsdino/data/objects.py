@@ -1,4 +1,4 @@
-"""Photographs with the masks of their parts and objects, whatever they are called: what a promptable SAM learns from."""
+"""Photographs with masks of their parts and objects, whatever they are called: what a promptable SAM learns."""
 
 from __future__ import annotations
 
@@ -140,7 +140,11 @@ class ObjectScenes(Dataset):
         for row, name in enumerate(chosen):
             masks[row] = (square == name).to(torch.uint8)
             masks[row][square == IGNORE] = IGNORE
-        return {"image": self.resize.image(pixels), "masks": masks, "valid": torch.arange(self.max_objects) < len(chosen)}
+        return {
+            "image": self.resize.image(pixels),
+            "masks": masks,
+            "valid": torch.arange(self.max_objects) < len(chosen),
+        }
 
 
 class ObjectData(EpochData):

@@ -68,7 +68,12 @@ def world_split(split: str) -> WorldSplit:
     count = NUM_CLASSES["pretrain"] + NUM_CLASSES["base"]
     taken, strangers = [seen[i] for i in order[:count]], tuple(seen[i] for i in order[count:])
     if split == "novel":
-        unseen = [ObjectSpec(s, t) for s in range(NUM_SHAPES) for t in range(NUM_TEXTURES) if s in new_shapes or t in new_textures]
+        unseen = [
+            ObjectSpec(s, t)
+            for s in range(NUM_SHAPES)
+            for t in range(NUM_TEXTURES)
+            if s in new_shapes or t in new_textures
+        ]
         order = rng.permutation(len(unseen))
         classes = tuple(unseen[i] for i in order[: NUM_CLASSES["novel"]])
         return WorldSplit(classes, tuple(unseen[i] for i in order[NUM_CLASSES["novel"] :]), tuple(range(NUM_TEXTURES)))
@@ -86,7 +91,8 @@ def draw_scene(rng: np.random.Generator, split: str, class_id: int | None = None
         class_id: a class that has to be in the scene (mostly visible with high probability); any where None.
 
     Returns:
-        A scene of 1 to 4 objects. In half of the scenes with company, the company shares a factor with the first object.
+        A scene of 1 to 4 objects. In half of those with company, some of it shares a factor
+        with the first.
     """
     world = world_split(split)
     first = world.classes[int(rng.integers(len(world.classes))) if class_id is None else class_id]
@@ -127,7 +133,9 @@ class SyntheticWorld(ClassIndex):
         self._world = world_split(split)
         self._recent: dict[str, Scene] = {}  # picture and masks are asked for one after the other
         self.name = f"synthetic-{split}"
-        self.class_names = {i: f"{shape_name(c.shape)}/{texture_name(c.texture)}" for i, c in enumerate(self._world.classes)}
+        self.class_names = {
+            i: f"{shape_name(c.shape)}/{texture_name(c.texture)}" for i, c in enumerate(self._world.classes)
+        }
         self.folds = [list(self.class_names)]
 
     def _scene(self, picture_id: str) -> Scene:
@@ -178,7 +186,9 @@ class SyntheticScenes(Dataset):
     pixel of an object and -1 elsewhere.
     """
 
-    def __init__(self, split: str = "pretrain", length: int = 1000, seed: int = 0, epoch: int = 0, max_objects: int = 6) -> None:
+    def __init__(
+        self, split: str = "pretrain", length: int = 1000, seed: int = 0, epoch: int = 0, max_objects: int = 6
+    ) -> None:
         self.split, self.length, self.seed, self.epoch, self.max_objects = split, length, seed, epoch, max_objects
         world_split(split)  # refuses an unknown name now rather than in a worker
 
@@ -192,7 +202,9 @@ class SyntheticScenes(Dataset):
         rng = np.random.default_rng([self.seed, 7919, self.epoch, i])
         scene = draw_scene(rng, self.split)
         masks = np.zeros((self.max_objects, SCENE_SIZE, SCENE_SIZE), np.uint8)
-        order = sorted(range(len(scene.objects)), key=lambda k: scene.objects[k] is None)  # clutter goes first if any must
+        order = sorted(
+            range(len(scene.objects)), key=lambda k: scene.objects[k] is None
+        )  # clutter goes first if any must
         chosen = scene.masks[order[: self.max_objects]]
         masks[: len(chosen)] = chosen
         shape_map = np.full((SCENE_SIZE, SCENE_SIZE), -1, np.int64)

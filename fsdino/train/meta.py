@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from lightning import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
 from fsdino.config import SegmenterConfig
@@ -60,7 +61,7 @@ class MetaModule(LightningModule):
         self.dice_weight, self.iou_weight, self.presence_weight = dice_weight, iou_weight, presence_weight
         self.curve = CutCurve(val_classes)
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimiser and its schedule over the whole run."""
         optimizer = build_optimizer(self.model, self.optimizer_name, self.lr, self.weight_decay)
         return build_schedule(optimizer, int(self.trainer.estimated_stepping_batches), self.warmup)

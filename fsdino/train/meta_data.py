@@ -38,7 +38,9 @@ def held_out_classes(classes: Sequence[int], share: float, seed: int = 0) -> lis
     return sorted(int(classes[i]) for i in order[:count])
 
 
-def validation_episodes(index: ClassIndex, classes: Sequence[int], shots: int, count: int, seed: int = 0) -> EpisodeList:
+def validation_episodes(
+    index: ClassIndex, classes: Sequence[int], shots: int, count: int, seed: int = 0
+) -> EpisodeList:
     """Fixed episodes of held-out base classes; classes with too few pictures are left out.
 
     Args:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from lightning import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from timm.layers import build_sincos2d_pos_embed
 from torch import Tensor, nn
 
@@ -74,7 +75,7 @@ class PretrainModule(LightningModule):
             self.shape_head = nn.Linear(self.vit.embed_dim, num_shapes + 1)
             self.texture_head = nn.Linear(self.vit.embed_dim, num_textures + 1)
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimiser and its schedule over the whole run."""
         optimizer = build_optimizer(self, self.optimizer_name, self.lr, self.weight_decay)
         return build_schedule(optimizer, int(self.trainer.estimated_stepping_batches), self.warmup)
@@ -148,7 +149,7 @@ def patch_shares(labels: Tensor, num_labels: int, grid: int) -> Tensor:
     return shares.scatter_add_(2, cells, torch.full(cells.shape, 1 / cell**2, device=labels.device))
 
 
-def _initialise(vit: nn.Module) -> None:
+def _initialise(vit: Any) -> None:
     """Xavier matrices and a sine-cosine position table: what made small ViTs learn within minutes."""
     for block in vit.blocks:
         for layer in block.modules():

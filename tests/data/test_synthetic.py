@@ -30,7 +30,9 @@ def test_every_novel_class_has_a_variant_that_no_other_split_shows() -> None:
 
 
 def test_unknown_split_is_refused() -> None:
-    with pytest.raises(ValueError, match="unknown split 'test' of the embedded world; use one of pretrain, base, novel"):
+    with pytest.raises(
+        ValueError, match="unknown split 'test' of the embedded world; use one of pretrain, base, novel"
+    ):
         world_split("test")
 
 
@@ -77,7 +79,7 @@ def test_all_variants_can_be_drawn_and_differ() -> None:
     shapes = np.stack([shape_template(s) for s in range(NUM_SHAPES)])
     tiles = np.stack([texture_tile(t) for t in range(NUM_TEXTURES)])
     for drawn in (shapes, tiles):
-        assert 0 <= drawn.min() and drawn.max() <= 1
+        assert drawn.min() >= 0 and drawn.max() <= 1
         flat = drawn.reshape(len(drawn), -1)
         distances = np.abs(flat[:, None, ::17] - flat[None, :, ::17]).mean(-1)
         assert distances[~np.eye(len(flat), dtype=bool)].min() > 0.01

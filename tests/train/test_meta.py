@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from lightning import Trainer
 
@@ -48,10 +49,8 @@ def test_a_killed_run_resumes_to_the_same_weights(tmp_path) -> None:
     _trainer(tmp_path / "whole", 3).fit(whole, _data(whole, val))
 
     killed = _Killed(config, val, seed=3)
-    try:
+    with pytest.raises(_Stop):
         _trainer(tmp_path / "parts", 3).fit(killed, _data(killed, val))
-    except _Stop:
-        pass
     resumed = MetaModule(config, val, seed=99)
     _trainer(tmp_path / "parts", 3).fit(resumed, _data(resumed, val), ckpt_path=tmp_path / "parts" / "last.ckpt")
     for (name, a), b in zip(whole.model.state_dict().items(), resumed.model.state_dict().values()):

@@ -56,7 +56,11 @@ def _textured(rng: np.random.Generator, texture: int, size: tuple[int, int]) -> 
     dx, dy = rng.uniform(0, TILE_SIZE, 2)
     matrix = np.array([[c, -s, dx], [s, c, dy]], np.float32)
     field = cv2.warpAffine(
-        texture_tile(texture), matrix, size[::-1], flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REFLECT
+        texture_tile(texture),
+        matrix,
+        size[::-1],
+        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+        borderMode=cv2.BORDER_REFLECT,
     )[..., None]
     first, second = _palette(rng)
     return first + (second - first) * field
@@ -102,7 +106,9 @@ class _Canvas:
         self.masks: list[Array] = []
         self.areas: list[int] = []
 
-    def paint(self, rng: np.random.Generator, coverage: Array, texture: int, at: tuple[float, float], spec: ObjectSpec | None) -> None:
+    def paint(
+        self, rng: np.random.Generator, coverage: Array, texture: int, at: tuple[float, float], spec: ObjectSpec | None
+    ) -> None:
         """Paint a covered patch centred at (x, y) pixels, with a shaded rim and over all that is there."""
         half = coverage.shape[0] // 2
         left, top = round(at[0]) - half, round(at[1]) - half
@@ -127,7 +133,9 @@ class _Canvas:
         self.areas.append(int((coverage > 0.5).sum()))
 
     def visible(self) -> tuple[tuple[ObjectSpec | None, ...], Array]:
-        kept = [i for i, m in enumerate(self.masks) if m.sum() >= max(MIN_VISIBLE, MIN_VISIBLE_FRACTION * self.areas[i])]
+        kept = [
+            i for i, m in enumerate(self.masks) if m.sum() >= max(MIN_VISIBLE, MIN_VISIBLE_FRACTION * self.areas[i])
+        ]
         masks = np.stack([self.masks[i] for i in kept]) if kept else np.zeros((0, SCENE_SIZE, SCENE_SIZE), bool)
         return tuple(self.objects[i] for i in kept), masks
 

@@ -6,8 +6,8 @@ its centre. Scenes warp templates, so drawing happens once per process.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import lru_cache
+from collections.abc import Callable, Sequence
+from functools import cache
 
 import cv2
 import numpy as np
@@ -17,6 +17,7 @@ _SUPERSAMPLE = 4
 _RADIUS = 0.40 * TEMPLATE_SIZE * _SUPERSAMPLE  # leaves a margin for the non-rigid warp
 
 Array = np.ndarray
+Points = Array | Sequence[Sequence[float]]  # (n, 2) in unit coordinates
 
 
 class _Pen:
@@ -26,10 +27,10 @@ class _Pen:
         side = TEMPLATE_SIZE * _SUPERSAMPLE
         self.canvas = np.zeros((side, side), np.uint8)
 
-    def _pixels(self, points: Array) -> Array:
+    def _pixels(self, points: Points) -> Array:
         return np.round((np.asarray(points, np.float64) * _RADIUS + self.canvas.shape[0] / 2) * 16).astype(np.int32)
 
-    def polygon(self, points: Array, value: int = 255) -> _Pen:
+    def polygon(self, points: Points, value: int = 255) -> _Pen:
         cv2.fillPoly(self.canvas, [self._pixels(points)], value, cv2.LINE_8, 4)
         return self
 
@@ -40,7 +41,7 @@ class _Pen:
     def box(self, x0: float, y0: float, x1: float, y1: float, value: int = 255) -> _Pen:
         return self.polygon(np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]]), value)
 
-    def stroke(self, points: Array, width: float) -> _Pen:
+    def stroke(self, points: Points, width: float) -> _Pen:
         thickness = max(1, round(width * _RADIUS))
         cv2.polylines(self.canvas, [self._pixels(points)], False, 255, thickness, cv2.LINE_8, 4)
         return self
@@ -99,7 +100,7 @@ def _gear(teeth: int, depth: float) -> _Pen:
     return _Pen().polygon(_polar(lambda a: 0.95 - depth * (np.sin(teeth * a) > 0))).ellipse(0, 0, 0.22, 0.22, 0)
 
 
-def _letter(strokes: list[Array], width: float) -> _Pen:
+def _letter(strokes: Sequence[Points], width: float) -> _Pen:
     pen = _Pen()
     for points in strokes:
         pen.stroke(np.asarray(points), width)
@@ -154,7 +155,11 @@ def _hook(turns: float, width: float) -> _Pen:
 
 
 def _quad(kite: bool) -> _Pen:
-    points = [[0, -1], [0.55, -0.3], [0, 1], [-0.55, -0.3]] if kite else [[-0.95, 0.5], [-0.35, -0.5], [0.95, -0.5], [0.35, 0.5]]
+    points = (
+        [[0, -1], [0.55, -0.3], [0, 1], [-0.55, -0.3]]
+        if kite
+        else [[-0.95, 0.5], [-0.35, -0.5], [0.95, -0.5], [0.35, 0.5]]
+    )
     return _Pen().polygon(np.array(points))
 
 
@@ -172,7 +177,16 @@ def _bow(round_lobes: bool) -> _Pen:
 def _bottle(vase: bool) -> _Pen:
     if vase:
         return _Pen().polygon(
-            [[-0.4, -0.95], [0.4, -0.95], [0.2, -0.5], [0.65, 0.2], [0.35, 0.95], [-0.35, 0.95], [-0.65, 0.2], [-0.2, -0.5]]
+            [
+                [-0.4, -0.95],
+                [0.4, -0.95],
+                [0.2, -0.5],
+                [0.65, 0.2],
+                [0.35, 0.95],
+                [-0.35, 0.95],
+                [-0.65, 0.2],
+                [-0.2, -0.5],
+            ]
         )
     return _Pen().box(-0.17, -1, 0.17, -0.2).box(-0.42, -0.1, 0.42, 0.95).ellipse(0, -0.1, 0.42, 0.3)
 
@@ -192,15 +206,32 @@ FAMILIES: tuple[tuple[str, Callable[[], _Pen], Callable[[], _Pen]], ...] = (
     ("heart", lambda: _heart(1.05), lambda: _heart(0.6)),
     ("arrow", lambda: _arrow(False), lambda: _arrow(True)),
     ("gear", lambda: _gear(6, 0.3), lambda: _gear(11, 0.2)),
-    ("ell", lambda: _letter([[[-0.4, -0.8], [-0.4, 0.7], [0.6, 0.7]]], 0.38),
-     lambda: _letter([[[-0.75, -0.7], [0.75, -0.7]], [[0, -0.7], [0, 0.85]]], 0.36)),
-    ("horseshoe", lambda: _letter([_bend(0.2)], 0.34),
-     lambda: _letter([[[0.6, -0.6], [-0.1, -0.8], [-0.5, -0.35], [0.4, 0.3], [0.1, 0.8], [-0.6, 0.6]]], 0.32)),
+    (
+        "ell",
+        lambda: _letter([[[-0.4, -0.8], [-0.4, 0.7], [0.6, 0.7]]], 0.38),
+        lambda: _letter([[[-0.75, -0.7], [0.75, -0.7]], [[0, -0.7], [0, 0.85]]], 0.36),
+    ),
+    (
+        "horseshoe",
+        lambda: _letter([_bend(0.2)], 0.34),
+        lambda: _letter([[[0.6, -0.6], [-0.1, -0.8], [-0.5, -0.35], [0.4, 0.3], [0.1, 0.8], [-0.6, 0.6]]], 0.32),
+    ),
     ("flower", lambda: _flower(4, 0.6), lambda: _flower(7, 0.4)),
     ("drop", lambda: _drop(False), lambda: _drop(True)),
     ("zigzag", lambda: _zigzag(1), lambda: _zigzag(3)),
-    ("ladder", lambda: _letter([[[-0.55, -0.8], [-0.55, 0.8]], [[0.55, -0.8], [0.55, 0.8]], [[-0.55, 0], [0.55, 0]]], 0.3),
-     lambda: _letter([[[-0.5, -0.8], [-0.5, 0.8]], [[-0.5, -0.75], [0.6, -0.75]], [[-0.5, 0], [0.5, 0]], [[-0.5, 0.75], [0.6, 0.75]]], 0.26)),
+    (
+        "ladder",
+        lambda: _letter([[[-0.55, -0.8], [-0.55, 0.8]], [[0.55, -0.8], [0.55, 0.8]], [[-0.55, 0], [0.55, 0]]], 0.3),
+        lambda: _letter(
+            [
+                [[-0.5, -0.8], [-0.5, 0.8]],
+                [[-0.5, -0.75], [0.6, -0.75]],
+                [[-0.5, 0], [0.5, 0]],
+                [[-0.5, 0.75], [0.6, 0.75]],
+            ],
+            0.26,
+        ),
+    ),
     ("fish", lambda: _fish(False), lambda: _fish(True)),
     ("mushroom", lambda: _mushroom(False), lambda: _mushroom(True)),
     ("house", lambda: _house(False), lambda: _house(True)),
@@ -219,7 +250,7 @@ def shape_name(shape: int) -> str:
     return f"{FAMILIES[shape // 2][0]}-{'ab'[shape % 2]}"
 
 
-@lru_cache(maxsize=None)
+@cache
 def shape_template(shape: int) -> Array:
     """Soft template of one variant.
 
@@ -229,6 +260,7 @@ def shape_template(shape: int) -> Array:
     Returns:
         float32 (TEMPLATE_SIZE, TEMPLATE_SIZE) in [0, 1], the coverage of each pixel.
     """
-    canvas = FAMILIES[shape // 2][1 + shape % 2]().canvas
+    _, *variants = FAMILIES[shape // 2]
+    canvas = variants[shape % 2]().canvas
     small = cv2.resize(canvas, (TEMPLATE_SIZE, TEMPLATE_SIZE), interpolation=cv2.INTER_AREA)
     return small.astype(np.float32) / 255

@@ -7,7 +7,7 @@ sampled by scenes with a random rotation, scale and offset.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache
 
 import cv2
 import numpy as np
@@ -207,7 +207,7 @@ def texture_name(texture: int) -> str:
     return f"{FAMILIES[texture // 2][0]}-{'ab'[texture % 2]}"
 
 
-@lru_cache(maxsize=None)
+@cache
 def texture_tile(texture: int) -> Array:
     """Grey tile of one variant.
 
@@ -217,4 +217,5 @@ def texture_tile(texture: int) -> Array:
     Returns:
         float32 (TILE_SIZE, TILE_SIZE) in [0, 1].
     """
-    return np.ascontiguousarray(np.clip(FAMILIES[texture // 2][1 + texture % 2](), 0, 1), np.float32)
+    _, *variants = FAMILIES[texture // 2]
+    return np.ascontiguousarray(np.clip(variants[texture % 2](), 0, 1), np.float32)
