@@ -1,0 +1,44 @@
+"""Draw the embedded world: its shapes, textures and some scenes of each split (benchmarks/results/world.png)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from fsdino.data.synthetic import SPLITS, SyntheticWorld
+from fsdino.data.world.shapes import NUM_SHAPES, shape_template
+from fsdino.data.world.textures import NUM_TEXTURES, texture_tile
+from fsdino.visualize import overlay, row_of_panels, sheet, write_png
+
+OUT = Path(__file__).parent / "results" / "world.png"
+
+
+def grid(pictures: list[np.ndarray], columns: int) -> np.ndarray:
+    """Grey pictures of one size in [0, 1] as one RGB picture."""
+    rows = [np.concatenate(pictures[i : i + columns], axis=1) for i in range(0, len(pictures), columns)]
+    return np.repeat((np.concatenate(rows) * 255).astype(np.uint8)[..., None], 3, axis=2)
+
+
+def main() -> None:
+    """Write the sheet."""
+    strips = [
+        grid([cv2.resize(shape_template(s), (64, 64), interpolation=cv2.INTER_AREA) for s in range(NUM_SHAPES)], 16),
+        grid([texture_tile(t)[:64, :64] for t in range(NUM_TEXTURES)], 16 if NUM_TEXTURES % 16 == 0 else 20),
+    ]
+    for split in SPLITS:
+        index = SyntheticWorld(split, 2)
+        panels = []
+        for class_id in list(range(0, len(index.class_names), len(index.class_names) // 6))[:6]:
+            picture = index.pictures(class_id)[0]
+            drawn = overlay(index.load_image(picture).repeat(2, 0).repeat(2, 1),
+                            index.load_mask(picture, class_id).repeat(2, 0).repeat(2, 1))  # fmt: skip
+            panels.append((drawn, f"{split}: {index.class_names[class_id]}", picture))
+        strips.append(row_of_panels(panels, 224))
+    write_png(OUT, sheet(strips, title="The embedded world: 48 shapes, 40 textures, scenes of each split"))
+    print(OUT)
+
+
+if __name__ == "__main__":
+    main()
