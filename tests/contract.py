@@ -5,6 +5,7 @@ A method's test inherits `FewShotContract` and implements `build`, which returns
 
 from __future__ import annotations
 
+import copy
 import io
 from dataclasses import replace
 from typing import Any
@@ -15,6 +16,8 @@ import torch
 from torch import Tensor
 
 from fsdino.models.contract import FewShotMethod, Reference, SegmenterOutput
+
+_BUILT: dict[type, FewShotMethod] = {}
 
 
 def episodes(method: FewShotMethod, batch: int, shots: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
@@ -75,9 +78,11 @@ class FewShotContract:
 
     @pytest.fixture
     def method(self) -> FewShotMethod:
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            return self.build().eval()
+        if type(self) not in _BUILT:  # a copy is several times cheaper than building anew
+            with torch.random.fork_rng():
+                torch.manual_seed(0)
+                _BUILT[type(self)] = self.build().eval()
+        return copy.deepcopy(_BUILT[type(self)])
 
     @torch.no_grad()
     def test_output_shapes(self, method: FewShotMethod) -> None:

@@ -36,7 +36,7 @@ class FssamMemory(Memory):
         foreground: (B, K, C), the object's mean DINOv2 feature in each reference.
         background: (B, K, C), the rest's.
         prototypes: (B, K, memory_dim), the object's mean memory in each reference.
-        tokens: (B, T, memory_dim), the memory, mean over the references.
+        map: (B, T, memory_dim), the memory, mean over the references.
         pointer: (B, D), the object pointer, mean over the references.
         weights: (B, T), the mask on the memory's grid, mean over the references.
     """
@@ -44,7 +44,7 @@ class FssamMemory(Memory):
     foreground: Tensor
     background: Tensor
     prototypes: Tensor
-    tokens: Tensor
+    map: Tensor
     pointer: Tensor
     weights: Tensor
 
@@ -59,6 +59,8 @@ class Fssam(FewShotMethod):
         strength: Of the calibration bias; 0 leaves it out.
         resize_mode: "squash" as published, or "pad".
     """
+
+    memory_type = FssamMemory
 
     def __init__(
         self,
@@ -84,6 +86,7 @@ class Fssam(FewShotMethod):
         img_size: int = 512,
         version: Sam2Version = "2.0",
         weights: str | None = None,
+        sha256: str | None = None,
         encoder: str = "vit_base_patch14_dinov2",
         encoder_img_size: int = 560,
         tap: int = 11,
@@ -98,6 +101,7 @@ class Fssam(FewShotMethod):
             img_size: Side of SAM2's square input in pixels.
             version: "2.0" or "2.1"; with weights, their own version counts.
             weights: Hub id, folder or Meta's `.pt` file of SAM2, see `build_sam2`; None for random.
+            sha256: Expected digest of a `.pt` file.
             encoder: timm's name of the Vision Transformer.
             encoder_img_size: Side of its square input in pixels.
             tap: Block (from 0) that is read; the last one, as published.
@@ -109,7 +113,7 @@ class Fssam(FewShotMethod):
             The method.
         """
         features = FeatureEncoder(encoder, encoder_img_size, (tap,), encoder_kwargs, encoder_weights)
-        return cls(build_sam2(size, img_size, version, weights), features, **kwargs)
+        return cls(build_sam2(size, img_size, version, weights, sha256), features, **kwargs)
 
     def _trained(self) -> tuple[nn.Module, ...]:
         net = self.sam2.net
@@ -144,7 +148,7 @@ class Fssam(FewShotMethod):
             foreground=split(masked_average(features, area)),
             background=split(masked_average(features, 1 - area)),
             prototypes=split(masked_average(tokens, weights)),
-            tokens=split(tokens).mean(1),
+            map=split(tokens).mean(1),
             pointer=split(pointers).mean(1),
             weights=split(weights).mean(1),
         )
@@ -177,7 +181,7 @@ class Fssam(FewShotMethod):
         where = sam2.memory_position(device) + sam2.temporal_code(0)  # (T, memory_dim)
         ages = torch.ones(pointers.shape[1], device=device)
         pointer_tokens, pointer_codes = sam2.split_pointers(pointers, sam2.pointer_code(ages))
-        tokens = torch.cat([memory.tokens.expand(len(refined), -1, -1), refined, pointer_tokens], dim=1)
+        tokens = torch.cat([memory.map.expand(len(refined), -1, -1), refined, pointer_tokens], dim=1)
         return tokens, torch.cat([where, where, pointer_codes]), pointer_tokens.shape[1]
 
     def _features(self, images: Tensor) -> Tensor:

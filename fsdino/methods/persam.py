@@ -44,6 +44,8 @@ class PersamMethod(FewShotMethod):
         resize_mode: "squash" or "pad".
     """
 
+    memory_type = PersamMemory
+
     def __init__(
         self,
         sam: Sam,

@@ -76,11 +76,11 @@ class PrototypeMemory(Memory):
     """Support tokens that a query is compared with.
 
     Args:
-        tokens: (B, L, M, C), L taps; M = 2 (object, background) for "fg_bg", all support tokens for "softmax".
+        features: (B, L, M, C), L taps; M = 2 (object, background) for "fg_bg", all support tokens for "softmax".
         weights: (B, M) in [0, 1], how much of a token is object.
     """
 
-    tokens: Tensor
+    features: Tensor
     weights: Tensor
 
 
@@ -100,6 +100,8 @@ class PrototypeMethod(FewShotMethod):
     Raises:
         ValueError: For an unknown kind, or a tap that the encoder does not return.
     """
+
+    memory_type = PrototypeMemory
 
     def __init__(
         self,
@@ -181,7 +183,7 @@ class PrototypeMethod(FewShotMethod):
             (B, h, w).
         """
         query = self._tokens(query_image)  # (B, L, h*w, C)
-        tokens = memory.tokens.to(query.dtype)
+        tokens = memory.features.to(query.dtype)
         if self.kind == "softmax":
             weights = memory.weights[:, None].to(query.dtype)
             score = correlation_score(query, tokens, weights, self.temperature)
@@ -220,6 +222,8 @@ class AllForeground(FewShotMethod):
     Args:
         img_size: Side of the square input in pixels.
     """
+
+    memory_type = EmptyMemory
 
     def __init__(self, img_size: int) -> None:
         super().__init__(Resize(img_size))

@@ -57,7 +57,9 @@ def build_method(name: str, **args: Any) -> FewShotMethod:
 
 def _plain(method: FewShotMethod, args: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments that rebuild a method without its weights' files, of which the sizes are kept."""
-    plain = {key: value for key, value in args.items() if key not in ("weights", "encoder_weights", "checkpoint")}
+    plain = {
+        key: value for key, value in args.items() if key not in ("weights", "sha256", "encoder_weights", "checkpoint")
+    }
     made: Any = method
     if "weights" in args and hasattr(made, "sam2"):
         plain["size"], plain["version"] = size_and_version(made.sam2.net.config)

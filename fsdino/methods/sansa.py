@@ -32,17 +32,17 @@ class SansaMemory(Memory):
     """Memory frames of B pseudo-videos.
 
     Args:
-        tokens: (B, K, h*w, memory_dim), without position and temporal code.
+        maps: (B, K, h*w, memory_dim), without position and temporal code.
         pointers: (B, K, D).
     """
 
-    tokens: Tensor
+    maps: Tensor
     pointers: Tensor
 
     def append(self, tokens: Tensor, pointers: Tensor) -> SansaMemory:
         """The memory with one more frame: tokens (B, h*w, memory_dim), pointers (B, D)."""
         return SansaMemory(
-            torch.cat([self.tokens, tokens[:, None]], dim=1), torch.cat([self.pointers, pointers[:, None]], dim=1)
+            torch.cat([self.maps, tokens[:, None]], dim=1), torch.cat([self.pointers, pointers[:, None]], dim=1)
         )
 
 
@@ -62,6 +62,8 @@ class Sansa(FewShotMethod):
     Raises:
         ValueError: For an unknown `memory_order` or `presence`.
     """
+
+    memory_type = SansaMemory
 
     def __init__(
         self,
@@ -92,6 +94,7 @@ class Sansa(FewShotMethod):
         img_size: int = 1024,
         version: Sam2Version = "2.0",
         weights: str | None = None,
+        sha256: str | None = None,
         **kwargs: Any,
     ) -> Sansa:
         """SANSA from a size's name, with random or official SAM2 weights.
@@ -101,12 +104,13 @@ class Sansa(FewShotMethod):
             img_size: Side of the square input in pixels.
             version: "2.0" as published, or "2.1"; ignored when `weights` are given.
             weights: Hub id, folder or Meta's `.pt` file, see `build_sam2`; None for random.
+            sha256: Expected digest of a `.pt` file.
             kwargs: For the constructor.
 
         Returns:
             The method.
         """
-        return cls(build_sam2(size, img_size, version, weights), **kwargs)
+        return cls(build_sam2(size, img_size, version, weights, sha256), **kwargs)
 
     def train(self, mode: bool = True) -> Sansa:
         """Adapters have no mode; SAM2 is frozen and stays in eval mode."""
@@ -178,7 +182,7 @@ class Sansa(FewShotMethod):
         if len(references) == 0:
             return super().remember(references)
         parts = [self._remember_one(reference) for reference in references]
-        return SansaMemory(torch.cat([m.tokens for m in parts], dim=1), torch.cat([m.pointers for m in parts], dim=1))
+        return SansaMemory(torch.cat([m.maps for m in parts], dim=1), torch.cat([m.pointers for m in parts], dim=1))
 
     def _remember_one(self, reference: Reference) -> SansaMemory:
         if reference.mask is None and isinstance(reference, PromptedReference):
@@ -210,7 +214,7 @@ class Sansa(FewShotMethod):
 
     def _context(self, memory: SansaMemory) -> tuple[Tensor, Tensor, int]:
         """Memory tokens (B, T, memory_dim), their codes (T, memory_dim), and how many of T are pointers."""
-        num, device = memory.tokens.shape[1], memory.tokens.device
+        num, device = memory.maps.shape[1], memory.maps.device
         spatial, pointing = list(range(num)), list(range(num))
         offsets, ages = [0] * num, torch.ones(num, device=device)
         if self.memory_order == "video":
@@ -224,7 +228,7 @@ class Sansa(FewShotMethod):
         codes = torch.stack([self.sam2.temporal_code(offset) for offset in offsets])  # (slots, memory_dim)
         positions = (where[None] + codes[:, None]).flatten(0, 1)
         pointers, pointer_codes = self.sam2.split_pointers(memory.pointers[:, pointing], self.sam2.pointer_code(ages))
-        tokens = torch.cat([memory.tokens[:, spatial].flatten(1, 2), pointers], dim=1)
+        tokens = torch.cat([memory.maps[:, spatial].flatten(1, 2), pointers], dim=1)
         return tokens, torch.cat([positions, pointer_codes]), pointers.shape[1]
 
 

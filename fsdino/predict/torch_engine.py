@@ -10,7 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from fsdino.models.contract import FewShotMethod, Reference, image_tensor
+from fsdino.models.contract import FewShotMethod, Memory, Reference, image_tensor
 from fsdino.models.memory import SupportMemory
 from fsdino.models.segmenter import FewShotSegmenter
 from fsdino.predict.engine import Engine, Finding
@@ -56,19 +56,22 @@ class TorchEngine(Engine):
                 score = float(output.iou_pred[i, 0].float().clamp(0.0, 1.0))
                 yield Finding(probs.cpu().numpy(), score, bool(output.presence_logit[i, 0] > 0))
 
-    def pack(self, memory: SupportMemory) -> dict[str, np.ndarray]:
+    def pack(self, memory: Memory) -> dict[str, np.ndarray]:
         """See `Engine.pack`."""
         arrays = {name: tensor.float().cpu().numpy() for name, tensor in memory.tensors().items()}
-        if memory.grid is not None:
+        if isinstance(memory, SupportMemory) and memory.grid is not None:
             arrays["grid"] = np.asarray(memory.grid, np.int64)
         return arrays
 
-    def unpack(self, arrays: dict[str, np.ndarray]) -> SupportMemory:
+    def unpack(self, arrays: dict[str, np.ndarray]) -> Memory:
         """See `Engine.unpack`."""
-        known = {field.name for field in fields(SupportMemory)} - {"grid"}
+        kind: type[Memory] = getattr(self.method, "memory_type", SupportMemory)
+        known = {field.name for field in fields(kind)} - {"grid"}
         tensors = {
             name: torch.from_numpy(array).to(self.method.device) for name, array in arrays.items() if name in known
         }
+        if kind is not SupportMemory:
+            return kind(**tensors)
         grid = tuple(int(n) for n in arrays["grid"]) if "grid" in arrays else None
         return SupportMemory(**tensors, grid=grid)  # type: ignore[arg-type]
 

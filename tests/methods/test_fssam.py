@@ -180,7 +180,7 @@ def test_five_shots_calibrate_the_query_memory(monkeypatch: pytest.MonkeyPatch) 
     method.decode_query(memory, query)
     side = method.sam2.grid**2
     assert torch.equal(seen["tokens"][:, side : 2 * side], seen["refined"])
-    singles = [method.encode_support(images[:, k : k + 1], masks[:, k : k + 1]).tokens for k in range(5)]
+    singles = [method.encode_support(images[:, k : k + 1], masks[:, k : k + 1]).map for k in range(5)]
     torch.testing.assert_close(seen["tokens"][:, :side], torch.stack(singles).mean(0), atol=1e-5, rtol=0)
     for other in singles:
         assert not torch.allclose(seen["tokens"][:, side : 2 * side], other, atol=1e-2)
@@ -209,7 +209,7 @@ def test_averaged_memory_is_averaged_keys_and_values() -> None:
     tokens, _ = method.sam2.encode_given_mask(frame, method._fit(masks[0][:, None]))
     where = method.sam2.memory_position(tokens.device) + method.sam2.temporal_code(0)
     project = method.sam2.net.memory_attention.layers[0].cross_attn_image.k_proj
-    mean = method.encode_support(images, masks).tokens[0]
+    mean = method.encode_support(images, masks).map[0]
     torch.testing.assert_close(project(mean + where), project(tokens + where).mean(0), atol=1e-5, rtol=1e-4)
 
 

@@ -11,12 +11,14 @@ import torch
 from lightning import Trainer
 from torch.utils.data import DataLoader
 
+from fsdino.concepts import Concept, load_concept, save_concept
 from fsdino.methods.registry import METHODS, build_method, describe_method, load_method, save_method
 from fsdino.methods.sam2_config import sam2_config, size_and_version
 from fsdino.methods.sansa import Sansa
 from fsdino.methods.training import MethodModule, poly_factor
-from fsdino.models.contract import FewShotMethod, SegmenterOutput
-from tests.contract import assert_same, episodes
+from fsdino.models.contract import FewShotMethod, Reference, SegmenterOutput
+from fsdino.predict.torch_engine import TorchEngine
+from tests.contract import assert_same, episodes, picture
 from tests.methods.small import small_sam2
 
 TINY_VIT = {"embed_dim": 32, "depth": 4, "num_heads": 2}
@@ -81,10 +83,11 @@ def test_training_moves_the_trainable_weights_alone(name: str, options: dict[str
     method = build_method(name, **ARGS[name])
     before = {n: p.detach().clone() for n, p in method.named_parameters()}
     module = MethodModule(method, val_classes=(3, 4), lr=1e-2, **options)
-    loader = DataLoader([batch(method, 2)] * 3, batch_size=None)
+    loader = DataLoader([batch(method, 2)] * 2, batch_size=None)
     trainer = Trainer(
         accelerator="cpu", devices=1, max_epochs=1, logger=False, enable_progress_bar=False,
-        enable_model_summary=False, default_root_dir=tmp_path, enable_checkpointing=False,
+        enable_model_summary=False, default_root_dir=tmp_path, enable_checkpointing=False, num_sanity_val_steps=0,
+        limit_val_batches=1,
     )  # fmt: skip
     trainer.fit(module, loader, loader)
     moved = {n for n, p in method.named_parameters() if not torch.equal(p, before[n])}
@@ -151,3 +154,17 @@ def test_errors_say_what_to_do(tmp_path: Path) -> None:
         MethodModule(build_method("fssam", **ARGS["fssam"]), num_targets=3)
     with pytest.raises(ValueError, match="3 targets need episodes of at least 3 shots"):
         MethodModule(method, num_targets=3)._targets(batch(method, 2))
+
+
+@pytest.mark.parametrize("name", list(METHODS))
+def test_concepts_of_every_method_survive_disk(name: str, tmp_path: Path) -> None:
+    method = build_method(name, **ARGS[name])
+    engine = TorchEngine(method)
+    image, mask = picture(50, 70, 0)
+    memory = method.remember([Reference(image, mask=mask), Reference(image[::-1].copy(), mask=mask[::-1].copy())])
+    concept = Concept("thing", engine.fingerprint, engine.pack(memory), image)
+    read = load_concept(save_concept(concept, tmp_path / "thing.fsmem", max_bytes=1000), engine.fingerprint)
+    restored = engine.unpack(read.arrays)
+    assert type(restored) is type(memory)
+    for key, tensor in memory.tensors().items():
+        torch.testing.assert_close(restored.tensors()[key], tensor, atol=2e-3, rtol=2e-3)

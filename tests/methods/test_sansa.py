@@ -131,10 +131,10 @@ def test_prompts_of_every_kind() -> None:
     for a in range(4):
         assert method.segment(memories[a], query).mask.shape == query.shape[:2]
         for b in range(a):
-            assert not torch.allclose(memories[a].tokens, memories[b].tokens)
-    assert torch.equal(memories[0].tokens, memories[4].tokens)
+            assert not torch.allclose(memories[a].maps, memories[b].maps)
+    assert torch.equal(memories[0].maps, memories[4].maps)
     together = method.remember(kinds)
-    assert together.tokens.shape[1] == 5
+    assert together.maps.shape[1] == 5
     assert torch.equal(together.pointers[:, 1], memories[1].pointers[:, 0])
 
 
@@ -148,7 +148,7 @@ def test_points_are_scaled_with_the_picture() -> None:
     expected = method.encode_support_points(
         square, torch.tensor([[[[20.0, 10.0]]]]), torch.ones(1, 1, 1, dtype=torch.long)
     )
-    torch.testing.assert_close(memory.tokens, expected.tokens, atol=1e-4, rtol=0)
+    torch.testing.assert_close(memory.maps, expected.maps, atol=1e-4, rtol=0)
 
 
 def test_errors_say_what_to_do() -> None:
