@@ -49,8 +49,10 @@ def open_engine(model: str, runtime: Runtime = "torch", device: str = "auto") ->
     from fsdino.weights import load
 
     chosen = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    if chosen.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"device {device!r} is not available here; use --device cpu.")
+    try:
+        torch.empty(1, device=chosen)
+    except (RuntimeError, AssertionError) as error:  # an unknown name, or a device that this machine has not got
+        raise ValueError(f"device {device!r} is not available here; use --device cpu.") from error
     return TorchEngine(load(model, device=chosen))
 
 
@@ -228,9 +230,7 @@ def remember(
     names = wanted.class_names()
     is_file = Path(out).suffix == MEMORY_SUFFIX
     if is_file and len(names) > 1:
-        raise ValueError(
-            f"'{out}' is one file but there are {len(names)} classes ({', '.join(names[:5])}); give a folder."
-        )
+        raise ValueError(f"'{out}' is one file for {len(names)} classes ({', '.join(names[:5])}); name a folder.")
     engine = open_engine(model, runtime, device)
     written = []
     for name in names:
