@@ -17,12 +17,15 @@ from fsdino.export import run
 from fsdino.export.array_resize import ArrayResize
 from fsdino.export.graphs import OPSET, graphs
 from fsdino.export.onnx_engine import METADATA_KEY, OnnxEngine, open_session
+from fsdino.export.onnx_method import OnnxMethod
 from fsdino.export.quantize import quantize_int8
 from fsdino.export.run import compare_onnx, export
+from fsdino.models.contract import Reference
 from fsdino.models.resize import Resize
 from fsdino.predict import open_engine, predict, remember
 from fsdino.predict.torch_engine import TorchEngine
 from fsdino.weights import fingerprint, load, save_pretrained
+from tests.contract import assert_same, episodes
 from tests.small_segmenter import annotated, scene, small_segmenter, write_references
 
 
@@ -107,6 +110,19 @@ def test_the_compact_variant_exports_too(tmp_path: Path) -> None:
     model = small_segmenter(variant="compact", dense_source="adapter")
     differences = run.export_graphs(model, tmp_path, ["onnx"])
     assert set(differences) == {"remember.onnx", "segment.onnx"} and max(differences.values()) < 1e-3
+
+
+@pytest.mark.parametrize("shots", [1, 3])
+def test_the_graphs_as_a_method_equal_the_model(exported: Path, shots: int) -> None:
+    method, model = OnnxMethod(exported), load(exported)
+    query, images, masks = episodes(model, 2, shots)
+    with torch.no_grad():
+        assert_same(method(query, images, masks), model(query, images, masks), 1e-4)
+        memory = method.encode_support(images[:1], masks[:1])
+        assert_same(method.decode_query(memory, query), model.decode_query(memory, query), 1e-4)
+    picture, mask = scene()
+    found = [m.segment(m.remember([Reference(picture, mask=mask)]), picture) for m in (method, model)]
+    assert float((found[0].probs - found[1].probs).abs().max()) < 2.5e-4
 
 
 # ---- files

@@ -52,18 +52,43 @@ class OnnxEngine(Engine):
         """See `Engine.remember`."""
         images = np.stack([self.resize.image(reference.image) for reference in references])
         masks = np.stack([self.resize.soft_mask(reference.mask) for reference in references])
-        outputs = self._remember.run(None, {"support_images": images, "support_masks": masks})
-        return dict(zip(self._memory_names, outputs))
+        return self.encode(images, masks)
 
     def segment(self, memories: Sequence[Memory], picture: np.ndarray) -> Iterator[Finding]:
         """See `Engine.segment`."""
         images, size = self.resize.image(picture)[None], (picture.shape[0], picture.shape[1])
         for start in range(0, len(memories), CLASSES_AT_ONCE):
             chunk = stack_arrays(memories[start : start + CLASSES_AT_ONCE])
-            logits, iou, presence = self._segment.run(None, {"images": images, **chunk})
+            logits, iou, presence = self.decode(chunk, images)
             for i in range(logits.shape[1]):
                 probs = 1 / (1 + np.exp(-self.resize.invert(logits[0, i], size)))
                 yield Finding(probs, float(iou[0, i].clip(0.0, 1.0)), bool(presence[0, i] > 0))
+
+    def encode(self, images: np.ndarray, masks: np.ndarray) -> Memory:
+        """Run the remember graph.
+
+        Args:
+            images: (K, 3, S, S) float32 in [0, 1].
+            masks: (K, S, S) float32 in [0, 1].
+
+        Returns:
+            Memory of batch 1.
+        """
+        outputs = self._remember.run(None, {"support_images": images, "support_masks": masks})
+        return dict(zip(self._memory_names, outputs))
+
+    def decode(self, memory: Memory, images: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Run the segment graph.
+
+        Args:
+            memory: Of batch N.
+            images: (B, 3, S, S) float32 in [0, 1].
+
+        Returns:
+            Mask logits (B, N, s, s), predicted IoU (B, N), presence logits (B, N).
+        """
+        logits, iou, presence = self._segment.run(None, {"images": images, **memory})
+        return logits, iou, presence
 
     def pack(self, memory: Memory) -> dict[str, np.ndarray]:
         """See `Engine.pack`."""

@@ -1,0 +1,50 @@
+"""Exported graphs as a method of the package, so that `evaluate` measures what quantisation costs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from fsdino.export.onnx_engine import OnnxEngine
+from fsdino.models.contract import FewShotMethod, SegmenterOutput
+from fsdino.models.memory import SupportMemory
+from fsdino.models.resize import Resize
+
+
+class OnnxMethod(FewShotMethod):
+    """Runs `remember.onnx` and `segment.onnx` behind the contract of every method.
+
+    Args:
+        folder: Where both graphs lie.
+        threads: Threads of onnxruntime; 0 takes all cores.
+    """
+
+    memory_type = SupportMemory
+
+    def __init__(self, folder: str | Path, threads: int = 0) -> None:
+        engine = OnnxEngine(folder, threads)
+        mode = engine.resize.mode
+        super().__init__(Resize(engine.resize.size, "pad" if mode == "pad" else "squash"), engine.threshold)
+        self.engine = engine
+
+    def encode_support(self, support_images: Tensor, support_masks: Tensor) -> SupportMemory:
+        """See `FewShotMethod.encode_support`."""
+        episodes = [
+            self.engine.encode(images.cpu().numpy(), masks.cpu().numpy())
+            for images, masks in zip(support_images, support_masks)
+        ]
+        tensors = {name: torch.cat([torch.from_numpy(e[name]) for e in episodes]) for name in episodes[0]}
+        return SupportMemory(**tensors)  # type: ignore[arg-type] - mypy takes a tensor for the grid, which no graph has
+
+    def decode_query(self, memory: SupportMemory, query_image: Tensor) -> SegmenterOutput:
+        """See `FewShotMethod.decode_query`."""
+        arrays = {name: tensor.cpu().numpy() for name, tensor in memory.tensors().items()}
+        found = []
+        for i, image in enumerate(query_image):
+            own = i if memory.batch_size > 1 else 0
+            one = {name: array[own : own + 1] for name, array in arrays.items()}
+            found.append([torch.from_numpy(array) for array in self.engine.decode(one, image[None].cpu().numpy())])
+        logits, iou, presence = (torch.cat(parts) for parts in zip(*found))
+        return SegmenterOutput(logits, iou, presence)
