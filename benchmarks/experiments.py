@@ -20,6 +20,8 @@ import torch
 from provenance import provenance
 
 from fsdino.baseline import choose_prototype
+from fsdino.data import open_data_set
+from fsdino.data.class_index import CombinedIndex
 from fsdino.data.episode import EpisodeData
 from fsdino.evaluate import Evaluation, evaluate
 from fsdino.job import Job
@@ -28,6 +30,7 @@ from fsdino.models.contract import FewShotMethod
 from fsdino.models.encoder import FeatureEncoder
 from fsdino.models.segmenter import FewShotSegmenter
 from fsdino.recipe import Recipe, read_recipe
+from fsdino.teachers.cache import EmbeddingCache
 from fsdino.teachers.pictures import PictureList
 from fsdino.train.meta_data import CachedEpisodes
 from fsdino.train.optim import count_parameters
@@ -115,7 +118,7 @@ def run_once(grid: str, name: str, overrides: list[str]) -> list[dict[str, Any]]
     """Train and measure one run; rows of the method and, for the first variant of a seed, of the baselines."""
     recipe, options = read_recipe(["--config", RECIPES.get(grid, "recipes/tiny.yaml"), "--log.wandb=off", *overrides])
     started = time.perf_counter()
-    job = Job(recipe, options, ROOT / grid / name)
+    job = Job(recipe, options, ROOT / grid / name, shared_features(recipe, options) if grid == "photos" else None)
     job._teacher = shared_teacher(recipe, options)
     trained = job.train(shared_distillation(recipe, options, job))
     model = load(trained)
@@ -143,6 +146,17 @@ def shared_teacher(recipe: Recipe, options: dict[str, Any]) -> Any:
     return Job(replace(recipe, seed=0), options, folder).teacher
 
 
+def shared_features(recipe: Recipe, options: dict[str, Any]) -> tuple[EmbeddingCache, PictureList]:
+    """Maps of all photographs, once for all folds; a frozen encoder learns nothing from seeing a test picture."""
+    members = [open_data_set(spec.name, spec.root, **spec.options) for spec in recipe.data.train]
+    whole = CombinedIndex(members)
+    pictures = PictureList("photographs", tuple(whole.all_pictures()), whole.load_image)
+    cache = Job(recipe, options, ROOT / "features").feature_cache(pictures)
+    plain = tuple(name.removeprefix(f"{members[0].name}:") for name in pictures.ids)
+    alone = len(members) == 1 or recipe.data.fold == 0  # a fold with one data set left has no prefixes
+    return cache, PictureList("photographs", plain if alone else pictures.ids, whole.load_image)
+
+
 def shared_distillation(recipe: Recipe, options: dict[str, Any], job: Job) -> Path | None:
     """The distilled checkpoint; runs that differ only in stage 2 share it."""
     if recipe.distill.epochs == 0:
@@ -162,9 +176,14 @@ def measure(job: Job, name: str, method: FewShotMethod) -> Evaluation:
     test = job.test
     data = None
     if isinstance(method, FewShotSegmenter):
-        ids = tuple(sorted(test.episodes.pictures))
-        pictures = PictureList(f"{test.index.name}-test", ids, test.index.load_image)
-        cache = job.feature_cache(pictures)
+        if job.features is not None:
+            cache = job.features[0]
+            prefix = f"{test.index.name}:"
+            pictures = replace(job.features[1], ids=tuple(i.removeprefix(prefix) for i in job.features[1].ids))
+        else:
+            ids = tuple(sorted(test.episodes.pictures))
+            pictures = PictureList(f"{test.index.name}-test", ids, test.index.load_image)
+            cache = job.feature_cache(pictures)
         data = CachedEpisodes(EpisodeData(test.index, test.episodes, method.resize), cache, pictures)
     folder = job.folder / "evaluate" / name
     return evaluate(

@@ -51,11 +51,13 @@ class Job:
         recipe: what to do.
         trainer_options: keyword arguments for Lightning's Trainer.
         folder: the run's folder.
+        features: maps of the frozen encoder that are there already, with their list; None makes them for this run.
     """
 
     recipe: Recipe
     trainer_options: dict[str, Any]
     folder: Path
+    features: tuple[EmbeddingCache, PictureList] | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     _test: TestSet | None = None
     _train: TrainSet | None = None
@@ -177,7 +179,10 @@ class Job:
             dice_weight=part.dice_weight, seed=self.recipe.seed,
         )  # fmt: skip
         start_from(module.model, distilled, self.teacher.sam.state_dict() if part.sam_decoder else None)
-        cache = self.feature_cache(chosen.annotated) if self.recipe.cache.features else None
+        features = self.features
+        if features is None and self.recipe.cache.features:
+            features = self.feature_cache(chosen.annotated), chosen.annotated
+        cache, pictures = features or (None, None)
         data = MetaData(
             chosen.index, chosen.classes, chosen.val_episodes, module.model.resize, self.recipe.data.shots,
             part.epoch_length, chosen.ignore_classes, part.absent_prob, part.augment, cache,
