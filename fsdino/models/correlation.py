@@ -206,21 +206,22 @@ class PivotReader(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Read the correlation; arguments and result as in `PooledReader.forward`, with `grid` used."""
         volumes = self.volumes(query, support, fg, bg, grid)
-        peaks = [volume.amax((-1, -2)).mean((1, 2)) for volume in volumes]  # each (B, Q)
+        k = grid[0]
+        has_object = (fg.unflatten(-1, (k, -1)).amax(-1) > 0).float()  # (B or 1, K)
+        share = has_object / has_object.sum(-1, keepdim=True).clamp_min(1.0)
+        peaks = [(volume.amax((-1, -2)).mean(2) * share[..., None]).sum(1) for volume in volumes]  # each (B, Q)
         score = (peaks[0] - peaks[-1]).unflatten(-1, size).unsqueeze(1)
         if self.contrastive:
             volumes[1] = volumes[0] - volumes[1]
         corr = torch.cat(volumes, dim=2)  # (B, K, maps, Q, cells, cells)
-        b, k = corr.shape[:2]
         x = corr.flatten(0, 1).unflatten(2, size).to(self.norm.weight.dtype)  # (B*K, maps, h, w, cells, cells)
         for block in self.squeeze:
             x = block(x)
         for block in self.mix:
             x = x + block(x)
-        x = x.mean((-1, -2)).unflatten(0, (b, k))  # (B, K, R, h, w)
-        has_object = (fg.unflatten(-1, (k, -1)).amax(-1) > 0).to(x.dtype)  # (B or 1, K)
-        share = has_object / has_object.sum(-1, keepdim=True).clamp_min(1.0)
-        return self.norm(self.refine((x * share[..., None, None, None]).sum(1))), score
+        x = x.mean((-1, -2)).unflatten(0, (-1, k))  # (B, K, R, h, w)
+        x = (x * share[..., None, None, None].to(x.dtype)).sum(1)
+        return self.norm(self.refine(x)), score
 
     def volumes(
         self, query: Tensor, support: Tensor, fg: Tensor, bg: Tensor, grid: tuple[int, int, int]

@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from fsdino.models.correlation import PivotReader, PooledReader, unit_tokens
+from fsdino.models.memory import SupportMemory, grid_weights, prototypes, support_tokens
+from fsdino.models.presence import PresenceHead
+from fsdino.models.prompts import SCORE_SCALE, PromptGenerator
+from tests.models.small import rand, randn
+
+
+def remembered(b: int = 1, k: int = 2) -> SupportMemory:
+    feats = [randn(b * k, 12, 4, 4, seed=s) for s in (1, 2)]
+    masks = (rand(b, k, 16, 16, seed=3) > 0.5).float()
+    fg, bg = grid_weights(masks, (4, 4))
+    tokens = [support_tokens(f, b) for f in feats]
+    both = torch.stack([prototypes(t, fg, bg) for t in tokens], 1)
+    return SupportMemory(both, None, torch.stack(tokens, 1), fg, bg, (k, 4, 4))
+
+
+def seen(b: int = 1) -> torch.Tensor:
+    return torch.stack([unit_tokens(randn(b, 12, 3, 5, seed=s)) for s in (4, 5)], 1)
+
+
+def test_grid_weights_are_areas() -> None:
+    masks = torch.zeros(1, 2, 8, 8)
+    masks[0, 0, :4, :4], masks[0, 1, :2, :1] = 1.0, 1.0
+    fg, bg = grid_weights(masks, (2, 2))
+    assert fg.tolist() == [[1.0, 0.0, 0.0, 0.0, 0.125, 0.0, 0.0, 0.0]]
+    torch.testing.assert_close(fg + bg, torch.ones(1, 8))
+
+
+def test_prototypes_equal_loops() -> None:
+    tokens, fg = unit_tokens(randn(1, 6, 3, 3)), rand(1, 9)
+    both = prototypes(tokens, fg, torch.zeros(1, 9))
+    mean = sum(float(w) * t for w, t in zip(fg[0], tokens[0]))
+    torch.testing.assert_close(both[0, 0], mean / mean.norm())
+    assert not bool(both[0, 1].any())  # no background: no direction
+
+
+def test_support_tokens_keep_references_together() -> None:
+    feats = randn(6, 5, 2, 2)
+    torch.testing.assert_close(support_tokens(feats, 2)[1, 4:8], unit_tokens(feats[4:5])[0])
+
+
+@torch.no_grad()
+def test_compact_starts_as_scaled_cosine_difference() -> None:
+    memory, query = remembered(), seen()
+    prompts = PromptGenerator(12, 2, 8)(memory, query, (3, 5))
+    assert prompts.sparse.shape == (1, 4, 8) and prompts.dense.shape == (1, 8, 3, 5)
+    cosine = [query[0, i] @ (memory.prototypes[0, i, 0] - memory.prototypes[0, i, 1]) for i in range(2)]
+    expected = SCORE_SCALE * (cosine[0] + cosine[1]) / 2
+    torch.testing.assert_close(prompts.coarse_logits.flatten(), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("reader", [PooledReader(2, 16), PivotReader(2, 16)])
+@torch.no_grad()
+def test_full_starts_as_mean_of_both_scores(reader: torch.nn.Module) -> None:
+    memory, query = remembered(), seen()
+    generator = PromptGenerator(12, 2, 8, reader, 16)
+    torch.nn.init.zeros_(generator.reader_score.weight)
+    compact = PromptGenerator(12, 2, 8)(memory, query, (3, 5)).coarse_logits
+    _, score = reader(query, memory.tokens, memory.fg, memory.bg, (3, 5), memory.grid)
+    coarse = generator(memory, query, (3, 5)).coarse_logits
+    torch.testing.assert_close(coarse, 0.5 * (compact + SCORE_SCALE * score), atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_without_contrast_the_score_is_the_prototypes() -> None:
+    memory, query = remembered(), seen()
+    generator = PromptGenerator(12, 2, 8, PooledReader(2, 16, contrastive=False), 16)
+    torch.nn.init.zeros_(generator.reader_score.weight)
+    compact = PromptGenerator(12, 2, 8)(memory, query, (3, 5)).coarse_logits
+    torch.testing.assert_close(generator(memory, query, (3, 5)).coarse_logits, compact)
+
+
+def test_without_sparse_prompts_there_are_no_tokens() -> None:
+    generator = PromptGenerator(12, 2, 8, sparse=False)
+    assert generator(remembered(), seen(3), (3, 5)).sparse.shape == (3, 0, 8)
+    assert not any("token" in name or "kind" in name for name, _ in generator.named_parameters())
+
+
+def test_tokens_are_projected_prototypes() -> None:
+    memory, generator = remembered(), PromptGenerator(12, 2, 8)
+    tokens = generator.tokens(memory, 1)
+    scaled = memory.prototypes[0, 1, 0] * math.sqrt(12)
+    torch.testing.assert_close(tokens[0, 2], generator.token_proj[1](scaled) + generator.kind_embed[0])
+
+
+def test_presence_starts_present() -> None:
+    head = PresenceHead(16)
+    logit = head(torch.nn.functional.layer_norm(randn(50, 16), (16,)), 5 * randn(50, 1, 4, 4, seed=1))
+    assert logit.shape == (50, 1) and bool((logit > 0).all())
