@@ -234,7 +234,8 @@ class CacheData(LightningDataModule):
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
         resize = Resize(self.store.recipe.img_size, self.store.recipe.resize_mode)  # type: ignore[arg-type]
         data = PictureData(self.pictures, resize, self.store.pending(rank, world_size))
-        return DataLoader(data, batch_size=self.batch_size, sampler=_OwnSampler(data, 1, 0), num_workers=self.num_workers)
+        sampler = _OwnSampler(data, 1, 0)
+        return DataLoader(data, batch_size=self.batch_size, sampler=sampler, num_workers=self.num_workers)
 
 
 class _OwnSampler(DistributedSampler):

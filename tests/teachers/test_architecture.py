@@ -33,7 +33,8 @@ def test_sizes_are_read_off_the_weights(config):
 def test_seed_decides_the_start():
     first, same, other = (build_sam(SMALL, seed=seed).state_dict() for seed in (0, 0, 1))
     assert all(torch.equal(first[key], same[key]) for key in first)
-    assert not torch.equal(first["image_encoder.patch_embed.proj.weight"], other["image_encoder.patch_embed.proj.weight"])
+    name = "image_encoder.patch_embed.proj.weight"
+    assert not torch.equal(first[name], other[name])
 
 
 def test_size_that_does_not_split_into_patches():

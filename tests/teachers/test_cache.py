@@ -88,7 +88,7 @@ def test_killed_writer_goes_on_where_it_stood(tmp_path):
 def test_killed_between_the_last_picture_and_its_mark(tmp_path):
     recipe = cache_recipe(teacher(), picture_list(4), shard_size=4)
     store = ShardStore(tmp_path, recipe)
-    finish, store._finish = store._finish, lambda shard: None
+    store._finish = lambda shard: None
     store.put([0, 1, 2, 3], np.zeros((4, *recipe.entry_shape)))
     store = ShardStore(tmp_path, recipe)
     assert store.pending() == []
