@@ -228,8 +228,8 @@ def _build(info: dict[str, Any], tensors: dict[str, Tensor], where: str, stage: 
         )
     if stage == "trained" and info.get("stage") != "trained":
         raise ValueError(
-            f"'{where}' is a distill checkpoint: its decoder and prompts are not trained. Train it with "
-            f"`fsdino train --init_from {where}` first."
+            f"'{where}' is a distill checkpoint: its decoder and prompts are not trained. Run `fsdino train` "
+            "with the same recipe and give the checkpoint that it writes."
         )
     model = FewShotSegmenter(SegmenterConfig.from_dict(info["segmenter"]), load_encoder=False)
     wanted = model.state_dict()

@@ -17,7 +17,7 @@ from PIL import Image
 from pycocotools import mask as rle_tools
 
 from fsdino.concepts import load_concept
-from fsdino.models.segmenter import FewShotSegmenter
+from fsdino.methods.registry import build_method, save_method
 from fsdino.predict import Annotated, Engine, Finding, predict, read_support, remember, resolve
 from fsdino.predict.engine import segment_tiled, tiles
 from fsdino.predict.formats import annotation, instances, polygons, yolo_lines
@@ -462,5 +462,7 @@ def test_too_many_classes_are_refused(tmp_path: Path) -> None:
         Outputs(tmp_path, [str(i) for i in range(255)], ["labels"], {})
 
 
-def test_the_small_model_is_the_real_class() -> None:
-    assert type(small_segmenter()) is FewShotSegmenter
+def test_other_methods_of_the_package_predict_too(support_dir: Path, photos: Path, tmp_path: Path) -> None:
+    save_method(build_method("all_foreground", img_size=56), tmp_path / "all")
+    assert predict(str(support_dir / "cat"), str(photos), str(tmp_path / "out"), str(tmp_path / "all")) == 0
+    assert np.asarray(Image.open(tmp_path / "out" / "labels" / "a.png")).min() == 1

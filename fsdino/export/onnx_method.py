@@ -36,7 +36,7 @@ class OnnxMethod(FewShotMethod):
             for images, masks in zip(support_images, support_masks)
         ]
         tensors = {name: torch.cat([torch.from_numpy(e[name]) for e in episodes]) for name in episodes[0]}
-        return SupportMemory(**tensors)  # type: ignore[arg-type] - mypy takes a tensor for the grid, which no graph has
+        return SupportMemory(**tensors)  # type: ignore[arg-type]
 
     def decode_query(self, memory: SupportMemory, query_image: Tensor) -> SegmenterOutput:
         """See `FewShotMethod.decode_query`."""

@@ -48,6 +48,7 @@ def export(
     folder.mkdir(parents=True, exist_ok=True)
     if "safetensors" in formats:
         save_pretrained(segmenter, folder, half=half)
+        segmenter = load(folder)  # in half precision the weights have been rounded: graphs are of what was stored
     if {"pt2", "onnx", "int8"} & set(formats):
         export_graphs(segmenter, folder, formats)
     return folder

@@ -79,7 +79,7 @@ def check_same_size(picture: np.ndarray, labels: np.ndarray) -> None:
         raise ValueError(f"{sizes}; resize one of them first.")
 
 
-def overlay(picture: Any, mask: Any, *, captions: Mapping[int, str] | None = None, opacity: float = 0.55) -> np.ndarray:
+def overlay(picture: Any, mask: Any, *, captions: Mapping[int, str] | None = None, opacity: float = 0.45) -> np.ndarray:
     """Draw a mask or label map over a picture.
 
     Args:
