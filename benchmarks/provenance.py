@@ -50,8 +50,8 @@ def machine() -> str:
     name = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.is_file():
-        names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-        name = names[0] if names else name
+        named = (line for line in info.read_text().splitlines() if line.startswith("model name"))
+        name = next(named, f":{name}").split(":", 1)[1].strip()
     return f"{name}, {os.cpu_count()} cores"
 
 

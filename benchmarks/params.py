@@ -1,0 +1,197 @@
+"""Parameters and multiply-adds of every method and preset: `python benchmarks/params.py --csv FILE`.
+
+Models are built on the meta device, without weights, at their published configurations. One row a method and preset:
+
+    total            parameters of the whole system; a distillation teacher is no part of it
+    trained          those that learn from episodes
+    encoder          those of the picture encoder(s), with adapters inside
+    adapter, prompts, decoder    the other parts of FS-DINO
+    inference        those that are read while remembering a reference with a mask and segmenting a picture
+    gmac             multiply-adds, in 10^9, of one picture with a remembered reference
+    gmac_encoder     the encoder's share of `gmac`
+    gmac_remember    multiply-adds of remembering one reference
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from provenance import provenance, write_rows
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+from fsdino.config import VARIANTS, preset
+from fsdino.methods.registry import build_method
+from fsdino.models.contract import FewShotMethod
+from fsdino.models.segmenter import FewShotSegmenter
+from fsdino.report import part_parameters
+
+PRESETS = ("tiny", "photos", "s14", "b14", "l14")
+ENCODER_PARTS = ("encoder", "sam2.net.vision_encoder", "sam.image_encoder")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One row of the table.
+
+    Args:
+        method: What readers call the method.
+        preset: Which size of it.
+        build: Makes the model on the current device, without weights from disk.
+    """
+
+    method: str
+    preset: str
+    build: Callable[[], FewShotMethod]
+
+
+def entries() -> Iterator[Entry]:
+    """Every method and preset."""
+    for name in PRESETS:
+        for variant in VARIANTS:
+            yield segmenter_entry(name, variant)
+    for size in ("tiny", "small", "base_plus", "large"):
+        yield Entry("SANSA", size, lambda size=size: build_method("sansa", size=size))
+    yield Entry("SANSA", "mini", lambda: build_method("sansa", size="mini", img_size=128))
+    yield Entry("FSSAM", "small + b14", lambda: build_method("fssam"))
+    yield Entry("FSSAM", "mini + tiny", _mini_fssam)
+    for name in PRESETS:
+        yield Entry("prototype", name, lambda name=name: _prototype(name))
+    for size in ("vit_b", "vit_h"):
+        yield Entry("PerSAM", size, lambda size=size: build_method("persam", config=size))
+
+
+def segmenter_entry(name: str, variant: str) -> Entry:
+    """FS-DINO of a preset and variant."""
+    config = preset(name, variant=variant, encoder_weights=None)
+    return Entry(f"FS-DINO {variant}", name, lambda: FewShotSegmenter(config, load_encoder=False).eval())
+
+
+def _mini_fssam() -> FewShotMethod:
+    config = preset("tiny")
+    return build_method(
+        "fssam", size="mini", img_size=128, encoder=config.encoder, encoder_img_size=config.img_size,
+        encoder_kwargs=config.encoder_kwargs, tap=config.reader_taps[-1],
+    )  # fmt: skip
+
+
+def _prototype(name: str) -> FewShotMethod:
+    config = preset(name)
+    return build_method(
+        "prototype", encoder=config.encoder, img_size=config.img_size, encoder_kwargs=config.encoder_kwargs,
+        tap=config.reader_taps[-1],
+    )  # fmt: skip
+
+
+class Touched(TorchDispatchMode):
+    """Notes which parameters any operation reads."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.sizes = {id(p): p.numel() for p in model.parameters()}
+        self.seen: set[int] = set()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run the operation, noting its parameters."""
+        self.seen.update(id(leaf) for leaf in tree_leaves((args, kwargs)) if id(leaf) in self.sizes)
+        return func(*args, **(kwargs or {}))
+
+    @property
+    def count(self) -> int:
+        """Numbers in the parameters seen."""
+        return sum(self.sizes[i] for i in self.seen)
+
+
+def row(entry: Entry) -> dict[str, Any]:
+    """Count one entry.
+
+    Args:
+        entry: What to build.
+
+    Returns:
+        The columns of the module's docstring.
+    """
+    with torch.device("meta"):
+        model = entry.build().to("meta")
+        size = model.img_size
+        picture, mask = torch.rand(1, 3, size, size), torch.rand(1, 1, size, size)
+        with Touched(model) as touched:
+            memory, remembered, _ = counted(lambda: model.encode_support(picture[:, None], mask))
+            _, segmented, by_module = counted(lambda: model.decode_query(memory, picture))
+    parts = encoder_parts(model)
+    own = part_parameters(model) if isinstance(model, FewShotSegmenter) else {}
+    return {
+        "method": entry.method,
+        "preset": entry.preset,
+        "img_size": size,
+        "total": count(model.parameters()),
+        "trained": count(model.trainable_parameters()),
+        "encoder": sum(count(part.parameters()) for part in parts),
+        "adapter": own.get("adapter", ""),
+        "prompts": own.get("prompts + reader", ""),
+        "decoder": own.get("decoder", ""),
+        "inference": touched.count,
+        "gmac": round(segmented, 2),
+        "gmac_encoder": round(sum(by_module.get(type(part).__name__, 0.0) for part in parts), 2),
+        "gmac_remember": round(remembered, 2),
+    }
+
+
+def count(parameters: Iterable[Tensor]) -> int:
+    """Numbers in parameters."""
+    return sum(p.numel() for p in parameters)
+
+
+def encoder_parts(model: nn.Module) -> list[nn.Module]:
+    """The picture encoders of any method of the package."""
+    found = []
+    for name in ENCODER_PARTS:
+        try:
+            found.append(model.get_submodule(name))
+        except AttributeError:
+            continue  # methods have one or two of them
+    return found
+
+
+def counted(run: Callable[[], Any]) -> tuple[Any, float, dict[str, float]]:
+    """Run and count multiply-adds.
+
+    Args:
+        run: What to count; without gradients.
+
+    Returns:
+        Its result, multiply-adds in 10^9, and the same by module.
+    """
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        result = run()
+    by_module = {name: sum(ops.values()) / 2e9 for name, ops in counter.get_flop_counts().items()}
+    return result, counter.get_total_flops() / 2e9, by_module
+
+
+def main() -> None:
+    """Count every entry and write the CSV."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--csv", required=True, help="file to write")
+    parser.add_argument("--only", default="", help="entries whose 'method preset' holds this")
+    chosen = parser.parse_args()
+    about = provenance(seed=0, protocol="one reference with a mask, one picture, published sizes, meta device")
+    rows = []
+    for entry in entries():
+        if chosen.only in f"{entry.method} {entry.preset}":
+            rows.append(row(entry) | about)
+            shown = rows[-1]
+            print(f"{entry.method:<24}{entry.preset:<14}{shown['total']:>12,}{shown['trained']:>12,}"
+                  f"{shown['gmac']:>10.1f}", flush=True)  # fmt: skip
+            write_rows(chosen.csv, rows)
+
+
+if __name__ == "__main__":
+    main()
