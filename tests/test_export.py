@@ -55,8 +55,8 @@ def test_resizing_equals_torch(mode: str, size: tuple[int, int]) -> None:
     picture, mask = rng.integers(0, 256, (*size, 3), dtype=np.uint8), rng.integers(0, 2, size, dtype=np.uint8)
     logits = rng.standard_normal((16, 16), dtype=np.float32)
     tensor = torch.from_numpy(picture).permute(2, 0, 1) / 255
-    np.testing.assert_allclose(ours.image(picture), theirs.image(tensor).numpy(), atol=2e-6)
-    np.testing.assert_allclose(ours.soft_mask(mask), theirs.soft_mask(torch.from_numpy(mask)).numpy(), atol=2e-6)
+    np.testing.assert_allclose(ours.image(picture), theirs.image(tensor).numpy(), atol=5e-6)
+    np.testing.assert_allclose(ours.soft_mask(mask), theirs.soft_mask(torch.from_numpy(mask)).numpy(), atol=5e-6)
     np.testing.assert_allclose(
         ours.invert(logits, size), theirs.invert(torch.from_numpy(logits), size).numpy(), atol=5e-6
     )

@@ -257,7 +257,7 @@ def test_predict_writes_every_format(model_dir: str, support_dir: Path, photos: 
         shown = np.asarray(Image.open(photos / image["file_name"]))
         labels = np.asarray(Image.open(out / "labels" / f"{stem}.png"))
         assert labels.shape == shown.shape[:2] == (image["height"], image["width"])
-        assert np.asarray(Image.open(out / "overlays" / f"{stem}.png")).shape == shown.shape
+        assert np.asarray(Image.open(out / "overlays" / f"{stem}.jpg")).shape == shown.shape
         assert (out / "yolo" / f"{stem}.txt").exists()
         rebuilt = np.zeros_like(labels)
         for entry in coco["annotations"]:

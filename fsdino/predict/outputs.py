@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from PIL import Image
 
 from fsdino.predict.formats import MAX_CLASSES, annotation, instances, label_png, yolo_lines
-from fsdino.visualize import overlay, write_png
+from fsdino.visualize import overlay
 
 Format = Literal["labels", "overlays", "coco", "yolo"]
 FORMATS: tuple[Format, ...] = ("labels", "overlays", "coco", "yolo")
@@ -98,13 +99,11 @@ class Outputs:
         pixels = np.bincount(labels.reshape(-1), minlength=len(self.names) + 1)[1:]
         record["classes"] = [[round(score, 4), int(count)] for score, count in zip(scores, pixels)]
         if "labels" in self.formats:
-            target = self._place("labels", f"{stem}.png")
-            partial = target.with_name(f".{target.name}.{os.getpid()}.part")
-            label_png(labels).save(partial, format="PNG")
-            partial.replace(target)
+            self._save(label_png(labels), "labels", f"{stem}.png", format="PNG")
         if "overlays" in self.formats:
             captions = {int(k): f"{self.names[k - 1]} {scores[k - 1]:.2f}" for k in np.flatnonzero(pixels) + 1}
-            write_png(self._place("overlays", f"{stem}.png"), overlay(picture, labels, captions=captions))
+            drawn = Image.fromarray(overlay(picture, labels, captions=captions))
+            self._save(drawn, "overlays", f"{stem}.jpg", format="JPEG", quality=92, subsampling=0)  # keeps lines crisp
         if "yolo" in self.formats:
             self._place("yolo", f"{stem}.txt").write_text(yolo_lines(labels, self.names), encoding="utf-8")
         if "coco" in self.formats:
@@ -115,6 +114,13 @@ class Outputs:
             ]
         with self._lock, self._record_path.open("a", encoding="utf-8") as record_file:
             record_file.write(json.dumps(record) + "\n")
+
+    def _save(self, image: Image.Image, kind: str, name: str, **options: Any) -> None:
+        """Write a picture whole or not at all, so that a run killed here leaves nothing half done."""
+        target = self._place(kind, name)
+        partial = target.with_name(f".{target.name}.{os.getpid()}.part")
+        image.save(partial, **options)
+        partial.replace(target)
 
     def _place(self, kind: str, name: str) -> Path:
         target = self.folder / kind / name
