@@ -57,7 +57,7 @@ def distillation_curve() -> Iterator[Run]:
         for count in (10, 30, 100, 300, None):
             some = [] if count is None else [f"--data.max_train_pictures={count}"]
             name = f"{count or 'all'}-seed{seed}"
-            short = ["--train.epochs=6", "--train.epoch_length=640", f"--seed={seed}", "--model.variant=full", *some]
+            short = ["--train.epochs=4", "--train.epoch_length=640", f"--seed={seed}", "--model.variant=full", *some]
             longer = ["--train.epoch_length=800", "--distill.epochs=0", "--model.freeze_adapter=false"]
             yield f"distilled-{name}", short
             yield f"undistilled-{name}", [*short, *longer]
@@ -82,7 +82,7 @@ def choices() -> Iterator[Run]:
     }
     for seed in range(2):
         for name, overrides in options.items():
-            short = ["--train.epochs=6", "--train.epoch_length=640", f"--seed={seed}", "--model.variant=full"]
+            short = ["--train.epochs=4", "--train.epoch_length=640", f"--seed={seed}", "--model.variant=full"]
             yield f"{name}-seed{seed}", [*short, *overrides]
 
 
@@ -98,7 +98,7 @@ def ablation() -> Iterator[Run]:
     }
     for seed in range(3):
         for name, overrides in steps.items():
-            yield f"{name}-seed{seed}", ["--train.epochs=6", "--train.epoch_length=640", f"--seed={seed}", *overrides]
+            yield f"{name}-seed{seed}", ["--train.epochs=4", "--train.epoch_length=640", f"--seed={seed}", *overrides]
 
 
 def photos() -> Iterator[Run]:
@@ -142,7 +142,7 @@ def best_key(checkpoint: Path) -> str:
 
 def shared_teacher(recipe: Recipe, options: dict[str, Any]) -> Any:
     """The teacher; one of the recipe's own is trained once a fold, whatever the variant and seed."""
-    folder = ROOT / "teach" / f"{recipe.name}-fold{recipe.data.fold}"
+    folder = ROOT / "teach" / (f"{recipe.name}-fold{recipe.data.fold}" if recipe.teach.objects else recipe.name)
     return Job(replace(recipe, seed=0), options, folder).teacher
 
 
@@ -162,7 +162,7 @@ def shared_distillation(recipe: Recipe, options: dict[str, Any], job: Job) -> Pa
     if recipe.distill.epochs == 0:
         return None
     adapter = {k: v for k, v in recipe.model.items() if k in ("adapter_tap", "encoder_weights")}
-    fold = recipe.data.fold if recipe.teacher.checkpoint == "own" else None
+    fold = recipe.data.fold if not recipe.data.pictures or recipe.teach.objects and recipe.teacher.checkpoint == "own" else None
     key = json.dumps([recipe.name, adapter, asdict(recipe.distill), fold, recipe.seed], sort_keys=True)
     folder = ROOT / "distill" / hashlib.sha256(key.encode()).hexdigest()[:12]
     plain = replace(recipe, data=replace(recipe.data, max_train_pictures=None))

@@ -141,7 +141,7 @@ def _fewer(index: ClassIndex, classes: list[int], count: int | None, seed: int) 
 
 
 def _all_pictures(part: DataPart, annotated: PictureList, test: TestSet) -> PictureList:
-    lists = [annotated]
+    lists: list[PictureList] = []
     for spec in part.pictures:
         if spec.name == "pictures":
             root = Path(spec.root or ".")
@@ -155,6 +155,8 @@ def _all_pictures(part: DataPart, annotated: PictureList, test: TestSet) -> Pict
         if index.name == test.index.name and spec.root == part.test.root:
             index = SubsetIndex.without_pictures(index, test.episodes.pictures)
         lists.append(PictureList(index.name, tuple(index.all_pictures()), index.load_image))
+    if not lists:
+        return annotated
     return lists[0] if len(lists) == 1 else _joined(lists)
 
 

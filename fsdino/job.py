@@ -113,7 +113,8 @@ class Job:
         if part.vit is not None:
             load_vit_(module.sam, load_file(part.vit))
         bases = (*chosen.classes, *chosen.val_classes)
-        sources: list[ObjectSource] = [ClassObjects(chosen.index, bases, tuple(chosen.ignore_classes))]
+        objects = ClassObjects(chosen.index, bases, tuple(chosen.ignore_classes))
+        sources: list[ObjectSource] = [objects] if part.objects else []
         sources += [RegionObjects(root) for root in part.regions]
         data = ObjectData(
             sources, Resize(module.config.img_size, self.recipe.segmenter().resize_mode), part.epoch_length,

@@ -42,7 +42,7 @@ class DataPart:
 
     Args:
         train: annotated data sets; their base classes are trained on.
-        pictures: further pictures for distillation, used without their masks.
+        pictures: pictures of distillation, used without masks; empty = the annotated ones.
         test: data set of the test episodes.
         fold: fold whose classes are novel.
         shots: references per episode.
@@ -89,6 +89,7 @@ class TeachPart:
         sam: fields of `fsdino.teachers.architecture.SamConfig`.
         vit: weights of a plain ViT under timm's names that its image encoder starts from; None = from nothing.
         regions: folders of class-agnostic region maps.
+        objects: also learn from the masks of base classes; False makes one teacher that fits every fold.
         epochs: epochs.
         epoch_length: pictures an epoch.
         batch_size: pictures a step and device.
@@ -100,6 +101,7 @@ class TeachPart:
     sam: dict[str, Any] = field(default_factory=dict)
     vit: str | None = None
     regions: list[str] = field(default_factory=list)
+    objects: bool = True
     epochs: int = 4
     epoch_length: int = 400
     batch_size: int = 4

@@ -105,3 +105,15 @@ def test_held_out_classes_are_fixed_and_never_none() -> None:
     assert held_out_classes(classes, 0.2) == held_out_classes(classes, 0.2)
     assert len(held_out_classes(classes, 0.2)) == 6 and len(held_out_classes(classes, 0.001)) == 1
     assert held_out_classes(classes, 0.0) == []
+
+
+def test_two_processes_train_one_model(tmp_path) -> None:
+    module = MetaModule(small_config(), [1, 5], seed=3)
+    before = {name: value.clone() for name, value in module.model.state_dict().items()}
+    _trainer(tmp_path, 1, devices=2, strategy="ddp_fork_find_unused_parameters_true").fit(module, _data(module, [1, 5]))
+    saved = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    assert saved["global_step"] == 1  # eight episodes, four a process and step
+    weights = {k.removeprefix("model."): v for k, v in saved["state_dict"].items() if k.startswith("model.")}
+    moved = {name for name, value in weights.items() if not torch.equal(value, before[name])}
+    assert any(name.startswith("decoder.") for name in moved)
+    assert not any(name.startswith("encoder.") for name in moved)
