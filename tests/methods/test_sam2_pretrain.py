@@ -71,15 +71,15 @@ def test_best_mask_counts() -> None:
     torch.testing.assert_close(loss, torch.zeros(1), atol=1e-4, rtol=0)
 
 
-def test_a_step_lowers_the_loss() -> None:
-    model, batch = module(absent_share=0.0), scenes()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-4)
-
-    def loss() -> Tensor:
-        return torch.stack(list(model.losses(batch, torch.Generator().manual_seed(0)).values())).sum()
-
-    before = loss()
-    before.backward()
-    optimizer.step()
-    with torch.no_grad():
-        assert float(loss()) < float(before.detach()) - 0.01
+def test_it_learns() -> None:
+    """Two scenes by heart: the first steps trade BCE against Dice, then every part falls."""
+    model, batch = module(absent_share=0.0), scenes(2)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
+    history = []
+    for _ in range(16):
+        loss = torch.stack(list(model.losses(batch, torch.Generator().manual_seed(0)).values())).sum()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        history.append(float(loss.detach()))
+    assert history[-1] < 0.85 * history[0]
