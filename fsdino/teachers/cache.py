@@ -294,11 +294,12 @@ def write_cache(
         The finished cache.
 
     Raises:
-        ValueError: if the folder holds a cache with another recipe, or an embedding is not finite.
+        ValueError: if the folder holds a cache with another recipe or a damaged shard, or an embedding is not finite.
     """
     recipe = cache_recipe(source, pictures, resize_mode, views, shard_size)
     store = ShardStore(folder, recipe)
-    if not store.is_finished:
+    found = store.is_finished
+    if not found:
         trainer = trainer or Trainer(
             accelerator="cpu", devices=1, logger=False, enable_checkpointing=False, enable_model_summary=False
         )
@@ -309,4 +310,4 @@ def write_cache(
         if trainer.is_global_zero:
             store.finalize()
         trainer.strategy.barrier()
-    return EmbeddingCache(folder, expected=recipe, verify=False)
+    return EmbeddingCache(folder, expected=recipe, verify=found)

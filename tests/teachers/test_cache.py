@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import pickle
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -36,17 +37,27 @@ def teacher(seed=0):
 
 
 class CountingTeacher(SamTeacher):
-    """Counts what it embeds and can die on the way."""
+    """Counts what it embeds and can be killed on the way."""
 
     def __init__(self, die_after=None):
         super().__init__(build_sam(SMALL, seed=0), SMALL)
         self.embedded, self.die_after = 0, die_after
 
     def embed(self, images):
-        if self.die_after is not None and self.embedded + len(images) > self.die_after:
-            raise KeyboardInterrupt
+        if self.embedded == self.die_after:
+            os.kill(os.getpid(), signal.SIGKILL)
         self.embedded += len(images)
         return super().embed(images)
+
+
+def run_script(text, folder):
+    """Runs Python source in a process of its own, with the cache folder as its argument."""
+    script = folder / "script.py"
+    script.write_text(text)
+    root = str(Path(__file__).parents[2])
+    env = {**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(script), str(folder / "cache")]
+    return subprocess.run(command, cwd=root, capture_output=True, text=True, env=env)
 
 
 def test_round_trip(tmp_path):
@@ -71,18 +82,25 @@ def test_second_start_computes_nothing(tmp_path):
     assert again.embedded == 0
 
 
+KILLED = """
+import sys
+from fsdino.teachers.cache import write_cache
+from tests.teachers.test_cache import CountingTeacher, picture_list
+write_cache(CountingTeacher(die_after=6), picture_list(), sys.argv[1], shard_size=4, batch_size=1)
+"""
+
+
 def test_killed_writer_goes_on_where_it_stood(tmp_path):
     whole = write_cache(CountingTeacher(), picture_list(), tmp_path / "whole", shard_size=4, batch_size=1)
-    with pytest.raises((KeyboardInterrupt, SystemExit)):
-        write_cache(CountingTeacher(die_after=6), picture_list(), tmp_path / "cut", shard_size=4, batch_size=1)
+    assert run_script(KILLED, tmp_path).returncode == -signal.SIGKILL
     with pytest.raises(ValueError, match=r"is unfinished; run the same `fsdino cache` command again, it goes on"):
-        EmbeddingCache(tmp_path / "cut")
+        EmbeddingCache(tmp_path / "cache")
     rest = CountingTeacher()
-    cut = write_cache(rest, picture_list(), tmp_path / "cut", shard_size=4, batch_size=1)
+    cut = write_cache(rest, picture_list(), tmp_path / "cache", shard_size=4, batch_size=1)
     assert rest.embedded == 1
     for shard in range(2):
         assert shard_path(whole.folder, shard).read_bytes() == shard_path(cut.folder, shard).read_bytes()
-    assert not list((tmp_path / "cut").glob("*.part")) and not list((tmp_path / "cut").glob("*.tmp"))
+    assert not list(cut.folder.glob("*.part")) and not list(cut.folder.glob("*.tmp"))
 
 
 def test_killed_between_the_last_picture_and_its_mark(tmp_path):
@@ -133,6 +151,8 @@ def test_damage_is_noticed(tmp_path):
     path.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
     with pytest.raises(ValueError, match=r"is damaged: sha256 .+; delete shard-00001.npy and shard-00001.json"):
         EmbeddingCache(tmp_path)
+    with pytest.raises(ValueError, match=r"is damaged: sha256"):
+        write_cache(teacher(), picture_list(), tmp_path)  # a cache that is found is checked too
     path.unlink()
     with pytest.raises(FileNotFoundError, match=r"shard-00001.npy is gone; run the same"):
         EmbeddingCache(tmp_path)
@@ -193,32 +213,31 @@ def test_encoder_taps_can_be_cached(tmp_path):
     assert other.fingerprint != source.fingerprint
 
 
-SCRIPT = """
+TWO_PROCESSES = """
 import sys
 from lightning import Trainer
-from tests.teachers.test_cache import picture_list, teacher
 from fsdino.teachers.cache import write_cache
-trainer = Trainer(accelerator="cpu", devices=2, strategy="ddp_fork", logger=False, enable_checkpointing=False,
-                  enable_progress_bar=False, enable_model_summary=False)
-cache = write_cache(teacher(), picture_list(), sys.argv[1], trainer=trainer, shard_size=2, batch_size=2)
-print(len(cache))
+from fsdino.train.distill import DistillModule
+from fsdino.train.distill_data import DistillData
+from tests.teachers.test_cache import picture_list, teacher
+from tests.train.small import STUDENT
+options = dict(accelerator="cpu", devices=2, strategy="ddp_fork", logger=False, enable_checkpointing=False,
+               enable_progress_bar=False, enable_model_summary=False)
+cache = write_cache(teacher(), picture_list(), sys.argv[1], Trainer(**options), shard_size=2, batch_size=2)
+trainer = Trainer(max_epochs=2, reload_dataloaders_every_n_epochs=1, **options)
+trainer.fit(DistillModule(STUDENT), DistillData(picture_list(), [14, 28], cache=cache, batch_size=2))
+print("loss", float(trainer.callback_metrics["train/loss"]))
 """
 
 
-def test_two_processes_write_one_cache(tmp_path):
+def test_two_processes_write_one_cache_and_distill_from_it(tmp_path):
     alone = write_cache(teacher(), picture_list(), tmp_path / "alone", shard_size=2, batch_size=2)
-    script = tmp_path / "write.py"
-    script.write_text(SCRIPT)
-    root = str(Path(__file__).parents[2])
-    done = subprocess.run(
-        [sys.executable, str(script), str(tmp_path / "two")], cwd=root, capture_output=True, text=True,
-        env={**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    done = run_script(TWO_PROCESSES, tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert read_manifest(tmp_path / "two") == read_manifest(alone.folder)
-    marks = json.loads(shard_path(tmp_path / "two", 3, ".json").read_text())
-    assert marks["pictures"] == 1
-    EmbeddingCache(tmp_path / "two")  # every digest is right
+    assert 0 < float(done.stdout.split("loss ")[-1]) < 100
+    assert read_manifest(tmp_path / "cache") == read_manifest(alone.folder)
+    assert json.loads(shard_path(tmp_path / "cache", 3, ".json").read_text())["pictures"] == 1
+    EmbeddingCache(tmp_path / "cache")  # every digest is right
 
 
 def test_any_trainer_sees_every_picture_once(tmp_path):
