@@ -1,0 +1,61 @@
+"""What is timed: methods with random weights, their bare encoders, and pictures of noise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from params import encoder_parts, entries
+from torch import Tensor, nn
+
+from fsdino.config import preset
+from fsdino.models.contract import FewShotMethod, Reference
+from fsdino.models.encoder import FeatureEncoder
+from fsdino.models.segmenter import FewShotSegmenter
+from fsdino.predict.support import Annotated
+
+PICTURE_SIZE = (480, 640)
+
+
+def segmenter(name: str, **overrides: Any) -> FewShotSegmenter:
+    """The full FS-DINO of a preset with random weights; overrides are fields of its config."""
+    torch.manual_seed(0)
+    return FewShotSegmenter(preset(name, variant="full", encoder_weights=None, **overrides), load_encoder=False).eval()
+
+
+def build(method: str, name: str) -> FewShotMethod:
+    """A method of `params.entries()`, with random weights."""
+    torch.manual_seed(0)
+    return next(entry for entry in entries() if (entry.method, entry.preset) == (method, name)).build().eval()
+
+
+def bare_encoder(method: FewShotMethod) -> Callable[[], Any]:
+    """One pass of a method's picture encoder(s) on a square that is ready, as the library that made it runs it."""
+    passes = []
+    for part in encoder_parts(method):
+        net: nn.Module = part.backbone if isinstance(part, FeatureEncoder) else part
+        sam2 = getattr(method, "sam2", None)
+        size = part.img_size if isinstance(part, FeatureEncoder) else sam2.img_size if sam2 else method.img_size
+        run: Callable[[Tensor], Any] = net.forward_features if isinstance(part, FeatureEncoder) else net  # type: ignore
+        passes.append((run, torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0))))
+    return lambda: [run(square) for run, square in passes]
+
+
+def noise(seed: int = 0, size: tuple[int, int] = PICTURE_SIZE) -> np.ndarray:
+    """A picture (H, W, 3) uint8."""
+    return np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
+
+
+def annotated(seed: int) -> Annotated:
+    """A picture with a box for an object."""
+    mask = np.zeros(PICTURE_SIZE, np.uint8)
+    mask[100 + 10 * seed : 300, 150:420] = 1
+    return Annotated(f"reference {seed}", noise(100 + seed), mask)
+
+
+def reference(seed: int = 0) -> Reference:
+    """The same for `remember`."""
+    one = annotated(seed)
+    return Reference(one.image, mask=one.mask, name=one.name)
