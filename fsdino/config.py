@@ -37,6 +37,7 @@ class SegmenterConfig:
         contrastive: Whether the reader also sees foreground minus background correlation.
         self_correlation: Whether the reader also spreads its first guess over the query's own similarities.
         dense_source: What the compact cosine maps compare: the reader "taps", or the "adapter" embedding as well.
+        channel_match: Whether the reader weighs the channels in which query and prototypes agree.
         sparse: Whether projected prototypes go to the decoder as prompt tokens.
         skip: Whether the coarse logits are added to the decoder's mask logits.
         freeze_adapter: Whether the adapter keeps its distilled weights in episode training.
@@ -66,6 +67,7 @@ class SegmenterConfig:
     contrastive: bool = True
     self_correlation: bool = True
     dense_source: Literal["taps", "adapter"] = "taps"
+    channel_match: bool = True
     sparse: bool = True
     skip: bool = True
     freeze_adapter: bool = True

@@ -139,8 +139,9 @@ class PooledReader(nn.Module):
         self.norm = LayerNorm2d(dim)
 
     def forward(
-        self, query: Tensor, support: Tensor, fg: Tensor, bg: Tensor, size: tuple[int, int], grid: tuple[int, int, int]
-    ) -> tuple[Tensor, Tensor]:
+        self, query: Tensor, support: Tensor, fg: Tensor, bg: Tensor, size: tuple[int, int], grid: tuple[int, int, int],
+        hint: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """Read the correlation.
 
         Args:
@@ -150,6 +151,7 @@ class PooledReader(nn.Module):
             bg: (B or 1, M) background weights in [0, 1].
             size: (h, w) of the query grid, Q = h * w.
             grid: (K, h, w) of the support; unused, positions are pooled whatever their place.
+            hint: (B, R, h, w), added before the 2D blocks.
 
         Returns:
             Features (B, R, h, w) and the training-free score (B, 1, h, w), about in [-1, 1], 0 where foreground and
@@ -158,6 +160,7 @@ class PooledReader(nn.Module):
         maps, score = self.maps(query, support, fg, bg)
         maps, score = maps.unflatten(-1, size), score.unflatten(-1, size)
         x = self.stem(maps.to(self.stem.weight.dtype))
+        x = x if hint is None else x + hint
         return self.norm(self.blocks(x)), score.unsqueeze(1)
 
     def maps(self, query: Tensor, support: Tensor, fg: Tensor, bg: Tensor) -> tuple[Tensor, Tensor]:
@@ -202,8 +205,9 @@ class PivotReader(nn.Module):
         self.norm = LayerNorm2d(dim)
 
     def forward(
-        self, query: Tensor, support: Tensor, fg: Tensor, bg: Tensor, size: tuple[int, int], grid: tuple[int, int, int]
-    ) -> tuple[Tensor, Tensor]:
+        self, query: Tensor, support: Tensor, fg: Tensor, bg: Tensor, size: tuple[int, int], grid: tuple[int, int, int],
+        hint: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """Read the correlation; arguments and result as in `PooledReader.forward`, with `grid` used."""
         volumes = self.volumes(query, support, fg, bg, grid)
         k = grid[0]
@@ -221,6 +225,7 @@ class PivotReader(nn.Module):
             x = x + block(x)
         x = x.mean((-1, -2)).unflatten(0, (-1, k))  # (B, K, R, h, w)
         x = (x * share[..., None, None, None].to(x.dtype)).sum(1)
+        x = x if hint is None else x + hint
         return self.norm(self.refine(x)), score
 
     def volumes(

@@ -44,6 +44,8 @@ class PromptGenerator(nn.Module):
         reader_dim: Channels R of the reader.
         sparse: Whether there are sparse prompts.
         use_embedding: Whether cosine maps in the adapter's space are used as well.
+        channel_match: Whether the reader also sees a learnt weighting of the channels in which query and prototypes
+            agree; a cosine weighs all channels alike. Full model only.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class PromptGenerator(nn.Module):
         reader_dim: int = 64,
         sparse: bool = True,
         use_embedding: bool = False,
+        channel_match: bool = True,
     ) -> None:
         super().__init__()
         self.prompt_dim = prompt_dim
@@ -66,12 +69,15 @@ class PromptGenerator(nn.Module):
         num_maps = 2 * (num_layers + int(use_embedding))
         self.score_head = nn.Conv2d(num_maps, 1, 1)
         self.dense_proj = nn.Conv2d(num_maps, prompt_dim, 1)
+        self.matchers: nn.ModuleList | None = None
         self.reader_scale = None  # without contrast, a reader has no training-free score
         if reader is not None:
             if reader.contrastive:
                 self.reader_scale = nn.Parameter(torch.full((1,), 0.5 * SCORE_SCALE))
             self.reader_score = nn.Conv2d(reader_dim, 1, 1)
             self.reader_proj = nn.Conv2d(reader_dim, prompt_dim, 1)
+            if channel_match:
+                self.matchers = nn.ModuleList(nn.Linear(2 * encoder_dim, reader_dim) for _ in range(num_layers))
         self._init(num_layers)
 
     def _init(self, num_layers: int) -> None:
@@ -109,7 +115,8 @@ class PromptGenerator(nn.Module):
         coarse = self.score_head(maps)
         dense = self.dense_proj(maps)
         if self.reader is not None:
-            features, score = self.reader(query, memory.tokens, memory.fg, memory.bg, size, memory.grid)
+            hint = None if self.matchers is None else self.channel_hint(memory, query).unflatten(-1, size)
+            features, score = self.reader(query, memory.tokens, memory.fg, memory.bg, size, memory.grid, hint)
             coarse = coarse + self.reader_score(features)
             if self.reader_scale is not None:
                 coarse = coarse + self.reader_scale * score.to(coarse.dtype)
@@ -124,6 +131,16 @@ class PromptGenerator(nn.Module):
             extra = cosine_correlation(embedding, memory.embedding_prototypes).transpose(-1, -2)
             maps = torch.cat([maps, extra.to(maps.dtype)], dim=1)
         return maps
+
+    def channel_hint(self, memory: SupportMemory, query: Tensor) -> Tensor:
+        """(B, R, h*w): learnt projections of the products of query and prototype, channel by channel, over layers."""
+        assert self.matchers is not None
+        hint = torch.zeros((), device=query.device, dtype=query.dtype)
+        for i, matcher in enumerate(self.matchers):
+            prototypes = memory.prototypes[:, i] * query.shape[-1]  # products are of the order of 1
+            pair = [query[:, i] * prototypes[:, kind : kind + 1] for kind in (0, 1)]  # (B, h*w, C) each
+            hint = hint + matcher(torch.cat(pair, dim=-1))
+        return hint.transpose(-1, -2)
 
     def tokens(self, memory: SupportMemory, num_queries: int) -> Tensor:
         """(B, 2L, D) projected prototypes, or (B, 0, D) without sparse prompts."""

@@ -46,7 +46,8 @@ class FewShotSegmenter(FewShotMethod, HubModel):
         grid = (self.encoder.grid_size, self.encoder.grid_size)
         self.prompt_encoder = PromptEncoder(d, grid, (c.img_size, c.img_size), c.mask_in_chans)
         self.prompts = PromptGenerator(
-            self.encoder.dim, num_layers, d, _reader(c), c.reader_dim, c.sparse, c.dense_source == "adapter"
+            self.encoder.dim, num_layers, d, _reader(c), c.reader_dim, c.sparse, c.dense_source == "adapter",
+            c.channel_match,
         )
         self.decoder = MaskDecoder(d, c.decoder_depth, c.decoder_mlp_dim, c.decoder_heads, c.decoder_iou_dim)
         self.presence = PresenceHead(d)
