@@ -110,13 +110,6 @@ def test_frozen_size_gives_the_same(kind: str) -> None:
     torch.testing.assert_close(encoder.freeze_size_()(images)[1], before)
 
 
-def test_frozen_size_exports() -> None:
-    encoder = build().freeze_size_()
-    images = rand(1, 3, 56, 56)
-    graph = torch.export.export(encoder, (images,)).module()
-    torch.testing.assert_close(graph(images)[1], encoder(images)[1])
-
-
 def test_weights_from_a_file(tmp_path: Any) -> None:
     donor = build()
     path = tmp_path / "vit.safetensors"
