@@ -20,7 +20,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from provenance import provenance, write_rows
+import torch.fx.experimental._config
+from provenance import provenance, read_rows, write_rows
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -170,10 +171,18 @@ def counted(run: Callable[[], Any]) -> tuple[Any, float, dict[str, float]]:
     Returns:
         Its result, multiply-adds in 10^9, and the same by module.
     """
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    # segment-anything picks points by label: without numbers, each label counts as held by all points
+    picking = torch.fx.experimental._config.patch(meta_nonzero_assume_all_nonzero=True)  # type: ignore[attr-defined]
+    with torch.no_grad(), picking, FlopCounterMode(display=False) as counter:
         result = run()
     by_module = {name: sum(ops.values()) / 2e9 for name, ops in counter.get_flop_counts().items()}
     return result, counter.get_total_flops() / 2e9, by_module
+
+
+def merged(old: Iterable[dict[str, Any]], new: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Old rows with new ones in their place, in the order of `entries`; rows of methods that are gone are left out."""
+    rows = {(row["method"], row["preset"]): row for row in (*old, *new)}
+    return [rows[key] for entry in entries() if (key := (entry.method, entry.preset)) in rows]
 
 
 def main() -> None:
@@ -190,7 +199,7 @@ def main() -> None:
             shown = rows[-1]
             print(f"{entry.method:<24}{entry.preset:<14}{shown['total']:>12,}{shown['trained']:>12,}"
                   f"{shown['gmac']:>10.1f}", flush=True)  # fmt: skip
-            write_rows(chosen.csv, rows)
+            write_rows(chosen.csv, merged(read_rows(chosen.csv), rows))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,8 @@ a ratio is the median over the rounds of the ratio within a round. Sections:
     onnx      the exported graphs in onnxruntime, float32 and 8 bit, against torch
     start     the package's import and the command line's help
 
-Rows of sections that are not run are kept. `--small` runs tiny models instead, to try the script.
+Memory is the peak of a process of its own above what Python and the libraries take, weights included. Rows of sections
+that are not run are kept. `--small` runs tiny models instead, to try the script.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ import numpy as np
 import torch
 from provenance import provenance, read_rows, write_rows
 from subjects import annotated, bare_encoder, build, noise, reference, segmenter
-from timing import Timings, interleaved, peak_mb_of, print_peak
+from timing import Timings, interleaved, peak_mb_of, print_peak, resident_mb
 
 from fsdino.config import preset
 from fsdino.export.onnx_engine import OnnxEngine
@@ -257,6 +258,7 @@ def peak_of(case: str) -> float | None:
 def run_case(case: str) -> None:
     """Run "encoder:PRESET:SIZE", "segment:PRESET:SIZE" or "method:METHOD:PRESET" once and print the peak memory."""
     kind, name, detail = case.split(":")
+    floor = resident_mb()  # Python and the libraries
     if kind == "method":
         method = build(name, detail)
         method.segment(method.remember([reference()]), noise())
@@ -267,7 +269,7 @@ def run_case(case: str) -> None:
             model.encoder(square)
         else:
             model.segment(model.remember([reference()]), square[0])
-    print_peak()
+    print_peak(floor)
 
 
 def columns(rows: Sequence[Row]) -> list[Row]:

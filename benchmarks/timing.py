@@ -62,7 +62,7 @@ def interleaved(actions: Mapping[str, Callable[[], Any]], repetitions: int, warm
 
 
 def peak_mb_of(script: str | Path, *arguments: str) -> float | None:
-    """Peak resident memory of a script that ends with `print_peak()`, in a process of its own.
+    """Peak resident memory of a script that ends with `print_peak(...)`, in a process of its own.
 
     Args:
         script: A Python file.
@@ -81,12 +81,19 @@ def peak_mb_of(script: str | Path, *arguments: str) -> float | None:
     return float(found[-1]) if found else None
 
 
-def print_peak() -> None:
-    """Print this process's peak resident memory where the kernel keeps it.
+def resident_mb(field: str = "VmRSS") -> float | None:
+    """This process's resident memory now ("VmRSS") or at its peak ("VmHWM"), where the kernel tells.
 
-    The resource module's number is not used: on Linux it starts at the peak of the process that started this one.
+    The resource module's peak is not used: on Linux it starts at the peak of the process that started this one.
     """
     status = Path("/proc/self/status")
-    if status.is_file():
-        kilobytes = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM")).split()[1]
-        print(PEAK_LINE, int(kilobytes) / 1024)
+    if not status.is_file():
+        return None
+    return next(int(line.split()[1]) / 1024 for line in status.read_text().splitlines() if line.startswith(field))
+
+
+def print_peak(floor: float | None) -> None:
+    """Print the peak of this process above a floor, for `peak_mb_of`; nothing where the kernel does not tell."""
+    peak = resident_mb("VmHWM")
+    if peak is not None and floor is not None:
+        print(PEAK_LINE, peak - floor)

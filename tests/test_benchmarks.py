@@ -73,6 +73,11 @@ class TestParams:
             model = script("params").segmenter_entry(name, "full").build()
         assert round(sum(p.numel() for p in model.parameters()) / 1e6, 1) == millions
 
+    def test_recounted_rows_replace_the_old_ones_in_the_order_of_the_entries(self) -> None:
+        old = [{"method": m, "preset": p, "total": t} for m, p, t in (("PerSAM", "vit_b", "1"), ("SANSA", "mini", "2"))]
+        new = [{"method": "SANSA", "preset": "mini", "total": 3}]
+        assert [row["total"] for row in script("params").merged(old, new)] == [3, "1"]
+
     def test_only_what_is_read_counts_as_inference(self) -> None:
         module = script("params")
         model = torch.nn.ModuleList([torch.nn.Linear(3, 2), torch.nn.Linear(5, 7)])
@@ -99,7 +104,7 @@ class TestTiming:
 
     def test_peak_memory_of_another_process(self, tmp_path: Path) -> None:
         small, failing = tmp_path / "small.py", tmp_path / "failing.py"
-        small.write_text(f"import sys\nsys.path.insert(0, {str(BENCHMARKS)!r})\nimport timing\ntiming.print_peak()\n")
+        small.write_text(f"import sys\nsys.path.insert(0, {str(BENCHMARKS)!r})\nfrom timing import *\nprint_peak(0.0)\n")
         failing.write_text("raise SystemExit('no such case')")
         peak = script("timing").peak_mb_of(small)
         assert peak is None or 1 < peak < 200
