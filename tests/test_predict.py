@@ -257,7 +257,8 @@ def test_predict_writes_every_format(model_dir: str, support_dir: Path, photos: 
         shown = np.asarray(Image.open(photos / image["file_name"]))
         labels = np.asarray(Image.open(out / "labels" / f"{stem}.png"))
         assert labels.shape == shown.shape[:2] == (image["height"], image["width"])
-        assert np.asarray(Image.open(out / "overlays" / f"{stem}.jpg")).shape == shown.shape
+        drawn = np.asarray(Image.open(out / "overlays" / f"{stem}.jpg"))
+        assert drawn.shape == (6 * shown.shape[0], 6 * shown.shape[1], 3), "small pictures are enlarged for the eye"
         assert (out / "yolo" / f"{stem}.txt").exists()
         rebuilt = np.zeros_like(labels)
         for entry in coco["annotations"]:

@@ -19,6 +19,7 @@ from fsdino.visualize import overlay
 Format = Literal["labels", "overlays", "coco", "yolo"]
 FORMATS: tuple[Format, ...] = ("labels", "overlays", "coco", "yolo")
 RECORD_FILE = "progress.jsonl"
+OVERLAY_SIDE = 448  # pixels; smaller pictures are enlarged, or the captions would hide them
 
 
 class Outputs:
@@ -76,7 +77,7 @@ class Outputs:
             if older.get(key) != settings.get(key):
                 raise ValueError(
                     f"'{self.folder}' holds results of another {key} ({older.get(key)}, now {settings.get(key)}); "
-                    "choose another --out, or start over with --overwrite."
+                    "choose another --out, or start over with --overwrite true."
                 )
         lines = lines or [json.dumps({"settings": settings}) + "\n"]
         partial = self._record_path.with_suffix(".part")
@@ -102,7 +103,9 @@ class Outputs:
             self._save(label_png(labels), "labels", f"{stem}.png", format="PNG")
         if "overlays" in self.formats:
             captions = {int(k): f"{self.names[k - 1]} {scores[k - 1]:.2f}" for k in np.flatnonzero(pixels) + 1}
-            drawn = Image.fromarray(overlay(picture, labels, captions=captions))
+            factor = max(1, OVERLAY_SIDE // max(labels.shape))
+            large = (array.repeat(factor, 0).repeat(factor, 1) for array in (picture, labels))
+            drawn = Image.fromarray(overlay(*large, captions=captions))
             self._save(drawn, "overlays", f"{stem}.jpg", format="JPEG", quality=92, subsampling=0)  # keeps lines crisp
         if "yolo" in self.formats:
             self._place("yolo", f"{stem}.txt").write_text(yolo_lines(labels, self.names), encoding="utf-8")

@@ -1,11 +1,11 @@
 """Masks over pictures. The fills are the colour-blind safe palette of Okabe and Ito (2008);
-the outline is white inside and black outside, so that one of the two shows on any picture.
+outlines are black outside and white inside, so that one of the two shows on any picture, then the pure colour.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -104,20 +104,25 @@ def overlay(picture: Any, mask: Any, *, captions: Mapping[int, str] | None = Non
         fill[inside] += opacity * (np.asarray(palette_color(label), np.float32) - fill[inside])
     canvas = np.rint(fill).astype(np.uint8)
     _hatch(canvas, labels == IGNORE, line)
-    _outline(canvas, [labels == label for label in present], line)
+    _outline(canvas, {label: labels == label for label in present}, line)
     if captions:
         canvas = _legend(canvas, {k: captions[k] for k in captions if k != 0})
     return canvas
 
 
-def _outline(canvas: np.ndarray, masks: Sequence[np.ndarray], line: int) -> None:
-    """Trace each mask in place: black outside first, then white inside, so touching classes keep a white border."""
+def _outline(canvas: np.ndarray, masks: Mapping[int, np.ndarray], line: int) -> None:
+    """Trace each mask in place: black outside, white inside, and further in the pure colour, which names the class.
+
+    All black comes first, so that touching classes keep their white borders.
+    """
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * line + 1, 2 * line + 1))
-    regions = [mask.astype(np.uint8) for mask in masks]
-    for region in regions:
+    regions = {label: mask.astype(np.uint8) for label, mask in masks.items()}
+    for region in regions.values():
         canvas[(cv2.dilate(region, kernel) > 0) & (region == 0)] = 0
-    for region in regions:
-        canvas[(region > 0) & (cv2.erode(region, kernel) == 0)] = 255
+    for label, region in regions.items():
+        inner = cv2.erode(region, kernel)
+        canvas[(region > 0) & (inner == 0)] = 255
+        canvas[(inner > 0) & (cv2.erode(inner, kernel, iterations=2) == 0)] = palette_color(label)
 
 
 def _hatch(canvas: np.ndarray, area: np.ndarray, line: int) -> None:
