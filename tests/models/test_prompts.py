@@ -94,3 +94,18 @@ def test_presence_starts_present() -> None:
     head = PresenceHead(16)
     logit = head(torch.nn.functional.layer_norm(randn(50, 16), (16,)), 5 * randn(50, 1, 4, 4, seed=1))
     assert logit.shape == (50, 1) and bool((logit > 0).all())
+
+
+def test_channel_match_sees_which_channels_agree() -> None:
+    torch.manual_seed(0)
+    generator = PromptGenerator(4, 1, 8, PooledReader(1, 8), 8)
+    assert generator.matchers is not None
+    prototypes = torch.zeros(1, 1, 2, 4)
+    prototypes[0, 0, 0] = torch.tensor([1.0, 0.0, 0.0, 0.0])
+    prototypes[0, 0, 1] = torch.tensor([0.0, 1.0, 0.0, 0.0])
+    memory = SupportMemory(prototypes=prototypes)
+    query = torch.eye(4)[None, None]  # four positions, one channel each
+    hint = generator.channel_hint(memory, query) - generator.matchers[0].bias[:, None]
+    weight = generator.matchers[0].weight
+    assert torch.allclose(hint[0, :, 0], 4 * weight[:, 0]) and torch.allclose(hint[0, :, 1], 4 * weight[:, 5])
+    assert torch.allclose(hint[0, :, 2:], torch.zeros(8, 2), atol=1e-6)
