@@ -75,7 +75,8 @@ def save_pretrained(
         folder: Where to; made when missing, files of the same names are replaced.
         half: Store in half precision, half the size; `load` gives float32 again.
         stage: What training the weights have had.
-        results: Named scores for the model card, for instance {"novel mIoU": 41.2}.
+        results: Named scores for the model card, for instance {"novel mIoU": 41.2}; None keeps those that the model was
+            loaded with, as long as its weights are the same.
 
     Returns:
         The folder.
@@ -85,14 +86,17 @@ def save_pretrained(
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
     tensors = {name: _stored(tensor, half) for name, tensor in model.state_dict().items()}
+    name = fingerprint(model)
+    measured, scores = getattr(model, "recorded_results", ("", {}))
+    known: Mapping[str, float | str] = scores if measured == name else {}
     info = {
         **describe(model, stage),
-        "fingerprint": fingerprint(model),
+        "fingerprint": name,
         "dtype": "float16" if half else "float32",
-        "results": dict(results or {}),
+        "results": dict(known if results is None else results),
     }
     partial = target / f".{WEIGHTS_FILE}.part"  # a run killed while it writes leaves the older file whole
-    save_file(tensors, partial, metadata={"format": "pt", "fingerprint": str(info["fingerprint"])})
+    save_file(tensors, partial, metadata={"format": "pt", "fingerprint": name})
     (target / CONFIG_FILE).write_text(json.dumps(info, indent=2) + "\n", encoding="utf-8")
     partial.chmod((target / CONFIG_FILE).stat().st_mode)  # safetensors makes files that only their owner may read
     partial.replace(target / WEIGHTS_FILE)
@@ -181,11 +185,13 @@ def _load_folder(folder: Path, stage: Stage) -> FewShotSegmenter:
     except SafetensorError as error:
         raise ValueError(f"'{folder / WEIGHTS_FILE}' is cut or damaged ({error}); copy it again.") from error
     model = _build(info, tensors, str(folder), stage)
-    if fingerprint(model) != info.get("fingerprint"):
+    found = fingerprint(model)
+    if found != info.get("fingerprint"):
         raise ValueError(
             f"'{folder}' mixes two models: {CONFIG_FILE} says fingerprint {info.get('fingerprint')}, the weights have "
-            f"{fingerprint(model)}; copy both files from one export."
+            f"{found}; copy both files from one export."
         )
+    model.recorded_results = (found, info.get("results", {}))  # type: ignore[assignment]
     return model
 
 

@@ -215,6 +215,16 @@ def test_the_model_card_is_valid_and_has_the_numbers(model: FewShotSegmenter, fo
     assert f"| total | {sum(p.numel() for p in model.parameters()):,} |" in card.text
 
 
+def test_results_follow_the_weights_they_were_measured_on(folder: Path, tmp_path: Path) -> None:
+    loaded = load(folder)
+    again = save_pretrained(loaded, tmp_path / "same")
+    assert json.loads((again / "config.json").read_text())["results"] == {"novel mIoU": 41.2}
+    with torch.no_grad():
+        loaded.decoder.iou_token.weight.add_(1)
+    changed = save_pretrained(loaded, tmp_path / "changed")
+    assert json.loads((changed / "config.json").read_text())["results"] == {}
+
+
 # ---- saved concepts
 
 
