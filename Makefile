@@ -21,8 +21,8 @@ $(STAMP): setup.cfg setup.py
 distill: $(STAMP) ## The main job: cache, distill, train, evaluate, export (RECIPE=recipes/NAME.yaml ARGS="--seed 1")
 	$(BIN)/fsdino run --config $(RECIPE) $(ARGS)
 
-test: $(STAMP) ## Run the tests
-	$(BIN)/python -m pytest tests -n 2 --dist worksteal
+test: $(STAMP) ## Run the tests (one thread a worker: more would wait for each other)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -n 2 --dist worksteal
 
 lint: $(STAMP) ## ruff and mypy
 	$(BIN)/ruff check .
