@@ -38,7 +38,7 @@ bench: $(STAMP) ## Measure what two cores can measure in 15 minutes
 	$(BIN)/python benchmarks/speed.py --csv benchmarks/results/speed.csv
 
 ablation: $(STAMP) ## The paper's ablation on the embedded world
-	$(BIN)/python benchmarks/ablation.py
+	$(BIN)/python benchmarks/experiments.py ablation
 
 tables: $(STAMP) ## Write benchmarks/results into the README
 	$(BIN)/python benchmarks/table.py

@@ -102,7 +102,7 @@ class StageProgress(ProgressBar):
         super().__init__()
         self.stage, self.unit, self.stream = stage, unit, stream
         self._enabled = True
-        self._bar: tqdm | None = None
+        self._bar: Any = None  # a tqdm, whose stubs do not know a list as postfix
         self._meter = RateMeter()
 
     def disable(self) -> None:
@@ -127,7 +127,7 @@ class StageProgress(ProgressBar):
     ) -> None:
         """Moves the bar to the step."""
         parts = [f"{key.split('/')[-1]} {float(value):.3f}" for key, value in trainer.progress_bar_metrics.items()]
-        step = trainer.global_step - (self._bar.n if self._bar is not None else 0)
+        step = trainer.global_step - int(self._bar.n if self._bar is not None else 0)
         self._advance(step, batch_pictures(batch) * trainer.world_size, parts, self._size(batch))
 
     def on_train_end(self, *_: Any) -> None:
@@ -170,7 +170,8 @@ class StageProgress(ProgressBar):
         self._close()
         self._meter.pause()
         stream = self.stream or sys.stderr
-        self._bar = tqdm(
+        bar: Any = tqdm
+        self._bar = bar(
             total=total,
             initial=done,
             desc=self.stage,
