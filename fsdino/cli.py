@@ -24,13 +24,14 @@ FUNCTION_COMMANDS = {
     "episodes": ("fsdino.commands:episodes", "draw or verify a fixed list of test episodes"),
     "pretrain": ("fsdino.commands:pretrain", "train the tiny encoder of the embedded world"),
     "teach": ("fsdino.commands:teach", "train a small promptable SAM"),
+    "pretrain-sam2": ("fsdino.commands:pretrain_sam2", "train the mini SAM2 of the embedded world"),
 }
 EXPECTED_ERRORS = (ValueError, FileNotFoundError, NotADirectoryError, ImportError)
 
 
 def usage() -> str:
     """The overview of commands."""
-    rows = [f"  {name:<10} {text}" for name, (_, text) in {**FUNCTION_COMMANDS, **RECIPE_COMMANDS}.items()]
+    rows = [f"  {name:<13} {text}" for name, (_, text) in {**FUNCTION_COMMANDS, **RECIPE_COMMANDS}.items()]
     return "\n".join([
         "usage: fsdino COMMAND [options]    (fsdino COMMAND --help for the options of one)", "", *rows, "",
         "Recipe commands take --config recipes/NAME.yaml; any key can be overridden: --seed 1 --trainer.devices 2.",

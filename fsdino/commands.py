@@ -218,6 +218,45 @@ def teach(
     return 0
 
 
+def pretrain_sam2(
+    out: str = "fsdino/assets/mini_sam2.safetensors",
+    epochs: int = 12,
+    epoch_length: int = 3200,
+    batch_size: int = 16,
+    lr: float = 1e-3,
+    optimizer: Literal["adamw", "muon"] = "adamw",
+    seed: int = 0,
+    folder: str = "runs/assets/sam2",
+    precision: Literal["32-true", "bf16-mixed"] = "32-true",
+) -> int:
+    """Train the mini SAM2 on the embedded world's pretrain classes; goes on after a kill.
+
+    Args:
+        out: where the weights go, half precision.
+        epochs: epochs.
+        epoch_length: scenes an epoch.
+        batch_size: scenes a step.
+        lr: peak learning rate.
+        optimizer: adamw or muon.
+        seed: of weights, scenes, prompts and views.
+        folder: checkpoints and metrics.
+        precision: of the arithmetic; bfloat16 is slower on processors without its matrix units.
+
+    Returns:
+        Exit code.
+    """
+    from fsdino.data.datamodule import SceneData
+    from fsdino.methods.sam2_pretrain import Sam2PretrainModule
+    from fsdino.methods.sam2_weights import save_sam2
+
+    module = Sam2PretrainModule("mini", 128, lr=lr, optimizer=optimizer, seed=seed)
+    data = SceneData(epoch_length, val_length=96, seed=seed, batch_size=batch_size, max_objects=4)
+    fit_scenes(module, data, epochs, folder, precision, "pretrain SAM2")
+    save_sam2(module.sam2, out, half=True)
+    print(f"mini SAM2 {out}")
+    return 0
+
+
 def fit_scenes(module: Any, data: Any, epochs: int, folder: str, precision: Any, stage: str) -> None:
     """Fit a module on the embedded world's scenes, from its last checkpoint where there is one."""
     from lightning import Trainer

@@ -1,4 +1,5 @@
-"""Official SAM2 and SAM2.1 weights: from the Hub or a folder through `transformers`, and Meta's `.pt` by key mapping.
+"""Official SAM2 and SAM2.1 weights: from the Hub or a folder through `transformers`, and Meta's `.pt` by key mapping;
+and this package's own `.safetensors` of a SAM2 that it trained.
 
 Meta's file holds {"model": state dict} with the names of facebookresearch/sam2; the rules below turn them into those of
 `transformers`, and both the size and the version follow from the weights themselves. Loading is strict.
@@ -10,14 +11,16 @@ import hashlib
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import Sam2VideoConfig, Sam2VideoModel
 
 from fsdino.methods.sam2 import Sam2
-from fsdino.methods.sam2_config import SIZES, HieraSize, Sam2Version, sam2_config, with_image_size
+from fsdino.methods.sam2_config import SIZES, HieraSize, Sam2Version, sam2_config, size_and_version, with_image_size
 
 # Meta's name -> transformers' name, applied in this order to every key.
 _RULES: tuple[tuple[str, str], ...] = (
@@ -145,21 +148,61 @@ def build_sam2(
         size: A name of `SIZES`; with weights, their own size counts.
         img_size: Side of the square input in pixels; official weights work at any multiple of 32.
         version: "2.0" or "2.1"; with weights, their own version counts.
-        weights: Hub id such as "facebook/sam2.1-hiera-tiny", folder of `transformers`, or Meta's `.pt`; None: random.
+        weights: Hub id such as "facebook/sam2.1-hiera-tiny", folder of `transformers`, Meta's `.pt`, or a file of
+            `save_sam2`; None: random.
         sha256: Expected digest of a `.pt` file.
 
     Returns:
         The model in eval mode.
 
     Raises:
-        FileNotFoundError: For a `.pt` that is not there.
+        FileNotFoundError: For a file that is not there.
         ValueError: For a wrong digest, or weights that do not fit; names what is missing.
     """
     if weights is None:
         return Sam2(sam2_config(size, img_size, version)).eval()
+    if str(weights).endswith(".safetensors"):
+        return _from_own(Path(weights), img_size)
     if str(weights).endswith((".pt", ".pth")):
         return _from_meta(Path(weights), img_size, sha256)
     return _from_hub(str(weights), img_size)
+
+
+def save_sam2(sam2: Sam2, path: str | Path, *, half: bool = False) -> Path:
+    """Write a SAM2 of a known size where `build_sam2` opens it.
+
+    Args:
+        sam2: With all of its heads.
+        path: A `.safetensors` file; its folder is made.
+        half: Store in half precision; `build_sam2` gives float32 again.
+
+    Returns:
+        The file.
+
+    Raises:
+        ValueError: When its size is not in `SIZES`.
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    size, version = size_and_version(sam2.net.config)
+    tensors = {name: value.detach().cpu().contiguous() for name, value in sam2.net.state_dict().items()}
+    tensors = {name: value.half() if half else value for name, value in tensors.items()}
+    save_file(tensors, target, metadata={"size": size, "version": version})
+    return target
+
+
+def _from_own(path: Path, img_size: int) -> Sam2:
+    if not path.is_file():
+        raise FileNotFoundError(f"no SAM2 weights at {path}; train them with `fsdino pretrain-sam2`.")
+    with safe_open(path, framework="pt") as file:
+        about = file.metadata() or {}
+    if "size" not in about or about.get("version") not in ("2.0", "2.1"):
+        raise ValueError(f"{path.name} does not say which SAM2 it holds; give a file of `save_sam2`.")
+    sam2 = Sam2(sam2_config(about["size"], img_size, cast(Sam2Version, about["version"])))
+    state = {name: value.float() for name, value in load_file(path).items()}
+    result = sam2.net.load_state_dict(state, strict=False)
+    _refuse(path.name, result.missing_keys, result.unexpected_keys)
+    return sam2.eval()
 
 
 def _from_meta(path: Path, img_size: int, sha256: str | None) -> Sam2:
