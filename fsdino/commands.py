@@ -69,10 +69,10 @@ def evaluate(recipe: Recipe, trainer_options: dict[str, Any]) -> int:
 def export(recipe: Recipe, trainer_options: dict[str, Any]) -> int:
     """Write the best model of a recipe's run."""
     from fsdino.job import open_run
-    from fsdino.weights import load
+    from fsdino.weights import load_segmenter
 
     job = open_run(recipe, trainer_options)
-    print(job.export(load(job.train(job.distill())), {}))
+    print(job.export(load_segmenter(job.train(job.distill())), {}))
     return 0
 
 
@@ -221,10 +221,10 @@ def teach(
 def pretrain_sam2(
     out: str = "fsdino/assets/mini_sam2.safetensors",
     epochs: int = 12,
-    epoch_length: int = 3200,
+    epoch_length: int = 2560,
     batch_size: int = 16,
-    lr: float = 1e-3,
-    optimizer: Literal["adamw", "muon"] = "adamw",
+    lr: float = 2e-3,
+    optimizer: Literal["adamw", "muon"] = "muon",
     seed: int = 0,
     folder: str = "runs/assets/sam2",
     precision: Literal["32-true", "bf16-mixed"] = "32-true",
