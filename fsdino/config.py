@@ -42,6 +42,8 @@ class SegmenterConfig:
         skip: Whether the coarse logits are added to the decoder's mask logits.
         freeze_adapter: Whether the adapter keeps its distilled weights in episode training.
         threshold: Probability above which a pixel belongs to the object.
+        promptable: Whether SAM's prompted half is kept, frozen, for references with points, boxes or scribbles and for
+            corrections; `segment` does not use it.
     """
 
     encoder: str = "vit_base_patch14_dinov2"
@@ -72,6 +74,7 @@ class SegmenterConfig:
     skip: bool = True
     freeze_adapter: bool = True
     threshold: float = 0.5
+    promptable: bool = False
 
     def __post_init__(self) -> None:
         self.reader_taps = tuple(self.reader_taps)  # lists come from YAML and JSON

@@ -43,8 +43,9 @@ def fingerprint(model: nn.Module) -> str:
     digest = hashlib.sha256()
     config = getattr(model, "config", None)
     if isinstance(config, SegmenterConfig):
-        # Neither where the first weights came from nor the cut on the result changes what a memory means.
-        plain = {k: v for k, v in config.to_dict().items() if k not in ("encoder_weights", "threshold")}
+        # Neither where the first weights came from nor the cut on the result changes what a memory means; parts that
+        # may be there or not are told by their weights.
+        plain = {k: v for k, v in config.to_dict().items() if k not in ("encoder_weights", "threshold", "promptable")}
         digest.update(json.dumps(plain, sort_keys=True).encode())
     for name, tensor in sorted(model.state_dict().items()):
         value = tensor.detach().cpu()

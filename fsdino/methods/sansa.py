@@ -16,11 +16,18 @@ import torch
 from torch import Tensor, nn
 
 from fsdino.methods.adaptformer import add_adapters_
-from fsdino.methods.prompted import PromptedReference, prompt_points
 from fsdino.methods.sam2 import Decoded, Frame, Sam2
 from fsdino.methods.sam2_config import Sam2Version
 from fsdino.methods.sam2_weights import build_sam2
-from fsdino.models.contract import FewShotMethod, Memory, Reference, SegmenterOutput, image_tensor, reference_tensors
+from fsdino.models.contract import (
+    FewShotMethod,
+    Memory,
+    Reference,
+    SegmenterOutput,
+    image_tensor,
+    prompt_points,
+    reference_tensors,
+)
 from fsdino.models.resize import Resize, ResizeMode
 
 MemoryOrder = Literal["set", "video"]
@@ -178,25 +185,22 @@ class Sansa(FewShotMethod):
 
     @torch.no_grad()
     def remember(self, references: Sequence[Reference]) -> SansaMemory:
-        """As `FewShotMethod.remember`; a `PromptedReference` may give points, a box or a scribble for a mask."""
+        """As `FewShotMethod.remember`; points, a box or a scribble may stand for a mask."""
         if len(references) == 0:
             return super().remember(references)
         parts = [self._remember_one(reference) for reference in references]
         return SansaMemory(torch.cat([m.maps for m in parts], dim=1), torch.cat([m.pointers for m in parts], dim=1))
 
     def _remember_one(self, reference: Reference) -> SansaMemory:
-        if reference.mask is None and isinstance(reference, PromptedReference):
+        if reference.mask is None and not reference.negative:
             image = image_tensor(reference.image, reference.name)
-            points, labels = prompt_points(reference)
-            height, width = image.shape[-2:]
-            rows, cols = self.resize.content_size(height, width)
-            square = points * points.new_tensor([cols / width, rows / height])
+            points, labels = prompt_points(reference, (image.shape[-2], image.shape[-1]), self.resize)
             return self.encode_support_points(
                 self.resize.image(image.to(self.device))[None, None],
-                square.to(self.device)[None, None],
+                points.to(self.device)[None, None],
                 labels.to(self.device)[None, None],
             )
-        image, mask = reference_tensors(reference)
+        image, mask = reference_tensors(self._only_mask(reference))
         return self.encode_support(
             self.resize.image(image.to(self.device))[None, None],
             self.resize.soft_mask(mask.to(self.device))[None, None],

@@ -3,52 +3,100 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import chain
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
+import cv2
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
+from fsdino.models.reference import Picture, Reference, image_tensor, prompt_points, reference_tensors, to_square
 from fsdino.models.resize import Resize
 
-Picture = Image.Image | np.ndarray | Tensor
+__all__ = [
+    "FewShotMethod", "Instance", "LabelMap", "Memory", "Picture", "Reference", "Segmentation", "SegmenterOutput",
+    "image_tensor", "prompt_points", "reference_tensors", "to_square",
+]  # fmt: skip
+
 MemoryT = TypeVar("MemoryT", bound="Memory")
 
 
 @dataclass
-class Reference:
-    """One annotated picture of the object to find.
+class Instance:
+    """One connected part of a mask.
 
     Args:
-        image: PIL picture, numpy (H, W, 3) uint8, or tensor (3, H, W) float in [0, 1].
-        mask: Same height and width as the picture, anything but 0 is the object; PIL, numpy or tensor (H, W).
-        name: What error messages call it, for instance the file's name.
+        mask: (H, W) bool.
+        box: x0, y0, x1, y1 in pixels; x1 and y1 are the first column and row past it.
+        score: The class's score times the mean probability of the part's pixels, in [0, 1].
+        name: The class.
     """
 
-    image: Picture
-    mask: Picture | None = None
-    name: str = "reference"
+    mask: Tensor
+    box: tuple[int, int, int, int]
+    score: float
+    name: str = ""
 
 
 @dataclass
 class Segmentation:
-    """What was found in one picture, at the picture's own size.
+    """What was found of one class in one picture, at the picture's own size.
 
     Args:
         mask: (H, W) bool; all False where the object is absent.
         probs: (H, W) float in [0, 1].
         score: The method's own estimate of the mask's IoU, in [0, 1].
-        present: Whether the object is in the picture at all.
+        present: Whether the object is in the picture at all: its presence is above one half.
+        presence: Probability that the object is in the picture, in [0, 1].
     """
 
     mask: Tensor
     probs: Tensor
     score: float
     present: bool
+    presence: float = 1.0
+
+    def instances(self, min_pixels: int = 1, name: str = "") -> list[Instance]:
+        """The connected parts of the mask (8 neighbours), the largest first.
+
+        Args:
+            min_pixels: Smaller parts are left out.
+            name: What the parts are called.
+
+        Returns:
+            One instance per part.
+        """
+        plane = self.mask.cpu().numpy().astype(np.uint8)
+        count, parts, stats, _ = cv2.connectedComponentsWithStats(plane, connectivity=8)
+        areas = stats[:, cv2.CC_STAT_AREA]
+        kept = [i for i in sorted(range(1, count), key=lambda i: -int(areas[i])) if areas[i] >= min_pixels]
+        found = []
+        for part in kept:
+            mask = torch.from_numpy(parts == part).to(self.probs.device)
+            x, y, width, height = (int(stats[part, k]) for k in range(4))
+            score = self.score * float(self.probs[mask].mean())
+            found.append(Instance(mask, (x, y, x + width, y + height), score, name))
+        return found
+
+
+@dataclass
+class LabelMap:
+    """What was found of several classes in one picture; each pixel belongs to the most probable of them or to none.
+
+    Args:
+        labels: (H, W) int64, 0 for background and k for the k-th class.
+        classes: Class name to what was found; masks do not overlap.
+    """
+
+    labels: Tensor
+    classes: dict[str, Segmentation]
+
+    def instances(self, min_pixels: int = 1) -> list[Instance]:
+        """The connected parts of every class, class by class; see `Segmentation.instances`."""
+        return [part for name, found in self.classes.items() for part in found.instances(min_pixels, name)]
 
 
 @dataclass
@@ -146,31 +194,54 @@ class FewShotMethod(nn.Module, ABC):
         """Turn annotated pictures of one class into a memory (batch 1), paid once.
 
         Args:
-            references: At least one; sizes may differ.
+            references: At least one, in any order; sizes and kinds may differ, where the method knows other kinds
+                than masks.
 
         Returns:
             The memory for `segment`.
 
         Raises:
-            ValueError: If there is no reference, or one has no mask, an empty mask or a mask of another size.
+            ValueError: If there is no reference, or one cannot be used: an empty mask, one of another size, or a kind
+                that the method does not know.
         """
         if len(references) == 0:
             raise ValueError("remember() got no reference; give at least one Reference(image, mask=mask).")
-        pairs = [reference_tensors(reference) for reference in references]
+        pairs = [reference_tensors(self._only_mask(reference)) for reference in references]
         images = torch.stack([self.resize.image(image.to(self.device)) for image, _ in pairs])
         masks = torch.stack([self.resize.soft_mask(mask.to(self.device)) for _, mask in pairs])
         return self.encode_support(images[None], masks[None])
 
-    def segment(self, memory: Any, picture: Picture) -> Segmentation:
-        """Find the remembered object in one picture.
+    def _only_mask(self, reference: Reference) -> Reference:
+        """The reference, if all that it says is a mask of the object."""
+        kind = type(self).__name__
+        if reference.negative:
+            raise ValueError(f"{reference.name}: {kind} has no use for what is not meant; leave it out or use FS-DINO.")
+        pointed = (reference.points, reference.box, reference.scribble)
+        if reference.mask is None and any(given is not None for given in pointed):
+            raise ValueError(
+                f"{reference.name}: {kind} learns from masks alone; give a mask, or use FS-DINO for points, boxes "
+                "and scribbles."
+            )
+        return reference
+
+    @overload
+    def segment(self, memory: Mapping[str, Any], picture: Picture) -> LabelMap: ...
+
+    @overload
+    def segment(self, memory: Any, picture: Picture) -> Segmentation: ...
+
+    def segment(self, memory: Any, picture: Picture) -> Segmentation | LabelMap:
+        """Find the remembered object, or several remembered classes at once, in one picture.
 
         Args:
-            memory: What `remember` returned.
+            memory: What `remember` returned, or class name to memory.
             picture: As `Reference.image`, any size.
 
         Returns:
-            Mask, probabilities and score at the picture's own size.
+            For one memory mask, probabilities, score and presence at the picture's own size; for several a label map.
         """
+        if isinstance(memory, Mapping):
+            return self.segment_classes(memory, picture)
         return self.segment_batch(memory, [picture])[0]
 
     @torch.no_grad()
@@ -190,67 +261,67 @@ class FewShotMethod(nn.Module, ABC):
         output = self.decode_query(memory, torch.stack([self.resize.image(t.to(self.device)) for t in tensors]))
         return [self._segmentation(output, i, (t.shape[-2], t.shape[-1])) for i, t in enumerate(tensors)]
 
+    @torch.no_grad()
+    def segment_classes(self, memories: Mapping[str, Any], picture: Picture) -> LabelMap:
+        """Find several classes in one picture.
+
+        Args:
+            memories: Class name to what `remember` returned.
+            picture: As `Reference.image`, any size.
+
+        Returns:
+            The label map, and mask, probabilities, score and presence of each class; where masks meet, the most
+            probable class has the pixel.
+
+        Raises:
+            ValueError: If there is no memory.
+        """
+        if not memories:
+            raise ValueError("segment() got no memory; give at least one class: {'cat': model.remember(...)}.")
+        tensor = image_tensor(picture, "picture")
+        size = (tensor.shape[-2], tensor.shape[-1])
+        output = self.decode_classes(list(memories.values()), self.resize.image(tensor.to(self.device))[None])
+        found = {name: self._segmentation(output, i, size) for i, name in enumerate(memories)}
+        probs = torch.stack([torch.where(one.mask, one.probs, 0.0) for one in found.values()])  # (N, H, W)
+        best, winner = probs.max(0)
+        labels = torch.where(best > 0, winner + 1, 0)
+        apart = {name: replace(one, mask=labels == k) for k, (name, one) in enumerate(found.items(), start=1)}
+        return LabelMap(labels, apart)
+
+    def decode_classes(self, memories: Sequence[Any], query_image: Tensor) -> SegmenterOutput:
+        """Segment one picture with several memories of batch 1.
+
+        Args:
+            memories: N of them.
+            query_image: (1, 3, S, S) float in [0, 1].
+
+        Returns:
+            An output of batch N.
+        """
+        parts = [self.decode_query(memory, query_image) for memory in memories]
+        return SegmenterOutput(*(torch.cat(outputs) for outputs in zip(*(vars(part).values() for part in parts))))
+
+    def refine(self, memory: Any, picture: Picture, points: Any, labels: Any = None) -> Segmentation:
+        """Correct what `segment` finds in one picture by clicks; only methods that know points can.
+
+        Args:
+            memory: What `remember` returned.
+            picture: As `Reference.image`.
+            points: (N, 2) clicks as x, y in pixels of the picture, all that were made so far.
+            labels: N numbers, 1 for a click on the object and 0 for one off it; None: all are on it.
+
+        Returns:
+            As `segment`.
+
+        Raises:
+            ValueError: If the method knows no points.
+        """
+        raise ValueError(f"{type(self).__name__} takes no clicks; use FS-DINO to refine a result.")
+
     def _segmentation(self, output: SegmenterOutput, index: int, size: tuple[int, int]) -> Segmentation:
         probs = self.resize.invert(output.mask_logits[index, 0].float(), size).sigmoid()
-        present = bool(output.presence_logit[index, 0] > 0)
+        logit = output.presence_logit[index, 0].float()
+        present = bool(logit > 0)
         score = float(output.iou_pred[index, 0].float().clamp(0.0, 1.0))
-        return Segmentation(mask=(probs > self.threshold) & present, probs=probs, score=score, present=present)
-
-
-def image_tensor(image: Picture, name: str) -> Tensor:
-    """Turn a picture of any accepted kind into a tensor.
-
-    Args:
-        image: PIL picture, numpy (H, W, 3) uint8, or tensor (3, H, W) float in [0, 1].
-        name: What error messages call it.
-
-    Returns:
-        (3, H, W) float32 in [0, 1].
-
-    Raises:
-        ValueError: If shape, dtype or range is another.
-    """
-    if isinstance(image, Tensor):
-        if image.ndim != 3 or image.shape[0] != 3 or not image.is_floating_point():
-            raise ValueError(
-                f"{name}: expected a float tensor (3, H, W), got {image.dtype} {tuple(image.shape)}; "
-                "convert it, or give a PIL picture or a uint8 array (H, W, 3)."
-            )
-        if image.numel() and float(image.max()) > 1.5:
-            raise ValueError(f"{name}: expected values in [0, 1], got up to {float(image.max()):.0f}; divide by 255.")
-        return image.float()
-    array = np.asarray(image.convert("RGB")) if isinstance(image, Image.Image) else np.asarray(image)
-    if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8:
-        raise ValueError(
-            f"{name}: expected a uint8 array (H, W, 3), got {array.dtype} {array.shape}; convert it to RGB uint8."
-        )
-    return torch.from_numpy(array.copy()).permute(2, 0, 1).float() / 255.0
-
-
-def reference_tensors(reference: Reference) -> tuple[Tensor, Tensor]:
-    """Check a reference and turn it into tensors.
-
-    Args:
-        reference: An annotated picture.
-
-    Returns:
-        The picture (3, H, W) float in [0, 1] and its mask (H, W) float in {0, 1}.
-
-    Raises:
-        ValueError: If the mask is missing, empty, of another size, or not a single plane.
-    """
-    name = reference.name
-    image = image_tensor(reference.image, name)
-    if reference.mask is None:
-        raise ValueError(f"{name}: a reference needs a mask; give Reference(image, mask=mask).")
-    mask = reference.mask if isinstance(reference.mask, Tensor) else torch.from_numpy(np.array(reference.mask))
-    if mask.ndim != 2:
-        raise ValueError(f"{name}: expected a mask (H, W), got shape {tuple(mask.shape)}; give a single plane.")
-    if mask.shape != image.shape[-2:]:
-        raise ValueError(
-            f"{name}: the mask is {tuple(mask.shape)} but its picture {tuple(image.shape[-2:])} (rows, columns); "
-            "resize the mask with nearest neighbour."
-        )
-    if not bool((mask != 0).any()):
-        raise ValueError(f"mask {name!r} has no foreground pixel; a reference needs at least one.")
-    return image, (mask != 0).float()
+        mask = (probs > self.threshold) & present
+        return Segmentation(mask, probs, score, present, presence=float(logit.sigmoid()))

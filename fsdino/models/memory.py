@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -46,18 +47,56 @@ def support_tokens(feats: Tensor, num_episodes: int) -> Tensor:
     return unit_tokens(feats).reshape(num_episodes, -1, feats.shape[1])
 
 
-def grid_weights(masks: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+def grid_weights(masks: Tensor, size: tuple[int, int], negative: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Share of object and of background in each grid position.
+
+    What negative references show is background, and weighs as much as all other background together, since it is what
+    would be mistaken for the object; the rest of their pictures is not known and weighs nothing.
 
     Args:
         masks: (B, K, S, S) float in [0, 1].
         size: (h, w) of the grid.
+        negative: (B, K) bool, references that show what is not meant; None: there are none.
 
     Returns:
         Foreground and background, (B, K*h*w) float in [0, 1].
     """
-    fg = F.interpolate(masks.float(), size=size, mode="area").flatten(1)
-    return fg, 1.0 - fg
+    fg = F.interpolate(masks.float(), size=size, mode="area").flatten(2)  # (B, K, h*w)
+    if negative is None:
+        return fg.flatten(1), 1.0 - fg.flatten(1)
+    named = negative[..., None] * fg
+    fg = torch.where(negative[..., None], 0.0, fg)
+    rest = torch.where(negative[..., None], 0.0, 1.0 - fg)
+    ratio = named.sum((1, 2), keepdim=True) / rest.sum((1, 2), keepdim=True).clamp_min(1e-6)
+    bg = named / ratio.clamp_min(1.0) + rest * torch.where(ratio > 0, ratio, 1.0).clamp_max(1.0)
+    return fg.flatten(1), bg.flatten(1)
+
+
+def stack_memories(memories: Sequence[SupportMemory]) -> SupportMemory:
+    """Make one memory of several classes', whatever their numbers of references.
+
+    Shorter ones are filled up with positions of weight 0, which have no influence.
+
+    Args:
+        memories: Each of batch 1.
+
+    Returns:
+        A memory of batch N.
+    """
+    longest = max(memories, key=lambda memory: 0 if memory.fg is None else memory.fg.shape[-1])
+    stacked = {}
+    for name, like in longest.tensors().items():
+        parts = [getattr(memory, name) for memory in memories]
+        if name in ("tokens", "fg", "bg"):
+            axis = -2 if name == "tokens" else -1
+            parts = [_fill(part, like.shape[axis], name) for part in parts]
+        stacked[name] = torch.cat(parts)
+    return SupportMemory(**stacked, grid=longest.grid)
+
+
+def _fill(tensor: Tensor, length: int, name: str) -> Tensor:
+    missing = length - tensor.shape[-2 if name == "tokens" else -1]
+    return F.pad(tensor, (0, 0, 0, missing) if name == "tokens" else (0, missing))
 
 
 def prototypes(tokens: Tensor, fg: Tensor, bg: Tensor) -> Tensor:

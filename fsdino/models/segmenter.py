@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
-from typing import Literal
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -13,16 +13,28 @@ from torch import Tensor, nn
 from fsdino.config import SegmenterConfig
 from fsdino.hub import HubModel
 from fsdino.models.adapter import SamAdapter
-from fsdino.models.contract import FewShotMethod, SegmenterOutput
+from fsdino.models.contract import (
+    FewShotMethod,
+    Picture,
+    Reference,
+    Segmentation,
+    SegmenterOutput,
+    image_tensor,
+    prompt_points,
+    reference_tensors,
+)
 from fsdino.models.correlation import PivotReader, PooledReader, unit_tokens
 from fsdino.models.decoder import MaskDecoder
 from fsdino.models.encoder import FeatureEncoder
-from fsdino.models.memory import SupportMemory, grid_weights, prototypes, support_tokens
+from fsdino.models.memory import SupportMemory, grid_weights, prototypes, stack_memories, support_tokens
+from fsdino.models.pointing import SamPrompter, grid_code
 from fsdino.models.presence import PresenceHead
 from fsdino.models.prompts import PromptGenerator
+from fsdino.models.reference import ON
 from fsdino.models.resize import Resize
 
 Stage = Literal["distill", "episodes"]
+CERTAIN = 10.0  # presence logit of an object that was clicked on
 
 
 class FewShotSegmenter(FewShotMethod, HubModel):
@@ -52,20 +64,82 @@ class FewShotSegmenter(FewShotMethod, HubModel):
         self.decoder = MaskDecoder(d, c.decoder_depth, c.decoder_mlp_dim, c.decoder_heads, c.decoder_iou_dim)
         self.presence = PresenceHead(d)
         self.decoder.quieten_()  # SAM's weights, where loaded, replace this
+        self.sam = SamPrompter(c, self.encoder.grid_size) if c.promptable else None
         self.select_trainable_("episodes")
 
     # ---- references
+
+    @torch.no_grad()
+    def remember(self, references: Sequence[Reference]) -> SupportMemory:
+        """As `FewShotMethod.remember`, for references of every kind and for negative ones.
+
+        What a reference points at is drawn first, by SAM's decoder on the same feature maps that are remembered, so a
+        reference costs one pass of the encoder whatever its kind.
+        """
+        if len(references) == 0:
+            return super().remember(references)
+        if all(reference.negative for reference in references):
+            raise ValueError("remember() got negative references alone; give at least one that shows the object.")
+        pictures = [image_tensor(reference.image, reference.name) for reference in references]
+        feats = self.encoder(torch.stack([self.resize.image(picture.to(self.device)) for picture in pictures]))
+        masks = [self._square_mask(one, [feat[i : i + 1] for feat in feats]) for i, one in enumerate(references)]
+        negative = torch.tensor([[reference.negative for reference in references]], device=self.device)
+        return self.encode_support_feats(feats, torch.stack(masks, dim=1), negative if negative.any() else None)
+
+    def _square_mask(self, reference: Reference, feats: list[Tensor]) -> Tensor:
+        """A reference's mask, given or drawn, (1, S, S) float in [0, 1]."""
+        if reference.mask is not None:
+            return self.resize.soft_mask(reference_tensors(reference)[1].to(self.device))[None]
+        image = image_tensor(reference.image, reference.name)
+        points, labels = prompt_points(reference, (image.shape[-2], image.shape[-1]), self.resize)
+        logits = self.draw(feats, points.to(self.device)[None], labels.to(self.device)[None])
+        return F.interpolate(logits, (self.img_size,) * 2, mode="bilinear", align_corners=False)[:, 0].sigmoid()
+
+    def draw(self, feats: list[Tensor], points: Tensor, labels: Tensor) -> Tensor:
+        """Masks of what is pointed at.
+
+        SAM's decoder answers first; the segmenter, which then knows the object, looks at the same picture again, and
+        the two logits are averaged.
+
+        Args:
+            feats: One (B, C, h, w) map per tap of the encoder, in its order.
+            points: (B, P, 2) as x, y in pixels of the square.
+            labels: (B, P) long: 1 on the object, 0 off it, 2 and 3 the corners of a box, -1 no point.
+
+        Returns:
+            Logits (B, 1, 4h, 4w).
+
+        Raises:
+            ValueError: If the segmenter was built without SAM's prompted half.
+        """
+        sam = self._prompter()
+        feats = self._as_weights(feats)
+        drawn = sam(self._adapt(feats), points, labels).mask_logits[:, :1].float()
+        soft = F.interpolate(drawn, (self.img_size,) * 2, mode="bilinear", align_corners=False).sigmoid()
+        again = self.decode_query_feats(self.encode_support_feats(feats, soft), feats)
+        return 0.5 * (drawn + again.mask_logits.float())
+
+    def _prompter(self) -> SamPrompter:
+        if self.sam is None:
+            raise ValueError(
+                "this segmenter answers to masks alone; build it with promptable: true in the recipe's model, or give "
+                "references with masks."
+            )
+        return self.sam
 
     def encode_support(self, support_images: Tensor, support_masks: Tensor) -> SupportMemory:
         """See `FewShotMethod.encode_support`."""
         return self.encode_support_feats(self.encoder(support_images.flatten(0, 1)), support_masks)
 
-    def encode_support_feats(self, feats: list[Tensor], support_masks: Tensor) -> SupportMemory:
+    def encode_support_feats(
+        self, feats: list[Tensor], support_masks: Tensor, negative: Tensor | None = None
+    ) -> SupportMemory:
         """Turn the references' feature maps into a memory.
 
         Args:
             feats: One (B*K, C, h, w) map per tap of the encoder, in its order.
             support_masks: (B, K, S, S) float in [0, 1].
+            negative: (B, K) bool, references whose masks show what is not meant; None: there are none.
 
         Returns:
             Memory of batch B: prototypes, and for the full variant all tokens with their weights.
@@ -73,7 +147,7 @@ class FewShotSegmenter(FewShotMethod, HubModel):
         b, k = support_masks.shape[:2]
         h, w = feats[0].shape[-2:]
         feats = self._as_weights(feats)
-        fg, bg = grid_weights(support_masks, (h, w))
+        fg, bg = grid_weights(support_masks, (h, w), negative)
         layers = [support_tokens(feat, b) for feat in self._reader_feats(feats)]
         memory = SupportMemory(prototypes=torch.stack([prototypes(tokens, fg, bg) for tokens in layers], dim=1))
         if self.prompts.use_embedding:
@@ -146,11 +220,45 @@ class FewShotSegmenter(FewShotMethod, HubModel):
 
     def image_pe(self, size: tuple[int, int]) -> Tensor:
         """SAM's random Fourier position encoding of a grid, (1, D, h, w) float32 whatever the model's dtype."""
-        frequencies = self.prompt_encoder.pe_layer.positional_encoding_gaussian_matrix.float()  # (2, D / 2)
-        rows, cols = (2.0 * (torch.arange(n, device=frequencies.device) + 0.5) / n - 1.0 for n in size)
-        angles = cols[None, :, None] * frequencies[0] + rows[:, None, None] * frequencies[1]  # (h, w, D / 2)
-        angles = 2.0 * math.pi * angles
-        return torch.cat([angles.sin(), angles.cos()], dim=-1).permute(2, 0, 1)[None]
+        return grid_code(self.prompt_encoder.pe_layer.positional_encoding_gaussian_matrix, size)
+
+    # ---- corrections and several classes
+
+    @torch.no_grad()
+    def refine(self, memory: SupportMemory, picture: Picture, points: Any, labels: Any = None) -> Segmentation:
+        """See `FewShotMethod.refine`: SAM's decoder corrects what the memory found, click by click."""
+        image = image_tensor(picture, "picture")
+        size = (image.shape[-2], image.shape[-1])
+        if labels is None:
+            labels = [1] * len(points)
+        given = Reference(picture, points=points, labels=labels, name="refine()")
+        clicks, marks = prompt_points(given, size, self.resize, on_object=False)
+        feats = self.encoder(self.resize.image(image.to(self.device))[None])
+        output = self.correct(memory, feats, clicks.to(self.device)[None], marks.to(self.device)[None])
+        return self._segmentation(output, 0, size)
+
+    def correct(self, memory: SupportMemory, feats: list[Tensor], points: Tensor, labels: Tensor) -> SegmenterOutput:
+        """Segment with a memory and clicks; shapes as in `draw`.
+
+        Returns:
+            Mask logits (B, 1, 4h, 4w), predicted IoU and presence: a click on the object says that it is there.
+        """
+        sam = self._prompter()
+        feats = self._as_weights(feats)
+        found = self.decode_query_feats(memory, feats)
+        first = found.mask_logits.float()
+        drawn = sam(self._adapt(feats), points, labels, first)
+        logits = 0.5 * (first + drawn.mask_logits[:, :1].float())
+        clicked = (labels == ON).any(-1, keepdim=True)
+        return SegmenterOutput(logits, drawn.iou_pred[:, :1], torch.where(clicked, CERTAIN, found.presence_logit))
+
+    def decode_classes(self, memories: Sequence[SupportMemory], query_image: Tensor) -> SegmenterOutput:
+        """See `FewShotMethod.decode_classes`; the picture is encoded once and the classes are one batch."""
+        encoded = self.encode_query_feats(self.encoder(query_image))
+        if self.config.variant == "full" and self.config.reader == "pivot":  # it reads each reference in its place
+            parts = [self.decode_encoded(memory, *encoded) for memory in memories]
+            return SegmenterOutput(*(torch.cat(outputs) for outputs in zip(*(vars(part).values() for part in parts))))
+        return self.decode_encoded(stack_memories(memories), *encoded)
 
     # ---- training and weights
 
@@ -194,7 +302,10 @@ class FewShotSegmenter(FewShotMethod, HubModel):
         Raises:
             ValueError: If those keys are missing or shaped for another decoder.
         """
-        for part, module in (("mask_decoder", self.decoder), ("prompt_encoder", self.prompt_encoder)):
+        parts: list[tuple[str, nn.Module]] = [("mask_decoder", self.decoder), ("prompt_encoder", self.prompt_encoder)]
+        if self.sam is not None:
+            parts += [("mask_decoder", self.sam.mask_decoder), ("prompt_encoder", self.sam.prompt_encoder)]
+        for part, module in parts:
             prefix = f"{part}."
             weights = {key[len(prefix) :]: value for key, value in state_dict.items() if key.startswith(prefix)}
             if not weights:

@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from fsdino.models.contract import FewShotMethod, Memory, Reference, image_tensor
-from fsdino.models.memory import SupportMemory
+from fsdino.models.memory import SupportMemory, stack_memories
 from fsdino.models.segmenter import FewShotSegmenter
 from fsdino.predict.engine import Engine, Finding
 from fsdino.predict.support import Annotated
@@ -74,30 +73,3 @@ class TorchEngine(Engine):
             return kind(**tensors)
         grid = tuple(int(n) for n in arrays["grid"]) if "grid" in arrays else None
         return SupportMemory(**tensors, grid=grid)  # type: ignore[arg-type]
-
-
-def stack_memories(memories: Sequence[SupportMemory]) -> SupportMemory:
-    """Make one memory of several classes', whatever their numbers of references.
-
-    Shorter ones are filled up with positions of weight 0, which have no influence.
-
-    Args:
-        memories: Each of batch 1.
-
-    Returns:
-        A memory of batch N.
-    """
-    longest = max(memories, key=lambda memory: 0 if memory.fg is None else memory.fg.shape[-1])
-    stacked = {}
-    for name, like in longest.tensors().items():
-        parts = [getattr(memory, name) for memory in memories]
-        if name in ("tokens", "fg", "bg"):
-            axis = -2 if name == "tokens" else -1
-            parts = [_fill(part, like.shape[axis], name) for part in parts]
-        stacked[name] = torch.cat(parts)
-    return SupportMemory(**stacked, grid=longest.grid)
-
-
-def _fill(tensor: torch.Tensor, length: int, name: str) -> torch.Tensor:
-    missing = length - tensor.shape[-2 if name == "tokens" else -1]
-    return F.pad(tensor, (0, 0, 0, missing) if name == "tokens" else (0, missing))

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from fsdino.methods.prompted import PromptedReference
 from fsdino.methods.sam2_config import SIZES
 from fsdino.methods.sansa import Sansa
 from fsdino.models.contract import Reference
@@ -122,10 +121,10 @@ def test_prompts_of_every_kind() -> None:
     stroke[rows[0], cols.min() : cols.max()] = 1
     kinds = [
         Reference(image, mask=mask),
-        PromptedReference(image, points=[(cols[0], rows[0]), (0, 0)], labels=[1, 0]),
-        PromptedReference(image, box=box),
-        PromptedReference(image, scribble=stroke),
-        PromptedReference(image, mask=mask, name="mask wins"),
+        Reference(image, points=[(cols[0], rows[0]), (0, 0)], labels=[1, 0]),
+        Reference(image, box=box),
+        Reference(image, scribble=stroke),
+        Reference(image, mask=mask, name="mask wins"),
     ]
     memories = [method.remember([kind]) for kind in kinds]
     for a in range(4):
@@ -142,11 +141,11 @@ def test_prompts_of_every_kind() -> None:
 def test_points_are_scaled_with_the_picture() -> None:
     method = Sansa(small_sam2(), resize_mode="pad").eval()
     image, _ = picture(SIDE, 2 * SIDE, 0)
-    memory = method.remember([PromptedReference(image, points=[(40, 20)])])
+    memory = method.remember([Reference(image, points=[(40, 20)])])
     square = method.resize.image(torch.from_numpy(image).permute(2, 0, 1) / 255)[None, None]
     assert not square[..., SIDE // 2 :, :].any()
     expected = method.encode_support_points(
-        square, torch.tensor([[[[20.0, 10.0]]]]), torch.ones(1, 1, 1, dtype=torch.long)
+        square, torch.tensor([[[[19.75, 9.75]]]]), torch.ones(1, 1, 1, dtype=torch.long)
     )
     torch.testing.assert_close(memory.maps, expected.maps, atol=1e-4, rtol=0)
 
@@ -158,6 +157,6 @@ def test_errors_say_what_to_do() -> None:
         Sansa(small_sam2(), presence="never")  # type: ignore[arg-type]
     method, (image, mask) = Sansa(small_sam2()), picture(32, 32, 0)
     with pytest.raises(ValueError, match="needs a mask, points, a box or a scribble"):
-        method.remember([PromptedReference(image, name="dog.png", scribble=np.zeros_like(mask))])
-    with pytest.raises(ValueError, match=r"expected points \(P, 2\) and P labels"):
-        method.remember([PromptedReference(image, points=[1.0, 2.0])])
+        method.remember([Reference(image, name="dog.png", scribble=np.zeros_like(mask))])
+    with pytest.raises(ValueError, match=r"expected points \(N, 2\) and N labels"):
+        method.remember([Reference(image, points=[1.0, 2.0])])
