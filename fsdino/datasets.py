@@ -37,6 +37,7 @@ class TrainSet:
         ignore_classes: classes whose pixels take part in no loss.
         annotated: the annotated pictures, for the cache of frozen maps.
         pictures: all pictures of distillation.
+        class_weights: class -> how often it is drawn, relative to the others; None draws all equally often.
     """
 
     index: ClassIndex
@@ -46,6 +47,7 @@ class TrainSet:
     ignore_classes: list[int]
     annotated: PictureList
     pictures: PictureList
+    class_weights: dict[int, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -86,20 +88,22 @@ def open_train(part: DataPart, test: TestSet, seed: int = 0) -> TrainSet:
         seed: of the held-out classes and, where asked for, of the choice of annotated pictures.
 
     Raises:
-        ValueError: if no base class is left.
+        ValueError: if no base class is left, or only some data sets have a share.
     """
-    members, novel = [], []
+    members, novel, shares = [], [], []
     for spec in part.train:
         index = open_data_set(spec.name, spec.root, "train", **spec.options)
         barred: list[int] = []
         if index.name == test.index.name and spec.root == part.test.root:  # a fold speaks of the tested data set alone
             index = SubsetIndex.without_pictures(index, test.episodes.pictures)
-            barred = novel_as_ignore(index, part.fold, part.filter)
-            index = training_view(index, part.fold, part.filter)
+            if not part.in_domain:
+                barred = novel_as_ignore(index, part.fold, part.filter)
+                index = training_view(index, part.fold, part.filter)
         barred += _left_out(index, spec, part.fold)
         if len(barred) < len(index.class_names):
             members.append(index)
             novel.append(set(barred))
+            shares.append(spec.share)
     if not members:
         raise ValueError(f"no annotated data set is left in fold {part.fold}; check data.train and leave_out.")
     whole = CombinedIndex(members) if len(members) > 1 else members[0]
@@ -114,7 +118,18 @@ def open_train(part: DataPart, test: TestSet, seed: int = 0) -> TrainSet:
     episodes = validation_episodes(whole, val, part.shots, part.val_episodes) if val else None
     annotated = PictureList(f"{whole.name}", tuple(whole.all_pictures()), whole.load_image)
     view = _fewer(whole, classes, part.max_train_pictures, seed)
-    return TrainSet(view, classes, val, episodes, ignore, annotated, _all_pictures(part, annotated, test))
+    weights = _class_weights(shares, [set(table.values()) & set(classes) for table in tables])
+    return TrainSet(view, classes, val, episodes, ignore, annotated, _all_pictures(part, annotated, test), weights)
+
+
+def _class_weights(shares: list[float | None], members: list[set[int]]) -> dict[int, float] | None:
+    """Each data set's share, divided equally among its classes; classes that are not trained on have no weight."""
+    given = [share for share in shares if share is not None]
+    if not given:
+        return None
+    if len(given) < len(shares) or min(given) < 0 or sum(given) == 0:
+        raise ValueError(f"the shares of data.train are {shares}; give every data set one, none below 0, one above.")
+    return {c: share / len(classes) for share, classes in zip(given, members) for c in sorted(classes)}
 
 
 def _left_out(index: ClassIndex, spec: DataSpec, fold: int) -> list[int]:

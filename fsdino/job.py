@@ -187,7 +187,7 @@ class Job:
         data = MetaData(
             chosen.index, chosen.classes, chosen.val_episodes, module.model.resize, self.recipe.data.shots,
             part.epoch_length, chosen.ignore_classes, part.absent_prob, part.augment, cache,
-            chosen.annotated if cache is not None else None, part.batch_size, self.recipe.num_workers, self.recipe.seed,
+            pictures, part.batch_size, self.recipe.num_workers, self.recipe.seed, chosen.class_weights,
         )  # fmt: skip
         strips: list[Callback] = []
         if chosen.val_episodes is not None:
@@ -288,8 +288,17 @@ def open_run(recipe: Recipe, trainer_options: dict[str, Any], root: str | Path =
         config = folder / "config.yaml"
         if config.is_file() and config.read_text() == text and not (folder / "done").is_file():
             print(f"going on with {folder}")
-            return Job(recipe, trainer_options, folder)
+            return make_job(recipe, trainer_options, folder)
     folder = parent / datetime.now().strftime("%Y-%m-%d-%H%M%S")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.yaml").write_text(text)
-    return Job(recipe, trainer_options, folder)
+    return make_job(recipe, trainer_options, folder)
+
+
+def make_job(recipe: Recipe, trainer_options: dict[str, Any], folder: Path) -> Job:
+    """The run of a recipe in a folder, of whichever system it names."""
+    if recipe.method.name == "fsdino":
+        return Job(recipe, trainer_options, folder)
+    from fsdino.methods.job import MethodJob
+
+    return MethodJob(recipe, trainer_options, folder)

@@ -28,12 +28,15 @@ class DataSpec:
         options: further arguments of its reader.
         leave_out: fold -> names of classes that must not be seen in it ("*" = the whole set), for a second data set
             that has the first one's novel classes under other names.
+        share: part of the training episodes drawn from this set, relative to the others' shares; None in all sets
+            draws every class equally often, so that a set with many classes outweighs one with few.
     """
 
     name: str = "synthetic"
     root: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
     leave_out: dict[int, list[str]] = field(default_factory=dict)
+    share: float | None = None
 
 
 @dataclass
@@ -47,6 +50,8 @@ class DataPart:
         fold: fold whose classes are novel.
         shots: references per episode.
         filter: training pictures: "none" (all, novel pixels ignored), "hsnet" or "pfenet".
+        in_domain: also train on the tested classes, from pictures that no test episode shows (a generalist's test, not
+            a few-shot one).
         val_share: part of the base classes held out to pick checkpoint and cut, in [0, 1).
         val_episodes: episodes of those.
         test_episodes: length of the test list, where it is drawn.
@@ -60,11 +65,39 @@ class DataPart:
     fold: int = 0
     shots: int = 1
     filter: Literal["none", "hsnet", "pfenet"] = "none"
+    in_domain: bool = False
     val_share: float = 0.2
     val_episodes: int = 120
     test_episodes: int = 600
     test_list: str | None = None
     max_train_pictures: int | None = None
+
+
+@dataclass
+class MethodPart:
+    """Which system learns; another one than FS-DINO leaves out stages 0 and 1, and `preset` and `model`.
+
+    Args:
+        name: "fsdino", "sansa" or "fssam".
+        args: arguments of the other system's `build`; `bundled:NAME` names a file of `fsdino/assets`.
+        loss: "bce_dice", "focal_dice" or "dice".
+        schedule: "cosine" to zero or "poly".
+        warmup: share of the steps spent warming up.
+        horizon: length of the schedule over that of the run.
+        num_targets: targets in turn of an episode, each prediction a reference for the next; SANSA alone.
+        iou_weight: weight of the predicted IoU's squared error.
+        tune_threshold: whether held-out base classes move the cut from 0.5.
+    """
+
+    name: Literal["fsdino", "sansa", "fssam"] = "fsdino"
+    args: dict[str, Any] = field(default_factory=dict)
+    loss: Literal["bce_dice", "focal_dice", "dice"] = "bce_dice"
+    schedule: Literal["cosine", "poly"] = "cosine"
+    warmup: float = 0.0
+    horizon: float = 1.0
+    num_targets: int = 1
+    iou_weight: float = 0.0
+    tune_threshold: bool = True
 
 
 @dataclass
@@ -227,6 +260,7 @@ class Recipe:
         name: names the run's folder; the file's name where it is empty.
         preset: the model's starting point, one of `fsdino.config.PRESETS`.
         model: fields of `SegmenterConfig` that differ from the preset.
+        method: another system in its place.
         data: what is learnt from and tested on.
         teacher: what is distilled.
         teach: stage 0, where the teacher is the run's own.
@@ -242,6 +276,7 @@ class Recipe:
     name: str = ""
     preset: str = "tiny"
     model: dict[str, Any] = field(default_factory=dict)
+    method: MethodPart = field(default_factory=MethodPart)
     data: DataPart = field(default_factory=DataPart)
     teacher: TeacherPart = field(default_factory=TeacherPart)
     teach: TeachPart = field(default_factory=TeachPart)
@@ -259,6 +294,14 @@ class Recipe:
         if (config.encoder_weights or "").startswith("bundled:"):
             config.encoder_weights = str(bundled_file(str(config.encoder_weights)[len("bundled:") :]))
         return config
+
+    def method_args(self) -> dict[str, Any]:
+        """Arguments for `build_method`, with the files of bundled weights in place of their names."""
+        args = dict(self.method.args)
+        for key, value in args.items():
+            if isinstance(value, str) and value.startswith("bundled:"):
+                args[key] = str(bundled_file(value[len("bundled:") :]))
+        return args
 
 
 def bundled_file(name: str) -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -75,7 +75,7 @@ class EpisodeData(Dataset[dict[str, Any]]):
 class TrainEpisodes(Dataset[dict[str, Any]]):
     """Randomly drawn episodes for training; item i depends on (seed, epoch, i) alone, whatever the number of workers.
 
-    A class is drawn uniformly, then a query, then K other pictures as supports.
+    A class is drawn (uniformly, unless weights are given), then a query, then K other pictures as supports.
 
     Args:
         index: data set of training pictures.
@@ -88,9 +88,10 @@ class TrainEpisodes(Dataset[dict[str, Any]]):
         ignore_classes: novel classes whose pixels become 255 in query masks and background in support masks.
         absent_prob: share in [0, 1] of episodes whose query does not show the class (its mask is 0 or 255).
         transform: joint augmentation of (image, mask, generator), e.g. `JointAugment`.
+        class_weights: class -> how often it is drawn, relative to the others; None draws all equally often.
 
     Raises:
-        ValueError: no class has enough pictures.
+        ValueError: no class has enough pictures, or a class no weight.
     """
 
     def __init__(
@@ -105,6 +106,7 @@ class TrainEpisodes(Dataset[dict[str, Any]]):
         ignore_classes: Sequence[int] = (),
         absent_prob: float = 0.0,
         transform: Transform | None = None,
+        class_weights: Mapping[int, float] | None = None,
     ) -> None:
         self.index, self.resize = index, _as_resize(resize)
         self.shots, self.length, self.seed, self.epoch = shots, length, seed, epoch
@@ -117,9 +119,22 @@ class TrainEpisodes(Dataset[dict[str, Any]]):
                 f"no foreground class of '{index.name}' has {shots + 1} pictures, which a {shots}-shot training "
                 f"episode needs ({len(classes)} classes were given): add pictures or take fewer shots."
             )
+        self._probs = None if class_weights is None else self._shares(class_weights)
 
     def __len__(self) -> int:
         return self.length
+
+    def _shares(self, weights: Mapping[int, float]) -> np.ndarray:
+        """Probability of every class of `classes`."""
+        values = np.array([weights.get(c, 0.0) for c in self.classes])
+        if not (values >= 0).all() or values.sum() <= 0:
+            raise ValueError("no class that can be drawn has a weight above 0; correct class_weights.")
+        return values / values.sum()
+
+    def _draw_class(self, rng: np.random.Generator) -> int:
+        if self._probs is None:
+            return self.classes[int(rng.integers(len(self.classes)))]
+        return self.classes[int(rng.choice(len(self.classes), p=self._probs))]
 
     def __getitem__(self, i: int) -> dict[str, Any]:
         """Draw episode i.
@@ -131,7 +146,7 @@ class TrainEpisodes(Dataset[dict[str, Any]]):
             ValueError: the class drawn has no usable picture (all of its pixels are ignored or its masks are empty).
         """
         rng = np.random.default_rng(np.random.SeedSequence([self.seed, self.epoch, i]))
-        class_id = self.classes[int(rng.integers(len(self.classes)))]
+        class_id = self._draw_class(rng)
         absent = bool(rng.random() < self.absent_prob)
         if absent and class_id not in self._candidates:
             self._candidates[class_id] = self.index.candidates(class_id)

@@ -92,6 +92,7 @@ class Fssam(FewShotMethod):
         tap: int = 11,
         encoder_kwargs: dict[str, Any] | None = None,
         encoder_weights: str | None = None,
+        encoder_stride: int | None = None,
         **kwargs: Any,
     ) -> Fssam:
         """FSSAM from names, published sizes by default, with random or official weights.
@@ -107,12 +108,13 @@ class Fssam(FewShotMethod):
             tap: Block (from 0) that is read; the last one, as published.
             encoder_kwargs: For `timm.create_model`.
             encoder_weights: "timm", a path, or None for random.
+            encoder_stride: Pixels between patches where they overlap for a finer map; None: the patch size.
             kwargs: For the constructor.
 
         Returns:
             The method.
         """
-        features = FeatureEncoder(encoder, encoder_img_size, (tap,), encoder_kwargs, encoder_weights)
+        features = FeatureEncoder(encoder, encoder_img_size, (tap,), encoder_kwargs, encoder_weights, encoder_stride)
         return cls(build_sam2(size, img_size, version, weights, sha256), features, **kwargs)
 
     def _trained(self) -> tuple[nn.Module, ...]:
@@ -131,11 +133,22 @@ class Fssam(FewShotMethod):
         """Those of memory encoder, memory attention and mask decoder."""
         return [p for p in self.parameters() if p.requires_grad]
 
-    def encode_support(self, support_images: Tensor, support_masks: Tensor) -> FssamMemory:
-        """Prototypes and memory of the references; shapes as in `FewShotMethod`."""
+    def encode_support(
+        self, support_images: Tensor, support_masks: Tensor, support_features: Tensor | None = None
+    ) -> FssamMemory:
+        """Prototypes and memory of the references; shapes as in `FewShotMethod`.
+
+        Args:
+            support_images: (B, K, 3, S, S) in [0, 1].
+            support_masks: (B, K, S, S) in [0, 1].
+            support_features: (B, K, N, C), what `features` gives for the pictures; None computes it.
+
+        Returns:
+            The memory of batch B.
+        """
         batch = len(support_images)
         images, masks = support_images.flatten(0, 1), support_masks.flatten(0, 1)[:, None]
-        features = self._features(images)  # (B*K, N, C)
+        features = self.features(images) if support_features is None else support_features.flatten(0, 1)  # (B*K, N, C)
         area = _pool(masks, int(features.shape[1] ** 0.5)).to(features.dtype)  # (B*K, N)
         frame = self.sam2.encode(self._fit(images))
         tokens, pointers = self.sam2.encode_given_mask(frame, self._fit(masks))
@@ -153,10 +166,21 @@ class Fssam(FewShotMethod):
             weights=split(weights).mean(1),
         )
 
-    def decode_query(self, memory: FssamMemory, query_image: Tensor) -> SegmenterOutput:
-        """Prior, pseudo memory, refinement, calibrated attention, SAM2's decoder; best mask by predicted IoU."""
+    def decode_query(
+        self, memory: FssamMemory, query_image: Tensor, query_features: Tensor | None = None
+    ) -> SegmenterOutput:
+        """Prior, pseudo memory, refinement, calibrated attention, SAM2's decoder; best mask by predicted IoU.
+
+        Args:
+            memory: Of batch B, or of batch 1 for all pictures.
+            query_image: (B, 3, S, S) in [0, 1].
+            query_features: (B, N, C), what `features` gives for the pictures; None computes it.
+
+        Returns:
+            Outputs of batch B.
+        """
         batch, sam2 = len(query_image), self.sam2
-        features = self._features(query_image)
+        features = self.features(query_image) if query_features is None else query_features
         memory = memory.to(features.dtype)
         prior_a, prior_b = query_priors(features, memory.foreground, memory.background, sam2.img_size)
         frame = sam2.encode(self._fit(query_image))
@@ -184,8 +208,15 @@ class Fssam(FewShotMethod):
         tokens = torch.cat([memory.map.expand(len(refined), -1, -1), refined, pointer_tokens], dim=1)
         return tokens, torch.cat([where, where, pointer_codes]), pointer_tokens.shape[1]
 
-    def _features(self, images: Tensor) -> Tensor:
-        """(N, 3, S, S) -> (N, tokens, C): the encoder's last tap."""
+    def features(self, images: Tensor) -> Tensor:
+        """What the priors compare: the frozen encoder's last tap.
+
+        Args:
+            images: (N, 3, S, S) in [0, 1].
+
+        Returns:
+            (N, tokens, C).
+        """
         return self.encoder(_resize(images, self.encoder.img_size))[-1].flatten(2).transpose(1, 2)
 
     def _fit(self, x: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from fsdino.cuts import CutCurve
+from fsdino.methods.fssam import Fssam
 from fsdino.methods.registry import CHECKPOINT_KEY, describe_method
 from fsdino.methods.sansa import Sansa
 from fsdino.models.contract import FewShotMethod, SegmenterOutput
@@ -93,8 +94,17 @@ class MethodModule(LightningModule):
         """Lets `load_method` open the checkpoint."""
         checkpoint[CHECKPOINT_KEY] = describe_method(self.method)
 
+    @property
+    def model(self) -> FewShotMethod:
+        """The method, under the name that callbacks know."""
+        return self.method
+
     def forward(self, batch: dict[str, Tensor]) -> SegmenterOutput:
-        """Predict the queries of a batch of episodes."""
+        """Predict the queries of a batch of episodes, from cached maps of FSSAM's encoder where it holds them."""
+        if isinstance(self.method, Fssam) and "query_features" in batch:
+            found, wanted = batch["support_features"].float(), batch["query_features"].float()
+            memory = self.method.encode_support(batch["support_images"], batch["support_masks"], found)
+            return self.method.decode_query(memory, batch["query_image"], wanted)
         return self.method(batch["query_image"], batch["support_images"], batch["support_masks"])
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -66,11 +66,19 @@ class CachedEpisodes(Dataset):
         cache: maps of the frozen encoder, (L, C, h, w) a picture.
         pictures: the cache's list.
         flip_key: (seed, epoch) to mirror half of the pictures (the cache must hold the mirrored view); None = never.
+
+    Raises:
+        ValueError: if the list is not as long as the cache, so that the maps would be those of other pictures.
     """
 
     def __init__(
         self, episodes: Dataset, cache: EmbeddingCache, pictures: PictureList, flip_key: tuple[int, int] | None = None
     ) -> None:
+        if len(cache) != len(pictures):
+            raise ValueError(
+                f"the cache {cache.folder} holds {len(cache)} pictures but the list {pictures.name!r} names "
+                f"{len(pictures)}; give the list that the cache was made of."
+            )
         self.episodes, self.cache, self.flip_key = episodes, cache, flip_key
         self.place = {picture: i for i, picture in enumerate(pictures.ids)}
 
@@ -109,6 +117,7 @@ class MetaData(EpochData):
         batch_size: episodes a step and process.
         num_workers: loader processes.
         seed: of all draws.
+        class_weights: class -> how often training draws it, relative to the others; None draws all equally often.
     """
 
     def __init__(
@@ -127,6 +136,7 @@ class MetaData(EpochData):
         batch_size: int = 16,
         num_workers: int = 0,
         seed: int = 0,
+        class_weights: Mapping[int, float] | None = None,
     ) -> None:
         super().__init__(batch_size, num_workers)
         if (cache is None) != (pictures is None):
@@ -136,13 +146,13 @@ class MetaData(EpochData):
         self.index, self.classes, self.val_episodes, self.resize = index, list(classes), val_episodes, resize
         self.shots, self.epoch_length, self.ignore_classes = shots, epoch_length, tuple(ignore_classes)
         self.absent_prob, self.augment, self.cache, self.pictures = absent_prob, augment, cache, pictures
-        self.seed = seed
+        self.seed, self.class_weights = seed, class_weights
 
     def train_dataloader(self) -> DataLoader:
         """Episodes of the running epoch."""
         episodes = TrainEpisodes(
             self.index, self.classes, self.resize, self.shots, self.epoch_length, self.seed, self.epoch,
-            self.ignore_classes, self.absent_prob, JointAugment() if self.augment else None,
+            self.ignore_classes, self.absent_prob, JointAugment() if self.augment else None, self.class_weights,
         )  # fmt: skip
         mirrored = self.cache is not None and "hflip" in self.cache.recipe.views
         data = self._with_features(episodes, (self.seed, self.epoch) if mirrored else None)
