@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from lightning import Trainer
 
 from fsdino.cuts import CutCurve
+from fsdino.data.class_index import SubsetIndex
 from fsdino.data.synthetic import SyntheticWorld
 from fsdino.job import checkpoints
 from fsdino.models.contract import SegmenterOutput
+from fsdino.teachers.cache import FrozenTaps, write_cache
+from fsdino.teachers.pictures import PictureList
 from fsdino.train.meta import MetaModule
 from fsdino.train.meta_data import MetaData, held_out_classes, validation_episodes
 from tests.small_segmenter import small_config
@@ -117,3 +122,26 @@ def test_two_processes_train_one_model(tmp_path) -> None:
     moved = {name for name, value in weights.items() if not torch.equal(value, before[name])}
     assert any(name.startswith("decoder.") for name in moved)
     assert not any(name.startswith("encoder.") for name in moved)
+
+
+def test_cached_maps_belong_to_the_pictures_of_the_episode(tmp_path) -> None:
+    """A cache of more pictures, in another order: its list says where each lies."""
+    module, index = MetaModule(small_config(), [0]), SyntheticWorld("base", 3)
+    pictures = PictureList("more", tuple(reversed(index.all_pictures()))[:60], index.load_image)
+    cache = write_cache(
+        FrozenTaps(module.model.encoder), pictures, tmp_path, Trainer(accelerator="cpu", logger=False), "squash"
+    )
+    view = SubsetIndex(index, {c: [p for p in index.pictures(c) if p in pictures.ids] for c in range(60)})
+    classes = [c for c in range(60) if len(view.pictures(c)) == 3][:4]
+    options = {"epoch_length": 4, "batch_size": 4}
+    pixels = next(iter(MetaData(view, classes, None, module.model.resize, **options).train_dataloader()))
+    data = MetaData(view, classes, None, module.model.resize, cache=cache, pictures=pictures, **options)
+    maps = next(iter(data.train_dataloader()))
+    assert maps["query_id"] == pixels["query_id"]
+    expected = torch.stack(module.model.encoder(pixels["query_image"]), dim=1)
+    assert torch.allclose(maps["query_feats"].float(), expected, atol=1e-2)
+    with pytest.raises(ValueError, match="give the list that the cache was made of"):
+        MetaData(
+            view, classes, None, module.model.resize, cache=cache, pictures=replace(pictures, ids=pictures.ids[:9]),
+            **options,
+        ).train_dataloader()  # fmt: skip
