@@ -21,6 +21,8 @@ from fsdino.train.optim import count_parameters
 from fsdino.visualize import episode_strip, sheet, write_png
 from fsdino.weights import fingerprint, load
 
+TITLES = {"fsdino": "FS-DINO", "sansa": "SANSA", "fssam": "FSSAM"}  # a recipe's method -> how tables call it
+
 
 @dataclass(frozen=True)
 class Report:
@@ -30,22 +32,24 @@ class Report:
         model: the best checkpoint.
         scores: method -> its evaluation.
         sheet: PNG of episode strips.
+        title: under which name of `scores` the model stands.
     """
 
-    model: FewShotSegmenter
+    model: FewShotMethod
     scores: dict[str, Evaluation]
     sheet: Path
+    title: str = TITLES["fsdino"]
 
     @property
     def headline(self) -> dict[str, float | str]:
         """The model's scores, in percent."""
-        own = self.scores["FS-DINO"]
+        own = self.scores[self.title]
         return {"novel mIoU": round(100 * own.score.miou, 2), "novel FB-IoU": round(100 * own.score.fb_iou, 2)}
 
     def table(self, seconds: dict[str, float], total: float) -> str:
         """Parameters, scores and times as text."""
         parts = part_parameters(self.model)
-        trained = count_parameters(self.model.trainable_parameters())
+        trained = count_parameters(self.model.trainable_parameters())  # type: ignore[operator]
         lines = ["", "parameters  " + "   ".join(f"{name} {count:,}" for name, count in parts.items())]
         lines.append(f"            total {sum(parts.values()):,}   trained in episodes {trained:,}")
         lines.append(f"\n{'novel classes':<28}{'mIoU':>7}{'95 % interval':>18}{'FB-IoU':>9}")
@@ -57,8 +61,10 @@ class Report:
         return "\n".join([*lines, f"\ntime        {times}   whole run {total:.0f} s"])
 
 
-def part_parameters(model: FewShotSegmenter) -> dict[str, int]:
-    """Parameters of each part of the figure."""
+def part_parameters(model: FewShotMethod) -> dict[str, int]:
+    """Parameters of each part of the figure; of another system its named parts."""
+    if not isinstance(model, FewShotSegmenter):
+        return {name: count for name, part in model.named_children() if (count := count_parameters(part.parameters()))}
     return {
         "encoder": count_parameters(model.encoder.parameters()),
         "adapter": count_parameters(model.adapter.parameters()),
@@ -82,9 +88,10 @@ def measure(job: Any, checkpoint: Path) -> Report:
     methods: dict[str, FewShotMethod] = {}
     if part.baselines:
         methods["all foreground"] = AllForeground(model.img_size)
-        if job.train_set.val_episodes is not None:
+        if isinstance(model, FewShotSegmenter) and job.train_set.val_episodes is not None:
             methods["prototype baseline"] = prototype_baseline(job, model)
-    methods["FS-DINO"] = model
+    title = TITLES[job.recipe.method.name]
+    methods[title] = model
     scores = {}
     for name, method in methods.items():
         scores[name] = evaluate(
@@ -98,7 +105,7 @@ def measure(job: Any, checkpoint: Path) -> Report:
             trainer=job.trainer(f"test {name}", "episodes"),
         )
     _write_results(folder / "results.csv", scores)
-    return Report(model, scores, draw_sheet(job, model, scores["FS-DINO"], folder / "strips.png"))
+    return Report(model, scores, draw_sheet(job, model, scores[title], folder / "strips.png"), title)
 
 
 def prototype_baseline(job: Any, model: FewShotSegmenter) -> FewShotMethod:
@@ -122,7 +129,7 @@ def _write_results(path: Path, scores: dict[str, Evaluation]) -> None:
             writer.writerow([name, *(f"{100 * n:.3f}" for n in numbers), result.score.num_episodes])
 
 
-def draw_sheet(job: Any, model: FewShotSegmenter, result: Evaluation, path: Path) -> Path:
+def draw_sheet(job: Any, model: FewShotMethod, result: Evaluation, path: Path) -> Path:
     """Strips of the best, the middle and the worst episodes."""
     iou = (result.rows["inter_fg"] / result.rows["union_fg"].clip(lower=1)).to_numpy()
     order, third = np.argsort(-iou), max(1, job.recipe.evaluate.strips // 3)
