@@ -14,18 +14,23 @@ RECIPE_COMMANDS = {
     "cache": ("fsdino.commands:cache", "write the teacher's embeddings and the frozen encoder's maps of a recipe"),
     "distill": ("fsdino.commands:distill", "stage 1: the adapter learns SAM's embedding, coarse to fine"),
     "train": ("fsdino.commands:train", "stage 2: episodes of base classes"),
-    "evaluate": ("fsdino.commands:evaluate", "measure a recipe's model and baselines on novel classes"),
+    "evaluate": ("fsdino.commands:evaluate", "measure any method on any data set, or with --config a recipe's run"),
     "export": ("fsdino.commands:export", "write a run's best model where fsdino.load opens it"),
 }
 FUNCTION_COMMANDS = {
     "predict": ("fsdino.predict.run:predict", "masks of your objects in your pictures, from a few examples"),
     "remember": ("fsdino.predict.run:remember", "save what references show as a small file"),
+    "compare": ("fsdino.evaluation.compare:compare", "two evaluations of the same episodes: which method is better"),
     "data": ("fsdino.commands:data", "what of a data set is on disk, what is missing, which file to fetch"),
     "episodes": ("fsdino.commands:episodes", "draw or verify a fixed list of test episodes"),
     "pretrain": ("fsdino.commands:pretrain", "train the tiny encoder of the embedded world"),
     "teach": ("fsdino.commands:teach", "train a small promptable SAM"),
     "pretrain-sam2": ("fsdino.commands:pretrain_sam2", "train the mini SAM2 of the embedded world"),
 }
+# without --config these recipe commands take options of their own
+WITHOUT_RECIPE = {"evaluate": "fsdino.evaluation.run:evaluate"}
+# what may be given without a name in front of it
+POSITIONAL = {"data": ("name",), "episodes": ("name",), "evaluate": ("method",), "compare": ("a", "b")}
 EXPECTED_ERRORS = (ValueError, FileNotFoundError, NotADirectoryError, ImportError)
 
 
@@ -81,7 +86,8 @@ def call(name: str, arguments: Sequence[str]) -> int:
     Returns:
         Exit code.
     """
-    if name in RECIPE_COMMANDS:
+    has_recipe = any(part == "--config" or part.startswith("--config=") for part in arguments)
+    if name in RECIPE_COMMANDS and (has_recipe or name not in WITHOUT_RECIPE):
         from fsdino.recipe import read_recipe
 
         calm()
@@ -90,17 +96,30 @@ def call(name: str, arguments: Sequence[str]) -> int:
     else:
         from jsonargparse import auto_cli
 
-        function = resolve(FUNCTION_COMMANDS[name][0])
+        if name in WITHOUT_RECIPE:
+            calm()
+        function = resolve(WITHOUT_RECIPE.get(name) or FUNCTION_COMMANDS[name][0])
         result = auto_cli(function, args=_named(name, arguments), as_positional=False, prog=f"fsdino {name}")
     return result if isinstance(result, int) else 0
 
 
 def _named(name: str, arguments: Sequence[str]) -> list[str]:
-    """`data check NAME ...` and `episodes NAME ...` as people write them, with the name as an option."""
+    """`data check NAME ...`, `compare A B`, `--num-workers 2` as people write them, in the names of the options."""
     rest = list(arguments[1:] if name == "data" and arguments[:1] == ["check"] else arguments)
-    if name in ("data", "episodes") and rest and not rest[0].startswith("-"):
-        return ["--name", *rest]
-    return rest
+    named: list[str] = []
+    for option in POSITIONAL.get(name, ()):
+        if rest and not rest[0].startswith("-"):
+            named += [f"--{option}", rest.pop(0)]
+    return named + [_underscored(part) for part in rest]
+
+
+def _underscored(part: str) -> str:
+    """`--num-workers=2` as `--num_workers=2`; values and what stands behind a dot stay as they are."""
+    if not part.startswith("--"):
+        return part
+    stem, mark, rest = part[2:].partition("=")
+    option, dot, key = stem.partition(".")
+    return f"--{option.replace('-', '_')}{dot}{key}{mark}{rest}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -72,14 +72,29 @@ class EvaluateModule(LightningModule):
         method: what is measured; in evaluation mode afterwards.
         class_ids: classes of the list.
         scoring: "original" counts at the picture's own size, "network" at the network's.
+        done: rows of episodes that were measured before; they count in `running`.
+
+    Attributes:
+        running: metric over what was measured so far.
+
+    Raises:
+        ValueError: for another scoring.
     """
 
-    def __init__(self, method: FewShotMethod, class_ids: Sequence[int], scoring: Scoring = "original") -> None:
+    def __init__(
+        self,
+        method: FewShotMethod,
+        class_ids: Sequence[int],
+        scoring: Scoring = "original",
+        done: pd.DataFrame | None = None,
+    ) -> None:
         super().__init__()
         if scoring not in ("original", "network"):
             raise ValueError(f"unknown scoring {scoring!r}; use 'original' (the picture's own size) or 'network'.")
         self.method, self.scoring = method.eval(), scoring
-        self.running = FewShotIoU(class_ids)
+        self.running = FewShotIoU(class_ids, sync_on_compute=False)  # for the bar: this process's share
+        if done is not None:
+            add_rows(self.running, done)
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> list[dict[str, Any]]:
         """Rows of the batch's episodes."""
@@ -151,7 +166,8 @@ def evaluate(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     _claim(folder, {"episodes": episodes.content_hash, "scoring": scoring, "method": fingerprint})
-    done = set(_read_rows(folder)["episode"].tolist())
+    before = read_rows(folder)
+    done = set(before["episode"].tolist())
     rest = [i for i in range(len(episodes)) if i not in done]
     if rest:
         data = EpisodeData(index, episodes, method.resize) if data is None else data
@@ -162,9 +178,10 @@ def evaluate(
             accelerator="cpu", devices=1, logger=False, enable_checkpointing=False, enable_model_summary=False
         )
         trainer.callbacks.append(RowWriter(folder))  # type: ignore[attr-defined]
-        trainer.predict(EvaluateModule(method, episodes.class_ids, scoring), loader, return_predictions=False)
+        module = EvaluateModule(method, episodes.class_ids, scoring, before)
+        trainer.predict(module, loader, return_predictions=False)
         trainer.strategy.barrier()
-    return summarise(_read_rows(folder), episodes.class_ids)
+    return summarise(read_rows(folder), episodes.class_ids)
 
 
 def summarise(rows: pd.DataFrame, class_ids: Sequence[int]) -> Evaluation:
@@ -178,12 +195,17 @@ def summarise(rows: pd.DataFrame, class_ids: Sequence[int]) -> Evaluation:
         The evaluation; its rows are in the order of the list.
     """
     rows = rows.sort_values("episode").reset_index(drop=True)
-    metric = FewShotIoU(class_ids)
+    metric = add_rows(FewShotIoU(class_ids), rows)
+    columns = (rows[name].to_numpy(np.int64) for name in ("class_id", "inter_fg", "union_fg"))
+    return Evaluation(metric.compute(), bootstrap_interval(*columns), rows)
+
+
+def add_rows(metric: FewShotIoU, rows: pd.DataFrame) -> FewShotIoU:
+    """Add episodes that were counted before to a metric; returns it."""
     for row in rows.itertuples():
         inter, union = torch.tensor([row.inter_bg, row.inter_fg]), torch.tensor([row.union_bg, row.union_fg])
         metric.add_counts(inter, union, int(row.class_id))  # type: ignore[arg-type]
-    columns = (rows[name].to_numpy(np.int64) for name in ("class_id", "inter_fg", "union_fg"))
-    return Evaluation(metric.compute(), bootstrap_interval(*columns), rows)
+    return metric
 
 
 def _claim(folder: Path, wanted: dict[str, str]) -> None:
@@ -201,8 +223,15 @@ def _claim(folder: Path, wanted: dict[str, str]) -> None:
     path.write_text(json.dumps(wanted, indent=2) + "\n", encoding="utf-8")
 
 
-def _read_rows(folder: Path) -> pd.DataFrame:
-    """All complete rows of all processes, each episode once."""
+def read_rows(folder: Path) -> pd.DataFrame:
+    """All complete rows of all processes of a measurement, each episode once; none where nothing was measured.
+
+    Args:
+        folder: the evaluation's folder.
+
+    Returns:
+        The columns of `COLUMNS`.
+    """
     rows: list[dict[str, Any]] = []
     for path in sorted(folder.glob("rows.*.csv")):
         text = path.read_text(encoding="utf-8")

@@ -81,7 +81,7 @@ class HubModel(PyTorchModelHubMixin):
         token: str | bool | None = None,
         **_: Any,
     ) -> ModelT:
-        from fsdino.weights import load
+        from fsdino.weights import load_segmenter
 
         folder = Path(model_id)
         if not folder.is_dir():
@@ -93,7 +93,7 @@ class HubModel(PyTorchModelHubMixin):
                 local_files_only=local_files_only,
                 token=token,
             )
-        return load(folder)  # type: ignore[return-value]
+        return load_segmenter(folder)  # type: ignore[return-value]
 
 
 def download(repo_id: str, **options: Any) -> Path:

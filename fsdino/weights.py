@@ -1,4 +1,4 @@
-"""Trained segmenters on disk: a folder of model.safetensors + config.json, opened again by `load`."""
+"""Trained segmenters on disk: a folder of model.safetensors + config.json. `load` opens these and other methods."""
 
 from __future__ import annotations
 
@@ -18,12 +18,14 @@ from torch import Tensor, nn
 from fsdino.config import PRESETS, SegmenterConfig
 
 if TYPE_CHECKING:
+    from fsdino.models.contract import FewShotMethod
     from fsdino.models.segmenter import FewShotSegmenter
 
 Stage = Literal["trained", "distilled"]
 FORMAT_VERSION = 1
 WEIGHTS_FILE, CONFIG_FILE, CARD_FILE = "model.safetensors", "config.json", "README.md"
 CHECKPOINT_KEY = "fsdino_segmenter"  # where a Lightning checkpoint holds `describe(model)`
+METHOD_KEY = "fsdino_method"  # where one of another method holds what rebuilds it, see `fsdino.methods.registry`
 BUNDLED = {"tiny": "fsdino_tiny"}  # preset -> folder in fsdino/assets
 # Parts that only episode training gives; their absence marks a checkpoint of distillation.
 _TRAINED_PARTS = ("decoder.", "prompts.")
@@ -112,21 +114,21 @@ def _stored(tensor: Tensor, half: bool) -> Tensor:
     return tensor
 
 
-def load(source: str | Path, *, device: str | torch.device = "cpu", stage: Stage = "trained") -> FewShotSegmenter:
-    """Open a segmenter, ready to segment.
+def load(source: str | Path, *, device: str | torch.device = "cpu", stage: Stage = "trained") -> FewShotMethod:
+    """Open a model, ready to segment: FS-DINO's segmenter, or another method of the package that was saved.
 
     Args:
-        source: A preset with bundled weights ("tiny"), a folder written by `save_pretrained`, its model.safetensors, a
-            Lightning checkpoint (.ckpt) of `fsdino train`, or a Hugging Face Hub id ("owner/name").
+        source: A preset with bundled weights ("tiny"), a folder written by `save_pretrained` or `save_method`, its
+            model.safetensors, a Lightning checkpoint (.ckpt), or a Hugging Face Hub id ("owner/name").
         device: Where the model goes.
-        stage: "distilled" also opens weights that have not been trained on episodes.
+        stage: "distilled" also opens a segmenter that has not been trained on episodes.
 
     Returns:
-        The segmenter in float32, in evaluation mode.
+        The method in float32, in evaluation mode; `FewShotSegmenter` where the files hold one.
 
     Raises:
         FileNotFoundError: If nothing is there under that name.
-        ValueError: If what is there is not a segmenter of that stage.
+        ValueError: If what is there is no model, or not of that stage.
     """
     name = str(source)
     path = Path(source)
@@ -148,6 +150,29 @@ def load(source: str | Path, *, device: str | torch.device = "cpu", stage: Stage
     return model.to(device).eval()
 
 
+def load_segmenter(
+    source: str | Path, *, device: str | torch.device = "cpu", stage: Stage = "trained"
+) -> FewShotSegmenter:
+    """Open FS-DINO's own segmenter, for what works with no other method (export, the Hub, stages of training).
+
+    Args:
+        source, device, stage: As for `load`.
+
+    Returns:
+        The segmenter.
+
+    Raises:
+        FileNotFoundError: If nothing is there under that name.
+        ValueError: If what is there is another method, or not of that stage.
+    """
+    from fsdino.models.segmenter import FewShotSegmenter
+
+    model = load(source, device=device, stage=stage)
+    if not isinstance(model, FewShotSegmenter):
+        raise ValueError(f"'{source}' holds {type(model).__name__}, expected an FS-DINO segmenter; give one of those.")
+    return model
+
+
 def _looks_like_hub_id(name: str) -> bool:
     owner, slash, repository = name.partition("/")
     return bool(slash and owner and repository) and "/" not in repository and not name.startswith((".", "~"))
@@ -167,7 +192,7 @@ def _bundled(preset: str) -> Path:
     return folder
 
 
-def _load_folder(folder: Path, stage: Stage) -> FewShotSegmenter:
+def _load_folder(folder: Path, stage: Stage) -> FewShotMethod:
     for file in (CONFIG_FILE, WEIGHTS_FILE):
         if not (folder / file).is_file():
             raise FileNotFoundError(
@@ -177,6 +202,10 @@ def _load_folder(folder: Path, stage: Stage) -> FewShotSegmenter:
         info = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"'{folder / CONFIG_FILE}' is not JSON ({error}); copy the folder again.") from error
+    if isinstance(info, dict) and "method" in info:
+        from fsdino.methods.registry import load_method
+
+        return load_method(folder)
     if not isinstance(info, dict) or "segmenter" not in info:
         raise ValueError(
             f"'{folder / CONFIG_FILE}' describes another kind of model; give a folder made by `fsdino export`."
@@ -196,7 +225,7 @@ def _load_folder(folder: Path, stage: Stage) -> FewShotSegmenter:
     return model
 
 
-def _load_weights_file(path: Path, stage: Stage) -> FewShotSegmenter:
+def _load_weights_file(path: Path, stage: Stage) -> FewShotMethod:
     if path.name != WEIGHTS_FILE:
         hint = {
             ".onnx": " Exported graphs run with `fsdino predict --runtime onnx`.",
@@ -206,7 +235,7 @@ def _load_weights_file(path: Path, stage: Stage) -> FewShotSegmenter:
     return _load_folder(path.parent, stage)
 
 
-def _load_checkpoint(path: Path, stage: Stage) -> FewShotSegmenter:
+def _load_checkpoint(path: Path, stage: Stage) -> FewShotMethod:
     try:
         with torch.serialization.safe_globals([SegmenterConfig]):
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
@@ -216,6 +245,10 @@ def _load_checkpoint(path: Path, stage: Stage) -> FewShotSegmenter:
         ) from error
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
         raise ValueError(f"'{path}' is no Lightning checkpoint: it has no state_dict.")
+    if METHOD_KEY in checkpoint:
+        from fsdino.methods.registry import load_method
+
+        return load_method(path)
     if CHECKPOINT_KEY not in checkpoint:
         raise ValueError(
             f"checkpoint '{path}' has no {CHECKPOINT_KEY!r} entry: it was not written by `fsdino train` or `distill`."

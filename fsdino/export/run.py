@@ -13,7 +13,7 @@ import torch
 from fsdino.export.graphs import OPSET, Graph, export_onnx, export_program, graphs
 from fsdino.export.onnx_engine import FORMAT_VERSION, METADATA_KEY
 from fsdino.models.segmenter import FewShotSegmenter
-from fsdino.weights import fingerprint, load, save_pretrained
+from fsdino.weights import fingerprint, load_segmenter, save_pretrained
 
 ExportFormat = Literal["safetensors", "pt2", "onnx", "int8"]
 EXPORT_FORMATS: tuple[ExportFormat, ...] = ("safetensors", "pt2", "onnx", "int8")
@@ -44,11 +44,11 @@ def export(
     """
     if unknown := [name for name in formats if name not in EXPORT_FORMATS]:
         raise ValueError(f"export format {unknown[0]!r} is unknown; use {', '.join(EXPORT_FORMATS)}.")
-    segmenter, folder = load(model), Path(out)
+    segmenter, folder = load_segmenter(model), Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     if "safetensors" in formats:
         save_pretrained(segmenter, folder, half=half)
-        segmenter = load(folder)  # in half precision the weights have been rounded: graphs are of what was stored
+        segmenter = load_segmenter(folder)  # in half precision the weights have been rounded: graphs are of what was stored
     if {"pt2", "onnx", "int8"} & set(formats):
         export_graphs(segmenter, folder, formats)
     return folder

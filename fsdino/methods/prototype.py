@@ -136,6 +136,7 @@ class PrototypeMethod(FewShotMethod):
         cut: float = 0.0,
         encoder_kwargs: dict[str, Any] | None = None,
         encoder_weights: str | None = None,
+        encoder_stride: int | None = None,
         **kwargs: Any,
     ) -> PrototypeMethod:
         """The method with an encoder of its own.
@@ -147,13 +148,15 @@ class PrototypeMethod(FewShotMethod):
             cut: Score above which a position is object.
             encoder_kwargs: For `timm.create_model`.
             encoder_weights: "timm", a path, or None for random.
+            encoder_stride: Pixels between patches where they overlap; None: the patch size.
             kwargs: For the constructor.
 
         Returns:
             The method.
         """
         taps = (tap,) if isinstance(tap, int) else tuple(tap)
-        return cls(FeatureEncoder(encoder, img_size, taps, encoder_kwargs, encoder_weights), taps, cut, **kwargs)
+        reader = FeatureEncoder(encoder, img_size, taps, encoder_kwargs, encoder_weights, encoder_stride)
+        return cls(reader, taps, cut, **kwargs)
 
     def trainable_parameters(self) -> list[torch.nn.Parameter]:
         """None: the method is training-free."""

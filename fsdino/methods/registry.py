@@ -15,9 +15,9 @@ from torch import Tensor
 
 from fsdino.methods.sam2_config import size_and_version
 from fsdino.models.contract import FewShotMethod
-from fsdino.weights import fingerprint
+from fsdino.weights import METHOD_KEY, fingerprint
 
-CHECKPOINT_KEY = "fsdino_method"  # where a Lightning checkpoint holds `describe_method(method)`
+CHECKPOINT_KEY = METHOD_KEY  # where a Lightning checkpoint holds `describe_method(method)`
 FORMAT_VERSION = 1
 WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "config.json"
 # Name -> module and class; imported when asked for, since transformers takes seconds.

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from tqdm import tqdm
@@ -17,9 +17,6 @@ from fsdino.predict.outputs import Format, Outputs
 from fsdino.predict.pictures import Item, find_pictures, read_ahead
 from fsdino.predict.support import MEMORY_SUFFIX, Support, read_support
 
-if TYPE_CHECKING:
-    from fsdino.models.contract import FewShotMethod
-
 Runtime = Literal["torch", "onnx"]
 WRITES_WAITING = 8  # results that may wait for the disk: bounds the memory when it is slower than the model
 
@@ -28,8 +25,7 @@ def open_engine(model: str, runtime: Runtime = "torch", device: str = "auto") ->
     """Make what runs a model.
 
     Args:
-        model: For torch whatever `fsdino.load` opens, or a folder of another method; for onnx a folder with
-            remember.onnx and segment.onnx.
+        model: For torch whatever `fsdino.load` opens; for onnx a folder with remember.onnx and segment.onnx.
         runtime: "torch", or "onnx", which never imports torch.
         device: "cpu", "cuda", ...; "auto" takes a GPU where there is one. The onnx runtime runs on the CPU.
 
@@ -50,24 +46,14 @@ def open_engine(model: str, runtime: Runtime = "torch", device: str = "auto") ->
     import torch
 
     from fsdino.predict.torch_engine import TorchEngine
+    from fsdino.weights import load
 
     chosen = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     try:
         torch.empty(1, device=chosen)
     except (RuntimeError, AssertionError) as error:  # an unknown name, or a device that this machine has not got
         raise ValueError(f"device {device!r} is not available here; use --device cpu.") from error
-    return TorchEngine(_open_method(model).to(chosen))
-
-
-def _open_method(model: str) -> FewShotMethod:
-    """A segmenter, or another method of the package that `save_method` wrote."""
-    from fsdino.methods.registry import load_method
-    from fsdino.weights import CONFIG_FILE, load
-
-    config = Path(model) / CONFIG_FILE
-    if config.is_file() and '"method"' in config.read_text(encoding="utf-8"):
-        return load_method(model)
-    return load(model)
+    return TorchEngine(load(model).to(chosen))
 
 
 def remember_all(engine: Engine, support: Support) -> dict[str, Any]:

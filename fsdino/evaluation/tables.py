@@ -1,0 +1,173 @@
+"""The files of an evaluation: one row an episode, one a class, one a fold; and reading the first back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from fsdino.data.class_index import ClassIndex
+from fsdino.evaluate import Evaluation, read_rows
+from fsdino.metrics import Interval, bootstrap_interval
+
+TableFormat = Literal["csv", "parquet"]
+EPISODES = "episodes"  # file name without suffix
+# What says that two rows are of the same episode, and what was counted there.
+KEY = ("fold", "episode")
+SAME = ("class_id", "query", "support")
+COUNTS = ("inter_bg", "inter_fg", "union_bg", "union_fg")
+
+
+@dataclass(frozen=True)
+class FoldResult:
+    """One fold, measured.
+
+    Attributes:
+        fold: its number.
+        evaluation: scores and rows.
+        remark: what was chosen for it.
+        list_hash: sha256 of its list.
+    """
+
+    fold: int
+    evaluation: Evaluation
+    remark: str = ""
+    list_hash: str = ""
+
+
+def mean_of_folds(results: list[FoldResult]) -> Interval:
+    """mIoU averaged over the folds, with an interval that draws episodes anew within each."""
+    rows = pd.concat([result.evaluation.rows.assign(fold=result.fold) for result in results])
+    columns = (rows[name].to_numpy(np.int64) for name in ("class_id", "inter_fg", "union_fg", "fold"))
+    return bootstrap_interval(*columns)
+
+
+def episode_table(results: list[FoldResult], index: ClassIndex) -> pd.DataFrame:
+    """One row an episode of all folds, with the class's name and the episode's own IoU (empty without any object)."""
+    parts = []
+    for result in results:
+        rows = result.evaluation.rows
+        iou = (rows["inter_fg"] / rows["union_fg"].where(rows["union_fg"] > 0)).round(6)
+        part = rows.assign(fold=result.fold, class_name=rows["class_id"].map(index.class_names), iou=iou)
+        parts.append(part[["fold", "episode", "class_id", "class_name", *SAME[1:], *COUNTS, "iou", "score",
+                           "presence"]])  # fmt: skip
+    return pd.concat(parts, ignore_index=True)
+
+
+def class_table(results: list[FoldResult], index: ClassIndex) -> pd.DataFrame:
+    """One row a class: its pooled IoU and its episodes; classes that were not drawn have no IoU."""
+    rows = []
+    for result in results:
+        drawn = result.evaluation.rows["class_id"].value_counts()
+        scores = result.evaluation.score.per_class
+        for class_id in index.novel_classes(result.fold):
+            rows.append({"fold": result.fold, "class_id": class_id, "class_name": index.class_names[class_id],
+                         "iou": round(scores[class_id], 6) if class_id in scores else None,
+                         "episodes": int(drawn.get(class_id, 0))})  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def result_rows(results: list[FoldResult], index: ClassIndex, about: dict[str, Any]) -> list[dict[str, Any]]:
+    """One row a fold and, where there are several, one for their mean; percent.
+
+    Args:
+        results: the folds.
+        index: the data set, for the classes that were asked for.
+        about: columns that all rows share.
+
+    Returns:
+        Rows with fold, miou, low, high, fb_iou, episodes, classes, undrawn, choice and list.
+    """
+    rows = []
+    for result in results:
+        score, interval = result.evaluation.score, result.evaluation.interval
+        novel = index.novel_classes(result.fold)
+        rows.append(about | {"fold": str(result.fold)} | _percent(interval, score.fb_iou) | {
+            "episodes": score.num_episodes, "classes": len(novel), "undrawn": len(novel) - len(score.per_class),
+            "choice": result.remark, "list": result.list_hash[:16],
+        })  # fmt: skip
+    if len(results) > 1:
+        fb = float(np.mean([result.evaluation.score.fb_iou for result in results]))
+        sums = {name: sum(row[name] for row in rows) for name in ("episodes", "classes", "undrawn")}
+        rows.append(about | {"fold": "mean"} | _percent(mean_of_folds(results), fb) | sums)
+    return rows
+
+
+def _percent(interval: Interval, fb_iou: float) -> dict[str, float]:
+    values = {"miou": interval.value, "low": interval.low, "high": interval.high, "fb_iou": fb_iou}
+    return {name: round(100 * value, 3) for name, value in values.items()}
+
+
+def text_table(rows: list[dict[str, Any]], names: dict[int, str]) -> str:
+    """Rows of `result_rows` for the terminal.
+
+    Args:
+        rows: the rows.
+        names: class id -> name of the classes that no episode asked for, mentioned below.
+    """
+    lines = [f"{'fold':<8}{'mIoU':>7}{'95 % interval':>18}{'FB-IoU':>9}{'episodes':>10}{'classes':>9}"]
+    for row in rows:
+        interval = f"{row['low']:.1f} to {row['high']:.1f}"
+        drawn = row["classes"] - row["undrawn"]
+        lines.append(f"{row['fold']:<8}{row['miou']:>7.2f}{interval:>18}{row['fb_iou']:>9.2f}{row['episodes']:>10}"
+                     f"{drawn:>9}" + (f"  {row['choice']}" if row.get("choice") else ""))  # fmt: skip
+    if names:
+        listed = ", ".join(list(names.values())[:8]) + (", …" if len(names) > 8 else "")
+        lines.append(f"left out, in no episode: {len(names)} classes ({listed})")
+    return "\n".join(lines)
+
+
+def write_table(table: pd.DataFrame, stem: Path, kind: TableFormat) -> Path:
+    """Write a table as CSV or Parquet, complete or not at all.
+
+    Args:
+        table: the rows.
+        stem: path without suffix.
+        kind: "csv" or "parquet".
+
+    Returns:
+        The path.
+    """
+    path = stem.with_suffix(f".{kind}")
+    partial = stem.with_name(f".{stem.name}.part")
+    table.to_csv(partial, index=False) if kind == "csv" else table.to_parquet(partial, index=False)
+    partial.replace(path)
+    return path
+
+
+def read_episodes(source: str | Path) -> pd.DataFrame:
+    """Per-episode rows of an evaluation.
+
+    Args:
+        source: an episodes.csv or episodes.parquet, a folder of `fsdino evaluate` that holds one, or the folder of one
+            measurement of a run.
+
+    Returns:
+        Rows sorted by fold and episode, at least the columns of `KEY`, `SAME` and `COUNTS`.
+
+    Raises:
+        FileNotFoundError: nothing is there.
+        ValueError: what is there is no such table.
+    """
+    path = Path(source)
+    if path.is_dir():
+        if list(path.glob("rows.*.csv")):
+            return read_rows(path).assign(fold=0).sort_values(list(KEY), ignore_index=True)
+        found = [path / f"{EPISODES}.{kind}" for kind in ("csv", "parquet") if (path / f"{EPISODES}.{kind}").is_file()]
+        if not found:
+            raise FileNotFoundError(f"folder '{path}' holds no {EPISODES}.csv or {EPISODES}.parquet; give the folder "
+                                    "that `fsdino evaluate --out` named.")  # fmt: skip
+        path = found[0]
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no table '{path}'; make it with `fsdino evaluate`.")
+    try:
+        table = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
+    except (ValueError, OSError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        raise ValueError(f"table '{path}' cannot be read ({str(error).splitlines()[0]}); make it again.") from error
+    if lacking := [name for name in (*KEY, *SAME, *COUNTS) if name not in table.columns]:
+        raise ValueError(f"'{path}' is no table of episodes, it lacks the column(s) {', '.join(lacking)}; give the "
+                         f"{EPISODES} file that `fsdino evaluate` writes.")  # fmt: skip
+    return table.sort_values(list(KEY), ignore_index=True)
