@@ -27,7 +27,7 @@ from fsdino.datasets import TestSet, TrainSet, open_test, open_train
 from fsdino.models.resize import Resize
 from fsdino.models.segmenter import FewShotSegmenter
 from fsdino.recipe import Recipe, bundled_file
-from fsdino.teachers.architecture import SamConfig, load_vit_
+from fsdino.teachers.architecture import SamConfig, load_prompting_, load_vit_
 from fsdino.teachers.cache import EmbeddingCache, EmbeddingSource, FrozenTaps, cache_recipe, write_cache
 from fsdino.teachers.pictures import PictureList
 from fsdino.teachers.sam import SamTeacher, save_sam
@@ -112,6 +112,9 @@ class Job:
         module = TeachModule(SamConfig(**part.sam), lr=part.lr, optimizer=part.optimizer, seed=self.recipe.seed)
         if part.vit is not None:
             load_vit_(module.sam, load_file(part.vit))
+        if part.prompting is not None:
+            tiny = part.prompting == "tiny"
+            load_prompting_(module.sam, load_file(bundled_file("tiny_sam") if tiny else part.prompting))
         bases = (*chosen.classes, *chosen.val_classes)
         objects = ClassObjects(chosen.index, bases, tuple(chosen.ignore_classes))
         sources: list[ObjectSource] = [objects] if part.objects else []

@@ -121,6 +121,7 @@ class TeachPart:
     Args:
         sam: fields of `fsdino.teachers.architecture.SamConfig`.
         vit: weights of a plain ViT under timm's names that its image encoder starts from; None = from nothing.
+        prompting: SAM whose prompt encoder and mask decoder it starts from: "tiny" (bundled), a file, or None.
         regions: folders of class-agnostic region maps.
         objects: also learn from the masks of base classes; False makes one teacher that fits every fold.
         epochs: epochs.
@@ -133,6 +134,7 @@ class TeachPart:
 
     sam: dict[str, Any] = field(default_factory=dict)
     vit: str | None = None
+    prompting: str | None = None
     regions: list[str] = field(default_factory=list)
     objects: bool = True
     epochs: int = 4

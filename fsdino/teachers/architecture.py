@@ -234,6 +234,28 @@ def _count(state: dict[str, Tensor], pattern: str) -> int:
     return 1 + max(found)
 
 
+def load_prompting_(sam: Sam, state: dict[str, Tensor]) -> None:
+    """Starts the prompt encoder and the mask decoder from another SAM's, in place: how to use a click is known then.
+
+    Args:
+        sam: of the same prompt and decoder sizes.
+        state: the other SAM's weights; its image encoder is not used.
+
+    Raises:
+        ValueError: if those parts are missing or of other sizes.
+    """
+    for part, module in (("prompt_encoder", sam.prompt_encoder), ("mask_decoder", sam.mask_decoder)):
+        prefix = f"{part}."
+        weights = {key[len(prefix) :]: value.float() for key, value in state.items() if key.startswith(prefix)}
+        try:
+            module.load_state_dict(weights)
+        except RuntimeError as error:
+            raise ValueError(
+                f"'{part}.*' of that SAM does not fit; give this one the same prompt_dim, mask_dim and decoder sizes. "
+                f"{error}"
+            ) from error
+
+
 def load_vit_(sam: Sam, state: dict[str, Tensor], mean: float = 0.5, std: float = 0.5) -> None:
     """Starts the image encoder from the first blocks of a plain ViT, in place, as SAM started from MAE.
 
