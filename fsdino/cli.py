@@ -21,6 +21,7 @@ FUNCTION_COMMANDS = {
     "predict": ("fsdino.predict.run:predict", "masks of your objects in your pictures, from a few examples"),
     "remember": ("fsdino.predict.run:remember", "save what references show as a small file"),
     "compare": ("fsdino.evaluation.compare:compare", "two evaluations of the same episodes: which method is better"),
+    "demo": ("fsdino.demo.serve:demo", "a local page: draw on an example, drop pictures, see the masks"),
     "data": ("fsdino.commands:data", "what of a data set is on disk, what is missing, which file to fetch"),
     "episodes": ("fsdino.commands:episodes", "draw or verify a fixed list of test episodes"),
     "pretrain": ("fsdino.commands:pretrain", "train the tiny encoder of the embedded world"),

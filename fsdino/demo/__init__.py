@@ -1,0 +1,1 @@
+"""A local page to try a model: draw on an example, drop pictures, see masks. Only `page` and `serve` need gradio."""

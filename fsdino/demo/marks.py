@@ -1,0 +1,116 @@
+"""What was drawn on a picture in the browser, as a reference: outlines and brush make a mask, the rest are hints."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+
+from fsdino.models.reference import Reference
+
+PAINT_TOOLS = ("outline", "brush", "erase")
+HINT_TOOLS = ("scribble", "box", "click")
+MAX_MARKS, MAX_POINTS = 2000, 20_000  # of one picture; far above what a hand draws
+
+
+def reference_from(image: np.ndarray, marks: Any, negative: bool = False, name: str = "example") -> Reference:
+    """Turn marks into a reference.
+
+    Args:
+        image: (H, W, 3) uint8.
+        marks: List of {"tool", "points"} with points [x, y] in pixels of the picture; "brush" and "erase" also have
+            "width" in pixels, "click" has "on".
+        negative: The picture shows what is not meant.
+        name: What messages call it.
+
+    Returns:
+        A reference with a mask where one was painted, or else with points, a box or a stroke.
+
+    Raises:
+        ValueError: If nothing was drawn, or the marks are not of that form.
+    """
+    size = (image.shape[0], image.shape[1])
+    drawn = [_checked(mark, size) for mark in _listed(marks)]
+    mask = painted(drawn, size)
+    if mask.any():
+        return Reference(image, mask=mask, negative=negative, name=name)
+    hints = [mark for mark in drawn if mark["tool"] in HINT_TOOLS]
+    if not hints:
+        raise ValueError(f"{name}: nothing is drawn on the picture yet; outline, paint or click the object first.")
+    clicks = [mark for mark in hints if mark["tool"] == "click"]
+    strokes = [mark for mark in hints if mark["tool"] == "scribble"]
+    boxes = [mark for mark in hints if mark["tool"] == "box"]
+    return Reference(
+        image,
+        points=np.asarray([mark["points"][0] for mark in clicks]) if clicks else None,
+        labels=[int(mark["on"]) for mark in clicks] if clicks else None,
+        box=_corners(boxes[-1]["points"]) if boxes else None,
+        scribble=_stroke(strokes, size) if strokes else None,
+        negative=negative,
+        name=name,
+    )
+
+
+def painted(drawn: Sequence[Mapping[str, Any]], size: tuple[int, int]) -> np.ndarray:
+    """Lay outlines (filled) and brush strokes over each other in the order they were drawn; the eraser takes away.
+
+    Args:
+        drawn: Checked marks.
+        size: (H, W).
+
+    Returns:
+        (H, W) uint8 in {0, 1}.
+    """
+    mask = np.zeros(size, np.uint8)
+    for mark in drawn:
+        corners = np.rint(mark["points"]).astype(np.int32)
+        if mark["tool"] == "outline":
+            cv2.fillPoly(mask, [corners], 1)
+        elif mark["tool"] in PAINT_TOOLS:
+            _line(mask, corners, mark["width"], 1 if mark["tool"] == "brush" else 0)
+    return mask
+
+
+def _line(mask: np.ndarray, corners: np.ndarray, width: float, value: int) -> None:
+    """A line with round ends, in place; a single corner is a dot."""
+    cv2.polylines(mask, [corners], False, value, max(1, round(width)))
+    for corner in corners:
+        cv2.circle(mask, tuple(int(n) for n in corner), max(0, round((width - 1) / 2)), value, -1)
+
+
+def _stroke(strokes: Sequence[Mapping[str, Any]], size: tuple[int, int]) -> np.ndarray:
+    """All scribbles as one picture (H, W) of lines."""
+    picture = np.zeros(size, np.uint8)
+    for mark in strokes:
+        cv2.polylines(picture, [np.rint(mark["points"]).astype(np.int32)], False, 1, 1)
+    return picture
+
+
+def _corners(points: np.ndarray) -> tuple[float, float, float, float]:
+    (x0, y0), (x1, y1) = points.min(0), points.max(0)
+    return float(x0), float(y0), float(x1), float(y1)
+
+
+def _listed(marks: Any) -> list[Any]:
+    if not isinstance(marks, list) or len(marks) > MAX_MARKS:
+        raise ValueError(f"expected a list of at most {MAX_MARKS} marks; clear the picture and draw again.")
+    return marks
+
+
+def _checked(mark: Any, size: tuple[int, int]) -> dict[str, Any]:
+    """A mark with its points as an array (N, 2) inside the picture, whatever a browser sent."""
+    tool = mark.get("tool") if isinstance(mark, dict) else None
+    if tool not in PAINT_TOOLS + HINT_TOOLS:
+        raise ValueError(f"a mark of tool {tool!r} is unknown; use {', '.join(PAINT_TOOLS + HINT_TOOLS)}.")
+    try:
+        points = np.asarray(mark["points"], np.float64).reshape(-1, 2)[:MAX_POINTS]
+        width = float(mark.get("width", 1.0))
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"a mark of tool {tool!r} has no list of points [x, y]; draw it again.") from error
+    if not len(points) or not np.isfinite(points).all() or not math.isfinite(width):
+        raise ValueError(f"a mark of tool {tool!r} has no usable point; draw it again.")
+    inside = points.clip(0, (size[1] - 1, size[0] - 1))
+    return {"tool": tool, "points": inside, "width": min(max(width, 1.0), max(size)), "on": bool(mark.get("on", True))}

@@ -1,0 +1,363 @@
+"""The page itself: drawing board and examples on the left, pictures with their masks on the right."""
+
+from __future__ import annotations
+
+import base64
+import functools
+import io
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import numpy as np
+from PIL import Image
+
+from fsdino.data.images import read_image
+from fsdino.demo.marks import reference_from
+from fsdino.demo.samples import embedded_world
+from fsdino.demo.studio import MAX_EXAMPLES, MAX_PICTURES, Example, Session, Studio, masks_zip
+from fsdino.models.contract import Segmentation
+from fsdino.models.reference import Reference
+from fsdino.visualize import overlay
+
+WEB = Path(__file__).parent / "web"
+BOARD_SIDE, ANSWER_SIDE, SMALL_SIDE = 1280, 720, 208  # longer side in pixels of what is sent to the browser
+MAX_PIXELS = 50_000_000
+FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "sans-serif"]
+
+
+def page_theme() -> Any:
+    """Quiet greys and one blue, in the fonts of the system."""
+    theme = gr.themes.Base(primary_hue="sky", neutral_hue="slate", font=FONTS, font_mono=["ui-monospace", "monospace"])
+    return theme.set(
+        button_primary_background_fill="#0072b2",
+        button_primary_background_fill_hover="#005f94",
+        button_primary_background_fill_dark="#0072b2",
+        button_primary_background_fill_hover_dark="#1586c9",
+        button_primary_text_color="#ffffff",
+        block_radius="12px",
+        button_large_radius="10px",
+    )
+
+
+def page_css() -> str:
+    """The page's style sheet."""
+    return (WEB / "page.css").read_text(encoding="utf-8")
+
+
+def component(name: str, **props: Any) -> Any:
+    """One of the page's own components, from web/NAME.html and web/NAME.js."""
+    html, script = ((WEB / f"{name}.{kind}").read_text(encoding="utf-8") for kind in ("html", "js"))
+    return gr.HTML(value="", html_template=html, js_on_load=script, apply_default_css=False, elem_id=name, **props)
+
+
+def build_page(studio: Studio, upload_mb: int) -> Any:
+    """Lay the page out and connect it.
+
+    Args:
+        studio: What answers.
+        upload_mb: Largest file in megabytes; the server enforces it, the page says it.
+
+    Returns:
+        `gradio.Blocks`, to be launched.
+    """
+    desk = Desk(studio)
+    with gr.Blocks(title="FS-DINO", analytics_enabled=False, delete_cache=(3600, 3600)) as page:
+        session = gr.State(Session())
+        gr.HTML(
+            "<div class='head'><h1>FS-DINO</h1><p>Show it an object once, find it everywhere.</p>"
+            f"<span class='model'>{studio.name}</span></div>"
+        )
+        with gr.Row(equal_height=False):
+            with gr.Column(scale=5, min_width=380):
+                gr.HTML("<div class='title'>1 · Show what you mean</div>")
+                board = component("board", picture=None, limit=upload_mb)
+                with gr.Row(elem_classes="actions"):
+                    add = gr.Button("Add example", elem_id="add")
+                    find = gr.Button("Find it", variant="primary", elem_id="find")
+                examples = component("examples", items=[])
+                sample = gr.Button("No picture at hand? Try a sample", size="sm", elem_id="sample")
+            with gr.Column(scale=7, min_width=420):
+                gr.HTML("<div class='title'>2 · Pictures to search</div>")
+                methods = gr.CheckboxGroup(
+                    studio.names, value=[studio.name], label="Methods", show_label=False, elem_id="methods",
+                    visible=len(studio.names) > 1, container=False,
+                )  # fmt: skip
+                results = component("results", items=[], limit=upload_mb)
+                with gr.Row(elem_classes="actions"):
+                    masks = gr.DownloadButton("Masks (.zip)", interactive=False, size="sm", elem_id="masks")
+                    concept = gr.DownloadButton("Concept (.fsmem)", interactive=False, size="sm", elem_id="concept")
+        left, right, files = [session, board, examples], [session, results], [masks, concept]
+        quiet: dict[str, Any] = {"api_visibility": "private"}
+        slow = {**quiet, "show_progress": "minimal", "show_progress_on": [results]}
+        board.picked(desk.picked, session, [session, board], **quiet)
+        gr.on([add.click], desk.add, [session, board], left, **quiet)
+        examples.removed(desk.forget, session, [session, examples], **quiet)
+        results.added(desk.take, session, right, **quiet).success(
+            desk.search_if_ready, [session, methods], [*right, *files], **slow
+        )
+        results.removed(desk.drop, session, right, **quiet)
+        results.corrected(desk.correct, [session, methods], [*right, *files], **slow)
+        results.restored(desk.restore, [session, methods], [*right, *files], **slow)
+        gr.on([find.click], desk.add_if_drawn, [session, board], left, **quiet).success(
+            desk.search, [session, methods], [*right, *files], **slow
+        )
+        methods.input(desk.search_if_ready, [session, methods], [*right, *files], **slow)
+        gr.on([sample.click], desk.sample, session, [*left, results], **quiet).success(
+            desk.search, [session, methods], [*right, *files], **slow
+        )
+    return page
+
+
+def said(handler: Callable[..., Any]) -> Callable[..., Any]:
+    """Show a visitor's mistake as the one sentence that it is."""
+
+    @functools.wraps(handler)
+    def answer(*args: Any) -> Any:
+        try:
+            return handler(*args)
+        except (ValueError, OSError) as error:
+            raise gr.Error(str(error), duration=8, print_exception=False) from error
+
+    return answer
+
+
+class Desk:
+    """What the page's buttons do. A session goes in and out of each, the rest are updates of components.
+
+    Args:
+        studio: What answers.
+    """
+
+    def __init__(self, studio: Studio) -> None:
+        self.studio = studio
+        for name in ("picked", "add", "add_if_drawn", "forget", "take", "drop", "search", "search_if_ready", "correct",
+                     "restore", "sample"):  # fmt: skip
+            setattr(self, name, said(getattr(self, name)))
+
+    def picked(self, session: Session, event: gr.EventData) -> tuple[Session, Any]:
+        """A picture was put on the drawing board."""
+        session.draft = opened(event._data["path"], event._data["name"])
+        return session, on_board(session)
+
+    def add(self, session: Session, drawn: str) -> tuple[Session, Any, Any]:
+        """The marks on the board become an example."""
+        if session.draft is None:
+            raise ValueError("there is no picture on the board; drop one there first.")
+        if len(session.examples) >= MAX_EXAMPLES:
+            raise ValueError(f"{MAX_EXAMPLES} examples are the most that this page keeps; remove one first.")
+        name, image = session.draft
+        board = json.loads(drawn) if drawn else {}
+        reference = reference_from(image, board.get("marks", []), bool(board.get("negative")), name)
+        session.examples.append(self.studio.example(reference))
+        session.draft = None
+        return session, on_board(session), example_list(session)
+
+    def add_if_drawn(self, session: Session, drawn: str) -> tuple[Session, Any, Any]:
+        """As `add`, where something is drawn: nobody has to press two buttons."""
+        has_marks = session.draft is not None and bool((json.loads(drawn) if drawn else {}).get("marks"))
+        return self.add(session, drawn) if has_marks else (session, gr.skip(), gr.skip())
+
+    def forget(self, session: Session, event: gr.EventData) -> tuple[Session, Any]:
+        """Take an example away."""
+        if 0 <= int(event._data["index"]) < len(session.examples):
+            session.examples.pop(int(event._data["index"]))
+        return session, example_list(session)
+
+    def take(self, session: Session, event: gr.EventData) -> tuple[Session, Any]:
+        """Take pictures to search; what cannot be read is said and left out."""
+        for file in event._data["files"]:
+            if len(session.pictures) >= MAX_PICTURES:
+                gr.Warning(f"{MAX_PICTURES} pictures are the most that this page keeps; `fsdino predict` has no limit.")
+                break
+            try:
+                session.pictures.append(opened(file["path"], file["name"]))
+            except (ValueError, OSError) as error:
+                gr.Warning(str(error))
+        session.found += [{} for _ in range(len(session.pictures) - len(session.found))]
+        return session, self.cards(session)
+
+    def drop(self, session: Session, event: gr.EventData) -> tuple[Session, Any]:
+        """Take a picture away."""
+        gone = int(event._data["index"])
+        if 0 <= gone < len(session.pictures):
+            session.pictures.pop(gone)
+            session.found.pop(gone)
+            kept = ((i, clicks) for i, clicks in session.clicks.items() if i != gone)
+            session.clicks = {i - (i > gone): clicks for i, clicks in kept}
+        return session, self.cards(session)
+
+    def search(self, session: Session, names: Sequence[str]) -> tuple[Any, ...]:
+        """Ask the chosen methods about every picture."""
+        if not session.pictures:
+            raise ValueError("there is no picture to search yet; drop some on the right.")
+        return self._searched(session, names, None)
+
+    def search_if_ready(self, session: Session, names: Sequence[str]) -> tuple[Any, ...]:
+        """As `search`, where there are examples and pictures."""
+        ready = session.pictures and any(not example.reference.negative for example in session.examples)
+        return self.search(session, names) if ready else (session, self.cards(session), gr.skip(), gr.skip())
+
+    def correct(self, session: Session, names: Sequence[str], event: gr.EventData) -> tuple[Any, ...]:
+        """A click on the main answer: more of this, or less."""
+        index, x, y = (event._data[key] for key in ("index", "x", "y"))
+        height, width = session.pictures[index][1].shape[:2]
+        place = (min(max(x, 0), 1) * width - 0.5, min(max(y, 0), 1) * height - 0.5, bool(event._data["on"]))
+        before = list(session.clicks.get(index, []))
+        session.clicks[index] = [*before, place]
+        try:
+            return self._searched(session, names, index)
+        except ValueError:
+            session.clicks[index] = before
+            raise
+
+    def restore(self, session: Session, names: Sequence[str], event: gr.EventData) -> tuple[Any, ...]:
+        """Forget the corrections of a picture."""
+        session.clicks.pop(int(event._data["index"]), None)
+        return self._searched(session, names, int(event._data["index"]))
+
+    def sample(self, session: Session) -> tuple[Session, Any, Any, Any]:
+        """A class of the embedded world that the bundled model has never seen, and scenes with and without it."""
+        reference, pictures = embedded_world(session.samples)
+        session.samples, session.draft, session.clicks = session.samples + 1, None, {}
+        session.examples, session.pictures = [self.studio.example(reference)], pictures
+        session.found = [{} for _ in pictures]
+        return session, on_board(session), example_list(session), self.cards(session)
+
+    def _searched(self, session: Session, names: Sequence[str], only: int | None) -> tuple[Any, ...]:
+        chosen = [name for name in self.studio.names if name in names] or [self.studio.name]
+        session.found = self.studio.search(session, chosen, only=only)
+        folder = Path(os.environ["GRADIO_TEMP_DIR"]) / f"results-{id(session):x}"
+        folder.mkdir(parents=True, exist_ok=True)
+        archive = masks_zip(session, folder / "masks.zip")
+        kept = self.studio.concept(session, "concept", folder / "concept.fsmem")
+        downloads = (gr.DownloadButton(value=str(file), interactive=True) for file in (archive, kept))
+        return session, self.cards(session), *downloads
+
+    def cards(self, session: Session) -> Any:
+        """The pictures with what was found in them."""
+        items = []
+        for i, (name, picture) in enumerate(session.pictures):
+            results, clicks = session.found[i], session.clicks.get(i, [])
+            answers: list[dict[str, Any]] = [{"source": source_of(picture, ANSWER_SIDE), "alt": name, "present": True}]
+            if results:
+                answers = [self._answer(method, picture, found, clicks) for method, found in results.items()]
+            if len(answers) == 1:
+                answers[0]["method"] = ""
+            items.append({"name": name, "clicks": len(clicks), "answers": answers})
+        return gr.HTML(items=items)
+
+    def _answer(
+        self, method: str, picture: np.ndarray, found: Segmentation, clicks: Sequence[tuple[float, float, bool]]
+    ) -> dict[str, Any]:
+        is_main = method == self.studio.name
+        drawn = drawn_over(picture, found.mask.cpu().numpy(), clicks if is_main else ())
+        return {
+            "method": method,
+            "source": source_of(drawn, ANSWER_SIDE),
+            "alt": f"{method}: {'found' if found.present else 'absent'}",
+            "present": found.present,
+            "verdict": "found" if found.present else "absent",
+            "detail": f"score {found.score:.2f} · there {100 * found.presence:.0f} %",
+            "clickable": is_main,
+        }
+
+
+def opened(path: str, name: str) -> tuple[str, np.ndarray]:
+    """Read an uploaded picture.
+
+    Args:
+        path: What the browser says that the server called it; anything but an upload is refused.
+        name: The file's own name.
+
+    Raises:
+        ValueError: If it is no upload, no picture, or has too many pixels.
+    """
+    folder, file = Path(os.environ["GRADIO_TEMP_DIR"]).resolve(), Path(path).resolve()
+    if folder not in file.parents or not file.is_file():
+        raise ValueError(f"'{name}' is no uploaded file; choose it again.")
+    try:
+        with Image.open(file) as header:
+            pixels = header.width * header.height
+        if pixels > MAX_PIXELS:
+            raise ValueError(f"'{name}' has {pixels / 1e6:.0f} megapixels, this page takes {MAX_PIXELS // 10**6}.")
+        return Path(name).name[:80], read_image(file)
+    except (OSError, Image.DecompressionBombError) as error:
+        raise ValueError(f"'{name}' is no picture that can be read; try a JPEG or PNG.") from error
+
+
+def on_board(session: Session) -> Any:
+    """The drawing board with the draft, or empty."""
+    if session.draft is None:
+        return gr.HTML(picture=None, value="")
+    name, image = session.draft
+    height, width = image.shape[:2]
+    picture = {"name": name, "width": width, "height": height, "source": source_of(image, BOARD_SIDE)}
+    return gr.HTML(picture=picture, value="")
+
+
+def example_list(session: Session) -> Any:
+    """Thumbnails of the examples with their masks."""
+    return gr.HTML(items=[example_item(i, example) for i, example in enumerate(session.examples, start=1)])
+
+
+def example_item(number: int, example: Example) -> dict[str, Any]:
+    """One thumbnail."""
+    negative = example.reference.negative
+    image = shown_at(np.asarray(example.reference.image), SMALL_SIDE)
+    mask = np.asarray(Image.fromarray(example.mask * np.uint8(255)).resize(image.size, Image.Resampling.BOX)) > 127
+    drawn = overlay(image, np.where(mask, 6 if negative else 1, 0))  # label 6 has the palette's warning colour
+    return {
+        "source": encoded(Image.fromarray(drawn)),
+        "label": f"{number} · not this" if negative else f"{number} · this",
+        "negative": negative,
+    }
+
+
+def drawn_over(picture: np.ndarray, mask: np.ndarray, clicks: Sequence[tuple[float, float, bool]]) -> np.ndarray:
+    """A picture with its mask and the corrections, at the size that is shown."""
+    image = shown_at(picture, ANSWER_SIDE)
+    labels = np.asarray(Image.fromarray(mask.astype(np.uint8)).resize(image.size, Image.Resampling.NEAREST))
+    drawn = overlay(image, labels)
+    for x, y, on in clicks:
+        dot(drawn, (x + 0.5) * image.width / picture.shape[1], (y + 0.5) * image.height / picture.shape[0], on)
+    return drawn
+
+
+def dot(canvas: np.ndarray, x: float, y: float, on: bool) -> None:
+    """Mark a correction in place: a blue plus or a vermilion minus, as on the drawing board."""
+    radius = max(4, round(min(canvas.shape[:2]) / 45))
+    rows, columns = np.ogrid[: canvas.shape[0], : canvas.shape[1]]
+    distance = np.hypot(rows - y, columns - x)
+    canvas[distance <= radius + 2] = 255
+    canvas[distance <= radius] = (0, 114, 178) if on else (213, 94, 0)
+    across, thick = radius * 0.6, max(1.0, radius / 5)
+    bar = (abs(rows - y) <= thick) & (abs(columns - x) <= across)
+    post = (abs(columns - x) <= thick) & (abs(rows - y) <= across)
+    canvas[bar | post if on else bar] = 255
+
+
+def shown_at(picture: np.ndarray, side: int) -> Image.Image:
+    """A picture for the eye: shrunk to a longer side, or enlarged by a whole factor where it is tiny."""
+    image = Image.fromarray(picture)
+    longest = max(image.size)
+    if longest > side:
+        size = (max(1, round(image.width * side / longest)), max(1, round(image.height * side / longest)))
+        return image.resize(size, Image.Resampling.LANCZOS)
+    factor = max(1, side // 2 // longest)
+    return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
+
+
+def source_of(picture: np.ndarray, side: int) -> str:
+    """A picture as the source of an <img>."""
+    return encoded(shown_at(picture, side))
+
+
+def encoded(image: Image.Image) -> str:
+    """A picture as a data URL."""
+    buffer = io.BytesIO()
+    image.save(buffer, format="JPEG", quality=90, subsampling=0)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

@@ -1,0 +1,161 @@
+"""`fsdino demo`: serve the page on this machine, without a word to any other."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fsdino.demo.studio import PROTOTYPE, Studio
+
+# Everything from this server alone; Gradio's own scripts evaluate templates and use data and blob addresses.
+POLICY = (
+    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; worker-src 'self' blob:; "
+    "frame-ancestors 'none'; base-uri 'self'; form-action 'self'"
+)
+HEADERS = ((b"content-security-policy", POLICY.encode()), (b"referrer-policy", b"no-referrer"))
+
+
+class OfflinePolicy:
+    """ASGI middleware that forbids the browser to load anything from elsewhere.
+
+    Args:
+        app: What answers.
+    """
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Answer, with the policy among the headers."""
+
+        async def with_policy(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                message = {**message, "headers": [*message.get("headers", []), *HEADERS]}
+            await send(message)
+
+        await self.app(scope, receive, with_policy)
+
+
+def open_studio(model: str, compare: Sequence[str], device: str) -> Studio:
+    """Load what the page compares.
+
+    Args:
+        model: Whatever `fsdino.load` opens.
+        compare: Further models, or "prototype".
+        device: "cpu", "cuda", or "auto".
+
+    Returns:
+        The studio.
+    """
+    from fsdino.predict.run import open_engine
+
+    opened = {name: open_engine(name, "torch", device).method for name in (model, *compare) if name != PROTOTYPE}  # type: ignore[attr-defined]
+    named = {name: shown_name(name) for name in opened}
+    if len(set(named.values())) < len(named):
+        named = {name: name for name in opened}
+    others = {named.get(name, name): opened.get(name) for name in compare if name != model}
+    return Studio(opened[model], named[model], others)
+
+
+def shown_name(model: str) -> str:
+    """What the page calls a model: a preset by its name, a folder by its last one that says something."""
+    parts = [part for part in Path(model).parts if part not in ("export", "checkpoints", "last.ckpt")]
+    return f"FS-DINO {model}" if len(Path(model).parts) == 1 else "/".join(parts[-2:])
+
+
+def demo(
+    model: str = "tiny",
+    compare: Sequence[str] | str = (PROTOTYPE,),
+    host: str = "127.0.0.1",
+    port: int | None = None,
+    max_upload_mb: int = 20,
+    device: str = "auto",
+    open_browser: bool = False,
+) -> int:
+    """Serve a local page: draw on an example, drop pictures, see and keep the masks.
+
+    Args:
+        model: A preset, model folder, checkpoint or Hub id.
+        compare: Further models to compare, comma-separated; "prototype" is the training-free baseline on the model's
+            own encoder, an empty string none.
+        host: Address to listen on; anything but 127.0.0.1 lets others on the network in.
+        port: Port to listen on; the first free one from 7860 when left out.
+        max_upload_mb: Largest picture file that is accepted, in megabytes.
+        device: cpu, cuda, or auto.
+        open_browser: Open the page in the browser.
+
+    Returns:
+        Exit code, after Ctrl+C.
+
+    Raises:
+        ImportError: If gradio is not installed.
+        ValueError: If a model cannot be used, or the port is taken.
+    """
+    if max_upload_mb < 1:
+        raise ValueError(f"max_upload_mb {max_upload_mb} is not positive; 20 takes photographs of any camera.")
+    wanted = [name.strip() for name in compare.split(",")] if isinstance(compare, str) else list(compare)
+    with tempfile.TemporaryDirectory(prefix="fsdino-demo-") as uploads:
+        keep_offline(uploads)
+        studio = open_studio(model, [name for name in wanted if name], device)
+        page, url = start(studio, host, port, max_upload_mb, open_browser)
+        print(f"FS-DINO demo at {url} (Ctrl+C stops it; uploads are deleted then)", flush=True)
+        if host not in ("127.0.0.1", "localhost", "::1"):
+            print(f"Others on the network can reach it at {host}: it has no password.", flush=True)
+        try:
+            page.block_thread()
+        finally:
+            page.close(verbose=False)
+    return 0
+
+
+def keep_offline(uploads: str) -> None:
+    """Tell Gradio and the Hub's client, before they are imported, to call nobody, and where uploads go."""
+    os.environ |= {
+        "GRADIO_ANALYTICS_ENABLED": "False",
+        "GRADIO_TEMP_DIR": str(Path(uploads).resolve()),
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "DO_NOT_TRACK": "1",
+    }
+
+
+def start(studio: Studio, host: str, port: int | None, max_upload_mb: int, open_browser: bool = False) -> Any:
+    """Start the server in threads of its own.
+
+    Args:
+        studio: What answers.
+        host: Address to listen on.
+        port: Port, or None for a free one.
+        max_upload_mb: Largest upload in megabytes.
+        open_browser: Open the page in the browser.
+
+    Returns:
+        The running `gradio.Blocks` and its address.
+
+    Raises:
+        ImportError: If gradio is not installed.
+        ValueError: If the port is taken.
+    """
+    try:
+        import gradio  # noqa: F401
+    except ImportError as error:
+        raise ImportError("the demo needs gradio; install it with `pip install fsdino[demo]`.") from error
+    from starlette.middleware import Middleware
+
+    from fsdino.demo.page import build_page, page_css, page_theme
+
+    page = build_page(studio, max_upload_mb)
+    try:
+        _, url, _ = page.launch(
+            server_name=host, server_port=port, share=False, inbrowser=open_browser, prevent_thread_lock=True,
+            quiet=True, max_file_size=max_upload_mb * 2**20, theme=page_theme(), css=page_css(), footer_links=[],
+            ssr_mode=False, pwa=False, mcp_server=False, enable_monitoring=False, show_error=True,
+            app_kwargs={"middleware": [Middleware(OfflinePolicy)], "docs_url": None, "redoc_url": None},
+        )  # fmt: skip
+    except OSError as error:
+        where = f"port {port}" if port else "a port from 7860 to 7959"
+        raise ValueError(f"{where} on {host} is not free ({error}); choose another --port or --host.") from error
+    return page, url

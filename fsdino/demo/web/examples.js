@@ -1,0 +1,25 @@
+// The examples so far, as thumbnails that can be taken away again.
+const list = element.querySelector("ul");
+
+function show() {
+  list.replaceChildren(...(props.items ?? []).map((item, i) => {
+    const entry = document.createElement("li");
+    entry.dataset.negative = item.negative;
+    const picture = new Image();
+    picture.src = item.source;
+    picture.alt = item.label;
+    const label = document.createElement("span");
+    label.textContent = item.label;
+    const remove = document.createElement("button");
+    remove.type = "button";
+    remove.textContent = "×";
+    remove.title = "Remove this example";
+    remove.setAttribute("aria-label", remove.title);
+    remove.addEventListener("click", () => trigger("removed", { index: i }));
+    entry.append(picture, label, remove);
+    return entry;
+  }));
+}
+
+watch("items", show);
+show();
