@@ -7,6 +7,7 @@ import functools
 import io
 import json
 import os
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -74,7 +75,7 @@ def build_page(studio: Studio, upload_mb: int) -> Any:
         with gr.Row(equal_height=False):
             with gr.Column(scale=5, min_width=380):
                 gr.HTML("<div class='title'>1 · Show what you mean</div>")
-                board = component("board", picture=None, limit=upload_mb)
+                board = component("board", picture=None, limit=upload_mb, hints=studio.takes_hints)
                 with gr.Row(elem_classes="actions"):
                     add = gr.Button("Add example", elem_id="add")
                     find = gr.Button("Find it", variant="primary", elem_id="find")
@@ -86,7 +87,7 @@ def build_page(studio: Studio, upload_mb: int) -> Any:
                     studio.names, value=[studio.name], label="Methods", show_label=False, elem_id="methods",
                     visible=len(studio.names) > 1, container=False,
                 )  # fmt: skip
-                results = component("results", items=[], limit=upload_mb)
+                results = component("results", items=[], turn=0, limit=upload_mb)
                 with gr.Row(elem_classes="actions"):
                     masks = gr.DownloadButton("Masks (.zip)", interactive=False, size="sm", elem_id="masks")
                     concept = gr.DownloadButton("Concept (.fsmem)", interactive=False, size="sm", elem_id="concept")
@@ -120,7 +121,7 @@ def said(handler: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return handler(*args)
         except (ValueError, OSError) as error:
-            raise gr.Error(str(error), duration=8, print_exception=False) from error
+            raise gr.Error(str(error), title="Not yet", duration=8, print_exception=False) from error
 
     return answer
 
@@ -210,9 +211,10 @@ class Desk:
         session.clicks[index] = [*before, place]
         try:
             return self._searched(session, names, index)
-        except ValueError:
+        except ValueError as error:
             session.clicks[index] = before
-            raise
+            gr.Warning(str(error))
+            return session, self.cards(session), gr.skip(), gr.skip()
 
     def restore(self, session: Session, names: Sequence[str], event: gr.EventData) -> tuple[Any, ...]:
         """Forget the corrections of a picture."""
@@ -248,7 +250,7 @@ class Desk:
             if len(answers) == 1:
                 answers[0]["method"] = ""
             items.append({"name": name, "clicks": len(clicks), "answers": answers})
-        return gr.HTML(items=items)
+        return gr.HTML(items=items, turn=time.monotonic_ns())  # drawn anew also where nothing has changed
 
     def _answer(
         self, method: str, picture: np.ndarray, found: Segmentation, clicks: Sequence[tuple[float, float, bool]]
@@ -261,8 +263,8 @@ class Desk:
             "alt": f"{method}: {'found' if found.present else 'absent'}",
             "present": found.present,
             "verdict": "found" if found.present else "absent",
-            "detail": f"score {found.score:.2f} · there {100 * found.presence:.0f} %",
-            "clickable": is_main,
+            "detail": f"score {found.score:.2f}" + (f" · there {100 * found.presence:.0f} %" if is_main else ""),
+            "clickable": is_main and self.studio.takes_hints,
         }
 
 

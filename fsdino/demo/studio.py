@@ -83,6 +83,11 @@ class Studio:
         """All methods, the main one first."""
         return [self.name, *self.others]
 
+    @property
+    def takes_hints(self) -> bool:
+        """Whether the main method draws masks from clicks, boxes and scribbles, and corrects its answers by clicks."""
+        return isinstance(self.main, FewShotSegmenter) and self.main.sam is not None
+
     def example(self, reference: Reference) -> Example:
         """Check a reference and draw its mask where it has hints alone.
 
@@ -91,7 +96,7 @@ class Studio:
         """
         if reference.mask is not None:
             return Example(reference, reference_tensors(reference)[1].numpy().astype(np.uint8))
-        if not isinstance(self.main, FewShotSegmenter):
+        if not isinstance(self.main, FewShotSegmenter) or not self.takes_hints:
             raise ValueError(f"{self.name} learns from masks alone; outline or paint the object.")
         return Example(reference, drawn_mask(self.main, reference))
 

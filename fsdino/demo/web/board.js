@@ -196,5 +196,6 @@ board.addEventListener("drop", (event) => {
 });
 new ResizeObserver(draw).observe(canvas);
 watch("picture", () => show(props.picture));
+board.dataset.hints = props.hints ? "yes" : "no";
 select("outline");
 show(props.picture);

@@ -90,5 +90,5 @@ root.addEventListener("drop", (event) => {
   root.dataset.over = "no";
   add([...event.dataTransfer.files]);
 });
-watch("items", show);
+watch(["items", "turn"], show);
 show();
