@@ -35,10 +35,14 @@ assets: $(STAMP) ## Make the bundled tiny weights anew (about two hours on two c
 
 bench: $(STAMP) ## Measure what two cores can measure in 15 minutes
 	$(BIN)/python benchmarks/params.py --csv benchmarks/results/params.csv
-	$(BIN)/python benchmarks/speed.py --csv benchmarks/results/speed.csv
+	$(BIN)/python benchmarks/speed.py --csv benchmarks/results/speed.csv --what start classes reader methods --repetitions 1
+	$(BIN)/python benchmarks/few_shot.py --csv benchmarks/results/few_shot.csv --devices 2 --shots 1 5
 
-ablation: $(STAMP) ## The paper's ablation on the embedded world
+ablation: $(STAMP) ## The paper's ablation on the embedded world: runs, pairs, plot and table
 	$(BIN)/python benchmarks/experiments.py ablation
+	$(BIN)/python benchmarks/pairs.py ablation
+	$(BIN)/python benchmarks/figures.py ablation
+	$(BIN)/python benchmarks/table.py
 
 tables: $(STAMP) ## Write benchmarks/results into the README
 	$(BIN)/python benchmarks/table.py

@@ -167,7 +167,7 @@ def pooled_miou(
     Returns:
         mIoU in [0, 1].
     """
-    return float(_resampled_miou(class_ids, intersection, union, folds, num_resamples=0, seed=0)[0])
+    return float(resampled_miou(class_ids, intersection, union, folds, num_resamples=0, seed=0)[0])
 
 
 def bootstrap_interval(
@@ -195,8 +195,8 @@ def bootstrap_interval(
 
     Source: Efron, 1979 (percentile interval).
     """
-    values = _resampled_miou(class_ids, intersection, union, folds, num_resamples, seed)
-    return _interval(values, level)
+    values = resampled_miou(class_ids, intersection, union, folds, num_resamples, seed)
+    return percentile_interval(values, level)
 
 
 def paired_bootstrap(
@@ -219,12 +219,12 @@ def paired_bootstrap(
     Returns:
         The difference and its interval: A is better beyond chance when `low` is above 0.
     """
-    a = _resampled_miou(class_ids, *counts_a, folds, num_resamples, seed)
-    b = _resampled_miou(class_ids, *counts_b, folds, num_resamples, seed)
-    return _interval(a - b, level)
+    a = resampled_miou(class_ids, *counts_a, folds, num_resamples, seed)
+    b = resampled_miou(class_ids, *counts_b, folds, num_resamples, seed)
+    return percentile_interval(a - b, level)
 
 
-def _resampled_miou(
+def resampled_miou(
     class_ids: np.ndarray,
     intersection: np.ndarray,
     union: np.ndarray,
@@ -232,7 +232,17 @@ def _resampled_miou(
     num_resamples: int,
     seed: int,
 ) -> np.ndarray:
-    """(1 + num_resamples,) mIoUs: the first over the episodes as they are."""
+    """mIoU of the episodes as they are and of bootstrap samples of them; equal seeds draw equal episodes.
+
+    Args:
+        class_ids, intersection, union, folds, num_resamples, seed: as in `bootstrap_interval`.
+
+    Returns:
+        (1 + num_resamples,) mIoUs, the first over the episodes as they are.
+
+    Raises:
+        ValueError: lengths differ, or there is no episode.
+    """
     class_ids, intersection, union = (np.asarray(x) for x in (class_ids, intersection, union))
     folds = np.zeros(len(class_ids), dtype=np.int64) if folds is None else np.asarray(folds)
     lengths = {len(class_ids), len(intersection), len(union), len(folds)}
@@ -254,7 +264,13 @@ def _resampled_miou(
     return np.mean(means, axis=0)
 
 
-def _interval(values: np.ndarray, level: float) -> Interval:
+def percentile_interval(values: np.ndarray, level: float = 0.95) -> Interval:
+    """The interval of what `resampled_miou` returned, or of differences or means of such.
+
+    Args:
+        values: (1 + R,), the value itself first.
+        level: coverage in (0, 1).
+    """
     low, high = np.nanquantile(values[1:], [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(values[0]), float(low), float(high))
 

@@ -166,7 +166,7 @@ class TestTable:
         assert "yet" in readme.read_text()
 
     def test_formats(self) -> None:
-        module = script("table")
+        module = script("cells")
         rows, columns = [{"n": "1250432", "t": "x"}, {"t": "y"}], {"t": "T", "n": "N"}
         table = module.markdown_table(rows, columns, {"n": module.MILLIONS})
         assert table == "| T | N |\n| --- | ---: |\n| x | 1.25 |\n| y |  |\n"
@@ -181,18 +181,18 @@ class TestTable:
     def test_distillation_is_compared_by_seed(self) -> None:
         rows = [{"run": f"{kind}-10-seed{seed}", "seed": str(seed), "novel_miou": str(30 + seed + bonus)}
                 for seed in range(3) for kind, bonus in (("distilled", 2), ("undistilled", 0))]  # fmt: skip
-        text = script("table").distillation_curve(rows, BENCHMARKS)
+        text = script("renderers").distillation_curve(rows, BENCHMARKS)
         assert "| 10 | 3 | 33.0 (32.0–34.0) | 31.0 (30.0–32.0) | +2.0 ± 0.0 |" in text
 
     def test_options_are_compared_with_the_default(self) -> None:
         rows = [{"run": f"{name}-seed{seed}", "seed": str(seed), "val_miou": str(value), "novel_miou": "40",
                  "low": "38", "high": "42"}
                 for seed in range(2) for name, value in (("default", 50), ("no-skip", 49))]  # fmt: skip
-        text = script("table").options(rows, BENCHMARKS)
+        text = script("renderers").options(rows, BENCHMARKS)
         assert "| no-skip | 2 | 49.0 (49.0–49.0) | -1.0 ± 0.0 |" in text
 
     def test_photographs_by_fold(self) -> None:
         rows = [{"method": "FS-DINO full", "seed": str(seed), "fold": str(fold), "novel_miou": str(30 + fold),
                  "low": "28", "high": "34", "total": "6071794"} for seed in range(2) for fold in range(2)]  # fmt: skip
-        text = script("table").photos(rows, BENCHMARKS)
+        text = script("renderers").photos(rows, BENCHMARKS)
         assert "| FS-DINO full | 2 | 30.0 (28.0–34.0) | 31.0 (28.0–34.0) | 30.5 |" in text
