@@ -311,7 +311,9 @@ def test_the_server_forbids_other_addresses_and_reads_uploads_alone(served: str,
     from fsdino.demo.page import opened
 
     with urlopen(served) as answer:
-        assert answer.headers["content-security-policy"] == POLICY and answer.headers["referrer-policy"] == "no-referrer"
+        assert (
+            answer.headers["content-security-policy"] == POLICY and answer.headers["referrer-policy"] == "no-referrer"
+        )
     Image.fromarray(PICTURE).save(tmp_path / "secret.png")
     with pytest.raises(ValueError, match="is no uploaded file"):
         opened(str(tmp_path / "secret.png"), "secret.png")

@@ -21,7 +21,6 @@ from fsdino.demo.marks import reference_from
 from fsdino.demo.samples import embedded_world
 from fsdino.demo.studio import MAX_EXAMPLES, MAX_PICTURES, Example, Session, Studio, masks_zip
 from fsdino.models.contract import Segmentation
-from fsdino.models.reference import Reference
 from fsdino.visualize import overlay
 
 WEB = Path(__file__).parent / "web"

@@ -33,4 +33,6 @@ def embedded_world(turn: int = 0) -> tuple[Reference, list[tuple[str, np.ndarray
         if class_id not in index.classes_in(picture)
     ][:NUM_WITHOUT]
     pictures = [(f"scene {i}", index.load_image(p)) for i, p in enumerate(others, start=1)]
-    return reference, pictures + [(f"scene without it {i}", index.load_image(p)) for i, p in enumerate(lacking, start=1)]
+    return reference, pictures + [
+        (f"scene without it {i}", index.load_image(p)) for i, p in enumerate(lacking, start=1)
+    ]

@@ -100,7 +100,9 @@ class Studio:
             raise ValueError(f"{self.name} learns from masks alone; outline or paint the object.")
         return Example(reference, drawn_mask(self.main, reference))
 
-    def search(self, session: Session, names: Sequence[str], *, only: int | None = None) -> list[dict[str, Segmentation]]:
+    def search(
+        self, session: Session, names: Sequence[str], *, only: int | None = None
+    ) -> list[dict[str, Segmentation]]:
         """Find what the examples show.
 
         Args:
