@@ -42,6 +42,8 @@ class SegmenterConfig:
         skip: Whether the coarse logits are added to the decoder's mask logits.
         freeze_adapter: Whether the adapter keeps its distilled weights in episode training.
         threshold: Probability above which a pixel belongs to the object.
+        presence_statistics: Whether the presence head sees more than token and first guess; set by the training of that
+            head, see `fsdino.train.presence`.
         promptable: Whether SAM's prompted half is kept, frozen, for references with points, boxes or scribbles and for
             corrections; `segment` does not use it.
     """
@@ -74,6 +76,7 @@ class SegmenterConfig:
     skip: bool = True
     freeze_adapter: bool = True
     threshold: float = 0.5
+    presence_statistics: bool = False
     promptable: bool = False
 
     def __post_init__(self) -> None:

@@ -47,7 +47,8 @@ def fingerprint(model: nn.Module) -> str:
     if isinstance(config, SegmenterConfig):
         # Neither where the first weights came from nor the cut on the result changes what a memory means; parts that
         # may be there or not are told by their weights.
-        plain = {k: v for k, v in config.to_dict().items() if k not in ("encoder_weights", "threshold", "promptable")}
+        silent = ("encoder_weights", "threshold", "promptable", "presence_statistics")
+        plain = {k: v for k, v in config.to_dict().items() if k not in silent}
         digest.update(json.dumps(plain, sort_keys=True).encode())
     for name, tensor in sorted(model.state_dict().items()):
         value = tensor.detach().cpu()

@@ -62,7 +62,7 @@ class FewShotSegmenter(FewShotMethod, HubModel):
             c.channel_match,
         )
         self.decoder = MaskDecoder(d, c.decoder_depth, c.decoder_mlp_dim, c.decoder_heads, c.decoder_iou_dim)
-        self.presence = PresenceHead(d)
+        self.presence = PresenceHead(d, c.presence_statistics)
         self.decoder.quieten_()  # SAM's weights, where loaded, replace this
         self.sam = SamPrompter(c, self.encoder.grid_size) if c.promptable else None
         self.select_trainable_("episodes")
@@ -197,6 +197,14 @@ class FewShotSegmenter(FewShotMethod, HubModel):
 
     def decode_encoded(self, memory: SupportMemory, embedding: Tensor, query: Tensor) -> SegmenterOutput:
         """Segment from what `encode_query_feats` returned; arguments and result as in `decode_query_feats`."""
+        mask_logits, iou_pred, evidence = self._decode(memory, embedding, query)
+        return SegmenterOutput(mask_logits, iou_pred, self.presence(evidence))
+
+    def presence_evidence(self, memory: SupportMemory, feats: list[Tensor]) -> Tensor:
+        """What the presence head judges, (B, E); arguments as in `decode_query_feats`."""
+        return self._decode(memory, *self.encode_query_feats(feats))[2]
+
+    def _decode(self, memory: SupportMemory, embedding: Tensor, query: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         h, w = embedding.shape[-2:]
         prompts = self.prompts(memory, query, (h, w), unit_tokens(embedding) if self.prompts.use_embedding else None)
         coarse = F.interpolate(prompts.coarse_logits, scale_factor=4, mode="bilinear", align_corners=False)
@@ -205,7 +213,8 @@ class FewShotSegmenter(FewShotMethod, HubModel):
         mask_logits = out.mask_logits[:, :1]
         if self.config.skip:
             mask_logits = mask_logits + coarse
-        return SegmenterOutput(mask_logits, out.iou_pred[:, :1], self.presence(out.tokens[:, 1], prompts.coarse_logits))
+        evidence = self.presence.evidence(out.tokens[:, 1], prompts.coarse_logits, mask_logits)
+        return mask_logits, out.iou_pred[:, :1], evidence
 
     def embed(self, images: Tensor) -> Tensor:
         """SAM's embedding as the adapter sees it; only the blocks up to its tap are computed.

@@ -90,10 +90,22 @@ def test_tokens_are_projected_prototypes() -> None:
     torch.testing.assert_close(tokens[0, 2], generator.token_proj[1](scaled) + generator.kind_embed[0])
 
 
-def test_presence_starts_present() -> None:
-    head = PresenceHead(16)
-    logit = head(torch.nn.functional.layer_norm(randn(50, 16), (16,)), 5 * randn(50, 1, 4, 4, seed=1))
+@pytest.mark.parametrize("statistics", [False, True])
+def test_presence_starts_present(statistics: bool) -> None:
+    head = PresenceHead(16, statistics)
+    token = torch.nn.functional.layer_norm(randn(50, 16), (16,))
+    evidence = head.evidence(token, 5 * randn(50, 1, 4, 4, seed=1), 5 * randn(50, 1, 16, 16, seed=2))
+    logit = head(evidence)
+    assert evidence.shape == (50, 27 if statistics else 18)
     assert logit.shape == (50, 1) and bool((logit > 0).all())
+
+
+def test_presence_statistics_are_of_guess_and_mask() -> None:
+    coarse, mask = torch.zeros(1, 1, 10, 10), torch.full((1, 1, 20, 20), -20.0)
+    coarse[..., 0, :2], mask[..., :2, :10] = 10.0, 20.0  # two and twenty positions: 2 % and 5 %
+    found = PresenceHead(4, statistics=True).evidence(torch.zeros(1, 4), coarse, mask)[0, 4:]
+    expected = torch.tensor([1.0, 0.02, float(0.1 * coarse.std()), 1.0, 0.2, 2.0, -1.8, 2.0, 2.0, 0.05, 1.0])
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
 
 
 def test_channel_match_sees_which_channels_agree() -> None:
