@@ -37,6 +37,7 @@ from fsdino.train.distill_data import DistillData
 from fsdino.train.loggers import log_model, log_picture, make_loggers
 from fsdino.train.meta import MetaModule
 from fsdino.train.meta_data import MetaData
+from fsdino.train.presence import PresenceData, presence_stage
 from fsdino.train.teach import TeachModule
 from fsdino.weights import save_pretrained
 
@@ -176,13 +177,15 @@ class Job:
         return self._fit("distill", module, data, part.epochs, [])
 
     def train(self, distilled: Path | None = None) -> Path:
-        """Stage 2, from a distilled checkpoint or from new weights; the best checkpoint."""
+        """Stages 2 and 3, from a distilled checkpoint or from new weights; the best checkpoint."""
         part, chosen = self.recipe.train, self.train_set
         module = MetaModule(
             self.recipe.segmenter(), chosen.val_classes, part.lr, part.weight_decay, optimizer=part.optimizer,
             dice_weight=part.dice_weight, seed=self.recipe.seed,
         )  # fmt: skip
         start_from(module.model, distilled, self.teacher.sam.state_dict() if part.sam_decoder else None)
+        if module.model.sam is not None:
+            module.model.load_prompter_(self.teacher.sam.state_dict())
         features = self.features
         if features is None and self.recipe.cache.features:
             features = self.feature_cache(chosen.annotated), chosen.annotated
@@ -195,7 +198,13 @@ class Job:
         strips: list[Callback] = []
         if chosen.val_episodes is not None:
             strips.append(EpisodeStrips(chosen.index, chosen.val_episodes, self.folder / "train" / "pictures"))
-        return self._fit("train", module, data, part.epochs, strips)
+        trained = self._fit("train", module, data, part.epochs, strips)
+        absence = PresenceData(
+            chosen.index, chosen.classes, chosen.val_classes, self.recipe.data.shots, chosen.ignore_classes, features,
+            self.recipe.seed,
+        )  # fmt: skip
+        episodes, batch = self.recipe.presence.episodes, part.batch_size
+        return presence_stage(trained, self.folder / "presence", absence, episodes, batch, self.recipe.num_workers)
 
     def _fit(
         self, stage: str, module: LightningModule, data: LightningDataModule, epochs: int, callbacks: list[Callback]

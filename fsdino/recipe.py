@@ -227,6 +227,17 @@ class TrainPart:
 
 
 @dataclass
+class PresencePart:
+    """Stage 3: the presence head learns from queries that lack the class, all else frozen, and is calibrated.
+
+    Args:
+        episodes: to train on, half of them without the object; half as many calibrate. 0 leaves the stage out.
+    """
+
+    episodes: int = 1600
+
+
+@dataclass
 class EvaluatePart:
     """Measuring on novel classes.
 
@@ -269,6 +280,7 @@ class Recipe:
         cache: caches of frozen networks.
         distill: stage 1.
         train: stage 2.
+        presence: stage 3.
         evaluate: the measurement.
         log: W&B.
         num_workers: loader processes.
@@ -285,6 +297,7 @@ class Recipe:
     cache: CachePart = field(default_factory=CachePart)
     distill: DistillPart = field(default_factory=DistillPart)
     train: TrainPart = field(default_factory=TrainPart)
+    presence: PresencePart = field(default_factory=PresencePart)
     evaluate: EvaluatePart = field(default_factory=EvaluatePart)
     log: LogPart = field(default_factory=LogPart)
     num_workers: int = 0

@@ -19,6 +19,7 @@ SMALL = [
     '--data.test={"name": "synthetic", "options": {"pictures_per_class": 3}}', "--data.test_episodes=6",
     "--cache.shard_size=16", "--cache.hflip=false", "--distill.epochs=2", "--distill.sizes=[56,112]",
     "--train.epochs=2", "--train.epoch_length=24", "--train.batch_size=8", "--evaluate.strips=2",
+    "--presence.episodes=16",
 ]  # fmt: skip
 COMMAND = [sys.executable, "-m", "fsdino.cli", "run", *SMALL]
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -27,7 +28,7 @@ from fsdino.models.correlation import PivotReader, PooledReader, unit_tokens
 from fsdino.models.decoder import MaskDecoder
 from fsdino.models.encoder import FeatureEncoder
 from fsdino.models.memory import SupportMemory, grid_weights, prototypes, stack_memories, support_tokens
-from fsdino.models.pointing import SamPrompter, grid_code
+from fsdino.models.pointing import SamPrompter, click_logits, grid_code
 from fsdino.models.presence import PresenceHead
 from fsdino.models.prompts import PromptGenerator
 from fsdino.models.reference import ON
@@ -249,15 +250,26 @@ class FewShotSegmenter(FewShotMethod, HubModel):
     def correct(self, memory: SupportMemory, feats: list[Tensor], points: Tensor, labels: Tensor) -> SegmenterOutput:
         """Segment with a memory and clicks; shapes as in `draw`.
 
+        What the memory finds, what SAM's decoder makes of it with the clicks, and what the segmenter finds when it
+        takes that for a reference are averaged; then each click has its say on what is near and like it.
+
         Returns:
             Mask logits (B, 1, 4h, 4w), predicted IoU and presence: a click on the object says that it is there.
         """
         sam = self._prompter()
         feats = self._as_weights(feats)
-        found = self.decode_query_feats(memory, feats)
-        first = found.mask_logits.float()
-        drawn = sam(self._adapt(feats), points, labels, first)
-        logits = 0.5 * (first + drawn.mask_logits[:, :1].float())
+        embedding, tokens = self.encode_query_feats(feats)
+        cut = math.log(self.threshold / (1.0 - self.threshold))  # SAM's masks end at 0, the segmenter's at its cut
+        found = self.decode_encoded(memory, embedding, tokens)
+        first = found.mask_logits.float() - cut
+        drawn = sam(embedding, points, labels, first)
+        second = drawn.mask_logits[:, :1].float()
+        near = F.normalize(tokens.float().mean(1), dim=-1)
+        said = click_logits(near, points, labels, (embedding.shape[-2], embedding.shape[-1]), self.img_size)
+        said = F.interpolate(said, scale_factor=4, mode="bilinear", align_corners=False)
+        guess = F.interpolate(0.5 * (first + second) + said, (self.img_size,) * 2, mode="bilinear", align_corners=False)
+        third = self.decode_encoded(self.encode_support_feats(feats, guess.sigmoid()), embedding, tokens).mask_logits
+        logits = (first + second + third.float() - cut) / 3.0 + said + cut
         clicked = (labels == ON).any(-1, keepdim=True)
         return SegmenterOutput(logits, drawn.iou_pred[:, :1], torch.where(clicked, CERTAIN, found.presence_logit))
 
@@ -311,10 +323,18 @@ class FewShotSegmenter(FewShotMethod, HubModel):
         Raises:
             ValueError: If those keys are missing or shaped for another decoder.
         """
-        parts: list[tuple[str, nn.Module]] = [("mask_decoder", self.decoder), ("prompt_encoder", self.prompt_encoder)]
+        self._load_parts({"mask_decoder": self.decoder, "prompt_encoder": self.prompt_encoder}, state_dict)
+        return self.load_prompter_(state_dict)
+
+    def load_prompter_(self, state_dict: dict[str, Tensor]) -> FewShotSegmenter:
+        """Fill SAM's prompted half alone, where the segmenter has it; arguments and errors as in `load_sam_`."""
         if self.sam is not None:
-            parts += [("mask_decoder", self.sam.mask_decoder), ("prompt_encoder", self.sam.prompt_encoder)]
-        for part, module in parts:
+            parts = {"mask_decoder": self.sam.mask_decoder, "prompt_encoder": self.sam.prompt_encoder}
+            self._load_parts(parts, state_dict)
+        return self
+
+    def _load_parts(self, parts: Mapping[str, nn.Module], state_dict: dict[str, Tensor]) -> None:
+        for part, module in parts.items():
             prefix = f"{part}."
             weights = {key[len(prefix) :]: value for key, value in state_dict.items() if key.startswith(prefix)}
             if not weights:
@@ -326,7 +346,6 @@ class FewShotSegmenter(FewShotMethod, HubModel):
                     f"'{part}.*' does not fit this segmenter (prompt_dim {self.config.prompt_dim}); set prompt_dim, "
                     f"decoder_* and mask_in_chans to the SAM's sizes. {error}"
                 ) from error
-        return self
 
     def _reader_feats(self, feats: list[Tensor]) -> list[Tensor]:
         return [feats[self.encoder.taps.index(tap)] for tap in self.config.reader_taps]
