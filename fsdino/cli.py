@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import os
+import re
 import sys
+from argparse import ArgumentError
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
@@ -15,7 +18,7 @@ RECIPE_COMMANDS = {
     "distill": ("fsdino.commands:distill", "stage 1: the adapter learns SAM's embedding, coarse to fine"),
     "train": ("fsdino.commands:train", "stage 2: episodes of base classes"),
     "evaluate": ("fsdino.commands:evaluate", "measure any method on any data set, or with --config a recipe's run"),
-    "export": ("fsdino.commands:export", "write a run's best model where fsdino.load opens it"),
+    "export": ("fsdino.commands:export", "write a model as safetensors, pt2, onnx, int8; with --config a run's best"),
 }
 FUNCTION_COMMANDS = {
     "predict": ("fsdino.predict.run:predict", "masks of your objects in your pictures, from a few examples"),
@@ -29,10 +32,10 @@ FUNCTION_COMMANDS = {
     "pretrain-sam2": ("fsdino.commands:pretrain_sam2", "train the mini SAM2 of the embedded world"),
 }
 # without --config these recipe commands take options of their own
-WITHOUT_RECIPE = {"evaluate": "fsdino.evaluation.run:evaluate"}
+WITHOUT_RECIPE = {"evaluate": "fsdino.evaluation.run:evaluate", "export": "fsdino.export.run:export_files"}
 # what may be given without a name in front of it
 POSITIONAL = {"data": ("name",), "episodes": ("name",), "evaluate": ("method",), "compare": ("a", "b")}
-EXPECTED_ERRORS = (ValueError, FileNotFoundError, NotADirectoryError, ImportError)
+EXPECTED_ERRORS = (ValueError, OSError, ImportError, ArgumentError)
 
 
 def usage() -> str:
@@ -88,7 +91,10 @@ def call(name: str, arguments: Sequence[str]) -> int:
         Exit code.
     """
     has_recipe = any(part == "--config" or part.startswith("--config=") for part in arguments)
+    wants_help = any(part in ("-h", "--help") for part in arguments)
     if name in RECIPE_COMMANDS and (has_recipe or name not in WITHOUT_RECIPE):
+        if not has_recipe and not wants_help:
+            raise ValueError("give a recipe to run: --config recipes/tiny.yaml; its header says how long it takes.")
         from fsdino.recipe import read_recipe
 
         calm()
@@ -100,7 +106,8 @@ def call(name: str, arguments: Sequence[str]) -> int:
         if name in WITHOUT_RECIPE:
             calm()
         function = resolve(WITHOUT_RECIPE.get(name) or FUNCTION_COMMANDS[name][0])
-        result = auto_cli(function, args=_named(name, arguments), as_positional=False, prog=f"fsdino {name}")
+        options = {"as_positional": False, "prog": f"fsdino {name}", "exit_on_error": False}
+        result = auto_cli(function, args=_switched(function, _named(name, arguments)), **options)
     return result if isinstance(result, int) else 0
 
 
@@ -114,6 +121,14 @@ def _named(name: str, arguments: Sequence[str]) -> list[str]:
     return named + [_underscored(part) for part in rest]
 
 
+def _switched(function: Callable[..., Any], arguments: Sequence[str]) -> list[str]:
+    """`--overwrite` alone as `--overwrite true`, for the options of a function that are switches."""
+    switches = {f"--{name}" for name, kind in inspect.signature(function).parameters.items() if kind.default is False}
+    following = [*arguments[1:], "--"]
+    return [part for one, after in zip(arguments, following)
+            for part in ((one, "true") if one in switches and after.startswith("--") else (one,))]  # fmt: skip
+
+
 def _underscored(part: str) -> str:
     """`--num-workers=2` as `--num_workers=2`; values and what stands behind a dot stay as they are."""
     if not part.startswith("--"):
@@ -121,6 +136,19 @@ def _underscored(part: str) -> str:
     stem, mark, rest = part[2:].partition("=")
     option, dot, key = stem.partition(".")
     return f"--{option.replace('-', '_')}{dot}{key}{mark}{rest}"
+
+
+def sentence(error: Exception) -> str:
+    """An expected error in one line, as a person would say it."""
+    if isinstance(error, ArgumentError):
+        text = " ".join(str(error).split())
+        text = re.sub(r"<class '(?:[\w.]+\.)?(\w+)'>", r"\1", text).replace("typing.", "")
+        text = re.sub(r'^Parser key "([^"]+)": ?', r"--\1: ", text)
+        return f"{text.rstrip('.')}; --help lists the options."
+    if isinstance(error, OSError) and error.strerror:
+        named = f"'{error.filename}': " if error.filename is not None else ""
+        return f"{named}{error.strerror[0].lower()}{error.strerror[1:]}."
+    return " ".join(line.strip() for line in str(error).splitlines())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -149,7 +177,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except EXPECTED_ERRORS as error:
         if os.environ.get("FSDINO_DEBUG"):
             raise
-        print(f"fsdino {arguments[0]}: {error}", file=sys.stderr)
+        print(f"fsdino {arguments[0]}: {sentence(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"\nfsdino {arguments[0]}: stopped; the same command goes on from here.", file=sys.stderr)

@@ -58,12 +58,15 @@ class CocoIndex(ClassIndex):
         self.annotations = existing(annotations, "the JSON file with the masks")
         self.image_dir = existing(image_dir, "the folder of pictures")
         raw = read_json(self.annotations, ("images", "annotations", "categories"))
-        self.class_names = {int(c["id"]): str(c["name"]) for c in raw["categories"]}
-        class_ids = sorted(self.class_names)
-        self.folds = [class_ids[fold::num_folds] for fold in range(num_folds)]
         self._sizes: dict[str, tuple[int, int]] = {}
         self._instances: dict[str, list[_Instance]] = {}
-        self._read_instances(raw, file_name or (lambda entry: str(entry["file_name"])))
+        try:
+            self.class_names = {int(c["id"]): str(c["name"]) for c in raw["categories"]}
+            self._read_instances(raw, file_name or (lambda entry: str(entry["file_name"])))
+        except (KeyError, TypeError, AttributeError) as error:
+            raise self._malformed(error) from error
+        class_ids = sorted(self.class_names)
+        self.folds = [class_ids[fold::num_folds] for fold in range(num_folds)]
         self._painted: tuple[str, np.ndarray] | None = None  # masks of one picture are asked for one after the other
         self._pictures = self._count(min_cover, min_pixels)
         if not any(self._pictures.values()):
@@ -123,6 +126,8 @@ class CocoIndex(ClassIndex):
             if not polygons:
                 return np.zeros((height, width), np.uint8)
             return rle_tools.decode(rle_tools.merge(rle_tools.frPyObjects(polygons, height, width)))
+        if not isinstance(segmentation, dict) or not {"size", "counts"} <= segmentation.keys():
+            raise self._malformed(f"a mask of picture '{picture_id}' is neither polygons nor RLE")
         if list(segmentation["size"]) != [height, width]:
             raise DataSetError(
                 f"a mask of picture '{picture_id}' in '{self.annotations}' has size {list(segmentation['size'])}, the "
@@ -131,6 +136,10 @@ class CocoIndex(ClassIndex):
         if isinstance(segmentation["counts"], list):
             segmentation = rle_tools.frPyObjects(segmentation, height, width)
         return rle_tools.decode(segmentation)
+
+    def _malformed(self, reason: Exception | str) -> DataSetError:
+        shown = f"{type(reason).__name__}: {reason}" if isinstance(reason, Exception) else reason
+        return DataSetError(f"'{self.annotations}' is not of COCO's form ({shown}): export it again.")
 
     def _read_instances(self, raw: dict[str, Any], file_name: Callable[[dict[str, Any]], str]) -> None:
         names: dict[int, str] = {}

@@ -8,6 +8,8 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+# what Pillow raises for files that are no picture, cut short, or say that they have gigapixels
+UNREADABLE = (UnidentifiedImageError, SyntaxError, OSError, ValueError, Image.DecompressionBombError)
 IGNORE = 255  # label of pixels that take part in no loss and no score
 
 
@@ -132,7 +134,7 @@ def image_size(path: str | Path) -> tuple[int, int]:
         with Image.open(_existing(path)) as image:
             width, height = image.size
             turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
-    except (UnidentifiedImageError, SyntaxError, OSError) as error:
+    except UNREADABLE as error:
         raise _unreadable(path, error) from error
     return (width, height) if turned else (height, width)
 
@@ -143,7 +145,7 @@ def _opened(path: str | Path) -> Image.Image:
     try:
         image = Image.open(found)
         image.load()
-    except (UnidentifiedImageError, SyntaxError, OSError) as error:
+    except UNREADABLE as error:
         raise _unreadable(path, error) from error
     return image
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fsdino.demo.studio import PROTOTYPE, Studio
+from fsdino.lists import listed
 
 # Everything from this server alone; Gradio's own scripts evaluate templates and use data and blob addresses.
 POLICY = (
@@ -97,10 +98,9 @@ def demo(
     """
     if max_upload_mb < 1:
         raise ValueError(f"max_upload_mb {max_upload_mb} is not positive; 20 takes photographs of any camera.")
-    wanted = [name.strip() for name in compare.split(",")] if isinstance(compare, str) else list(compare)
     with tempfile.TemporaryDirectory(prefix="fsdino-demo-") as uploads:
         keep_offline(uploads)
-        studio = open_studio(model, [name for name in wanted if name], device)
+        studio = open_studio(model, listed(compare), device)
         page, url = start(studio, host, port, max_upload_mb, open_browser)
         print(f"FS-DINO demo at {url} (Ctrl+C stops it; uploads are deleted then)", flush=True)
         if host not in ("127.0.0.1", "localhost", "::1"):

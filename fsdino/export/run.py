@@ -12,6 +12,7 @@ import torch
 
 from fsdino.export.graphs import OPSET, Graph, export_onnx, export_program, graphs
 from fsdino.export.onnx_engine import FORMAT_VERSION, METADATA_KEY
+from fsdino.lists import listed
 from fsdino.models.segmenter import FewShotSegmenter
 from fsdino.weights import fingerprint, load_segmenter, save_pretrained
 
@@ -42,16 +43,36 @@ def export(
         ValueError: If a format is unknown, the model has parts that cannot be exported, or a graph computes other
             numbers than torch.
     """
-    if unknown := [name for name in formats if name not in EXPORT_FORMATS]:
+    if unknown := [name for name in formats if name not in EXPORT_FORMATS] or ([] if formats else ["nothing"]):
         raise ValueError(f"export format {unknown[0]!r} is unknown; use {', '.join(EXPORT_FORMATS)}.")
     segmenter, folder = load_segmenter(model), Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     if "safetensors" in formats:
         save_pretrained(segmenter, folder, half=half)
-        segmenter = load_segmenter(folder)  # in half precision the weights have been rounded: graphs are of what was stored
+        segmenter = load_segmenter(folder)  # half precision rounds the weights: graphs are of what was stored
     if {"pt2", "onnx", "int8"} & set(formats):
         export_graphs(segmenter, folder, formats)
     return folder
+
+
+def export_files(
+    out: str, model: str = "tiny", formats: Sequence[ExportFormat] | str = ("safetensors", "onnx"), half: bool = False
+) -> int:
+    """Write a model for use elsewhere; every graph is compared with torch before it counts as written.
+
+    Args:
+        out: Folder for the files.
+        model: A preset, model folder, checkpoint or Hub id.
+        formats: Any of safetensors, pt2 (torch.export), onnx, int8 (onnx with 8-bit weights), comma-separated.
+        half: Store safetensors in half precision.
+
+    Returns:
+        Exit code; the files are listed with their sizes.
+    """
+    folder = export(model, out, listed(formats), half)  # type: ignore[arg-type]
+    for path in sorted(path for path in folder.rglob("*") if path.suffix in (".safetensors", ".pt2", ".onnx")):
+        print(f"{path.stat().st_size / 1e6:8.1f} MB  {path}")
+    return 0
 
 
 def export_graphs(model: FewShotSegmenter, folder: Path, formats: Sequence[str]) -> dict[str, float]:

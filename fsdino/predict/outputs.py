@@ -72,7 +72,7 @@ class Outputs:
         )
         if lines and not lines[-1].endswith("\n"):
             lines = lines[:-1]
-        older = json.loads(lines[0])["settings"] if lines else settings
+        older = self._settings_of(lines[0]) if lines else settings
         for key in sorted({*older, *settings}):
             if older.get(key) != settings.get(key):
                 raise ValueError(
@@ -84,6 +84,16 @@ class Outputs:
         partial.write_text("".join(lines), encoding="utf-8")
         partial.replace(self._record_path)
         return {json.loads(line)["picture"] for line in lines[1:]}
+
+    def _settings_of(self, line: str) -> dict[str, Any]:
+        """The settings on a record's first line."""
+        try:
+            return dict(json.loads(line)["settings"])
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError(
+                f"'{self._record_path}' is no record of an earlier run; choose another --out, or start over with "
+                "--overwrite true."
+            ) from error
 
     def write(self, name: str, stem: str, picture: np.ndarray, labels: np.ndarray, scores: Sequence[float]) -> None:
         """Write all files of one picture, then record it as done.

@@ -49,7 +49,7 @@ def find_pictures(images: str, *, exclude: str | Path | None = None, frame_step:
         raise ValueError(f"frame_step {frame_step} is not positive; 1 takes every frame.")
     path = Path(images)
     if path.is_dir():
-        base, files = path, [file for file in path.rglob("*") if file.is_file()]
+        base, files = path, [file for file in path.rglob("*") if file.is_file() or file.is_symlink()]  # also to nowhere
     elif path.is_file():
         base, files = path.parent, [path]
     else:

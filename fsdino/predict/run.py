@@ -12,6 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from fsdino.concepts import Concept, load_concept, save_concept, thumbnail
+from fsdino.lists import listed
 from fsdino.predict.engine import Engine, resolve, segment_tiled
 from fsdino.predict.outputs import Format, Outputs
 from fsdino.predict.pictures import Item, find_pictures, read_ahead
@@ -76,7 +77,7 @@ def predict(
     images: str,
     out: str,
     model: str = "tiny",
-    formats: Sequence[Format] = ("labels", "overlays"),
+    formats: Sequence[Format] | str = ("labels", "overlays"),
     support_images: str | None = None,
     max_references: int = 10,
     min_score: float = 0.0,
@@ -96,7 +97,8 @@ def predict(
         images: Pictures to segment: a folder, a glob, a picture or a video.
         out: Folder for the results.
         model: A preset, model folder, checkpoint or Hub id; for the onnx runtime the folder of the exported graphs.
-        formats: Any of labels (PNG label maps), overlays (pictures with masks), coco (JSON with RLE), yolo (polygons).
+        formats: Any of labels (PNG label maps), overlays (pictures with masks), coco (JSON with RLE), yolo (polygons),
+            comma-separated.
         support_images: Folder of the pictures of a COCO JSON, when it is not beside it.
         max_references: References used per class; 0 takes all.
         min_score: Classes whose score in a picture is below, in [0, 1], count as absent.
@@ -120,17 +122,18 @@ def predict(
     wanted = read_support(support, images=support_images, max_references=max_references)
     engine = open_engine(model, runtime, device)
     cut = engine.threshold if threshold is None else threshold
+    kinds = listed(formats)
     settings = {
         "model": engine.fingerprint,
         "support": wanted.digest(),
-        "formats": sorted(formats),
+        "formats": sorted(kinds),
         "min_score": min_score,
         "threshold": cut,
         "tile": tile,
         "split_instances": split_instances,
     }
     options = {"split_instances": split_instances, "overwrite": overwrite}
-    outputs = Outputs(out, wanted.class_names(), formats, settings, **options)
+    outputs = Outputs(out, wanted.class_names(), kinds, settings, **options)
     memories = list(remember_all(engine, wanted).values())
 
     def find(picture: np.ndarray) -> tuple[np.ndarray, list[float]]:
