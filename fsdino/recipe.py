@@ -338,7 +338,8 @@ def recipe_parser() -> Any:
     from lightning import Trainer
     from lightning.pytorch.cli import LightningArgumentParser
 
-    parser = LightningArgumentParser(prog="fsdino", description="Run a recipe or one of its stages.")
+    about = {"prog": "fsdino", "description": "Run a recipe or one of its stages."}
+    parser = LightningArgumentParser(**about, exit_on_error=False)  # type: ignore[arg-type]
     parser.add_argument("--config", action="config", help="recipe file (YAML); may be given several times")
     parser.add_class_arguments(Recipe, instantiate=False)
     parser.add_lightning_class_args(Trainer, "trainer")
