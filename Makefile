@@ -44,7 +44,8 @@ ablation: $(STAMP) ## The paper's ablation on the embedded world: runs, pairs, p
 	$(BIN)/python benchmarks/figures.py ablation
 	$(BIN)/python benchmarks/table.py
 
-tables: $(STAMP) ## Write benchmarks/results into the README
+tables: $(STAMP) ## Write benchmarks/results into the README, as tables and plots
+	$(BIN)/python benchmarks/figures.py
 	$(BIN)/python benchmarks/table.py
 
 clean: ## Remove runs and caches (keeps .venv)

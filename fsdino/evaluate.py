@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from fsdino.data.class_index import ClassIndex
+from fsdino.data.davis import boundary_f
 from fsdino.data.episode import EpisodeData, collate_episodes
 from fsdino.data.episode_list import EpisodeList
 from fsdino.metrics import FewShotIoU, FewShotScore, Interval, bootstrap_interval, intersection_union
@@ -26,6 +27,7 @@ from fsdino.models.contract import FewShotMethod
 Scoring = Literal["original", "network"]
 COLUMNS = (
     "episode", "class_id", "query", "support", "inter_bg", "inter_fg", "union_bg", "union_fg", "score", "presence",
+    "boundary_f",
 )  # fmt: skip
 
 
@@ -73,6 +75,7 @@ class EvaluateModule(LightningModule):
         class_ids: classes of the list.
         scoring: "original" counts at the picture's own size, "network" at the network's.
         done: rows of episodes that were measured before; they count in `running`.
+        boundary: also measure DAVIS's F of each episode.
 
     Attributes:
         running: metric over what was measured so far.
@@ -87,11 +90,12 @@ class EvaluateModule(LightningModule):
         class_ids: Sequence[int],
         scoring: Scoring = "original",
         done: pd.DataFrame | None = None,
+        boundary: bool = False,
     ) -> None:
         super().__init__()
         if scoring not in ("original", "network"):
             raise ValueError(f"unknown scoring {scoring!r}; use 'original' (the picture's own size) or 'network'.")
-        self.method, self.scoring = method.eval(), scoring
+        self.method, self.scoring, self.boundary = method.eval(), scoring, boundary
         self.running = FewShotIoU(class_ids, sync_on_compute=False)  # for the bar: this process's share
         if done is not None:
             add_rows(self.running, done)
@@ -103,12 +107,14 @@ class EvaluateModule(LightningModule):
             logits, score, presence = predict_episode(self.method, batch, i)
             truth = batch["query_mask_original"][i] if self.scoring == "original" else batch["query_mask"][i]
             logits = self.method.resize.invert(logits, (truth.shape[-2], truth.shape[-1]))
-            inter, union = intersection_union(logits.sigmoid() > self.method.threshold, truth)
+            mask = logits.sigmoid() > self.method.threshold
+            inter, union = intersection_union(mask, truth)
             self.running.add_counts(inter, union, class_id)
             rows.append({
                 "episode": int(batch["episode_index"][i]), "class_id": class_id, "query": batch["query_id"][i],
                 "support": " ".join(batch["support_ids"][i]), "inter_bg": int(inter[0]), "inter_fg": int(inter[1]),
                 "union_bg": int(union[0]), "union_fg": int(union[1]), "score": score, "presence": presence,
+                "boundary_f": boundary_f(mask.cpu().numpy(), truth.cpu().numpy()) if self.boundary else None,
             })  # fmt: skip
         return rows
 
@@ -142,6 +148,7 @@ def evaluate(
     batch_size: int = 1,
     num_workers: int = 0,
     trainer: Trainer | None = None,
+    boundary: bool = False,
 ) -> Evaluation:
     """Measure a method on a list, or go on with a measurement that was interrupted.
 
@@ -156,6 +163,7 @@ def evaluate(
         batch_size: episodes loaded at a time; each is computed by itself.
         num_workers: loader processes.
         trainer: Lightning's, for devices and nodes; None = one process on the CPU.
+        boundary: also measure DAVIS's F of each episode.
 
     Returns:
         Scores and rows.
@@ -178,7 +186,7 @@ def evaluate(
             accelerator="cpu", devices=1, logger=False, enable_checkpointing=False, enable_model_summary=False
         )
         trainer.callbacks.append(RowWriter(folder))  # type: ignore[attr-defined]
-        module = EvaluateModule(method, episodes.class_ids, scoring, before)
+        module = EvaluateModule(method, episodes.class_ids, scoring, before, boundary)
         trainer.predict(module, loader, return_predictions=False)
         trainer.strategy.barrier()
     return summarise(read_rows(folder), episodes.class_ids)
@@ -242,4 +250,5 @@ def read_rows(folder: Path) -> pd.DataFrame:
     table = pd.DataFrame(rows, columns=list(COLUMNS))
     whole_numbers = ["episode", "class_id", "inter_bg", "inter_fg", "union_bg", "union_fg"]
     table = table.astype(dict.fromkeys(whole_numbers, "int64") | dict.fromkeys(("score", "presence"), "float64"))
+    table["boundary_f"] = pd.to_numeric(table["boundary_f"])  # empty where it was not asked for
     return table.drop_duplicates("episode")

@@ -26,7 +26,7 @@ from fsdino.evaluation.tables import read_episodes
 from fsdino.methods.registry import build_method, save_method
 from fsdino.metrics import FewShotIoU
 from fsdino.weights import save_pretrained
-from tests.data.trees import label_folder_tree, lvis_tree, shared_data
+from tests.data.trees import davis_tree, fss_tree, label_folder_tree, lvis_tree, shared_data
 from tests.methods.test_registry import ARGS
 from tests.small_segmenter import small_segmenter
 
@@ -45,9 +45,9 @@ def folder(tmp_path_factory) -> str:
     return str(label_folder_tree(tmp_path_factory.mktemp("data")))
 
 
-def _evaluate(out: Path, method: str, root: str, *options: str) -> pd.DataFrame:
+def _evaluate(out: Path, method: str, root: str, *options: str, folds: str = "0,1") -> pd.DataFrame:
     command = ["evaluate", method, "--data", "folder", "--root", root, "--episodes", "6", "--out", str(out)]
-    assert main([*command, "--device", "cpu", *options]) == 0
+    assert main([*command, "--device", "cpu", "--folds", folds, *options]) == 0
     return read_episodes(out)
 
 
@@ -83,13 +83,13 @@ class TestCounts:
         rows = _evaluate(tmp_path, model, folder, "--strips", "0", "--devices", "2")
         assert all(path.read_text().startswith(text[: text.rfind("\n") + 1]) for path, text in before.items())
         written = sum(len(path.read_text().splitlines()) for path in tmp_path.glob("fold*/rows.*.csv"))
-        assert written == len(rows) == 24
+        assert written == len(rows) == 12
         pd.testing.assert_frame_equal(rows[COUNTS], reference[COUNTS])
 
 
 class TestTables:
     def test_all_folds_and_their_mean(self, tmp_path, model, folder, capsys) -> None:
-        rows = _evaluate(tmp_path, model, folder, "--strips", "3", "--table", "parquet")
+        rows = _evaluate(tmp_path, model, folder, "--strips", "3", "--table", "parquet", folds="all")
         assert sorted(rows["fold"].unique()) == [0, 1, 2, 3] and (tmp_path / "episodes.parquet").is_file()
         results = pd.read_csv(tmp_path / "results.csv")
         assert results["fold"].tolist() == ["0", "1", "2", "3", "mean"]
@@ -112,6 +112,16 @@ class TestTables:
         assert len(names) == 1 and out.parent == Path("runs/evaluate") and "-folder-1shot-" in out.name
         assert measure_folds(MethodChoice(model, threshold=0.3), test)[1] != out
         assert len(measured.results) == 1
+
+    def test_davis_is_scored_by_j_and_f(self, model, tmp_path, capsys) -> None:
+        root = str(davis_tree(tmp_path / "data"))
+        command = ["evaluate", model, "--data", "davis2017", "--root", root, "--out", str(tmp_path / "out")]
+        assert main([*command, "--strips", "0", "--device", "cpu"]) == 0
+        rows, result = read_episodes(tmp_path / "out"), pd.read_csv(tmp_path / "out" / "results.csv").iloc[0]
+        assert len(rows) == 9 and rows["boundary_f"].between(0, 1).all()
+        expected = [rows.groupby("class_id")[name].mean().mean() for name in ("iou", "boundary_f")]
+        assert [result["j"], result["f"]] == pytest.approx([100 * value for value in expected], abs=1e-3)
+        assert "J&F" in capsys.readouterr().out
 
     def test_scoring_follows_the_protocol(self, model, folder, tmp_path) -> None:
         test = EpisodeChoice("folder", folder, "0", number=2, protocol="hsnet")
@@ -206,14 +216,26 @@ class TestMethods:
 
 
 class TestLists:
-    @pytest.mark.parametrize("fold", range(4))
-    def test_the_given_lists_of_real_photographs(self, fold, tmp_path) -> None:
+    def test_the_given_lists_of_real_photographs(self) -> None:
         root = shared_data("coco386")
-        index = open_data_set("coco386", root)
-        lists = str(root / "episodes/fold{fold}_{shots}shot.json")
-        test = EpisodeChoice("coco386", str(root), str(fold), list_path=lists)
-        (given,) = test.lists(index)
-        assert len(given) == 250 and given.fold == fold
+        test = EpisodeChoice("coco386", str(root), list_path=str(root / "episodes/fold{fold}_{shots}shot.json"))
+        assert [(given.fold, len(given)) for given in test.lists(test.open())] == [(fold, 250) for fold in range(4)]
+
+    def test_a_list_as_long_as_the_data_set_is_thinned_out(self, tmp_path) -> None:
+        test = EpisodeChoice("fss1000", str(fss_tree(tmp_path)), number=4)
+        (drawn,) = test.lists(test.open())
+        assert [episode.query for episode in drawn] == ["cat/1", "cat/5", "dog/1", "dog/5"]
+
+    def test_rare_classes_are_said_before_anything_is_measured(self, model, tmp_path, capsys) -> None:
+        root = label_folder_tree(tmp_path / "data")
+        for path in (root / "labels/0007.png", root / "images/0007.jpg"):
+            path.unlink()  # leaves class 4 one picture
+        command = ["evaluate", model, "--data", "folder", "--root", str(root), "--episodes", "2", "--strips", "0"]
+        assert main([*command, "--out", str(tmp_path / "out")]) == 2
+        error = capsys.readouterr().err
+        assert "class 'class4' of 'folder' fold 3 has 1 picture(s) with a mask, 1-shot episodes need 2" in error
+        assert not (tmp_path / "out").exists()
+        assert main([*command, "--out", str(tmp_path / "out"), "--folds", "0", "--skip-rare"]) == 0
 
     def test_a_given_list_is_measured_at_original_size(self, model, folder, tmp_path) -> None:
         index = open_data_set("folder", folder)
@@ -273,22 +295,22 @@ class TestCompare:
     def test_differences_are_those_of_the_metric(self, reference) -> None:
         other = reference.assign(inter_fg=reference["inter_fg"] // 2)
         found = compare_tables(reference, other)
-        assert [one.name for one in found] == ["fold 0", "fold 1", "fold 2", "fold 3", "mean"]
-        for one, fold in zip(found, range(4)):
+        assert [one.name for one in found] == ["fold 0", "fold 1", "mean"]
+        for one, fold in zip(found, range(2)):
             rows = [table[table["fold"] == fold] for table in (reference, other)]
             a, b = (add_rows(FewShotIoU(sorted(set(t["class_id"]))), t).compute().miou for t in rows)
             assert one.difference.value == pytest.approx(a - b) and (one.a, one.b) == pytest.approx((a, b))
             assert one.difference.low <= one.difference.value <= one.difference.high
-        assert found[-1].difference.value == pytest.approx(np.mean([one.difference.value for one in found[:4]]))
+        assert found[-1].difference.value == pytest.approx(np.mean([one.difference.value for one in found[:2]]))
 
     def test_a_run_s_folder_can_be_compared(self, tmp_path, reference, model, folder) -> None:
-        _evaluate(tmp_path, model, folder, "--strips", "0", "--folds", "0")
+        _evaluate(tmp_path, model, folder, "--strips", "0", folds="0")
         rows = read_episodes(tmp_path / "fold0")
         pd.testing.assert_frame_equal(rows[COUNTS[1:]], reference[reference["fold"] == 0][COUNTS[1:]])
 
     def test_refusals(self, reference, tmp_path) -> None:
         for change, words in (
-            (reference[:-1], "A has 24 episodes of folds .*, B 23 of"),
+            (reference[:-1], "A has 12 episodes of folds .*, B 11 of"),
             (reference.assign(query="x"), "episode 0 of fold 0 has query '.*' in A and 'x' in B: measure both"),
             (reference.assign(inter_bg=1), "one was scored at the picture's own size, the other at the network's"),
         ):

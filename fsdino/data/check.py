@@ -99,7 +99,7 @@ def check_data_set(name: str, root: str | Path | None = None, num_samples: int =
         try:
             index = open_data_set(name, root, split=split or None)
             report.counts += _counts(name, split, index)
-            _sample(index, num_samples, report)
+            _sample(index, num_samples, report, split)
         except (ValueError, FileNotFoundError, ImportError) as error:
             if str(error) not in report.problems and not report.missing:  # else the missing file says it all
                 report.problems.append(str(error))
@@ -153,7 +153,7 @@ def _published_classes(name: str, split: str) -> int | None:
     return _CLASSES.get((name, split), _CLASSES.get((name, "")))
 
 
-def _sample(index: ClassIndex, num_samples: int, report: DataReport) -> None:
+def _sample(index: ClassIndex, num_samples: int, report: DataReport, split: str) -> None:
     """Open some pictures with one of their masks each."""
     pictures: Sequence[str] = index.all_pictures()
     picked = np.unique(np.linspace(0, len(pictures) - 1, min(num_samples, len(pictures))).astype(int))
@@ -162,4 +162,5 @@ def _sample(index: ClassIndex, num_samples: int, report: DataReport) -> None:
         image = index.load_image(picture)
         class_id = next(iter(sorted(index.classes_in(picture))))
         check_mask_size(index.load_mask(picture, class_id), image.shape[:2], f"{picture} (class {class_id})")
-    report.found.append(f"{len(picked)} pictures of '{index.name}' opened with their masks")
+    label = f"{split} " if split else ""
+    report.found.append(f"{len(picked)} {label}pictures of '{index.name}' opened with their masks")

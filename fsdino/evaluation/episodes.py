@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,8 @@ class EpisodeChoice:
         shots: references per episode.
         protocol: preset that lists are drawn by, see `fsdino.data.protocols`.
         list_path: fixed lists in place of drawn ones; `{fold}` and `{shots}` are filled in.
-        number: episodes a fold, in place of the protocol's.
+        number: episodes a fold, in place of the protocol's; of a list whose length follows from the data set (FSS-1000,
+            DAVIS, PerSeg), so many evenly spread.
         seed: of the draw, in place of the protocol's.
         skip_rare: leave out classes with too few pictures instead of refusing.
         data_options: further arguments of the data set's reader.
@@ -47,27 +47,29 @@ class EpisodeChoice:
         """The data set of test pictures."""
         return open_data_set(self.data, self.root, "test", **self.data_options)
 
-    def lists(self, index: ClassIndex) -> Iterator[EpisodeList]:
-        """The list of each fold in turn, checked against the data set.
+    def lists(self, index: ClassIndex) -> list[EpisodeList]:
+        """The list of each fold, checked against the data set: what does not fit is said before anything is measured.
 
         Raises:
             ValueError: for folds that the data set has not, or a list that does not fit it.
         """
-        plan = protocol_named(self.protocol)
-        for fold in chosen_folds(self.folds, index):
-            if self.list_path is None:
-                yield plan.draw(index, fold, self.shots, self.number, self.seed, self.skip_rare)
-                continue
-            path = self.list_path.format(fold=fold, shots=self.shots)
-            given = EpisodeList.load(path, index.name)
-            if (given.fold, given.shots) != (fold, self.shots):
-                raise ValueError(
-                    f"list '{path}' is of fold {given.fold}, {given.shots} shot(s), asked for was fold {fold}, "
-                    f"{self.shots} shot(s): name the lists with {{fold}} and {{shots}}, or give --folds {given.fold} "
-                    f"--shots {given.shots}."
-                )
-            given.verify(index)
-            yield given
+        return [self._list(index, fold) for fold in chosen_folds(self.folds, index)]
+
+    def _list(self, index: ClassIndex, fold: int) -> EpisodeList:
+        if self.list_path is None:
+            plan = protocol_named(self.protocol)
+            drawn = plan.draw(index, fold, self.shots, self.number, self.seed, self.skip_rare)
+            return drawn if self.number is None else spread(drawn, self.number)
+        path = self.list_path.format(fold=fold, shots=self.shots)
+        given = EpisodeList.load(path, index.name)
+        if (given.fold, given.shots) != (fold, self.shots):
+            raise ValueError(
+                f"list '{path}' is of fold {given.fold}, {given.shots} shot(s), asked for was fold {fold}, "
+                f"{self.shots} shot(s): name the lists with {{fold}} and {{shots}}, or give --folds {given.fold} "
+                f"--shots {given.shots}."
+            )
+        given.verify(index)
+        return given
 
     def base(self, test: TestSet) -> tuple[ClassIndex, EpisodeList]:
         """Training pictures and episodes of base classes of a fold, none of whose pictures is tested.
@@ -82,6 +84,14 @@ class EpisodeChoice:
         found = open_train(DataPart([spec], test=spec, fold=test.episodes.fold, shots=self.shots), test)
         assert found.val_episodes is not None  # the default share holds some classes out
         return found.index, found.val_episodes
+
+
+def spread(episodes: EpisodeList, number: int) -> EpisodeList:
+    """So many episodes of a longer list, evenly spread over it; a shorter one as it is."""
+    if len(episodes) <= number:
+        return episodes
+    places = [i * len(episodes) // number for i in range(number)]
+    return replace(episodes, episodes=tuple(episodes.episodes[place] for place in places))
 
 
 def chosen_folds(folds: str, index: ClassIndex) -> list[int]:

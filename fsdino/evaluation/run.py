@@ -10,8 +10,6 @@ from typing import Any, Literal
 
 import pandas as pd
 import torch
-from lightning import Trainer
-from lightning.pytorch.callbacks import Callback
 
 from fsdino.data.class_index import ClassIndex
 from fsdino.data.episode_list import EpisodeList
@@ -33,66 +31,10 @@ from fsdino.evaluation.tables import (
     text_table,
     write_table,
 )
+from fsdino.evaluation.work import Device, Work
 from fsdino.methods.prototype import Kind
 from fsdino.models.contract import FewShotMethod
 from fsdino.visualize import write_png
-
-Device = Literal["auto", "cpu", "cuda"]
-
-
-class Threads(Callback):
-    """Gives every process its number of threads, after Lightning has given it another.
-
-    Args:
-        count: threads of the arithmetic on the CPU.
-    """
-
-    def __init__(self, count: int) -> None:
-        self.count = count
-
-    def setup(self, *_: Any, **__: Any) -> None:
-        """Sets it in the process that runs."""
-        torch.set_num_threads(self.count)
-
-
-@dataclass(frozen=True)
-class Work:
-    """How an evaluation is computed; none of it changes a count.
-
-    Args:
-        devices: processes (on a GPU one each) that share a list.
-        device: "cpu", "cuda", or "auto": a GPU where there is one.
-        threads: threads of each process on the CPU.
-        num_workers: loader processes of each.
-        batch_size: episodes loaded at a time; each is computed by itself.
-    """
-
-    devices: int = 1
-    device: Device = "auto"
-    threads: int = 1
-    num_workers: int = 0
-    batch_size: int = 1
-
-    def trainer(self, progress: EvaluationProgress) -> Trainer:
-        """Lightning's Trainer for one list.
-
-        Raises:
-            ValueError: there is no such device here, or a number is too small.
-        """
-        if self.devices < 1 or self.threads < 1 or self.batch_size < 1 or self.num_workers < 0:
-            raise ValueError(f"devices {self.devices}, threads {self.threads}, batch_size {self.batch_size} and "
-                             f"num_workers {self.num_workers} must be 1, 1, 1 and 0 or more.")  # fmt: skip
-        on_gpu = self.device == "cuda" or (self.device == "auto" and torch.cuda.is_available())
-        if on_gpu and torch.cuda.device_count() < self.devices:
-            raise ValueError(f"--device cuda --devices {self.devices} was asked for, this machine has "
-                             f"{torch.cuda.device_count()} GPU(s); use fewer, or --device cpu.")  # fmt: skip
-        # a fork is quick, but threads of the arithmetic do not survive it
-        many = "ddp_spawn" if on_gpu or self.threads > 1 else "ddp_fork"
-        return Trainer(
-            accelerator="gpu" if on_gpu else "cpu", devices=self.devices,
-            strategy="auto" if self.devices == 1 else many, logger=False, enable_checkpointing=False,
-            enable_model_summary=False, callbacks=[Threads(self.threads), progress],
-        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -148,7 +90,8 @@ def measure_folds(
     for episodes in test.lists(index):
         method = choice.open(episodes.fold, lambda chosen=episodes: test.base(TestSet(index, chosen)))  # type: ignore[misc]
         out = out or Path("runs/evaluate") / _folder_name(choice, test, scored, identity(method))
-        result = _measure_fold(method, index, episodes, out / f"fold{episodes.fold}", scored, work)
+        boundary = scored == "original" and index.name.startswith("davis")
+        result = _measure_fold(method, index, episodes, out / f"fold{episodes.fold}", scored, work, boundary)
         results.append(result)
         if strips > 0:
             drawn = contact_sheet(method, index, episodes, result.evaluation.rows, strips)
@@ -159,7 +102,13 @@ def measure_folds(
 
 
 def _measure_fold(
-    method: FewShotMethod, index: ClassIndex, episodes: EpisodeList, folder: Path, scoring: Scoring, work: Work
+    method: FewShotMethod,
+    index: ClassIndex,
+    episodes: EpisodeList,
+    folder: Path,
+    scoring: Scoring,
+    work: Work,
+    boundary: bool,
 ) -> FoldResult:
     name, note = identity(method), remark(method)
     progress = EvaluationProgress(f"fold {episodes.fold}", len(episodes), len(read_rows(folder)))
@@ -167,7 +116,7 @@ def _measure_fold(
     try:
         found = evaluate_list(
             method, index, episodes, folder, scoring=scoring, fingerprint=name, batch_size=work.batch_size,
-            num_workers=work.num_workers, trainer=work.trainer(progress),
+            num_workers=work.num_workers, trainer=work.trainer(progress), boundary=boundary,
         )  # fmt: skip
     finally:
         torch.set_num_threads(threads)

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from fsdino.data.class_index import ClassIndex
+from fsdino.data.davis import davis_score
 from fsdino.evaluate import Evaluation, read_rows
 from fsdino.metrics import Interval, bootstrap_interval
 
@@ -52,8 +53,8 @@ def episode_table(results: list[FoldResult], index: ClassIndex) -> pd.DataFrame:
         rows = result.evaluation.rows
         iou = (rows["inter_fg"] / rows["union_fg"].where(rows["union_fg"] > 0)).round(6)
         part = rows.assign(fold=result.fold, class_name=rows["class_id"].map(index.class_names), iou=iou)
-        parts.append(part[["fold", "episode", "class_id", "class_name", *SAME[1:], *COUNTS, "iou", "score",
-                           "presence"]])  # fmt: skip
+        last = ["iou", "score", "presence", *(["boundary_f"] if rows["boundary_f"].notna().any() else [])]
+        parts.append(part[["fold", "episode", "class_id", "class_name", *SAME[1:], *COUNTS, *last]])
     return pd.concat(parts, ignore_index=True)
 
 
@@ -79,7 +80,7 @@ def result_rows(results: list[FoldResult], index: ClassIndex, about: dict[str, A
         about: columns that all rows share.
 
     Returns:
-        Rows with fold, miou, low, high, fb_iou, episodes, classes, undrawn, choice and list.
+        Rows with fold, miou, low, high, fb_iou, episodes, classes, undrawn, choice and list, for DAVIS also j and f.
     """
     rows = []
     for result in results:
@@ -88,12 +89,22 @@ def result_rows(results: list[FoldResult], index: ClassIndex, about: dict[str, A
         rows.append(about | {"fold": str(result.fold)} | _percent(interval, score.fb_iou) | {
             "episodes": score.num_episodes, "classes": len(novel), "undrawn": len(novel) - len(score.per_class),
             "choice": result.remark, "list": result.list_hash[:16],
-        })  # fmt: skip
+        } | davis_numbers(result.evaluation.rows))  # fmt: skip
     if len(results) > 1:
         fb = float(np.mean([result.evaluation.score.fb_iou for result in results]))
         sums = {name: sum(row[name] for row in rows) for name in ("episodes", "classes", "undrawn")}
         rows.append(about | {"fold": "mean"} | _percent(mean_of_folds(results), fb) | sums)
     return rows
+
+
+def davis_numbers(rows: pd.DataFrame) -> dict[str, float]:
+    """DAVIS's J and F in percent: the mean over objects of the mean over their frames; nothing where F is missing."""
+    if not rows["boundary_f"].notna().all() or rows.empty:
+        return {}
+    union = rows["union_fg"].to_numpy()
+    j = np.where(union > 0, rows["inter_fg"].to_numpy() / np.maximum(union, 1), 1.0)
+    values = {"j": j, "f": rows["boundary_f"].to_numpy()}
+    return {name: round(100 * davis_score(rows["class_id"].to_numpy(), value), 3) for name, value in values.items()}
 
 
 def _percent(interval: Interval, fb_iou: float) -> dict[str, float]:
@@ -114,6 +125,8 @@ def text_table(rows: list[dict[str, Any]], names: dict[int, str]) -> str:
         drawn = row["classes"] - row["undrawn"]
         lines.append(f"{row['fold']:<8}{row['miou']:>7.2f}{interval:>18}{row['fb_iou']:>9.2f}{row['episodes']:>10}"
                      f"{drawn:>9}" + (f"  {row['choice']}" if row.get("choice") else ""))  # fmt: skip
+        if "j" in row:
+            lines.append(f"DAVIS   J {row['j']:.2f}   F {row['f']:.2f}   J&F {(row['j'] + row['f']) / 2:.2f}")
     if names:
         listed = ", ".join(list(names.values())[:8]) + (", …" if len(names) > 8 else "")
         lines.append(f"left out, in no episode: {len(names)} classes ({listed})")

@@ -1,0 +1,69 @@
+"""How an evaluation is computed: processes, threads, loaders; none of it changes a count."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from lightning import Trainer
+from lightning.pytorch.callbacks import Callback
+
+from fsdino.evaluation.progress import EvaluationProgress
+
+Device = Literal["auto", "cpu", "cuda"]
+
+
+class Threads(Callback):
+    """Gives every process its number of threads, after Lightning has given it another.
+
+    Args:
+        count: threads of the arithmetic on the CPU.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def setup(self, *_: Any, **__: Any) -> None:
+        """Sets it in the process that runs."""
+        torch.set_num_threads(self.count)
+
+
+@dataclass(frozen=True)
+class Work:
+    """How an evaluation is computed; none of it changes a count.
+
+    Args:
+        devices: processes (on a GPU one each) that share a list.
+        device: "cpu", "cuda", or "auto": a GPU where there is one.
+        threads: threads of each process on the CPU.
+        num_workers: loader processes of each.
+        batch_size: episodes loaded at a time; each is computed by itself.
+    """
+
+    devices: int = 1
+    device: Device = "auto"
+    threads: int = 1
+    num_workers: int = 0
+    batch_size: int = 1
+
+    def trainer(self, progress: EvaluationProgress) -> Trainer:
+        """Lightning's Trainer for one list.
+
+        Raises:
+            ValueError: there is no such device here, or a number is too small.
+        """
+        if self.devices < 1 or self.threads < 1 or self.batch_size < 1 or self.num_workers < 0:
+            raise ValueError(f"devices {self.devices}, threads {self.threads}, batch_size {self.batch_size} and "
+                             f"num_workers {self.num_workers} must be 1, 1, 1 and 0 or more.")  # fmt: skip
+        on_gpu = self.device == "cuda" or (self.device == "auto" and torch.cuda.is_available())
+        if on_gpu and torch.cuda.device_count() < self.devices:
+            raise ValueError(f"--device cuda --devices {self.devices} was asked for, this machine has "
+                             f"{torch.cuda.device_count()} GPU(s); use fewer, or --device cpu.")  # fmt: skip
+        # a fork is quick, but threads of the arithmetic do not survive it
+        many = "ddp_spawn" if on_gpu or self.threads > 1 else "ddp_fork"
+        return Trainer(
+            accelerator="gpu" if on_gpu else "cpu", devices=self.devices,
+            strategy="auto" if self.devices == 1 else many, logger=False, enable_checkpointing=False,
+            enable_model_summary=False, callbacks=[Threads(self.threads), progress],
+        )  # fmt: skip
