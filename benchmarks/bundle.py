@@ -1,9 +1,16 @@
-"""The last step of `make assets`: measure the teacher, run the tiny recipe, and bundle its model in half precision."""
+"""The last step of `make assets`: measure the teacher, run the tiny recipe, and bundle its model in half precision.
+
+With `--complete` the bundled model stays and gets what it lacks: SAM's prompted half, from the teacher, and a presence
+head that has seen absent objects.
+"""
 
 from __future__ import annotations
 
+import argparse
 import csv
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,10 +19,13 @@ from provenance import provenance
 
 from fsdino.commands import run
 from fsdino.data.synthetic import SyntheticScenes
-from fsdino.recipe import bundled_file, read_recipe
+from fsdino.job import Job
+from fsdino.models.segmenter import FewShotSegmenter
+from fsdino.recipe import Recipe, bundled_file, read_recipe
 from fsdino.teachers.sam import SamTeacher
+from fsdino.train.presence import PresenceData, train_presence
 from fsdino.train.teach import evaluate_prompts
-from fsdino.weights import load, save_pretrained
+from fsdino.weights import load_segmenter, save_pretrained
 
 ASSET = Path("fsdino/assets/fsdino_tiny")
 
@@ -42,8 +52,38 @@ def measure_teacher(split: str, scenes: int = 200) -> dict[str, float]:
     return {name: round(value, 2) for name, value in row.items()}
 
 
+def promptable(model: FewShotSegmenter) -> FewShotSegmenter:
+    """The same model with the bundled teacher's prompted half."""
+    config = replace(model.config, promptable=True, threshold=model.threshold)
+    whole = FewShotSegmenter(config, load_encoder=False)
+    whole.load_prompter_(SamTeacher.from_checkpoint(bundled_file("tiny_sam")).sam.state_dict())
+    whole.load_state_dict({**whole.state_dict(), **model.state_dict()})
+    return whole.eval()
+
+
+def complete(model: FewShotSegmenter, recipe: Recipe, options: dict[str, Any]) -> FewShotSegmenter:
+    """A model with everything that a user can ask of it; its masks stay as they are."""
+    whole = model if model.sam is not None else promptable(model)
+    if whole.config.presence_statistics:
+        return whole
+    job = Job(recipe, options, Path("runs/assets/presence"))
+    chosen = job.train_set
+    features = job.feature_cache(chosen.annotated), chosen.annotated
+    data = PresenceData(chosen.index, chosen.classes, chosen.val_classes, features=features, seed=recipe.seed)
+    return train_presence(whole, data, recipe.presence.episodes)
+
+
 def main() -> None:
     """Measure and bundle."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--complete", action="store_true", help="train nothing but what the bundled model lacks")
+    recipe, options = read_recipe(["--config", "recipes/tiny.yaml"])
+    if parser.parse_args().complete:
+        model = load_segmenter("tiny")
+        results = getattr(model, "recorded_results", ("", {}))[1]
+        save_pretrained(complete(model, recipe, options), ASSET, half=True, results=results)
+        print(f"completed {ASSET}")
+        return
     rows = [{"split": split} | measure_teacher(split) | provenance() for split in ("pretrain", "base", "novel")]
     with (RESULTS / "teacher.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]))
@@ -51,10 +91,11 @@ def main() -> None:
         writer.writerows(rows)
     for row in rows:
         print(f"teacher on {row['split']} classes: one click {row['click_iou']}, box {row['box_iou']}")
-    recipe, options = read_recipe(["--config", "recipes/tiny.yaml"])
     run(recipe, options)
     newest = max(Path("runs/tiny").glob("*/export"), key=lambda path: path.stat().st_mtime)
-    save_pretrained(load(newest), ASSET, half=True)
+    model = load_segmenter(newest)
+    results = getattr(model, "recorded_results", ("", {}))[1]
+    save_pretrained(complete(model, recipe, options), ASSET, half=True, results=results)
     print(f"bundled {newest} as {ASSET}")
 
 

@@ -11,6 +11,7 @@ from fsdino.models.contract import (
     Memory,
     Picture,
     Reference,
+    Segmentation,
     SegmenterOutput,
     image_tensor,
     reference_tensors,
@@ -136,3 +137,37 @@ def test_device_is_that_of_the_weights() -> None:
     assert method.device == torch.device("cpu")
     method.layer = nn.Linear(1, 1, device="meta")
     assert method.device.type == "meta" and method.img_size == 16
+
+
+def test_instances_are_the_connected_parts() -> None:
+    mask = torch.zeros(10, 12, dtype=torch.bool)
+    mask[1:4, 2:6], mask[6, 7], mask[7, 8], mask[9, 0] = True, True, True, True
+    found = Segmentation(mask, torch.where(mask, 0.8, 0.1), score=0.5, present=True)
+    parts = found.instances(name="cat")
+    assert [part.box for part in parts] == [(2, 1, 6, 4), (7, 6, 9, 8), (0, 9, 1, 10)]  # corners touch: 8 neighbours
+    assert [int(part.mask.sum()) for part in parts] == [12, 2, 1] and parts[0].name == "cat"
+    assert parts[0].score == pytest.approx(0.4)
+    assert len(found.instances(min_pixels=2)) == 2
+    assert Segmentation(~(mask | True), found.probs, 0.0, False).instances() == []
+
+
+def test_label_map_gives_each_pixel_to_the_most_probable_class() -> None:
+    method = Everything(Resize(16))
+    memories = {name: method.remember([Reference(white(), mask=mask_of(s))]) for name, s in (("a", 0.6), ("b", 0.8))}
+    found = method.segment(memories, white())
+    assert bool((found.labels == 2).all()) and not bool(found.classes["a"].mask.any())
+    assert bool(found.classes["b"].mask.all()) and [part.name for part in found.instances()] == ["b"]
+    dark = method.segment(memories, np.zeros((5, 6, 3), np.uint8))  # both are absent
+    assert not bool(dark.labels.any()) and dark.labels.shape == (5, 6)
+    assert dark.classes["a"].presence == pytest.approx(1 / (1 + np.exp(0.5)))
+
+
+def test_methods_that_know_masks_alone_say_so() -> None:
+    method = Everything(Resize(16))
+    for kind in ({"points": [(1, 1)]}, {"box": (1, 1, 4, 4)}, {"scribble": [(1, 1), (3, 3)]}):
+        with pytest.raises(ValueError, match=r"dog\.png: Everything learns from masks alone; give a mask"):
+            method.remember([Reference(white(), name="dog.png", **kind)])  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="Everything has no use for what is not meant"):
+        method.remember([Reference(white(), mask=mask_of(1), negative=True)])
+    with pytest.raises(ValueError, match="Everything takes no clicks"):
+        method.refine(method.remember([Reference(white(), mask=mask_of(1))]), white(), [(1, 1)])

@@ -1,0 +1,136 @@
+"""'Absent' as an answer, on novel classes: `python benchmarks/presence.py [--model tiny]`.
+
+Every episode of the fixed list is asked twice: with its own query, and with a picture of the list that lacks the class,
+drawn by a seed. The head learnt and was calibrated on base classes alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from provenance import provenance, write_rows
+
+from fsdino.data.class_index import ClassIndex
+from fsdino.data.episode import EpisodeData, collate_episodes
+from fsdino.data.episode_list import EpisodeList, EpisodeSpec
+from fsdino.evaluate import predict_episode
+from fsdino.job import Job
+from fsdino.metrics import FewShotIoU, intersection_union
+from fsdino.models.segmenter import FewShotSegmenter
+from fsdino.recipe import read_recipe
+from fsdino.teachers.pictures import PictureList
+from fsdino.train.meta_data import CachedEpisodes
+from fsdino.train.presence import calibration_error, roc_area
+from fsdino.weights import load_segmenter
+
+RESULTS = Path(__file__).parent / "results"
+PROTOCOL = "600 one-shot episodes of novel classes, each also with a query that lacks the class"
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What was answered, one row a question.
+
+    Args:
+        present: (N,) float in {0, 1}, the truth.
+        signals: name to (N,) scores that rise with presence; "presence head" is the head's logit.
+        counts: (N, 2, 2) intersections and unions of background and object.
+        gated: (N, 2, 2) the same where an absent answer empties the mask.
+        class_ids: (N,).
+    """
+
+    present: torch.Tensor
+    signals: dict[str, torch.Tensor]
+    counts: torch.Tensor
+    gated: torch.Tensor
+    class_ids: list[int]
+
+
+def with_absent(index: ClassIndex, episodes: EpisodeList, seed: int = 0) -> EpisodeList:
+    """The list twice: as it is, then with queries that lack the class, drawn from the list's own pictures."""
+    rng, pool = np.random.default_rng([seed, 31]), sorted(episodes.pictures)
+    shows = {picture: index.classes_in(picture) for picture in pool}
+    absent = []
+    for spec in episodes.episodes:
+        others = [picture for picture in pool if spec.class_id not in shows[picture]]
+        absent.append(EpisodeSpec(spec.class_id, others[int(rng.integers(len(others)))], spec.support))
+    whole = (*episodes.episodes, *absent)
+    return EpisodeList(episodes.dataset, episodes.fold, episodes.shots, seed, whole, "half absent")
+
+
+@torch.no_grad()
+def ask(model: FewShotSegmenter, data: CachedEpisodes) -> Answers:
+    """Ask every episode of a data set."""
+    signals: dict[str, list[float]] = {"presence head": [], "best probability": [], "predicted IoU": []}
+    present, counts, gated, class_ids = [], [], [], []
+    for i in range(len(data)):
+        batch = collate_episodes([data[i]])
+        logits, score, presence = predict_episode(model, batch, 0)
+        truth = batch["query_mask_original"][0]
+        mask = model.resize.invert(logits, (truth.shape[-2], truth.shape[-1])).sigmoid() > model.threshold
+        signals["presence head"].append(presence)
+        signals["best probability"].append(float(logits.max()))
+        signals["predicted IoU"].append(score)
+        present.append(float((truth == 1).any()))
+        counts.append(torch.stack(intersection_union(mask, truth)))
+        gated.append(torch.stack(intersection_union(mask & (presence > 0), truth)))
+        class_ids.append(int(batch["class_id"][0]))
+    return Answers(torch.tensor(present), {name: torch.tensor(found) for name, found in signals.items()},
+                   torch.stack(counts), torch.stack(gated), class_ids)  # fmt: skip
+
+
+def miou(counts: torch.Tensor, class_ids: list[int], chosen: torch.Tensor) -> float:
+    """Few-shot mIoU of some rows, in percent."""
+    metric = FewShotIoU(sorted(set(class_ids)))
+    for i in chosen.nonzero()[:, 0].tolist():
+        metric.add_counts(counts[i, 0], counts[i, 1], class_ids[i])
+    return 100 * metric.compute().miou
+
+
+def report(found: Answers) -> list[dict[str, float | str]]:
+    """One row a signal; error, calibration and the gate are the head's."""
+    rows: list[dict[str, float | str]] = []
+    every, there = torch.ones_like(found.present), found.present
+    for name, signal in found.signals.items():
+        row: dict[str, float | str] = {"signal": name, "questions": len(signal),
+                                       "auroc": round(100 * roc_area(signal, there), 2)}  # fmt: skip
+        if name == "presence head":
+            answer = (signal > 0).float()
+            row |= {
+                "error": 100 * float((answer != there).float().mean()),
+                "missed": 100 * float((1 - answer[there > 0]).mean()),
+                "false_alarms": 100 * float(answer[there == 0].mean()),
+                "ece": 100 * calibration_error(signal.sigmoid(), there),
+                "miou_there": miou(found.counts, found.class_ids, there),
+                "miou_there_gated": miou(found.gated, found.class_ids, there),
+                "miou_all": miou(found.counts, found.class_ids, every),
+                "miou_all_gated": miou(found.gated, found.class_ids, every),
+            }
+        rows.append({key: round(value, 2) if isinstance(value, float) else value for key, value in row.items()})
+    return rows
+
+
+def main() -> None:
+    """Measure and write `presence.csv`."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default="tiny")
+    chosen = parser.parse_args()
+    recipe, options = read_recipe(["--config", "recipes/tiny.yaml", "--log.wandb=off"])
+    job = Job(recipe, options, Path("runs/benchmarks/presence"))
+    model, test = load_segmenter(chosen.model), job.test
+    pictures = PictureList(f"{test.index.name}-test", tuple(sorted(test.episodes.pictures)), test.index.load_image)
+    questions = EpisodeData(test.index, with_absent(test.index, test.episodes), model.resize)
+    data = CachedEpisodes(questions, job.feature_cache(pictures), pictures)
+    about = provenance(seed=0, protocol=PROTOCOL)
+    rows = [row | about for row in report(ask(model, data))]
+    write_rows(RESULTS / "presence.csv", rows)
+    for row in rows:
+        print({key: value for key, value in row.items() if key not in about})
+
+
+if __name__ == "__main__":
+    main()
