@@ -101,6 +101,25 @@ def seeds(rows: list[Row], _: Path) -> str:
     return markdown_table(shown, columns, right | {"total": MILLIONS, "trained": MILLIONS})
 
 
+def methods(rows: list[Row], results: Path) -> str:
+    """Every system on the same episodes; FS-DINO's and the prototype's rows are those of the seeds."""
+    times = {row["method"]: row for row in rows if row.get("segment_ms")}
+    scored = [*load(results, "tiny_seeds"), *(row for row in rows if row.get("novel_miou"))]
+    shown = []
+    for name, found in groups(scored, lambda row: row["method"]).items():
+        if times and name not in times:
+            continue
+        extra = {"seeds": str(len({row["seed"] for row in found})), "val": average(found, "val_miou"),
+                 "novel": average(found, "novel_miou"), "interval": interval(found),
+                 "fb": average(found, "novel_fb_iou")}  # fmt: skip
+        shown.append(found[0] | times.get(name, {}) | extra)
+    columns = {"method": "method", "seeds": "seeds", "val": "val mIoU", "novel": "novel mIoU",
+               "interval": "95 % interval", "fb": "novel FB-IoU", "total": "M total", "trained": "M trained",
+               "remember_ms": "remember, ms", "segment_ms": "segment, ms"}  # fmt: skip
+    right = dict.fromkeys(("seeds", "val", "novel", "interval", "fb"), str) | {"total": MILLIONS, "trained": MILLIONS}
+    return markdown_table(shown, columns, right | {"remember_ms": ONE, "segment_ms": ONE})
+
+
 def distillation_curve(rows: list[Row], _: Path) -> str:
     """Distilled beside undistilled, by the number of annotated pictures."""
     by_name, shown = groups(rows, run_name), []
@@ -233,5 +252,5 @@ def plain(rows: list[Row], _: Path) -> str:
 TABLES: dict[str, Callable[[list[Row], Path], str]] = {
     "params": params, "speed": speed, "published": published, "tiny_seeds": seeds, "teacher": teacher,
     "distillation_curve": distillation_curve, "choices": options, "ablation": ablation, "photos": photos,
-    "few_shot": few_shot,
+    "few_shot": few_shot, "methods": methods,
 }  # fmt: skip

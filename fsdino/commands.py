@@ -69,10 +69,11 @@ def evaluate(recipe: Recipe, trainer_options: dict[str, Any]) -> int:
 def export(recipe: Recipe, trainer_options: dict[str, Any]) -> int:
     """Write the best model of a recipe's run."""
     from fsdino.job import open_run
-    from fsdino.weights import load_segmenter
+    from fsdino.weights import load
 
     job = open_run(recipe, trainer_options)
-    print(job.export(load_segmenter(job.train(job.distill())), {}))
+    model: Any = load(job.train(job.distill()))  # the run's own method, whichever the recipe names
+    print(job.export(model, {}))
     return 0
 
 
@@ -219,7 +220,7 @@ def teach(
 
 
 def pretrain_sam2(
-    out: str = "fsdino/assets/mini_sam2.safetensors",
+    out: str = "runs/assets/mini_sam2.safetensors",
     epochs: int = 12,
     epoch_length: int = 2560,
     batch_size: int = 16,

@@ -102,3 +102,37 @@ def test_an_empty_picture_folder_is_refused(label_folder, tmp_path) -> None:
     part = _part(label_folder, pictures=[DataSpec("pictures", str(tmp_path / "none"))])
     with pytest.raises(ValueError, match=r"no picture below .*none; give data.pictures a folder with pictures"):
         open_train(part, open_test(part))
+
+
+def test_shares_are_divided_among_a_data_set_s_classes(label_folder, tmp_path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(label_folder, other)
+    train = [DataSpec("folder", label_folder, share=3.0), DataSpec("folder", str(other), share=1.0)]
+    part = DataPart(train=train, test=DataSpec("folder", label_folder), test_episodes=6, val_episodes=4)
+    chosen = open_train(part, open_test(part))
+    assert chosen.class_weights is not None and set(chosen.class_weights) == set(chosen.classes)
+    first = set(chosen.index.class_ids[0].values())
+    assert sum(w for c, w in chosen.class_weights.items() if c in first) == pytest.approx(3.0)
+    assert sum(w for c, w in chosen.class_weights.items() if c not in first) == pytest.approx(1.0)
+    assert len({w for c, w in chosen.class_weights.items() if c not in first}) == 1
+
+
+def test_no_share_draws_all_classes_equally(label_folder) -> None:
+    part = _part(label_folder)
+    assert open_train(part, open_test(part)).class_weights is None
+
+
+def test_a_share_in_one_data_set_alone_is_refused(label_folder) -> None:
+    train = [DataSpec("folder", label_folder, share=1.0), DataSpec("folder", label_folder)]
+    part = DataPart(train=train, test=DataSpec("folder", label_folder), test_episodes=6)
+    with pytest.raises(ValueError, match=r"the shares of data.train are \[1.0, None\]; give every data set one"):
+        open_train(part, open_test(part))
+
+
+def test_a_generalist_trains_on_the_tested_classes_but_on_no_tested_picture(label_folder) -> None:
+    part = _part(label_folder, fold=1, in_domain=True, val_share=0.0)
+    test = open_test(part)
+    train = open_train(part, test)
+    novel = {c for c in test.index.novel_classes(1) if len(train.index.pictures(c)) > 1}
+    assert novel and novel <= set(train.classes) and train.ignore_classes == []
+    assert not set(train.annotated.ids) & test.episodes.pictures

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import yaml
 
+from fsdino.methods.registry import build_method
+from fsdino.methods.training import MethodModule
+from fsdino.models.contract import FewShotMethod
 from fsdino.models.segmenter import FewShotSegmenter
-from fsdino.recipe import bundled_file, read_recipe
+from fsdino.recipe import Recipe, bundled_file, read_recipe
 
 RECIPES = sorted(Path(__file__).parent.parent.joinpath("recipes").glob("*.yaml"))
 
@@ -20,10 +25,55 @@ def test_committed_recipe_parses_builds_and_says_what_it_is(path) -> None:
     for line, key in zip(head, ("# Reproduces:", "# Command:", "# Hardware:", "# Expect:")):
         assert line.startswith(key), f"{path.name}: expected a line {key}"
     recipe, _ = read_recipe(["--config", str(path)])
-    config = recipe.segmenter()
-    config.encoder_weights = None
     with torch.device("meta"):
+        if recipe.method.name != "fsdino":
+            module = MethodModule(untrained(recipe), lr=recipe.train.lr, **training_options(recipe))
+            sides = [recipe.method.args[key] for key in ("img_size", "encoder_img_size") if key in recipe.method.args]
+            assert path.stem.startswith(recipe.method.name) and module.method.img_size == max(sides)
+            return
+        config = recipe.segmenter()
+        config.encoder_weights = None
         FewShotSegmenter(config)
+
+
+def untrained(recipe: Recipe) -> FewShotMethod:
+    """The recipe's method, of the size that its weights have, without them."""
+    sizes = {"facebook/sam2-hiera-small": "small", "facebook/sam2-hiera-large": "large"}
+    args = {k: v for k, v in recipe.method.args.items() if k not in ("weights", "encoder_weights")}
+    return build_method(recipe.method.name, size=sizes.get(recipe.method.args["weights"], "mini"), **args)
+
+
+def training_options(recipe: Recipe) -> dict[str, Any]:
+    """What of the recipe's method is for training."""
+    return {k: v for k, v in asdict(recipe.method).items() if k not in ("name", "args")}
+
+
+PUBLISHED = {
+    "sansa": {"lr": 1e-4, "loss": "bce_dice", "schedule": "cosine", "horizon": 1.0, "num_targets": 3, "epochs": 5},
+    "fssam": {"lr": 1e-3, "loss": "dice", "schedule": "poly", "horizon": 3.0, "num_targets": 1, "batch_size": 8},
+}
+
+
+@pytest.mark.parametrize("path", [p for p in RECIPES if p.stem.split("_")[0] in PUBLISHED], ids=lambda p: p.stem)
+def test_methods_keep_their_published_hyper_parameters(path) -> None:
+    recipe, options = read_recipe(["--config", str(path)])
+    if path.stem.endswith("tiny"):
+        return
+    chosen = {**asdict(recipe.train), **asdict(recipe.method)}
+    wanted = PUBLISHED[recipe.method.name]
+    assert {key: chosen[key] for key in wanted} == wanted and not recipe.method.tune_threshold
+    assert options == {"precision": "bf16-mixed"}
+    if recipe.method.name == "sansa":
+        assert recipe.method.args["img_size"] == 1024 and recipe.train.batch_size * 8 == 32
+        assert recipe.method.args["factor"] == (0.8 if "generalist" in path.stem else 0.3)
+    else:
+        assert (recipe.method.args["img_size"], recipe.method.args["encoder_img_size"]) == (512, 560)
+        assert recipe.train.epochs == (100 if path.stem in ("fssam_pascal5i", "fssam_fss1000") else 25)
+
+
+def test_bundled_files_of_a_method_are_found() -> None:
+    recipe, _ = read_recipe(["--method.args", '{"weights": "bundled:tiny_sam", "img_size": 128}'])
+    assert recipe.method_args() == {"weights": str(bundled_file("tiny_sam")), "img_size": 128}
 
 
 def test_overrides_win_over_the_file(tmp_path) -> None:

@@ -88,6 +88,14 @@ def test_classes_are_drawn_uniformly_and_queries_are_no_supports():
         assert (item["query_mask"] == 1).any() and (item["support_masks"].flatten(1).amax(1) > 0).all()
 
 
+def test_classes_are_drawn_by_their_weights():
+    data = TrainEpisodes(MemoryIndex(), [1, 3, 6], 14, length=400, class_weights={1: 3.0, 3: 1.0})
+    counts = np.bincount([data[i]["class_id"] for i in range(400)], minlength=8)
+    assert counts[1] + counts[3] == 400 and 260 < counts[1] < 340
+    with pytest.raises(ValueError, match="no class that can be drawn has a weight above 0; correct class_weights"):
+        TrainEpisodes(MemoryIndex(), [1, 3], 14, class_weights={6: 1.0})
+
+
 def test_novel_pixels_are_ignored_in_queries_and_background_in_supports():
     class Overlapping(MemoryIndex):
         def load_mask(self, picture_id, class_id):
