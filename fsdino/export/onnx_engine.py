@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from fsdino.export.array_resize import ArrayResize
+from fsdino.predict.annotated import Annotated, masks_of
 from fsdino.predict.engine import Engine, Finding
-from fsdino.predict.support import Annotated
 
 FORMAT_VERSION = 1
 METADATA_KEY = "fsdino"
@@ -50,8 +50,8 @@ class OnnxEngine(Engine):
 
     def remember(self, references: Sequence[Annotated]) -> Memory:
         """See `Engine.remember`."""
+        masks = np.stack([self.resize.soft_mask(mask) for mask in masks_of(references, "an exported graph")])
         images = np.stack([self.resize.image(reference.image) for reference in references])
-        masks = np.stack([self.resize.soft_mask(reference.mask) for reference in references])
         return self.encode(images, masks)
 
     def segment(self, memories: Sequence[Memory], picture: np.ndarray) -> Iterator[Finding]:

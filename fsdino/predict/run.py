@@ -239,7 +239,9 @@ def remember(
     for name in names:
         references = wanted.references[name]
         arrays = engine.pack(engine.remember(references))
-        concept = Concept(name, engine.fingerprint, arrays, thumbnail(references[0].image, references[0].mask))
+        shown = next((one for one in references if one.mask is not None and not one.negative), references[0])
+        mask = np.zeros(shown.image.shape[:2], np.uint8) if shown.mask is None else shown.mask
+        concept = Concept(name, engine.fingerprint, arrays, thumbnail(shown.image, mask))
         path = Path(out) if is_file else Path(out) / f"{_file_name(name)}{MEMORY_SUFFIX}"
         written.append(save_concept(concept, path, positional=engine.positional))
     return written

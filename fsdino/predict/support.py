@@ -12,23 +12,10 @@ from fsdino.data.class_index import ClassIndex
 from fsdino.data.coco import CocoIndex
 from fsdino.data.folder import LAYOUTS, folder
 from fsdino.data.layout import DataSetError
+from fsdino.predict.annotated import Annotated, hinted_folder
 
+__all__ = ["MEMORY_SUFFIX", "Annotated", "Support", "read_support"]
 MEMORY_SUFFIX = ".fsmem"
-
-
-@dataclass
-class Annotated:
-    """One reference as arrays.
-
-    Args:
-        name: What error messages call it.
-        image: (H, W, 3) uint8 RGB.
-        mask: (H, W) uint8 in {0, 1}.
-    """
-
-    name: str
-    image: np.ndarray
-    mask: np.ndarray
 
 
 @dataclass
@@ -53,8 +40,7 @@ class Support:
         for name in self.class_names():
             digest.update(name.encode())
             for reference in self.references.get(name, []):
-                digest.update(f"{reference.image.shape}".encode() + reference.image.tobytes())
-                digest.update(reference.mask.tobytes())
+                digest.update(reference.content())
             if name in self.memory_files:
                 digest.update(self.memory_files[name].read_bytes())
         return digest.hexdigest()[:16]
@@ -65,6 +51,8 @@ def read_support(support: str | Path, *, images: str | Path | None = None, max_r
 
     - a folder per class, picture and mask of one name side by side: `refs/cat/a.jpg` + `refs/cat/a.png`
       (or `a_mask.png`); also the folder of a single class itself
+    - the same with points, a box or a scribble in place of masks: `refs/cat/a.jpg` + `refs/cat/a.json`, see
+      `hinted_folder`
     - trees `refs/images/<class>/` and `refs/masks/<class>/`, or `images/`, `labels/` and `classes.json`
     - a COCO-format JSON with masks
     - a saved memory (`cat.fsmem`), or a folder of them
@@ -93,11 +81,14 @@ def read_support(support: str | Path, *, images: str | Path | None = None, max_r
         raise ValueError(f"support '{path}' is a single file; expected one of: {_layouts()}.")
     if memories := sorted(path.glob(f"*{MEMORY_SUFFIX}")):
         return Support(memory_files={file.stem: file for file in memories})
+    if hinted := hinted_folder(path):
+        return Support(references={name: found[: max_references or None] for name, found in hinted.items()})
     return _from_index(folder(path, name=str(path)), max_references)
 
 
 def _layouts() -> str:
-    return "; ".join((*LAYOUTS, "a COCO JSON with masks", f"a saved memory (*{MEMORY_SUFFIX})"))
+    hints = "<class>/<name>.jpg with points, a box or a scribble in <name>.json"
+    return "; ".join((*LAYOUTS, hints, "a COCO JSON with masks", f"a saved memory (*{MEMORY_SUFFIX})"))
 
 
 def _from_index(index: ClassIndex, max_references: int) -> Support:

@@ -35,7 +35,9 @@ class TorchEngine(Engine):
 
     def remember(self, references: Sequence[Annotated]) -> Any:
         """See `Engine.remember`."""
-        return self.method.remember([Reference(one.image, mask=one.mask, name=one.name) for one in references])
+        return self.method.remember([
+            Reference(one.image, mask=one.mask, negative=one.negative, name=one.name, **one.hints) for one in references
+        ])  # fmt: skip
 
     @torch.no_grad()
     def segment(self, memories: Sequence[Any], picture: np.ndarray) -> Iterator[Finding]:
