@@ -10,6 +10,8 @@ from types import ModuleType
 import pytest
 import torch
 
+from tests.data.trees import label_folder_tree
+
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 
 
@@ -131,7 +133,7 @@ class TestSpeed:
     @pytest.mark.parametrize(("value", "bar", "met"), [(0.1, "<= 0.10", "yes"), (7.9, ">= 8", "no"), (8, ">= 8", "yes"),
                                                        (501, "<= 500 ms", "no")])  # fmt: skip
     def test_bars(self, value: float, bar: str, met: str) -> None:
-        assert script("speed").verdict(value, bar) == {"bar": bar, "met": met}
+        assert script("speed_rows").verdict(value, bar) == {"bar": bar, "met": met}
 
 
 class TestTable:
@@ -196,3 +198,43 @@ class TestTable:
                  "low": "28", "high": "34", "total": "6071794"} for seed in range(2) for fold in range(2)]  # fmt: skip
         text = script("renderers").photos(rows, BENCHMARKS)
         assert "| FS-DINO full | 2 | 30.0 (28.0–34.0) | 31.0 (28.0–34.0) | 30.5 |" in text
+
+
+class TestFewShot:
+    def test_rows_are_measured_once(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+        module, provenance, path = script("few_shot"), script("provenance"), tmp_path / "rows.csv"
+        monkeypatch.chdir(tmp_path)
+        root = label_folder_tree(tmp_path / "data")
+        command = ["few_shot.py", "--csv", str(path), "--data", f"folder={root}", "--folds", "0,1", "--episodes", "2",
+                   "--device", "cpu", "--methods", "all_foreground:img_size=28"]  # fmt: skip
+        monkeypatch.setattr(sys, "argv", command)
+        module.main()
+        rows = provenance.read_rows(path)
+        assert [row["fold"] for row in rows] == ["0", "1", "mean"]
+        assert {"method", "data", "shots", "miou", "low", "high", "fb_iou", "list", *provenance.COLUMNS} <= set(rows[0])
+        assert rows[0]["method"] == "all foreground" and rows[0]["protocol"] == "fsdino, original size, 2 episodes"
+        monkeypatch.setattr(sys, "argv", [*command, "prototype:encoder_weights=random,tap=0,cut=0.1,kind=fg_bg"])
+        module.main()
+        assert "all_foreground:img_size=28 · folder · 1 · fsdino, original size, 2 episodes: there already" in (
+            capsys.readouterr().out
+        )
+        assert provenance.read_rows(path)[:3] == rows and len(provenance.read_rows(path)) == 6
+        provenance.write_rows(tmp_path / "few_shot.csv", provenance.read_rows(path))
+        text = script("table").render("few_shot", tmp_path)
+        assert "| prototype, random encoder | prototype:encoder_weights=random" in text and "| fold 1 |" in text
+
+    def test_fixed_lists_are_taken_where_there_are_any(self, tmp_path: Path) -> None:
+        module = script("few_shot")
+        one = module.cell("tiny", "synthetic", 5, "all", "fsdino", None)
+        assert one.test.list_path.endswith("synthetic_fold{fold}_{shots}shot.json")
+        assert one.key == ("tiny", "synthetic", "5", "fixed list, original size")
+        (tmp_path / "episodes").mkdir()
+        (tmp_path / "episodes/fold0_1shot.json").write_text("{}")
+        assert module.cell("tiny", f"coco386={tmp_path}", 1, "all", "fsdino", None).test.list_path is not None
+        assert module.cell("tiny", f"coco386={tmp_path}", 5, "all", "hsnet", None).protocol == "hsnet, network size"
+
+    def test_methods_with_options(self) -> None:
+        choice = script("few_shot").method_choice("sansa:size=large,weights=a.pt,threshold=0.4")
+        assert choice.options == {"size": "large", "weights": "a.pt"} and choice.threshold == 0.4
+        with pytest.raises(ValueError, match="option 'large' of method 'sansa:large' is not key=value"):
+            script("few_shot").method_choice("sansa:large")

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import pandas as pd
 import torch
+from torch.multiprocessing import ProcessRaisedException  # type: ignore[attr-defined]
 
 from fsdino.data.class_index import ClassIndex
 from fsdino.data.episode_list import EpisodeList
@@ -31,7 +32,7 @@ from fsdino.evaluation.tables import (
     text_table,
     write_table,
 )
-from fsdino.evaluation.work import Device, Work
+from fsdino.evaluation.work import Device, Work, plain_error
 from fsdino.methods.prototype import Kind
 from fsdino.models.contract import FewShotMethod
 from fsdino.visualize import write_png
@@ -118,6 +119,8 @@ def _measure_fold(
             method, index, episodes, folder, scoring=scoring, fingerprint=name, batch_size=work.batch_size,
             num_workers=work.num_workers, trainer=work.trainer(progress), boundary=boundary,
         )  # fmt: skip
+    except (ValueError, OSError, ProcessRaisedException) as error:
+        raise plain_error(error) from error
     finally:
         torch.set_num_threads(threads)
     return FoldResult(episodes.fold, found, note, episodes.content_hash)

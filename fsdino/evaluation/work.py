@@ -12,6 +12,25 @@ from lightning.pytorch.callbacks import Callback
 from fsdino.evaluation.progress import EvaluationProgress
 
 Device = Literal["auto", "cpu", "cuda"]
+# How torch hands on what went wrong in a loader's process, and in one of several that share the work.
+HANDED_ON = ("Original Traceback", "terminated with the following error")
+EXPECTED = ("ValueError", "DataSetError", "FileNotFoundError")
+
+
+def plain_error(error: Exception) -> Exception:
+    """The sentence that was raised in another process, without the traceback that torch wraps around it.
+
+    Args:
+        error: what arrived here.
+
+    Returns:
+        A ValueError of that sentence where it was one about the data, else the error itself.
+    """
+    text = str(error).rstrip()
+    if not any(mark in text for mark in HANDED_ON):
+        return error
+    kind, _, sentence = text.splitlines()[-1].partition(": ")
+    return ValueError(sentence) if kind.rpartition(".")[2] in EXPECTED and sentence else error
 
 
 class Threads(Callback):

@@ -1,0 +1,236 @@
+"""What `speed.py` measures: one function a section of its CSV."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from speed_rows import Row, line, rounded, verdict
+from subjects import annotated, bare_encoder, build, noise, reference, segmenter
+from timing import Timings, interleaved, peak_mb_of, print_peak, resident_mb
+
+from fsdino.config import preset
+from fsdino.export.onnx_engine import OnnxEngine
+from fsdino.export.run import export_graphs
+from fsdino.models.contract import image_tensor
+from fsdino.predict.torch_engine import TorchEngine
+from fsdino.teachers.cache import EmbeddingCache, cache_recipe
+from fsdino.teachers.pictures import PictureList
+from fsdino.teachers.sam import SamTeacher
+from fsdino.teachers.shards import ShardStore
+from fsdino.train.distill import DistillModule
+from fsdino.train.distill_data import DistillPictures
+from fsdino.train.optim import build_optimizer
+
+READER_BARS = {
+    "b14": {"after the encoder": "<= 0.10", "segment": "<= 1.10", "remember": "<= 1.05"},
+    "s14": {"segment": "<= 1.20"},
+}
+MAIN = {False: "b14", True: "tiny"}  # by --small
+METHODS = {
+    False: (("FS-DINO full", "b14"), ("FS-DINO compact", "b14"), ("FS-DINO full", "s14"), ("SANSA", "tiny"),
+            ("SANSA", "large"), ("FSSAM", "small + b14"), ("prototype", "b14")),
+    True: (("FS-DINO full", "tiny"), ("SANSA", "mini"), ("FSSAM", "mini + tiny"), ("prototype", "tiny")),
+}  # fmt: skip
+
+
+def reader(small: bool, repetitions: int) -> list[Row]:
+    """With a remembered reference: everything after the encoder, and the calls that users make."""
+    rows = []
+    for name in (MAIN[small],) if small else ("b14", "s14"):
+        model, bars = segmenter(name), READER_BARS.get(name, {})
+        memory, picture = model.remember([reference()]), noise()
+        square = model.resize.image(image_tensor(picture, "picture"))[None]
+        feats = model.encoder(square)
+        timings = interleaved(
+            {
+                "bare encoder": bare_encoder(model),
+                "encoder with taps": lambda model=model, square=square: model.encoder(square),
+                "after the encoder": lambda model=model, memory=memory, feats=feats: model.decode_query_feats(
+                    memory, feats
+                ),
+                "segment": lambda model=model, memory=memory, picture=picture: model.segment(memory, picture),
+                "remember": lambda model=model: model.remember([reference()]),
+            },
+            repetitions,
+        )
+        head = {"method": "FS-DINO full", "preset": name, "img_size": model.img_size}
+        rows += [head | line(timings, step, "bare encoder", bars.get(step, "")) for step in timings.seconds]
+    return [*rows, *reader_memory(small)]
+
+
+def reader_memory(small: bool) -> list[Row]:
+    """Peak memory at twice the size, of the encoder alone and of the whole model."""
+    name = MAIN[small]
+    size = 2 * preset(name).img_size
+    peaks = {case: peak_of(f"{case}:{name}:{size}") for case in ("encoder", "segment")}
+    head = {"method": "FS-DINO full", "preset": name, "img_size": size}
+    rows = [head | {"step": f"peak memory, {case}", "peak_mb": rounded(peak)} for case, peak in peaks.items()]
+    if None not in peaks.values():
+        above = peaks["segment"] - peaks["encoder"]  # type: ignore[operator]
+        row = head | {"step": "peak memory above the encoder", "peak_mb": rounded(above)}
+        rows.append(row if small else row | verdict(above, "<= 2048"))
+    return rows
+
+
+def methods(small: bool, repetitions: int) -> list[Row]:
+    """Every method at its published configuration, each beside its own bare encoder(s)."""
+    actions: dict[str, Callable[[], Any]] = {}
+    sizes = {}
+    for key in METHODS[small]:
+        method = build(*key)
+        memory, label = method.remember([reference()]), "|".join(key)
+        sizes[key] = method.img_size
+        actions[f"{label}|bare encoder"] = bare_encoder(method)
+        actions[f"{label}|remember"] = lambda method=method: method.remember([reference()])
+        actions[f"{label}|segment"] = lambda method=method, memory=memory: method.segment(memory, noise())
+    timings = interleaved(actions, repetitions)
+    common = "|".join((*METHODS[small][0], "bare encoder"))
+    rows = []
+    for key, size in sizes.items():
+        label, peak = "|".join(key), peak_of("method:{}:{}".format(*key))
+        base = f"{label}|bare encoder"
+        for step, parts in {"bare encoder": ("bare encoder",), "remember": ("remember",), "segment": ("segment",),
+                            "one-shot episode": ("remember", "segment")}.items():  # fmt: skip
+            names = tuple(f"{label}|{part}" for part in parts)
+            row = {"method": key[0], "preset": key[1], "img_size": size} | line(timings, names, base) | {"step": step}
+            row["ratio_b14"] = rounded(timings.ratio(names, common), 3)
+            row["peak_mb"] = "" if step == "bare encoder" else rounded(peak)
+            rows.append(row)
+    return rows
+
+
+def classes(small: bool, repetitions: int) -> list[Row]:
+    """Ten classes in one picture against one."""
+    engine = TorchEngine(segmenter(MAIN[small]))
+    memories = [engine.remember([annotated(seed)]) for seed in range(10)]
+    picture = noise()
+    timings = interleaved(
+        {
+            "one class": lambda: list(engine.segment(memories[:1], picture)),
+            "ten classes": lambda: list(engine.segment(memories, picture)),
+        },
+        repetitions,
+    )
+    head = {"method": "FS-DINO full", "preset": MAIN[small], "img_size": engine.method.img_size}
+    bars = {} if small else {"ten classes": "<= 1.50"}
+    return [head | line(timings, step, "one class", bars.get(step, "")) for step in timings.seconds]
+
+
+def distill(small: bool, repetitions: int) -> list[Row]:
+    """A step of stage 1, its picture and its target loaded, from a cache or through a live teacher."""
+    config = preset(MAIN[small], encoder_weights=None)
+    teacher = SamTeacher.random("tiny" if small else "vit_b")
+    module = DistillModule(config, teacher)
+    pictures = PictureList("noise", tuple(str(i) for i in range(4)), lambda name: noise(int(name), (768, 1024)))
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        recipe = cache_recipe(teacher, pictures)
+        store, generator = ShardStore(folder, recipe), np.random.default_rng(0)
+        store.put([*range(4)], generator.standard_normal((4, *recipe.entry_shape), dtype=np.float32))
+        store.finalize()
+        cache = EmbeddingCache(folder)
+        for size in (56, 112) if small else (126, 252, 518):
+            cached, live = distill_step(module, pictures, size, cache), distill_step(module, pictures, size, None)
+            timings = interleaved({"cached step": cached, "live step": live}, repetitions)
+            head = {"method": "distillation", "preset": MAIN[small], "img_size": size}
+            rows.append(head | line(timings, "cached step", "cached step"))
+            rows.append(head | line(timings, "live step", "cached step", "" if small else ">= 8"))
+    return rows
+
+
+def distill_step(
+    module: DistillModule, pictures: PictureList, size: int, cache: EmbeddingCache | None
+) -> Callable[[], None]:
+    """One optimiser step on one picture, from reading it on."""
+    assert module.teacher is not None
+    resize = type(module.model.resize)
+    live = None if cache is not None else resize(module.teacher.img_size)
+    places = list(range(len(pictures)))
+    data = DistillPictures(pictures, places, [False] * len(places), resize(size), cache, live)
+    optimizer, turn = build_optimizer(module.model, "adamw", 1e-3, 0.05), iter(range(10**9))
+
+    def step() -> None:
+        batch = {key: value[None] for key, value in data[next(turn) % len(data)].items()}
+        with torch.enable_grad():
+            loss = module.embedding_loss(module.model.embed(batch["image"]), module.target(batch))
+            optimizer.zero_grad()
+            loss.backward()
+        optimizer.step()
+
+    return step
+
+
+def onnx(small: bool, repetitions: int) -> list[Row]:
+    """The exported graphs against torch, one class in one picture."""
+    model, picture = segmenter(MAIN[small]), noise()
+    with tempfile.TemporaryDirectory() as folder:
+        engines = {"torch": TorchEngine(model)}
+        with torch.enable_grad():  # the exporter's own checks switch it off
+            export_graphs(model, Path(folder), ("onnx", "int8"))
+        threads = torch.get_num_threads()
+        engines |= {"onnx": OnnxEngine(folder, threads), "onnx int8": OnnxEngine(Path(folder) / "int8", threads)}
+        actions = {}
+        for name, engine in engines.items():
+            memory = engine.remember([annotated(0)])
+            actions[name] = lambda engine=engine, memory=memory: list(engine.segment([memory], picture))
+        timings = interleaved(actions, repetitions)
+    head = {"method": "FS-DINO full", "preset": MAIN[small], "img_size": model.img_size}
+    bars = {} if small else {"onnx": "<= 1.00", "onnx int8": "<= 0.65"}
+    return [head | line(timings, name, "torch", bars.get(name, "")) for name in timings.seconds]
+
+
+def start(small: bool, repetitions: int) -> list[Row]:
+    """Seconds until the package is imported, and until the command line has shown its help."""
+    inside = "import time; t = time.perf_counter(); import fsdino; print(time.perf_counter() - t)"
+    script = Path(sys.executable).parent / "fsdino"
+    imports, helps = [], []
+    for _ in range(1 + repetitions):
+        ran = subprocess.run([sys.executable, "-c", inside], capture_output=True, text=True, check=True)
+        imports.append(float(ran.stdout))
+        started = time.perf_counter()
+        subprocess.run([str(script), "--help"], capture_output=True, check=True)
+        helps.append(time.perf_counter() - started)
+    timings = Timings({"import fsdino": imports[1:], "fsdino --help": helps[1:]})
+    rows = []
+    for step, bar in (("import fsdino", 100), ("fsdino --help", 500)):
+        ms = timings.ms(step)
+        rows.append({"method": "start", "step": step, "ms": rounded(ms)} | verdict(ms, f"<= {bar} ms"))
+    return rows
+
+
+SECTIONS: dict[str, Callable[[bool, int], list[Row]]] = {
+    f.__name__: f for f in (reader, methods, classes, distill, onnx, start)
+}
+
+
+# ---- memory, in a process of its own
+
+
+def peak_of(case: str) -> float | None:
+    """Peak memory of one case of `run_case`, in a process of its own."""
+    return peak_mb_of(Path(__file__).with_name("speed.py"), "--peak", case)
+
+
+def run_case(case: str) -> None:
+    """Run "encoder:PRESET:SIZE", "segment:PRESET:SIZE" or "method:METHOD:PRESET" once and print the peak memory."""
+    kind, name, detail = case.split(":")
+    floor = resident_mb()  # Python and the libraries
+    if kind == "method":
+        method = build(name, detail)
+        method.segment(method.remember([reference()]), noise())
+    else:
+        model = segmenter(name, img_size=int(detail))
+        square = torch.rand(1, 3, model.img_size, model.img_size, generator=torch.Generator().manual_seed(0))
+        if kind == "encoder":
+            model.encoder(square)
+        else:
+            model.segment(model.remember([reference()]), square[0])
+    print_peak(floor)
