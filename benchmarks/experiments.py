@@ -118,7 +118,8 @@ RECIPES = {"photos": "recipes/photos.yaml"}
 
 def run_once(grid: str, name: str, overrides: list[str]) -> list[dict[str, Any]]:
     """Train and measure one run; rows of the method and, for the first variant of a seed, of the baselines."""
-    recipe, options = read_recipe(["--config", RECIPES.get(grid, "recipes/tiny.yaml"), "--log.wandb=off", *overrides])
+    common = ["--config", RECIPES.get(grid, "recipes/tiny.yaml"), "--log.wandb=off", "--presence.episodes=0"]
+    recipe, options = read_recipe([*common, *overrides])
     started = time.perf_counter()
     job = Job(recipe, options, ROOT / grid / name, shared_features(recipe, options) if grid == "photos" else None)
     job._teacher = shared_teacher(recipe, options)
@@ -166,7 +167,8 @@ def shared_distillation(recipe: Recipe, options: dict[str, Any], job: Job) -> Pa
     adapter = {k: v for k, v in recipe.model.items() if k in ("adapter_tap", "encoder_weights")}
     own_objects = recipe.teacher.checkpoint == "own" and recipe.teach.objects
     fold = recipe.data.fold if own_objects or not recipe.data.pictures else None
-    key = json.dumps([recipe.name, adapter, asdict(recipe.distill), fold, recipe.seed], sort_keys=True)
+    parts = [recipe.name, adapter, asdict(recipe.distill), fold, recipe.seed, job.teacher.fingerprint]
+    key = json.dumps(parts, sort_keys=True)
     folder = ROOT / "distill" / hashlib.sha256(key.encode()).hexdigest()[:12]
     plain = replace(recipe, data=replace(recipe.data, max_train_pictures=None))
     other = Job(plain, options, folder)
