@@ -9,6 +9,7 @@ a ratio is the median over the rounds of the ratio within a round. Sections:
     distill   a step of stage 1 with cached embeddings against a live SAM
     onnx      the exported graphs in onnxruntime, float32 and 8 bit, against torch
     start     the package's import and the command line's help
+    job       `make distill` from nothing: seconds and peak memory
 
 Memory is the peak of a process of its own above what Python and the libraries take, weights included. Rows of sections
 that are not run are kept. `--small` runs tiny models instead, to try the script.
