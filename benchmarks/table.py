@@ -30,12 +30,26 @@ def origin(rows: Sequence[Row]) -> str:
     return f"\n<sub>{' · '.join(parts)}</sub>\n"
 
 
+def figure(name: str, results: Path) -> str:
+    """The table's plot, where `figures.py` has drawn one."""
+    if name not in FIGURES or not (results / f"{name}.png").is_file():
+        return ""
+    folder = results.relative_to(ROOT) if results.is_relative_to(ROOT) else results
+    return f"\n![{FIGURES[name]}]({folder.as_posix()}/{name}.png)\n"
+
+
+FIGURES = {
+    "ablation": "mIoU of each variant and what each part adds, with intervals",
+    "distillation_curve": "distilled and undistilled over the number of annotated pictures, and their difference",
+}
+
+
 def render(name: str, results: Path) -> str:
-    """What stands between the markers of a table."""
+    """What stands between the markers of a table, with its plot below."""
     rows = load(results, name)
     if not rows:
         return f"_There is no `benchmarks/results/{name}.csv` yet._\n"
-    return "\n" + TABLES.get(name, plain)(rows, results) + origin(rows) + "\n"
+    return "\n" + TABLES.get(name, plain)(rows, results) + figure(name, results) + origin(rows) + "\n"
 
 
 def fill(text: str, results: Path) -> str:
