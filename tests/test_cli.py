@@ -52,3 +52,17 @@ def test_usage_has_a_line_for_each_command() -> None:
     assert len([line for line in usage().splitlines() if line.startswith("  ")]) == len(RECIPE_COMMANDS) + len(
         FUNCTION_COMMANDS
     )
+
+
+def test_evaluate_takes_a_recipe_or_a_method(monkeypatch) -> None:
+    monkeypatch.setattr("fsdino.commands.evaluate", lambda recipe, options: 70 + len(recipe.name))
+    assert main(["evaluate", "--config", "recipes/tiny.yaml"]) == 74
+    seen = {}
+
+    def evaluate(method: str, num_workers: int = 0, skip_rare: bool = False, folds: str = "all") -> int:
+        seen.update(method=method, num_workers=num_workers, skip_rare=skip_rare, folds=folds)
+        return 3
+
+    monkeypatch.setattr("fsdino.evaluation.run.evaluate", evaluate)
+    assert main(["evaluate", "tiny", "--skip-rare", "--num-workers=2", "--folds", "0,1"]) == 3
+    assert seen == {"method": "tiny", "num_workers": 2, "skip_rare": True, "folds": "0,1"}

@@ -23,9 +23,9 @@ from fsdino.evaluation.episodes import EpisodeChoice
 from fsdino.evaluation.methods import MethodChoice, encoder_weights, identity
 from fsdino.evaluation.run import Work, measure_folds
 from fsdino.evaluation.tables import read_episodes
-from fsdino.methods.registry import build_method, save_method
+from fsdino.methods.registry import build_method, describe_method, save_method
 from fsdino.metrics import FewShotIoU
-from fsdino.weights import save_pretrained
+from fsdino.weights import METHOD_KEY, load_segmenter, save_pretrained
 from tests.data.trees import davis_tree, fss_tree, label_folder_tree, lvis_tree, shared_data
 from tests.methods.test_registry import ARGS
 from tests.small_segmenter import small_segmenter
@@ -155,6 +155,14 @@ class TestMethods:
         saved = save_method(build_method(name, **ARGS[name]), tmp_path)
         assert type(fsdino.load(saved)) is type(build_method(name, **ARGS[name]))
         assert identity(fsdino.load(saved)) == identity(fsdino.load(str(saved / "model.safetensors")))
+
+    def test_checkpoints_of_other_methods_are_opened_too(self, tmp_path) -> None:
+        method = build_method("sansa", **ARGS["sansa"])
+        state = {f"method.{name}": tensor for name, tensor in method.state_dict().items()}
+        torch.save({"state_dict": state, METHOD_KEY: describe_method(method)}, tmp_path / "last.ckpt")
+        assert identity(fsdino.load(tmp_path / "last.ckpt")) == identity(method)
+        with pytest.raises(ValueError, match=r"last.ckpt' holds Sansa, expected an FS-DINO segmenter; give one"):
+            load_segmenter(tmp_path / "last.ckpt")
 
     def test_random_weights_are_said(self, capsys) -> None:
         MethodChoice("sansa", options=ARGS["sansa"]).open(0, None)  # type: ignore[arg-type]
