@@ -34,6 +34,7 @@ from tests.small_segmenter import annotated, scene, small_segmenter, write_refer
 def traceable(**overrides: Any) -> FewShotSegmenter:
     """A model of few nodes: what tracing and rewriting take grows with them."""
     encoder = {"embed_dim": 32, "depth": 2, "num_heads": 2, "init_values": 1.0}
+    overrides = {"presence_statistics": True, **overrides}
     return small_segmenter(encoder_kwargs=encoder, reader_taps=(0, 1), decoder_depth=1, **overrides)
 
 
@@ -152,15 +153,44 @@ def test_all_files_are_there(exported: Path) -> None:
     assert names == {"model.safetensors", "config.json", "README.md"} | whole | quantized
 
 
+# ---- OpenVINO
+
+
+def test_openvino_equals_torch(exported: Path, tmp_path: Path) -> None:
+    pytest.importorskip("openvino", reason="the extra fsdino[openvino] is not installed")
+    by_torch, other = TorchEngine(load(exported)), open_engine(str(exported), "openvino")
+    assert other.fingerprint == by_torch.fingerprint and other.threshold == by_torch.threshold
+    groups = [annotated(2), annotated(1, seed=7)]
+    for size in ((50, 90), (130, 44)):
+        expected, found = (
+            list(engine.segment([engine.remember(group) for group in groups], scene(*size)[0]))
+            for engine in (by_torch, other)
+        )
+        for a, b in zip(expected, found):
+            assert np.abs(a.probs - b.probs).max() < 2.5e-4 and a.present == b.present
+            assert a.score == pytest.approx(b.score, abs=1e-4)
+    for name in ("remember.onnx", "segment.onnx"):
+        (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(ValueError, match="cut or damaged"):
+        open_engine(str(tmp_path), "openvino")
+
+
+def test_openvino_that_is_missing_is_named(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(ImportError, match=r"pip install fsdino\[openvino\]"):
+        open_engine(str(exported), "openvino")
+
+
 # ---- without torch
 
 NO_TORCH = """
 import sys
 sys.modules["torch"] = None
-from fsdino.predict import predict, remember
+from fsdino.cli import main
 support, photos, out, model, memory = sys.argv[1:]
-remember(support, memory, model, runtime="onnx")
-code = predict(memory, photos, out, model, runtime="onnx", formats=["labels", "overlays", "coco", "yolo"])
+assert main(["remember", "--support", support, "--out", memory, "--model", model, "--runtime", "onnx"]) == 0
+code = main(["predict", "--support", memory, "--images", photos, "--out", out, "--model", model, "--runtime", "onnx",
+             "--formats", "labels,overlays,coco,yolo"])
 assert not any(name.startswith("torch.") for name in sys.modules)
 sys.exit(code)
 """
@@ -225,7 +255,7 @@ def test_wrong_graphs_are_named(exported: Path, tmp_path: Path, monkeypatch: pyt
     with pytest.raises(ValueError, match="cut or damaged"):
         open_engine(str(tmp_path), "onnx")
     (tmp_path / "segment.onnx").unlink()
-    with pytest.raises(FileNotFoundError, match=r"segment.onnx' does not exist; the onnx runtime needs"):
+    with pytest.raises(FileNotFoundError, match=r"segment.onnx' does not exist; the runtime needs"):
         open_engine(str(tmp_path), "onnx")
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(ImportError, match=r"pip install fsdino\[onnx\]"):

@@ -36,8 +36,8 @@ class OnnxEngine(Engine):
     positional = False
 
     def __init__(self, folder: str | Path, threads: int = 0) -> None:
-        self._remember, info = _open(Path(folder) / REMEMBER_FILE, threads)
-        self._segment, other = _open(Path(folder) / SEGMENT_FILE, threads)
+        self._remember, info = self._open(Path(folder) / REMEMBER_FILE, threads)
+        self._segment, other = self._open(Path(folder) / SEGMENT_FILE, threads)
         if info["fingerprint"] != other["fingerprint"]:
             raise ValueError(
                 f"'{folder}' mixes two models: {REMEMBER_FILE} is of {info['fingerprint']}, {SEGMENT_FILE} of "
@@ -47,6 +47,28 @@ class OnnxEngine(Engine):
         self.fingerprint, self.threshold = str(info["fingerprint"]), float(info["threshold"])
         self.resize = ArrayResize(int(info["img_size"]), str(info["resize_mode"]))
         self._memory_names = [output.name for output in self._remember.get_outputs()]
+
+    @staticmethod
+    def open_graph(path: Path, threads: int) -> Any:
+        """Open one graph; what comes back has onnxruntime's `run`, `get_outputs` and `get_modelmeta`."""
+        return open_session(path, threads)
+
+    def _open(self, path: Path, threads: int) -> tuple[Any, dict[str, Any]]:
+        """Open a graph and read what the export noted in it."""
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"'{path}' does not exist; the runtime needs a folder with {REMEMBER_FILE} and {SEGMENT_FILE}, made "
+                "by `fsdino export` with the format onnx."
+            )
+        session = self.open_graph(path, threads)
+        noted = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
+        if noted is None:
+            raise ValueError(f"'{path}' is an ONNX graph, but not one that `fsdino export` wrote.")
+        info = json.loads(noted)
+        if info["format_version"] > FORMAT_VERSION:
+            version = f"'{path}' has format version {info['format_version']}"
+            raise ValueError(f"{version}, this fsdino reads up to {FORMAT_VERSION}; update fsdino.")
+        return session, info
 
     def remember(self, references: Sequence[Annotated]) -> Memory:
         """See `Engine.remember`."""
@@ -123,24 +145,6 @@ def _fill(array: np.ndarray, length: int, axis: int) -> np.ndarray:
     widths = [(0, 0)] * array.ndim
     widths[axis] = (0, length - array.shape[axis])
     return np.pad(array, widths)
-
-
-def _open(path: Path, threads: int) -> tuple[Any, dict[str, Any]]:
-    """Open a graph and read what the export noted in it."""
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"'{path}' does not exist; the onnx runtime needs a folder with {REMEMBER_FILE} and {SEGMENT_FILE}, made "
-            "by `fsdino export` with the format onnx."
-        )
-    session = open_session(path, threads)
-    noted = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
-    if noted is None:
-        raise ValueError(f"'{path}' is an ONNX graph, but not one that `fsdino export` wrote.")
-    info = json.loads(noted)
-    if info["format_version"] > FORMAT_VERSION:
-        version = f"'{path}' has format version {info['format_version']}"
-        raise ValueError(f"{version}, this fsdino reads up to {FORMAT_VERSION}; update fsdino.")
-    return session, info
 
 
 def open_session(path: Path, threads: int = 0) -> Any:

@@ -18,13 +18,14 @@ class OnnxMethod(FewShotMethod):
 
     Args:
         folder: Where both graphs lie.
-        threads: Threads of onnxruntime; 0 takes all cores.
+        threads: Threads of the runtime; 0 takes all cores.
+        engine_type: `OnnxEngine`, or `OpenvinoEngine`.
     """
 
     memory_type = SupportMemory
 
-    def __init__(self, folder: str | Path, threads: int = 0) -> None:
-        engine = OnnxEngine(folder, threads)
+    def __init__(self, folder: str | Path, threads: int = 0, engine_type: type[OnnxEngine] = OnnxEngine) -> None:
+        engine = engine_type(folder, threads)
         mode = engine.resize.mode
         super().__init__(Resize(engine.resize.size, "pad" if mode == "pad" else "squash"), engine.threshold)
         self.engine = engine

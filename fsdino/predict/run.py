@@ -18,7 +18,7 @@ from fsdino.predict.outputs import Format, Outputs
 from fsdino.predict.pictures import Item, find_pictures, read_ahead
 from fsdino.predict.support import MEMORY_SUFFIX, Support, read_support
 
-Runtime = Literal["torch", "onnx"]
+Runtime = Literal["torch", "onnx", "openvino"]
 WRITES_WAITING = 8  # results that may wait for the disk: bounds the memory when it is slower than the model
 
 
@@ -26,9 +26,10 @@ def open_engine(model: str, runtime: Runtime = "torch", device: str = "auto") ->
     """Make what runs a model.
 
     Args:
-        model: For torch whatever `fsdino.load` opens; for onnx a folder with remember.onnx and segment.onnx.
-        runtime: "torch", or "onnx", which never imports torch.
-        device: "cpu", "cuda", ...; "auto" takes a GPU where there is one. The onnx runtime runs on the CPU.
+        model: For torch whatever `fsdino.load` opens; for onnx and openvino a folder with remember.onnx and
+            segment.onnx.
+        runtime: "torch", or "onnx" and "openvino", which never import torch.
+        device: "cpu", "cuda", ...; "auto" takes a GPU where there is one. The runtimes of graphs run on the CPU.
 
     Returns:
         The engine.
@@ -36,14 +37,19 @@ def open_engine(model: str, runtime: Runtime = "torch", device: str = "auto") ->
     Raises:
         ValueError: If the runtime is unknown or cannot run on that device.
     """
-    if runtime == "onnx":
+    if runtime in ("onnx", "openvino"):
+        if device not in ("auto", "cpu"):
+            text = f"the {runtime} runtime runs on the CPU, not on {device!r}; leave --device out, or use torch."
+            raise ValueError(text)
+        if runtime == "openvino":
+            from fsdino.export.openvino_engine import OpenvinoEngine
+
+            return OpenvinoEngine(model)
         from fsdino.export.onnx_engine import OnnxEngine
 
-        if device not in ("auto", "cpu"):
-            raise ValueError(f"the onnx runtime runs on the CPU, not on {device!r}; leave --device out, or use torch.")
         return OnnxEngine(model)
     if runtime != "torch":
-        raise ValueError(f"runtime {runtime!r} is unknown; use 'torch' or 'onnx'.")
+        raise ValueError(f"runtime {runtime!r} is unknown; use 'torch', 'onnx' or 'openvino'.")
     import torch
 
     from fsdino.predict.torch_engine import TorchEngine
@@ -96,7 +102,8 @@ def predict(
             and masks/<class>/, a COCO JSON, or saved memories (.fsmem).
         images: Pictures to segment: a folder, a glob, a picture or a video.
         out: Folder for the results.
-        model: A preset, model folder, checkpoint or Hub id; for the onnx runtime the folder of the exported graphs.
+        model: A preset, model folder, checkpoint or Hub id; for onnx and openvino the folder of the
+            exported graphs.
         formats: Any of labels (PNG label maps), overlays (pictures with masks), coco (JSON with RLE), yolo (polygons),
             comma-separated.
         support_images: Folder of the pictures of a COCO JSON, when it is not beside it.
@@ -106,7 +113,7 @@ def predict(
         tile: Side in pixels of windows to cut large pictures into, for small objects; 0 takes pictures as a whole.
         split_instances: Whether the COCO JSON has an annotation per connected part.
         frame_step: Every how many frames of a video count.
-        runtime: torch, or onnx for exported graphs without torch.
+        runtime: torch, or onnx or openvino for exported graphs without torch.
         device: cpu, cuda, or auto.
         overwrite: Start over instead of continuing.
 
@@ -145,6 +152,7 @@ def predict(
     outputs.finish()
     for name, reason in failed.items():
         print(f"not read: {name}: {reason}", file=sys.stderr)
+    print(f"{len(items) - len(failed)} of {len(items)} pictures, {', '.join(kinds)} and scores.csv in {out}")
     return 1 if failed else 0
 
 
@@ -218,7 +226,7 @@ def remember(
         model: As for predict.
         support_images: Folder of the pictures of a COCO JSON, when it is not beside it.
         max_references: References used per class; 0 takes all.
-        runtime: torch or onnx.
+        runtime: torch, onnx or openvino.
         device: cpu, cuda, or auto.
 
     Returns:

@@ -152,7 +152,7 @@ def fit_text(text: str, font: Any, width: int) -> str:
 def _legend(canvas: np.ndarray, captions: Mapping[int, str]) -> np.ndarray:
     """Write one line per label (swatch and text) on a dark plate in the upper left corner."""
     height, width = canvas.shape[:2]
-    size = int(np.clip(min(height, width) / 22, 10, 42))
+    size = int(np.clip(min(height, width) / 22, 10, 160))
     font, gap = font_of_size(size), size // 3
     step = size + gap
     rows = list(captions.items())[: max(1, (height - gap) // step)]
