@@ -1,0 +1,94 @@
+"""What exporting costs in accuracy: `python benchmarks/export.py [--model tiny] [--csv FILE]`.
+
+One model in torch (float32 and bfloat16) and as exported graphs (onnxruntime float32 and 8 bit, OpenVINO where it is
+installed) on the same episodes of novel classes, counted at the pictures' own size. How fast they are is measured by
+`benchmarks/speed.py --what onnx`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from provenance import ROOT, provenance, write_rows
+
+from fsdino.data.episode import EpisodeData, collate_episodes
+from fsdino.data.episode_list import EpisodeList
+from fsdino.data.synthetic import SyntheticWorld
+from fsdino.evaluate import predict_episode
+from fsdino.export.onnx_method import OnnxMethod
+from fsdino.export.run import export_graphs
+from fsdino.metrics import FewShotIoU
+from fsdino.models.contract import FewShotMethod
+from fsdino.weights import fingerprint, load_segmenter
+
+EPISODES = ROOT / "benchmarks" / "episodes" / "synthetic_fold0_1shot.json"
+BAR = 0.5  # mIoU that a cheaper form may lose
+
+
+def forms(model: str, folder: Path) -> dict[str, FewShotMethod]:
+    """The same weights in every form, torch in float32 first."""
+    threads = torch.get_num_threads()
+    with torch.enable_grad():  # the exporter's own checks switch it off
+        export_graphs(load_segmenter(model), folder, ("onnx", "int8"))
+    found: dict[str, FewShotMethod] = {
+        "torch float32": load_segmenter(model),
+        "torch bfloat16": load_segmenter(model).to(torch.bfloat16),
+        "onnxruntime float32": OnnxMethod(folder, threads),
+        "onnxruntime int8": OnnxMethod(folder / "int8", threads),
+    }
+    if find_spec("openvino") is not None:
+        from fsdino.export.openvino_engine import OpenvinoEngine
+
+        found["OpenVINO float32"] = OnnxMethod(folder, threads, OpenvinoEngine)
+    return found
+
+
+@torch.no_grad()
+def measure(methods: dict[str, FewShotMethod], number: int | None) -> list[dict[str, Any]]:
+    """mIoU of every method on the first `number` episodes of the list, each episode painted once for all."""
+    index, episodes = SyntheticWorld("novel"), EpisodeList.load(EPISODES)
+    data = EpisodeData(index, episodes, next(iter(methods.values())).resize)
+    counted = {name: FewShotIoU(episodes.class_ids) for name in methods}
+    total = min(len(episodes), number or len(episodes))
+    for i in range(total):
+        batch = collate_episodes([data[i]])
+        for name, method in methods.items():
+            truth = batch["query_mask_original"][0]
+            logits = method.resize.invert(predict_episode(method, batch, 0)[0], (truth.shape[-2], truth.shape[-1]))
+            counted[name].update([logits.sigmoid() > method.threshold], [truth], batch["class_id"])
+        if (i + 1) % 50 == 0:
+            print(f"{i + 1} of {total} episodes", flush=True)
+    whole = 100 * float(counted["torch float32"].compute().miou)
+    rows = []
+    for name, metric in counted.items():
+        miou = 100 * float(metric.compute().miou)
+        lost = whole - miou
+        rows.append({"form": name, "episodes": total, "novel mIoU": f"{miou:.2f}", "lost": f"{lost:+.2f}",
+                     "bar": f"<= {BAR}", "met": "yes" if lost <= BAR else "no"})  # fmt: skip
+    return rows
+
+
+def main() -> None:
+    """Export, measure and write the CSV."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--csv", default=str(ROOT / "benchmarks" / "results" / "export.csv"), help="file to write")
+    parser.add_argument("--model", default="tiny", help="a preset with weights, a folder, a checkpoint or a Hub id")
+    parser.add_argument("--number", type=int, help="only the first episodes, to try the script")
+    chosen = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        methods = forms(chosen.model, Path(folder))
+        rows = measure(methods, chosen.number)
+    name = fingerprint(load_segmenter(chosen.model))
+    about = provenance(precision="as said", seed=0, protocol=f"model {chosen.model} ({name}), {EPISODES.name}")
+    write_rows(chosen.csv, [row | about for row in rows])
+    for row in rows:
+        print("  ".join(str(value) for value in row.values()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+"""The README's gallery: `python benchmarks/gallery.py [--model tiny]`, strips of novel classes of the embedded world.
+
+Episodes are not picked by hand: they are every fiftieth of the fixed one-shot list.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from provenance import ROOT
+
+from fsdino.data.episode_list import EpisodeList
+from fsdino.data.synthetic import SyntheticWorld
+from fsdino.models.contract import FewShotMethod, Reference
+from fsdino.visualize import episode_strip, sheet
+from fsdino.weights import load
+
+EPISODES = ROOT / "benchmarks" / "episodes" / "synthetic_fold0_1shot.json"
+OUT = ROOT / "benchmarks" / "results" / "gallery.png"
+COLORS = 160  # of the palette: keeps the file below 300 KB
+
+
+def strips(model: FewShotMethod, every: int, size: int) -> list[np.ndarray]:
+    """One strip (support, query, truth, prediction) for each of the chosen episodes."""
+    index, episodes, drawn = SyntheticWorld("novel"), EpisodeList.load(EPISODES), []
+    for spec in list(episodes)[::every]:
+        images = [index.load_image(picture) for picture in spec.support]
+        masks = [index.load_mask(picture, spec.class_id) == 1 for picture in spec.support]
+        memory = model.remember([Reference(image, mask=mask) for image, mask in zip(images, masks)])
+        query = index.load_image(spec.query)
+        found, truth = model.segment(memory, query), index.load_mask(spec.query, spec.class_id)
+        name = index.class_names[spec.class_id]
+        mask = found.mask.numpy()
+        drawn.append(episode_strip(images, masks, query, truth, mask, class_name=name, score=found.score, size=size))
+    return drawn
+
+
+def main() -> None:
+    """Write the picture."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="tiny", help="whatever fsdino.load opens")
+    parser.add_argument("--every", type=int, default=50, help="every how many episodes of the list are shown")
+    parser.add_argument("--size", type=int, default=140, help="width of a panel in pixels")
+    parser.add_argument("--out", type=Path, default=OUT)
+    chosen = parser.parse_args()
+    picture = Image.fromarray(sheet(strips(load(chosen.model), chosen.every, chosen.size), columns=2))
+    chosen.out.parent.mkdir(parents=True, exist_ok=True)
+    picture.quantize(COLORS, dither=Image.Dither.NONE).save(chosen.out, optimize=True)
+    print(f"{chosen.out}  {chosen.out.stat().st_size / 1000:.0f} KB")
+
+
+if __name__ == "__main__":
+    main()
