@@ -33,6 +33,9 @@ memory = model.remember([fsdino.Reference(Image.open("cat.jpg").convert("RGB"), 
 result = model.segment(memory, Image.open("other.jpg").convert("RGB"))  # result.mask, result.score, result.present
 ```
 
+References: {references}. A folder of pictures at once: `fsdino predict --model path/or/hub-id --support refs/ --images
+photos/ --out masks/`; a page to try it: `fsdino demo --model path/or/hub-id`.
+
 | part | parameters |
 |---|---:|
 {parts}
@@ -50,6 +53,7 @@ Masks of things that a few examples show: labelling aid, counting, cut-outs, res
 
 ## Limits
 
+- It was trained for, and measured on, the data that the results name. On other pictures expect less, and measure.
 - It finds what looks like the references; unusual views, tiny objects and crowded scenes are the usual failures.
 - The score and the answer "absent" are estimates. Check them on your own pictures before anything depends on them.
 - Not for identifying people, nor for decisions about them.
@@ -145,6 +149,9 @@ def model_card(model: nn.Module, info: Mapping[str, Any]) -> str:
         img_size=segmenter["img_size"],
         resize_mode=segmenter["resize_mode"],
         taps=", ".join(str(tap) for tap in sorted({segmenter["adapter_tap"], *segmenter["reader_taps"]})),
+        references="masks, clicks, boxes and scribbles, mixed freely, and what is not meant; clicks correct results"
+        if segmenter.get("promptable")
+        else "pictures with masks, one or several, and what is not meant",
         parts="\n".join(f"| {name} | {count:,} |" for name, count in sizes.items() if count),
         fingerprint=info.get("fingerprint", ""),
         format_version=info["format_version"],
