@@ -134,6 +134,7 @@ def run_once(grid: str, name: str, overrides: list[str]) -> list[dict[str, Any]]
     total = count_parameters(model.parameters())
     return [row | scores(result) | {"cut": model.threshold, "trained": trained_count, "total": total,
                                     "train_pictures": len(job.train_set.index.all_pictures()),
+                                    "precision": options.get("precision", "float32"),
                                     "seconds": round(seconds)}]  # fmt: skip
 
 
@@ -204,13 +205,16 @@ def scores(result: Evaluation) -> dict[str, float]:
 
 
 def baselines(grid: str, overrides: list[str], fold: int) -> list[dict[str, Any]]:
-    """Prototype on the encoder, prototype on a random encoder, and all-foreground."""
+    """Prototype on the encoder, on the embedded world also on a random one, and all-foreground."""
     path = RECIPES.get(grid, "recipes/tiny.yaml")
     recipe, options = read_recipe(["--config", path, "--log.wandb=off", "--teacher.checkpoint=tiny", *overrides])
     job = Job(recipe, options, ROOT / grid / f"baselines-fold{fold}")
     config, rows = recipe.segmenter(), []
     head = {"run": f"baselines-fold{fold}", "seed": 0, "fold": fold, "shots": recipe.data.shots}
-    for label, weights in (("prototype", config.encoder_weights), ("prototype, random encoder", None)):
+    encoders = {"prototype": config.encoder_weights, "prototype, random encoder": None}
+    if grid == "photos":
+        del encoders["prototype, random encoder"]  # says something where the encoder is the project's own
+    for label, weights in encoders.items():
         torch.manual_seed(0)
         deepest = FeatureEncoder(
             config.encoder, config.img_size, (0,), config.encoder_kwargs, None, config.encoder_stride
@@ -262,7 +266,7 @@ def main() -> None:
     done = {row["run"] for row in csv.DictReader(path.open(encoding="utf-8"))} if path.is_file() else set()
     for name, overrides in GRIDS[chosen.grid]():
         if chosen.only in name and name not in done:
-            append(path, [row | about for row in run_once(chosen.grid, name, overrides)])
+            append(path, [row | (about | row) for row in run_once(chosen.grid, name, overrides)])
             print(f"{chosen.grid}: {name} done", flush=True)
 
 
