@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 from torch import Tensor
@@ -297,17 +299,40 @@ def write_cache(
         ValueError: if the folder holds a cache with another recipe or a damaged shard, or an embedding is not finite.
     """
     recipe = cache_recipe(source, pictures, resize_mode, views, shard_size)
-    store = ShardStore(folder, recipe)
-    found = store.is_finished
-    if not found:
-        trainer = trainer or Trainer(
-            accelerator="cpu", devices=1, logger=False, enable_checkpointing=False, enable_model_summary=False
-        )
-        trainer.callbacks.append(CacheWriter(store))  # type: ignore[attr-defined]
-        data = CacheData(pictures, store, batch_size, num_workers)
-        trainer.predict(CacheModule(source, recipe.views), data, return_predictions=False)
-        trainer.strategy.barrier()
-        if trainer.is_global_zero:
-            store.finalize()
-        trainer.strategy.barrier()
-    return EmbeddingCache(folder, expected=recipe, verify=found)
+    trainer = trainer or Trainer(
+        accelerator="cpu", devices=1, logger=False, enable_checkpointing=False, enable_model_summary=False
+    )
+    with _only_writer(Path(folder), trainer):
+        store = ShardStore(folder, recipe)
+        found = store.is_finished
+        if not found:
+            trainer.callbacks.append(CacheWriter(store))  # type: ignore[attr-defined]
+            data = CacheData(pictures, store, batch_size, num_workers)
+            trainer.predict(CacheModule(source, recipe.views), data, return_predictions=False)
+            trainer.strategy.barrier()
+            if trainer.is_global_zero:
+                store.finalize()
+            trainer.strategy.barrier()
+        return EmbeddingCache(folder, expected=recipe, verify=found)
+
+
+@contextmanager
+def _only_writer(folder: Path, trainer: Trainer) -> Iterator[None]:
+    """Let runs that share a cache write it one after the other: the second waits, then finds it done.
+
+    The processes of one distributed run write together, each its own shards, so they take no lock.
+    """
+    if trainer.num_devices * trainer.num_nodes > 1:
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(f"waiting for another process that writes {folder}", flush=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()

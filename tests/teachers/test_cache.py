@@ -7,11 +7,13 @@ import pickle
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from lightning import Trainer
 
 from fsdino.models.encoder import FeatureEncoder
@@ -244,4 +246,18 @@ def test_any_trainer_sees_every_picture_once(tmp_path):
     trainer = Trainer(accelerator="cpu", devices=1, logger=False, enable_checkpointing=False, enable_progress_bar=False)
     counting = CountingTeacher()
     write_cache(counting, picture_list(), tmp_path, trainer=trainer, batch_size=4)
+    assert counting.embedded == 7
+
+
+def test_a_second_run_waits_for_the_first_and_takes_its_cache(tmp_path, capsys):
+    counting, found = CountingTeacher(), []
+    other = threading.Thread(target=lambda: found.append(write_cache(counting, picture_list(), tmp_path)))
+    with FileLock(tmp_path / ".lock"):  # as a first run that is still writing
+        other.start()
+        other.join(1.0)
+        assert other.is_alive() and counting.embedded == 0
+    other.join(60)
+    assert len(found[0]) == 7 and counting.embedded == 7
+    assert "waiting for another process" in capsys.readouterr().out
+    write_cache(counting, picture_list(), tmp_path)
     assert counting.embedded == 7
