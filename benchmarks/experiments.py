@@ -58,6 +58,7 @@ def distillation_curve() -> Iterator[Run]:
             some = [] if count is None else [f"--data.max_train_pictures={count}"]
             name = f"{count or 'all'}-seed{seed}"
             short = ["--train.epochs=4", "--train.epoch_length=640", f"--seed={seed}", "--model.variant=full", *some]
+            short += ["--trainer.check_val_every_n_epoch=2"]
             longer = ["--train.epoch_length=800", "--distill.epochs=0", "--model.freeze_adapter=false"]
             yield f"distilled-{name}", short
             yield f"undistilled-{name}", [*short, *longer]
@@ -66,7 +67,8 @@ def distillation_curve() -> Iterator[Run]:
 def choices() -> Iterator[Run]:
     """What the paper leaves open; decided by held-out base classes."""
     options: dict[str, list[str]] = {
-        "default": [],
+        "default": [],  # without mirrored pictures, which came out of this comparison
+        "mirrored": ["--cache.hflip=true"],
         "no-channel-match": ["--model.channel_match=false"],
         "muon": ["--train.optimizer=muon"],
         "reader-dim-64": ["--model.reader_dim=64"],
@@ -86,7 +88,7 @@ def choices() -> Iterator[Run]:
     for seed in range(2):
         for name, overrides in options.items():
             short = ["--train.epochs=4", "--train.epoch_length=640", f"--seed={seed}", "--model.variant=full"]
-            yield f"{name}-seed{seed}", [*short, *overrides]
+            yield f"{name}-seed{seed}", [*short, "--cache.hflip=false", *overrides]
 
 
 def ablation() -> Iterator[Run]:
