@@ -13,7 +13,7 @@ from fsdino.methods import fssam as fssam_module
 from fsdino.methods.calibrated_attention import _attend, calibrated_attention, rope_angles
 from fsdino.methods.calibration import calibration_bias, minmax, query_priors, refine_memory
 from fsdino.methods.fssam import Fssam
-from tests.contract import FewShotContract, episodes
+from tests.contract import FewShotContract, episodes, reached
 from tests.methods.small import small_encoder, small_sam2
 
 
@@ -37,6 +37,16 @@ def test_parameters_are_the_published_ones() -> None:
     total = sum(p.numel() for p in method.parameters()) / 1e6
     trained = sum(p.numel() for p in method.trainable_parameters()) / 1e6
     assert round(total) in (132, 133) and round(trained) == 11
+
+
+def test_gradients_reach_memory_encoder_memory_attention_and_decoder_and_nothing_else() -> None:
+    method = small_fssam()
+    out = method.train()(*episodes(method, 1, 1))
+    (out.mask_logits.sum() + out.iou_pred.sum()).backward()
+    parts = ("memory_encoder", "memory_attention", "mask_decoder")
+    wanted = {name for name, _ in method.named_parameters() if name.startswith(tuple(f"sam2.net.{p}." for p in parts))}
+    assert {name for name, p in method.named_parameters() if p.requires_grad} == wanted
+    assert reached(method) == wanted  # the object-score head is gone, so nothing of the decoder is left out
 
 
 # Plain numpy versions, written from the formulas alone.
@@ -184,6 +194,31 @@ def test_five_shots_calibrate_the_query_memory(monkeypatch: pytest.MonkeyPatch) 
     torch.testing.assert_close(seen["tokens"][:, :side], torch.stack(singles).mean(0), atol=1e-5, rtol=0)
     for other in singles:
         assert not torch.allclose(seen["tokens"][:, side : 2 * side], other, atol=1e-2)
+
+
+@pytest.mark.parametrize("shots", [1, 5])
+@torch.no_grad()
+def test_the_bias_lies_on_the_query_memory_alone(shots: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In every cross-attention: zero on the support's columns and on the pointers, damping on the query's own."""
+    method, biases = small_fssam().eval(), []
+    real = F.scaled_dot_product_attention
+
+    def spy(*args: torch.Tensor, attn_mask: torch.Tensor | None = None, **options: object) -> torch.Tensor:
+        if attn_mask is not None:
+            biases.append(attn_mask)
+        return real(*args, attn_mask=attn_mask, **options)  # type: ignore[arg-type]
+
+    query, images, masks = episodes(method, 1, shots)
+    memory = method.encode_support(images, masks)
+    monkeypatch.setattr("fsdino.methods.calibrated_attention.F.scaled_dot_product_attention", spy)
+    method.decode_query(memory, query)
+    side = method.sam2.grid**2
+    calibrated = [bias for bias in biases if bias.shape[-1] > 2 * side]
+    assert len(calibrated) == len(method.sam2.net.memory_attention.layers)
+    for bias in calibrated:
+        assert not bias[..., :side].any() and not bias[..., 2 * side :].any()
+        own = bias[..., side : 2 * side]
+        assert float(own.max()) <= 0 and float(own.min()) < -1 and float(own.min()) >= -10
 
 
 @torch.no_grad()

@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import Sam2VideoInferenceSession, Sam2VideoModel
 
 from fsdino.methods.sam2 import Sam2
 from fsdino.methods.sam2_config import SIZES, sam2_config
-from fsdino.methods.sam2_weights import build_sam2, hub_keys
+from fsdino.methods.sam2_weights import build_sam2, hub_keys, save_sam2
 from fsdino.methods.sansa import Sansa
 from tests.contract import episodes
 from tests.methods.small import SIDE, small_sam2
@@ -246,6 +247,36 @@ def test_incomplete_weights_are_refused_by_name(tmp_path: Path) -> None:
         build_sam2(weights=path, img_size=SIDE, sha256="00")
     with pytest.raises(FileNotFoundError, match="no SAM2 checkpoint at"):
         build_sam2(weights=tmp_path / "absent.pt", img_size=SIDE)
+
+
+@pytest.mark.parametrize("version", ["2.0", "2.1"])
+@torch.no_grad()
+def test_own_file_loads_to_equal_outputs(version: str, tmp_path: Path) -> None:
+    sam2 = small_sam2(version=version)  # type: ignore[arg-type]
+    weights = {name: value.clone() for name, value in sam2.net.state_dict().items()}
+    whole, half = (save_sam2(sam2, tmp_path / f"{half}.safetensors", half=half) for half in (False, True))
+    method, inputs = Sansa(sam2, factor=0).eval(), episodes(Sansa(small_sam2()), 1, 1)
+    assert half.stat().st_size < 0.6 * whole.stat().st_size
+    again = Sansa(build_sam2("huge", SIDE, weights=whole), factor=0).eval()  # the file knows its size
+    assert torch.equal(again(*inputs).mask_logits, method(*inputs).mask_logits)
+    rounded = build_sam2(img_size=SIDE, weights=half)
+    assert rounded.dtype == torch.float32 and not rounded.training
+    for name, value in rounded.net.state_dict().items():
+        assert torch.equal(value, weights[name].half().float()), name
+
+
+def test_damaged_own_file_is_refused_by_name(tmp_path: Path) -> None:
+    path = save_sam2(small_sam2(), tmp_path / "mini.safetensors")
+    state = load_file(path)
+    with pytest.raises(FileNotFoundError, match=r"no SAM2 weights at .*; train them with `fsdino pretrain-sam2`"):
+        build_sam2(img_size=SIDE, weights=tmp_path / "absent.safetensors")
+    save_file(state, path)
+    with pytest.raises(ValueError, match=r"mini\.safetensors does not say which SAM2 it holds; give a file of"):
+        build_sam2(img_size=SIDE, weights=path)
+    del state["memory_encoder.projection.weight"]
+    save_file(state, path, metadata={"size": "mini", "version": "2.1"})
+    with pytest.raises(ValueError, match=r"mini\.safetensors lacks memory_encoder\.projection\.weight"):
+        build_sam2(img_size=SIDE, weights=path)
 
 
 def test_incomplete_folder_is_refused_by_name(tmp_path: Path) -> None:

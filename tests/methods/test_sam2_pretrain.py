@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import torch
 from torch import Tensor
 
+from fsdino.commands import pretrain_sam2
 from fsdino.methods.sam2 import Decoded
 from fsdino.methods.sam2_pretrain import Sam2PretrainModule, mask_loss, second_view
+from fsdino.methods.sam2_weights import build_sam2
 
 
 def scenes(count: int = 3, side: int = 48) -> dict[str, Tensor]:
@@ -83,3 +88,14 @@ def test_it_learns() -> None:
         optimizer.step()
         history.append(float(loss.detach()))
     assert history[-1] < 0.85 * history[0]
+
+
+def test_the_command_goes_on_and_its_file_opens(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"epoch_length": 2, "batch_size": 2, "folder": str(tmp_path / "run")}
+    file = tmp_path / "mini.safetensors"
+    assert pretrain_sam2(str(file), epochs=1, **options) == 0
+    first = file.read_bytes()
+    assert pretrain_sam2(str(file), epochs=1, **options) == 0  # finds the run done and writes the same weights
+    assert file.read_bytes() == first
+    assert pretrain_sam2(str(file), epochs=2, **options) == 0 and file.read_bytes() != first
+    assert build_sam2(weights=file, img_size=128).grid == 8

@@ -9,7 +9,7 @@ import torch
 from fsdino.methods.sam2_config import SIZES
 from fsdino.methods.sansa import Sansa
 from fsdino.models.contract import Reference
-from tests.contract import FewShotContract, assert_same, episodes, picture
+from tests.contract import FewShotContract, assert_same, episodes, picture, reached
 from tests.methods.small import SIDE, small_sam2
 
 
@@ -42,7 +42,7 @@ class TestSansaAsVideo(FewShotContract):
     def test_every_reference_counts(self) -> None: ...
 
 
-@pytest.mark.parametrize("size", ["tiny", "small", "base_plus", "large"])
+@pytest.mark.parametrize("size", ["mini", "tiny", "small", "base_plus", "large"])
 @torch.no_grad()
 def test_zero_up_projection_is_frozen_sam2_exactly(size: str) -> None:
     inputs = episodes(Sansa(small_sam2(size)), 1, 2)
@@ -64,6 +64,21 @@ def test_parameters_are_the_published_ones(size: str, trained: float, total: flo
     assert round(count, 2) == trained
     if total is not None:
         assert round(sum(p.numel() for p in method.parameters()) / 1e6, 1) == total
+
+
+@pytest.mark.parametrize("size", ["tiny", "small", "base_plus", "large"])
+def test_gradients_reach_an_adapter_in_every_block_of_the_last_two_stages_and_nothing_else(size: str) -> None:
+    method = random_up_(Sansa(small_sam2(size, side=32)))
+    out = method.train()(*episodes(method, 1, 1))
+    (out.mask_logits.sum() + out.iou_pred.sum()).backward()
+    blocks = SIZES[size].blocks
+    wanted = {
+        f"sam2.net.vision_encoder.backbone.blocks.{block}.mlp.adapter.{part}.{kind}"
+        for block in range(sum(blocks[:2]), sum(blocks))
+        for part in ("norm", "down", "up")
+        for kind in ("weight", "bias")
+    }
+    assert reached(method) == wanted == {name for name, p in method.named_parameters() if p.requires_grad}
 
 
 def test_mini_fits_the_embedded_world() -> None:
@@ -135,6 +150,29 @@ def test_prompts_of_every_kind() -> None:
     together = method.remember(kinds)
     assert together.maps.shape[1] == 5
     assert torch.equal(together.pointers[:, 1], memories[1].pointers[:, 0])
+
+
+@torch.no_grad()
+def test_a_prompt_is_answered_by_sam2_and_its_mask_remembered() -> None:
+    """Points, a box's two corners and every pixel of a scribble, decoded without memory into the single mask."""
+    method = random_up_(Sansa(small_sam2())).eval()
+    image, stroke = picture(SIDE, SIDE, 0)[0], np.zeros((SIDE, SIDE), np.uint8)
+    stroke[10, 20:24] = stroke[30:33, 5] = 1
+    pixels = [(x, y) for y, x in zip(*np.nonzero(stroke))]
+    frame = method.sam2.encode(torch.from_numpy(image).permute(2, 0, 1)[None] / 255)
+    cases = [
+        (Reference(image, points=[(12, 40), (3, 3)], labels=[1, 0]), [(12, 40), (3, 3)], [1, 0]),
+        (Reference(image, box=(8, 10, 40, 50)), [(8, 10), (40, 50)], [2, 3]),
+        (Reference(image, scribble=stroke), pixels, [1] * len(pixels)),
+    ]
+    for reference, points, labels in cases:
+        where, kind = torch.tensor(points).float()[None], torch.tensor(labels)[None]
+        drawn = method.sam2.decode(frame, method.sam2.without_memory(frame), where, kind, multimask=False)
+        tokens = method.sam2.encode_memory(frame, method.sam2.to_input_size(drawn.mask_logits))
+        memory = method.remember([reference])
+        # half a pixel lies between the centre and the corner of what a user names
+        torch.testing.assert_close(memory.maps[:, 0], tokens, atol=0.1 * float(tokens.abs().max()), rtol=0)
+        assert memory.pointers.shape == (1, 1, method.sam2.dim)
 
 
 @torch.no_grad()
