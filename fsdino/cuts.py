@@ -25,6 +25,7 @@ class CutCurve(Metric):
     hits: Tensor
     predicted: Tensor
     positives: Tensor
+    pixels: Tensor
 
     def __init__(self, class_ids: Sequence[int], cuts: Sequence[float] = CUTS, **kwargs: object) -> None:
         super().__init__(**kwargs)
@@ -35,6 +36,7 @@ class CutCurve(Metric):
         self.add_state("hits", torch.zeros(shape, dtype=torch.int64), dist_reduce_fx="sum")
         self.add_state("predicted", torch.zeros(shape, dtype=torch.int64), dist_reduce_fx="sum")
         self.add_state("positives", torch.zeros(shape[0], 1, dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state("pixels", torch.zeros(shape[0], 1, dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, probs: Tensor, truth: Tensor, class_ids: Tensor) -> None:
         """Add episodes.
@@ -52,17 +54,25 @@ class CutCurve(Metric):
                 counts = torch.bincount(passed[chosen], minlength=state.shape[1] + 1)
                 state[row] += counts.flip(0).cumsum(0).flip(0)[1:]
             self.positives[row] += (mask == 1).sum()
+            self.pixels[row] += ((mask == 1) | (mask == 0)).sum()
 
     def compute(self) -> Tensor:
-        """mIoU at each cut, (cuts,); classes that never came are left out."""
+        """(2, cuts): at each cut mIoU over the classes that came, and FB-IoU over all of them together."""
         union = self.positives + self.predicted - self.hits
         counted = self.positives[:, 0] > 0
         if not bool(counted.any()):
-            return torch.zeros(self.hits.shape[1])
-        return (self.hits / union.clamp(min=1))[counted].mean(0)
+            return torch.zeros(2, self.hits.shape[1])
+        foreground = self.hits.sum(0) / union.sum(0).clamp(min=1)
+        background = (self.pixels - union).sum(0) / (self.pixels - self.hits).sum(0).clamp(min=1)
+        return torch.stack([(self.hits / union.clamp(min=1))[counted].mean(0), (foreground + background) / 2])
 
     def best(self) -> tuple[float, float]:
-        """The best cut and its mIoU; of equals the middle one."""
-        curve = self.compute()
+        """The cut of the best mIoU, of equals the middle one, and that mIoU."""
+        curve = self.compute()[0]
         top = (curve >= curve.max() - 1e-9).nonzero()[:, 0]
         return self.grid[int(top[len(top) // 2])], float(curve.max())
+
+    def at(self, cut: float) -> dict[str, float]:
+        """`miou` and `fb_iou` at one of the cuts."""
+        miou, fb_iou = self.compute()[:, self.grid.index(cut)].tolist()
+        return {"miou": miou, "fb_iou": fb_iou}

@@ -168,11 +168,11 @@ class MethodModule(LightningModule):
         self.log("val/loss", loss, batch_size=len(truth), sync_dist=True)
 
     def on_validation_epoch_end(self) -> None:
-        """Logs mIoU at 0.5 and at the best cut."""
-        miou, cuts = self.curve.compute(), torch.as_tensor(self.curve.cuts)
-        cut, best = self.curve.best()
-        half = float(miou[(cuts - 0.5).abs().argmin()])
-        self.log("val/miou", best if self.tune_threshold else half, prog_bar=True)
+        """Logs mIoU and FB-IoU at the method's cut, which is the best one where it is tuned, and mIoU at 0.5."""
+        cut, half = self.curve.best()[0], self.curve.at(0.5)["miou"]
+        chosen = self.curve.at(cut if self.tune_threshold else 0.5)
+        self.log("val/miou", chosen["miou"], prog_bar=True)
+        self.log("val/fb_iou", chosen["fb_iou"])
         self.log("val/miou_at_half", half)
         self.log("val/cut", cut)
         if self.tune_threshold:

@@ -125,11 +125,11 @@ class MetaModule(LightningModule):
         self.log("val/loss", self.losses(output, truth)["bce"], batch_size=len(truth), sync_dist=True)
 
     def on_validation_epoch_end(self) -> None:
-        """Logs mIoU at 0.5 and at the best cut, which becomes the model's threshold."""
-        miou = self.curve.compute()
+        """Logs mIoU and FB-IoU at the best cut, which becomes the model's threshold, and mIoU at 0.5."""
         cut, best = self.curve.best()
         self.log("val/miou", best, prog_bar=True)
-        self.log("val/miou_at_half", float(miou[self.curve.grid.index(0.5)]))
+        self.log("val/fb_iou", self.curve.at(cut)["fb_iou"])
+        self.log("val/miou_at_half", self.curve.at(0.5)["miou"])
         self.log("val/cut", cut)
         self.model.threshold = cut
         self.curve.reset()

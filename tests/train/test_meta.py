@@ -94,14 +94,17 @@ def test_cut_curve_equals_thresholding_at_each_cut() -> None:
     curve = CutCurve([4, 7, 8], cuts=(0.2, 0.5, 0.7))
     curve.update(probs[:3], truth[:3], classes[:3])
     curve.update(probs[3:], truth[3:], classes[3:])
-    for cut, value in zip((0.2, 0.5, 0.7), curve.compute()):
-        ious = []
+    for cut in (0.2, 0.5, 0.7):
+        ious, counts = [], torch.zeros(2, 2)
         for class_id in (4, 7):
             chosen = classes == class_id
             valid = truth[chosen] != 255
             found, wanted = (probs[chosen] > cut) & valid, (truth[chosen] == 1) & valid
             ious.append((found & wanted).sum() / (found | wanted).sum())
-        assert torch.isclose(value, torch.stack(ious).mean())
+            counts[0] += torch.stack([(found & wanted).sum(), (found | wanted).sum()])
+            counts[1] += torch.stack([(valid & ~found & ~wanted).sum(), (valid & ~(found & wanted)).sum()])
+        assert curve.at(cut)["miou"] == pytest.approx(float(torch.stack(ious).mean()))
+        assert curve.at(cut)["fb_iou"] == pytest.approx(float((counts[:, 0] / counts[:, 1]).mean()))
     assert curve.best()[0] in (0.2, 0.5, 0.7)
 
 
