@@ -51,7 +51,7 @@ def distillation_curve() -> Iterator[Run]:
     """Distilled against undistilled, five seeds, over the number of annotated base pictures.
 
     Undistilled: a new adapter that learns with the episodes, for a quarter more of them (what distillation costs).
-    Both start from the teacher's decoder; `nothing` starts that anew as well.
+    Both start from the teacher's decoder.
     """
     for seed in range(5):
         for count in (10, 30, 100, 300, None):
