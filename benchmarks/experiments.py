@@ -23,6 +23,7 @@ from fsdino.baseline import choose_prototype
 from fsdino.data import open_data_set
 from fsdino.data.class_index import CombinedIndex
 from fsdino.data.episode import EpisodeData
+from fsdino.datasets import TestSet, open_test
 from fsdino.evaluate import Evaluation, evaluate
 from fsdino.job import Job
 from fsdino.methods.prototype import AllForeground
@@ -116,10 +117,11 @@ def photos() -> Iterator[Run]:
 
 GRIDS = {f.__name__: f for f in (tiny_seeds, distillation_curve, choices, ablation, photos)}
 RECIPES = {"photos": "recipes/photos.yaml"}
+SHOTS = {"ablation": (1, 5)}  # references of the measurement, where it is not the recipe's number alone
 
 
 def run_once(grid: str, name: str, overrides: list[str]) -> list[dict[str, Any]]:
-    """Train and measure one run; rows of the method and, for the first variant of a seed, of the baselines."""
+    """Train and measure one run; a row for each number of shots."""
     common = ["--config", RECIPES.get(grid, "recipes/tiny.yaml"), "--log.wandb=off", "--presence.episodes=0"]
     recipe, options = read_recipe([*common, *overrides])
     started = time.perf_counter()
@@ -129,15 +131,17 @@ def run_once(grid: str, name: str, overrides: list[str]) -> list[dict[str, Any]]
     model = load(trained)
     seconds = time.perf_counter() - started
     val = float(torch.load(trained, weights_only=True)["callbacks"][best_key(trained)]["best_model_score"])
-    result = measure(job, name, model)
-    head = {"run": name, "seed": recipe.seed, "fold": recipe.data.fold, "shots": recipe.data.shots}
-    row = head | {"method": f"FS-DINO {recipe.segmenter().variant}", "val_miou": round(100 * val, 3)}
-    trained_count = count_parameters(model.trainable_parameters())
-    total = count_parameters(model.parameters())
-    return [row | scores(result) | {"cut": model.threshold, "trained": trained_count, "total": total,
-                                    "train_pictures": len(job.train_set.index.all_pictures()),
-                                    "precision": options.get("precision", "float32"),
-                                    "seconds": round(seconds)}]  # fmt: skip
+    head = {"run": name, "seed": recipe.seed, "fold": recipe.data.fold}
+    tail = {"cut": model.threshold, "trained": count_parameters(model.trainable_parameters()),
+            "total": count_parameters(model.parameters()), "train_pictures": len(job.train_set.index.all_pictures()),
+            "precision": options.get("precision", "float32"), "seconds": round(seconds)}  # fmt: skip
+    rows = []
+    for shots in SHOTS.get(grid, (recipe.data.shots,)):
+        folder = f"{name}-{shots}shot" if grid in SHOTS else name
+        result = measure(job, folder, model, open_test(replace(recipe.data, shots=shots)))
+        row = {"shots": shots, "method": f"FS-DINO {recipe.segmenter().variant}", "val_miou": round(100 * val, 3)}
+        rows.append(head | row | scores(result) | tail)
+    return rows
 
 
 def best_key(checkpoint: Path) -> str:
@@ -179,10 +183,9 @@ def shared_distillation(recipe: Recipe, options: dict[str, Any], job: Job) -> Pa
     return other.distill()
 
 
-def measure(job: Job, name: str, method: FewShotMethod) -> Evaluation:
-    """Novel classes, from the frozen encoder's maps where the method can read them."""
-    test = job.test
-    data = None
+def measure(job: Job, name: str, method: FewShotMethod, test: TestSet | None = None) -> Evaluation:
+    """Novel classes of the job's test set or another, from the frozen encoder's maps where the method can read them."""
+    test, data = test or job.test, None
     if isinstance(method, FewShotSegmenter):
         if job.features is not None:
             cache = job.features[0]
