@@ -63,6 +63,13 @@ def samples(rows: Iterable[Row], grid: str, runs: Path) -> tuple[dict[str, np.nd
     return found, episodes
 
 
+def whole_seeds(rows: list[Row]) -> list[Row]:
+    """The rows of the seeds that have every fold; a seed with fewer folds would weigh them unevenly."""
+    folds = {row["fold"] for row in rows}
+    by_seed = groups(rows, lambda row: row["seed"])
+    return [row for some in by_seed.values() if {row["fold"] for row in some} == folds for row in some]
+
+
 def compare(a: dict[str, np.ndarray], b: dict[str, np.ndarray], training_free: bool) -> tuple[np.ndarray, int]:
     """Mean over the seeds of A minus B, sample by sample.
 
@@ -95,7 +102,8 @@ def paired_rows(grid: str, rows: list[Row], runs: Path) -> list[dict[str, Any]]:
     key = run_name if grid == "ablation" else _method
     found: list[dict[str, Any]] = []
     for shots, some in groups(rows, lambda row: row.get("shots") or "1").items():
-        parts = groups(some, key)
+        whole = {name: whole_seeds(part) for name, part in groups(some, key).items()}
+        parts = {name: part for name, part in whole.items() if part}
         named = {name: samples(part, grid, runs) for name, part in parts.items()}
         folds = {name: {row["fold"] for row in part} for name, part in parts.items()}
         for name, (values, episodes) in named.items():

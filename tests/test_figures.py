@@ -128,6 +128,9 @@ class TestPhotos:
         against = found["FS-DINO full", "prototype"]  # the baseline's one seed stands beside both
         assert against["seeds"] == "2" and against["episodes"] == "160" and 8 < float(against["low"]) < 12
         assert found["FS-DINO full", "FS-DINO compact"]["seeds"] == "1"
+        kept = [r for r in rows if (r["run"], r["fold"]) != ("full-fold3-seed1", 3)]  # seed 1 is not done yet
+        found = script("pairs").paired_rows("photos", [{k: str(v) for k, v in r.items()} for r in kept], runs)
+        assert [r["seeds"] for r in found if r["a"] == "FS-DINO full"] == [1, 1, 1]
         text = script("table").render("photos", results)
         assert "| fold 0 | fold 1 | fold 2 | fold 3 | mean of folds |" in text
         assert "| FS-DINO full | 2 | 40.5 (38.0–43.0) |" in text and "| training | FS-DINO full − prototype |" in text
