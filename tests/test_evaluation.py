@@ -191,7 +191,7 @@ class TestMethods:
         test = EpisodeChoice("folder", str(root), "2", number=3)
         choice = MethodChoice("prototype", encoder_weights="random", tap=0, kind="fg_bg")
         measured, _ = measure_folds(choice, test, tmp_path / "out")
-        (tested, index, episodes), = seen
+        ((tested, index, episodes),) = seen
         assert not set(episodes.class_ids) & set(tested.class_ids)
         assert not episodes.pictures & tested.pictures and not set(index.all_pictures()) & tested.pictures
         assert measured.results[0].remark.startswith("fg_bg block 0 cut ")
