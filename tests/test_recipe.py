@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -86,12 +87,11 @@ def test_overrides_win_over_the_file(tmp_path) -> None:
     assert trainer == {"devices": "2"}
 
 
-def test_an_unknown_key_is_named(tmp_path, capsys) -> None:
+def test_an_unknown_key_is_named(tmp_path) -> None:
     file = tmp_path / "bad.yaml"
     file.write_text("train: {learning_rate: 1}\n")
-    with pytest.raises(SystemExit):
+    with pytest.raises(argparse.ArgumentError, match="'train' does not accept option 'learning_rate'"):
         read_recipe(["--config", str(file)])
-    assert "learning_rate" in capsys.readouterr().err
 
 
 def test_an_unknown_model_field_is_named() -> None:
