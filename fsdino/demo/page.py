@@ -7,6 +7,7 @@ import functools
 import io
 import json
 import os
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -231,8 +232,7 @@ class Desk:
     def _searched(self, session: Session, names: Sequence[str], only: int | None) -> tuple[Any, ...]:
         chosen = [name for name in self.studio.names if name in names] or [self.studio.name]
         session.found = self.studio.search(session, chosen, only=only)
-        folder = Path(os.environ["GRADIO_TEMP_DIR"]) / f"results-{id(session):x}"
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix="results-", dir=os.environ["GRADIO_TEMP_DIR"]))
         archive = masks_zip(session, folder / "masks.zip")
         kept = self.studio.concept(session, "concept", folder / "concept.fsmem")
         downloads = (gr.DownloadButton(value=str(file), interactive=True) for file in (archive, kept))
