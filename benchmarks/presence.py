@@ -119,7 +119,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="tiny")
     chosen = parser.parse_args()
-    recipe, options = read_recipe(["--config", "recipes/tiny.yaml", "--log.wandb=off"])
+    recipe, options = read_recipe(["--config", "recipes/tiny.yaml", "--log.wandb=off", "--cache.hflip=false"])
     job = Job(recipe, options, Path("runs/benchmarks/presence"))
     model, test = load_segmenter(chosen.model), job.test
     pictures = PictureList(f"{test.index.name}-test", tuple(sorted(test.episodes.pictures)), test.index.load_image)

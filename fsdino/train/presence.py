@@ -10,9 +10,11 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -30,6 +32,7 @@ from fsdino.train.meta_data import CachedEpisodes
 from fsdino.weights import CHECKPOINT_KEY, describe, load_segmenter
 
 STEPS, CHECK_EVERY = 600, 20
+LOOKED_AT, MIN_LACKING = 64, 0.2  # pictures per class that are looked at, and the part that must lack it
 
 
 @dataclass(frozen=True)
@@ -67,9 +70,25 @@ class PresenceData:
     features: tuple[EmbeddingCache, PictureList] | None = None
     seed: int = 0
 
+    @cached_property
+    def absentable(self) -> list[int]:
+        """Classes, trained and held out, that a fair part of the pictures lack; of each at most 64 are looked at."""
+        shows: dict[str, set[int]] = {}
+        found = []
+        for class_id in dict.fromkeys((*self.classes, *self.val_classes)):
+            pool = self.index.candidates(class_id)
+            chosen = np.random.default_rng([self.seed, 97, class_id]).permutation(len(pool))[:LOOKED_AT].tolist()
+            for i in chosen:
+                if pool[i] not in shows:
+                    shows[pool[i]] = self.index.classes_in(pool[i])
+            lacking = sum(class_id not in shows[pool[i]] for i in chosen)
+            if lacking >= MIN_LACKING * max(1, len(chosen)):
+                found.append(class_id)
+        return found
+
     def can_be_absent(self) -> bool:
-        """Whether there are pictures without the class; a folder of one class has none."""
-        return all(set(self.index.candidates(c)) - set(self.index.pictures(c)) for c in self.classes)
+        """Whether a class to train on can be absent; in a folder of one class it never is."""
+        return bool(set(self.absentable) & set(self.classes))
 
     def episodes(self, resize: Resize, count: int, held_out: bool) -> Dataset[dict[str, Any]]:
         """Episodes half of which have a query without the object.
@@ -82,9 +101,11 @@ class PresenceData:
         Returns:
             The data set.
         """
-        usable = [c for c in self.val_classes if len(self.index.pictures(c)) > self.shots]
+        able = set(self.absentable)
+        usable = [c for c in self.val_classes if c in able and len(self.index.pictures(c)) > self.shots]
+        trained = [c for c in self.classes if c in able]
         drawn = TrainEpisodes(
-            self.index, usable if held_out and usable else self.classes, resize, self.shots, count, self.seed,
+            self.index, usable if held_out and usable else trained, resize, self.shots, count, self.seed,
             epoch=1_000_000 + int(held_out), ignore_classes=self.ignore_classes, absent_prob=0.5,
         )  # fmt: skip
         return drawn if self.features is None else CachedEpisodes(drawn, *self.features)

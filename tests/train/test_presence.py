@@ -9,6 +9,7 @@ import torch
 from fsdino.data.class_index import ClassIndex
 from fsdino.data.folder import MaskFolderIndex
 from fsdino.models.presence import PresenceHead
+from fsdino.models.resize import Resize
 from fsdino.train.presence import (
     Evidence,
     PresenceData,
@@ -123,9 +124,32 @@ def test_stage_writes_a_checkpoint_once(tmp_path: Path, capsys: pytest.CaptureFi
     stamp = target.stat().st_mtime_ns
     assert presence_stage(trained, tmp_path / "stage", data, 8, 4, 0) == target
     assert target.stat().st_mtime_ns == stamp  # a finished stage is kept
-    alone = PresenceData(MaskFolderIndex("mine", {"cat": {"a": (tmp_path, tmp_path)}}), [0])
+    files = {"cat": {name: (tmp_path, tmp_path) for name in "ab"}}
+    alone = PresenceData(MaskFolderIndex("mine", files), [0])
     assert presence_stage(trained, tmp_path / "other", alone, 8, 4, 0) == trained
     assert "'absent' cannot be learnt" in capsys.readouterr().out
+
+
+class Everywhere(Stripes):
+    """As stripes, with a third class in every picture."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.class_names = {**self.class_names, 2: "ground"}
+
+    def pictures(self, class_id: int) -> list[str]:
+        return super().pictures(class_id) if class_id < 2 else super().pictures(0) + super().pictures(1)
+
+    def classes_in(self, picture_id: str) -> set[int]:
+        return super().classes_in(picture_id) | {2}
+
+
+def test_a_class_of_every_picture_is_left_out() -> None:
+    data = PresenceData(Everywhere(), [0, 2], [1, 2])
+    assert data.absentable == [0, 1] and data.can_be_absent()
+    drawn = [data.episodes(Resize(56), 8, held_out) for held_out in (False, True)]
+    assert [{item["class_id"] for item in (part[i] for i in range(8))} for part in drawn] == [{0}, {1}]
+    assert not PresenceData(Everywhere(), [2]).can_be_absent()
 
 
 def test_new_head_starts_present() -> None:
