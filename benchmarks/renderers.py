@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import mean
 
+from answers import presence, prompts
 from cells import (
     MILLIONS,
     ONE,
@@ -252,5 +253,5 @@ def plain(rows: list[Row], _: Path) -> str:
 TABLES: dict[str, Callable[[list[Row], Path], str]] = {
     "params": params, "speed": speed, "published": published, "tiny_seeds": seeds, "teacher": teacher,
     "distillation_curve": distillation_curve, "choices": options, "ablation": ablation, "photos": photos,
-    "few_shot": few_shot, "methods": methods,
+    "few_shot": few_shot, "methods": methods, "prompts": prompts, "presence": presence,
 }  # fmt: skip

@@ -12,6 +12,7 @@ from fsdino.data.class_index import ClassIndex, CombinedIndex, SubsetIndex
 from fsdino.data.episode_list import EpisodeList
 from fsdino.data.filters import novel_as_ignore, training_view
 from fsdino.data.images import PICTURE_SUFFIXES, read_image
+from fsdino.data.own import spread_pictures
 from fsdino.recipe import DataPart, DataSpec
 from fsdino.teachers.pictures import PictureList
 from fsdino.train.meta_data import held_out_classes, validation_episodes
@@ -111,15 +112,34 @@ def open_train(part: DataPart, test: TestSet, seed: int = 0) -> TrainSet:
     ignore = sorted(table[c] for table, barred_ids in zip(tables, novel) for c in barred_ids)
     usable = [c for c in whole.class_names if c not in set(ignore) and len(whole.pictures(c)) > part.shots]
     tested_kind = set(tables[0].values())  # the first data set is the one like the test's
+    annotated = PictureList(f"{whole.name}", tuple(whole.all_pictures()), whole.load_image)
+    if part.val_by == "pictures":
+        return _without_val_pictures(part, whole, usable, ignore, annotated, test)
     val = held_out_classes([c for c in usable if c in tested_kind], part.val_share)
     classes = [c for c in usable if c not in set(val)]
     if not classes:
         raise ValueError(f"no foreground class of '{whole.name}' has two pictures to train on; add annotated pictures.")
     episodes = validation_episodes(whole, val, part.shots, part.val_episodes) if val else None
-    annotated = PictureList(f"{whole.name}", tuple(whole.all_pictures()), whole.load_image)
     view = _fewer(whole, classes, part.max_train_pictures, seed)
     weights = _class_weights(shares, [set(table.values()) & set(classes) for table in tables])
     return TrainSet(view, classes, val, episodes, ignore, annotated, _all_pictures(part, annotated, test), weights)
+
+
+def _without_val_pictures(
+    part: DataPart, whole: ClassIndex, classes: list[int], ignore: list[int], annotated: PictureList, test: TestSet
+) -> TrainSet:
+    """All classes are trained on and choose the checkpoint, each from pictures of its own."""
+    held_out = spread_pictures(whole, part.val_share) if part.val_share > 0 else set()
+    view = SubsetIndex.without_pictures(whole, held_out)
+    kept = [c for c in classes if len(view.pictures(c)) > part.shots]
+    if not kept:
+        raise ValueError(
+            f"no class of '{whole.name}' has {part.shots + 1} pictures left to train on; add annotated pictures."
+        )
+    seen = SubsetIndex.of_pictures(whole, held_out)
+    val = [c for c in kept if len(seen.pictures(c)) > part.shots]
+    episodes = validation_episodes(seen, val, part.shots, part.val_episodes) if val else None
+    return TrainSet(view, kept, val, episodes, ignore, annotated, _all_pictures(part, annotated, test))
 
 
 def _class_weights(shares: list[float | None], members: list[set[int]]) -> dict[int, float] | None:

@@ -39,7 +39,7 @@ from fsdino.train.meta import MetaModule
 from fsdino.train.meta_data import MetaData
 from fsdino.train.presence import PresenceData, presence_stage
 from fsdino.train.teach import TeachModule
-from fsdino.weights import save_pretrained
+from fsdino.weights import load_segmenter, save_pretrained
 
 LAST, BEST = "last.ckpt", "best.ckpt"
 
@@ -132,7 +132,7 @@ class Job:
 
     def cache(self) -> None:
         """Write the teacher's embeddings and the frozen encoder's maps, where the recipe wants them."""
-        if self.recipe.cache.teacher and self.recipe.distill.epochs > 0:
+        if self.recipe.cache.teacher and self.recipe.distill.epochs > 0 and self.recipe.train.init_from is None:
             self.teacher_cache()
         if self.recipe.cache.features:
             self.feature_cache(self.train_set.annotated)
@@ -143,7 +143,8 @@ class Job:
 
     def feature_cache(self, pictures: PictureList) -> EmbeddingCache:
         """The frozen encoder's maps of a picture list."""
-        segmenter = FewShotSegmenter(self.recipe.segmenter())
+        first = self.recipe.train.init_from
+        segmenter = FewShotSegmenter(self.recipe.segmenter()) if first is None else load_segmenter(first)
         return self._cached("features", FrozenTaps(segmenter.encoder), pictures)
 
     def _cached(self, kind: str, source: EmbeddingSource, pictures: PictureList) -> EmbeddingCache:
@@ -159,9 +160,9 @@ class Job:
         )  # fmt: skip
 
     def distill(self) -> Path | None:
-        """Stage 1; the checkpoint, or None where the recipe leaves it out."""
+        """Stage 1; the checkpoint, or None where the recipe leaves it out or adapts a trained segmenter."""
         part = self.recipe.distill
-        if part.epochs == 0:
+        if part.epochs == 0 or self.recipe.train.init_from is not None:
             return None
         live = not self.recipe.cache.teacher
         module = DistillModule(
@@ -179,13 +180,18 @@ class Job:
     def train(self, distilled: Path | None = None) -> Path:
         """Stages 2 and 3, from a distilled checkpoint or from new weights; the best checkpoint."""
         part, chosen = self.recipe.train, self.train_set
+        first = None if part.init_from is None else load_segmenter(part.init_from)
         module = MetaModule(
-            self.recipe.segmenter(), chosen.val_classes, part.lr, part.weight_decay, optimizer=part.optimizer,
-            dice_weight=part.dice_weight, seed=self.recipe.seed,
+            self.recipe.segmenter() if first is None else first.config, chosen.val_classes, part.lr, part.weight_decay,
+            optimizer=part.optimizer, dice_weight=part.dice_weight, seed=self.recipe.seed,
         )  # fmt: skip
-        start_from(module.model, distilled, self.teacher.sam.state_dict() if part.sam_decoder else None)
-        if module.model.sam is not None:
-            module.model.load_prompter_(self.teacher.sam.state_dict())
+        if first is not None:
+            module.model.load_state_dict(first.state_dict())
+            module.model.threshold = first.threshold
+        else:
+            start_from(module.model, distilled, self.teacher.sam.state_dict() if part.sam_decoder else None)
+            if module.model.sam is not None:
+                module.model.load_prompter_(self.teacher.sam.state_dict())
         features = self.features
         if features is None and self.recipe.cache.features:
             features = self.feature_cache(chosen.annotated), chosen.annotated

@@ -52,7 +52,9 @@ class DataPart:
         filter: training pictures: "none" (all, novel pixels ignored), "hsnet" or "pfenet".
         in_domain: also train on the tested classes, from pictures that no test episode shows (a generalist's test, not
             a few-shot one).
-        val_share: part of the base classes held out to pick checkpoint and cut, in [0, 1).
+        val_by: what is held out to pick checkpoint and cut: base "classes", or "pictures" of all classes, for data
+            with too few classes to spare one.
+        val_share: part of them, in [0, 1).
         val_episodes: episodes of those.
         test_episodes: length of the test list, where it is drawn.
         test_list: a fixed test list (JSON); `{fold}` and `{shots}` are filled in.
@@ -66,6 +68,7 @@ class DataPart:
     shots: int = 1
     filter: Literal["none", "hsnet", "pfenet"] = "none"
     in_domain: bool = False
+    val_by: Literal["classes", "pictures"] = "classes"
     val_share: float = 0.2
     val_episodes: int = 120
     test_episodes: int = 600
@@ -212,6 +215,8 @@ class TrainPart:
         absent_prob: share of episodes whose query lacks the class.
         augment: random crops and colours; only without cached features.
         sam_decoder: start the decoder from the teacher's; False starts it anew.
+        init_from: a trained segmenter to adapt: what `fsdino.load` opens; its configuration holds, and neither teacher
+            nor distillation is asked for. None trains a new one.
     """
 
     epochs: int = 10
@@ -224,6 +229,7 @@ class TrainPart:
     absent_prob: float = 0.0
     augment: bool = False
     sam_decoder: bool = True
+    init_from: str | None = None
 
 
 @dataclass

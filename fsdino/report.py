@@ -33,18 +33,21 @@ class Report:
         scores: method -> its evaluation.
         sheet: PNG of episode strips.
         title: under which name of `scores` the model stands.
+        tested: what the tested classes are: "novel", or "in-domain" where they were trained on.
     """
 
     model: FewShotMethod
     scores: dict[str, Evaluation]
     sheet: Path
     title: str = TITLES["fsdino"]
+    tested: str = "novel"
 
     @property
     def headline(self) -> dict[str, float | str]:
         """The model's scores, in percent."""
         own = self.scores[self.title]
-        return {"novel mIoU": round(100 * own.score.miou, 2), "novel FB-IoU": round(100 * own.score.fb_iou, 2)}
+        return {f"{self.tested} {name}": round(100 * value, 2)
+                for name, value in (("mIoU", own.score.miou), ("FB-IoU", own.score.fb_iou))}  # fmt: skip
 
     def table(self, seconds: dict[str, float], total: float) -> str:
         """Parameters, scores and times as text."""
@@ -52,7 +55,7 @@ class Report:
         trained = count_parameters(self.model.trainable_parameters())  # type: ignore[operator]
         lines = ["", "parameters  " + "   ".join(f"{name} {count:,}" for name, count in parts.items())]
         lines.append(f"            total {sum(parts.values()):,}   trained in episodes {trained:,}")
-        lines.append(f"\n{'novel classes':<28}{'mIoU':>7}{'95 % interval':>18}{'FB-IoU':>9}")
+        lines.append(f"\n{f'{self.tested} classes':<28}{'mIoU':>7}{'95 % interval':>18}{'FB-IoU':>9}")
         for name, result in self.scores.items():
             low, high = 100 * result.interval.low, 100 * result.interval.high
             interval = f"{low:.1f} to {high:.1f}"
@@ -65,12 +68,14 @@ def part_parameters(model: FewShotMethod) -> dict[str, int]:
     """Parameters of each part of the figure; of another system its named parts."""
     if not isinstance(model, FewShotSegmenter):
         return {name: count for name, part in model.named_children() if (count := count_parameters(part.parameters()))}
+    prompted = {} if model.sam is None else {"SAM's prompted half": count_parameters(model.sam.parameters())}
     return {
         "encoder": count_parameters(model.encoder.parameters()),
         "adapter": count_parameters(model.adapter.parameters()),
         "prompts + reader": count_parameters(model.prompts.parameters())
         + count_parameters(model.prompt_encoder.parameters()) + count_parameters(model.presence.parameters()),
         "decoder": count_parameters(model.decoder.parameters()),
+        **prompted,
     }  # fmt: skip
 
 
@@ -105,7 +110,8 @@ def measure(job: Any, checkpoint: Path) -> Report:
             trainer=job.trainer(f"test {name}", "episodes"),
         )
     _write_results(folder / "results.csv", scores)
-    return Report(model, scores, draw_sheet(job, model, scores[title], folder / "strips.png"), title)
+    tested = "in-domain" if job.recipe.data.in_domain else "novel"
+    return Report(model, scores, draw_sheet(job, model, scores[title], folder / "strips.png"), title, tested)
 
 
 def prototype_baseline(job: Any, model: FewShotSegmenter) -> FewShotMethod:

@@ -48,6 +48,9 @@ DATA_SETS: dict[str, DataSetEntry] = {
     "davis2017": DataSetEntry("fsdino.data.davis:DavisIndex", "DAVIS 2017", _TRAIN_VAL, {"year": 2017}),
     "perseg": DataSetEntry("fsdino.data.perseg:PersegIndex", "PerSeg"),
     "folder": DataSetEntry("fsdino.data.folder:folder", "a folder of pictures and masks"),
+    "own": DataSetEntry(
+        "fsdino.data.own:own_folder", "one's own folder, all classes learnt", {"train": "train", "test": "test"}
+    ),
     "coco": DataSetEntry("fsdino.data.coco:coco_folder", "a COCO-format JSON file with its pictures"),
     "coco386": DataSetEntry(
         "fsdino.data.coco:coco_folder", "386 COCO photographs", options={"name": "coco386", "min_cover": 0.02}

@@ -1,0 +1,234 @@
+"""References of every kind on the embedded world: `python benchmarks/prompts.py [--model tiny] [--episodes 200]`.
+
+Simulated users: a click in the middle of the object, three random clicks inside, a tight box, a stroke along it. How
+well is the object drawn on the reference itself, how well is it then found in another picture, what do corrective
+clicks and "not this" bring. Novel classes decide nothing; what had to be chosen was chosen with `--split base`.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from provenance import provenance, write_rows
+from torch import Tensor
+
+from fsdino.data.class_index import ClassIndex
+from fsdino.data.episode import image_tensor
+from fsdino.data.episode_list import EpisodeList
+from fsdino.data.synthetic import SyntheticWorld
+from fsdino.models.memory import SupportMemory
+from fsdino.models.reference import Reference, prompt_points
+from fsdino.models.segmenter import FewShotSegmenter
+from fsdino.recipe import bundled_file
+from fsdino.teachers.prompting import central_clicks, decode_prompts, mask_iou, sample_clicks, tight_boxes
+from fsdino.teachers.sam import SamTeacher
+from fsdino.train.meta_data import held_out_classes, validation_episodes
+from fsdino.weights import load_segmenter
+
+RESULTS = Path(__file__).parent / "results"
+KINDS = ("one click", "three clicks", "box", "scribble")
+CORRECTIONS = 3
+Scores = dict[tuple[str, str], list[float]]
+
+
+@dataclass
+class Bench:
+    """A model, a data set, and what was scored.
+
+    Args:
+        model: promptable.
+        teacher: the SAM that it was distilled from.
+        index: the data set.
+    """
+
+    model: FewShotSegmenter
+    teacher: SamTeacher
+    index: ClassIndex
+
+    def __post_init__(self) -> None:
+        self.scores: Scores = defaultdict(list)
+        self.generator = torch.Generator().manual_seed(0)
+        self.old_decoder = FewShotSegmenter(self.model.config, load_encoder=False).eval()
+        self.old_decoder.load_state_dict(self.model.state_dict())
+        assert self.old_decoder.sam is not None
+        self.old_decoder.sam.mask_decoder.load_state_dict(self.model.decoder.state_dict())
+
+    def picture(self, name: str) -> Tensor:
+        """(1, 3, S, S) in [0, 1]."""
+        return self.model.resize.image(image_tensor(self.index.load_image(name)))[None]
+
+    def truth(self, name: str, class_id: int) -> Tensor:
+        """(H, W) bool."""
+        return torch.from_numpy(self.index.load_mask(name, class_id) == 1)
+
+    def full(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
+        """Logits (1, 1, s, s) at a picture's own size, (H, W)."""
+        return self.model.resize.invert(logits[0, 0].float(), size)
+
+    def add(self, part: str, name: str, mask: Tensor, truth: Tensor) -> None:
+        """Note the IoU of one mask."""
+        self.scores[part, name].append(float(mask_iou(mask, truth)))
+
+    def found(self, memory: SupportMemory, feats: list[Tensor], size: tuple[int, int]) -> Tensor:
+        """The mask that `segment` gives, presence aside."""
+        logits = self.model.decode_query_feats(memory, feats).mask_logits
+        return self.full(logits, size).sigmoid() > self.model.threshold
+
+
+def prompts(mask: Tensor, generator: torch.Generator) -> Iterator[tuple[str, dict[str, object]]]:
+    """What simulated users give for an object, as arguments of `Reference`."""
+    one = mask[None]
+    yield "one click", {"points": central_clicks(one).numpy()}
+    yield "three clicks", {"points": torch.cat([sample_clicks(one, generator) for _ in range(3)]).numpy()}
+    yield "box", {"box": (tight_boxes(one)[0] + torch.tensor([0.0, 0.0, 1e-3, 1e-3])).tolist()}
+    yield "scribble", {"scribble": stroke(mask.numpy())}
+
+
+def stroke(mask: np.ndarray) -> np.ndarray:
+    """A line along an object's longest direction, one pixel wide, a tenth short of both ends; (H, W) uint8."""
+    pixels = np.argwhere(mask).astype(float)  # row, column
+    around = pixels - pixels.mean(0)
+    _, _, axes = np.linalg.svd(around, full_matrices=False)
+    near = np.abs(around @ axes[1]) < 1.0 if len(axes) > 1 else np.ones(len(pixels), bool)
+    line, along = pixels[near], (around @ axes[0])[near]
+    low, high = np.quantile(along, (0.1, 0.9))
+    kept = line[(along >= low) & (along <= high)].astype(int)
+    drawn = np.zeros(mask.shape, np.uint8)
+    drawn[kept[:, 0], kept[:, 1]] = 1
+    return drawn
+
+
+def largest_part(mask: Tensor) -> Tensor:
+    """The largest connected part of a mask (H, W)."""
+    _, parts, stats, _ = cv2.connectedComponentsWithStats(mask.numpy().astype(np.uint8), connectivity=8)
+    return torch.from_numpy(parts == 1 + int(stats[1:, cv2.CC_STAT_AREA].argmax()))
+
+
+def references(bench: Bench, episodes: EpisodeList) -> None:
+    """Draw objects from prompts, then find them in another picture."""
+    model = bench.model
+    for spec in episodes:
+        support, query = spec.support[0], spec.query
+        whole, truth = bench.truth(support, spec.class_id), bench.truth(query, spec.class_id)
+        target, size = largest_part(whole), (truth.shape[0], truth.shape[1])
+        image = bench.index.load_image(support)
+        feats, asked = model.encoder(bench.picture(support)), model.encoder(bench.picture(query))
+        memory = model.encode_support_feats(feats, model.resize.soft_mask(whole.float())[None, None])
+        bench.add("found", "mask", bench.found(memory, asked, size), truth)
+        embedding = model.adapter(feats[model.encoder.taps.index(model.config.adapter_tap)])
+        seen = bench.teacher.embed(bench.picture(support))
+        for kind, given in prompts(target, bench.generator):
+            points, labels = prompt_points(Reference(image, **given), (image.shape[0], image.shape[1]), model.resize)  # type: ignore[arg-type]
+            points, labels = points[None], labels[None]
+            for name, sam in (("SAM's decoder", model.sam), ("trained decoder", bench.old_decoder.sam)):
+                assert sam is not None
+                logits = sam(embedding, points, labels).mask_logits[:, :1]
+                bench.add(f"drawn, {name}", kind, bench.full(logits, size) > 0, target)
+            logits = model.draw(feats, points, labels)
+            bench.add("drawn", kind, bench.full(logits, size) > 0, target)
+            soft = F.interpolate(logits, (model.img_size,) * 2, mode="bilinear", align_corners=False).sigmoid()
+            bench.add("found", kind, bench.found(model.encode_support_feats(feats, soft), asked, size), truth)
+            logits = teachers_logits(bench, seen, points, labels)
+            bench.add("drawn, teacher", kind, bench.full(logits, size) > 0, target)
+
+
+def teachers_logits(bench: Bench, embedding: Tensor, points: Tensor, labels: Tensor) -> Tensor:
+    """What the teacher draws for the same points, (1, 1, s, s)."""
+    box = points[labels >= 2].reshape(1, 4) if bool((labels >= 2).any()) else None
+    clicks = (points, labels.float()) if box is None else (None, None)
+    logits, _ = decode_prompts(bench.teacher.sam, embedding, torch.zeros(1, dtype=torch.long), *clicks, boxes=box)
+    return logits[:, :1]
+
+
+def corrections(bench: Bench, episodes: EpisodeList) -> None:
+    """Clicks in the middle of the largest error, one after the other."""
+    model = bench.model
+    for spec in episodes:
+        support, query = spec.support[0], spec.query
+        truth = bench.truth(query, spec.class_id)
+        memory = model.remember([Reference(bench.index.load_image(support), mask=bench.truth(support, spec.class_id))])
+        feats, size = model.encoder(bench.picture(query)), (truth.shape[0], truth.shape[1])
+        mask = bench.found(memory, feats, size)
+        bench.add("corrected", "no click", mask, truth)
+        clicks: list[Tensor] = []
+        for number in range(1, CORRECTIONS + 1):
+            error = mask != truth
+            if bool(error.any()):
+                clicks.append(central_clicks(largest_part(error)[None])[0])
+                marks = [int(truth[int(y), int(x)]) for x, y in clicks]
+                given = Reference(bench.index.load_image(query), points=torch.stack(clicks).numpy(), labels=marks)
+                points, labels = prompt_points(given, size, model.resize, on_object=False)
+                logits = model.correct(memory, feats, points[None], labels[None]).mask_logits
+                mask = bench.full(logits, size).sigmoid() > model.threshold
+            bench.add("corrected", f"{number} click{'s'[: number - 1]}", mask, truth)
+
+
+def not_this(bench: Bench, episodes: EpisodeList) -> None:
+    """Queries with another class beside the object, once without and once with a reference of that class."""
+    model = bench.model
+    for spec in episodes:
+        others = sorted(bench.index.classes_in(spec.query) - {spec.class_id})
+        if not others:
+            continue
+        taken = {spec.query, *spec.support}
+        shown = [p for p in bench.index.pictures(others[0]) if p not in taken]
+        truth = bench.truth(spec.query, spec.class_id)
+        size = (truth.shape[0], truth.shape[1])
+        feats = model.encoder(bench.picture(spec.query))
+        mine = Reference(bench.index.load_image(spec.support[0]), mask=bench.truth(spec.support[0], spec.class_id))
+        other = Reference(bench.index.load_image(shown[0]), mask=bench.truth(shown[0], others[0]), negative=True)
+        for name, given in (("without", [mine]), ("with", [mine, other])):
+            mask = bench.found(model.remember(given), feats, size)
+            bench.add("not this", name, mask, truth)
+            elsewhere = bench.truth(spec.query, others[0]) & ~truth
+            bench.scores["mistaken", name].append(float(mask[elsewhere].float().mean()) if bool(elsewhere.any()) else 0)
+
+
+def rows(scores: Scores) -> list[dict[str, float | str]]:
+    """Means with 95 % bootstrap intervals, in percent."""
+    rng, found = np.random.default_rng(0), []
+    for (part, name), values in scores.items():
+        means = rng.choice(values, (1000, len(values))).mean(1)
+        low, high = np.quantile(means, (0.025, 0.975))
+        numbers = {"iou": np.mean(values), "low": low, "high": high}
+        found.append({"part": part, "prompt": name, "number": len(values)}
+                     | {key: round(100 * float(value), 2) for key, value in numbers.items()})  # fmt: skip
+    return found
+
+
+def main() -> None:
+    """Measure; novel classes are written to `prompts.csv`."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="tiny")
+    parser.add_argument("--split", choices=("base", "novel"), default="novel")
+    parser.add_argument("--episodes", type=int, default=200)
+    chosen = parser.parse_args()
+    torch.set_grad_enabled(False)
+    index = SyntheticWorld(chosen.split)
+    if chosen.split == "base":
+        val = held_out_classes(list(index.class_names), 0.2)
+        episodes = validation_episodes(index, val, 1, chosen.episodes, seed=5)
+    else:
+        whole = EpisodeList.load(Path("benchmarks/episodes/synthetic_fold0_1shot.json"))
+        episodes = replace(whole, episodes=whole.episodes[: chosen.episodes])
+    bench = Bench(load_segmenter(chosen.model), SamTeacher.from_checkpoint(bundled_file("tiny_sam")), index)
+    for measure in (references, corrections, not_this):
+        measure(bench, episodes)
+    about = provenance(seed=0, protocol=f"first {chosen.episodes} one-shot episodes, {chosen.split} classes")
+    measured = [row | about for row in rows(bench.scores)]
+    if chosen.split == "novel":
+        write_rows(RESULTS / "prompts.csv", measured)
+    for row in measured:
+        print(*(row[key] for key in ("part", "prompt", "iou", "low", "high", "number")))
+
+
+if __name__ == "__main__":
+    main()
