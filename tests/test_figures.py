@@ -55,8 +55,8 @@ def ablation(tmp_path: Path) -> tuple[Path, Path]:
         for shots, bonus in ((1, 0), (5, 9)):
             for i, name in enumerate(VARIANTS):
                 hits = 38 + 2 * i + bonus + 0.5 * seed
-                run = f"{name}-seed{seed}" if shots == 1 else f"{name}-5shot-seed{seed}"
-                write_run(runs / "ablation" / run / "evaluate" / run, hits, seed + 10 * i)
+                run = f"{name}-seed{seed}"
+                write_run(runs / "ablation" / run / "evaluate" / f"{run}-{shots}shot", hits, seed + 10 * i)
                 rows.append(row(run, seed, 0, shots, f"FS-DINO {name.split('-')[0]}", hits))
     script("provenance").write_rows(results / "ablation.csv", rows)
     return results, runs
@@ -98,7 +98,7 @@ class TestAblation:
 
     def test_a_run_whose_episodes_are_gone(self, ablation, monkeypatch) -> None:
         results, runs = ablation
-        (runs / "ablation/full-seed1/evaluate/full-seed1/rows.0.csv").unlink()
+        (runs / "ablation/full-seed1/evaluate/full-seed1-1shot/rows.0.csv").unlink()
         with pytest.raises(FileNotFoundError, match=r"no rows in '.*full-seed1'; run `python benchmarks/experi"):
             run_script("pairs", monkeypatch, "ablation", "--results", results, "--runs", runs)
 
