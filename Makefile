@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install distill test lint assets bench ablation tables clean
+.PHONY: help install distill test lint assets bench methods ablation tables clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -37,6 +37,12 @@ bench: $(STAMP) ## Measure what two cores can measure in 15 minutes
 	$(BIN)/python benchmarks/params.py --csv benchmarks/results/params.csv
 	$(BIN)/python benchmarks/speed.py --csv benchmarks/results/speed.csv --what start classes reader methods --repetitions 1
 	$(BIN)/python benchmarks/few_shot.py --csv benchmarks/results/few_shot.csv --devices 2 --shots 1 5
+
+methods: $(STAMP) ## SANSA and FSSAM on the embedded world: the mini SAM2 first (about two hours on one core)
+	$(BIN)/fsdino pretrain-sam2
+	$(BIN)/python benchmarks/mini_sam2.py
+	$(BIN)/python benchmarks/methods.py
+	$(BIN)/python benchmarks/methods.py --times
 
 ablation: $(STAMP) ## The paper's ablation on the embedded world: runs, pairs, plot and table
 	$(BIN)/python benchmarks/experiments.py ablation

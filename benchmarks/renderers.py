@@ -245,6 +245,16 @@ def teacher(rows: list[Row], _: Path) -> str:
     return markdown_table(shown, columns, dict.fromkeys(("objects", "click", "box"), str))
 
 
+def mini_sam2(rows: list[Row], _: Path) -> str:
+    """IoU of the mini SAM2 from one prompt, and tracked into another view."""
+    prompts = {"click": "IoU, one click", "box": "IoU, box", "track": "IoU, tracked into another view"}
+    shown = [row | {name: f"{ONE(row[f'{name}_iou'])} ({interval([row], f'{name}_iou_low', f'{name}_iou_high')})"
+                    for name in prompts} for row in rows]  # fmt: skip
+    return markdown_table(
+        shown, {"split": "classes", "objects": "objects", **prompts}, {"objects": WHOLE} | dict.fromkeys(prompts, str)
+    )
+
+
 def plain(rows: list[Row], _: Path) -> str:
     """Every column but those of provenance, as it is."""
     return markdown_table(rows, {name: name for name in rows[0] if name not in COLUMNS})
@@ -253,5 +263,5 @@ def plain(rows: list[Row], _: Path) -> str:
 TABLES: dict[str, Callable[[list[Row], Path], str]] = {
     "params": params, "speed": speed, "published": published, "tiny_seeds": seeds, "teacher": teacher,
     "distillation_curve": distillation_curve, "choices": options, "ablation": ablation, "photos": photos,
-    "few_shot": few_shot, "methods": methods, "prompts": prompts, "presence": presence,
+    "few_shot": few_shot, "methods": methods, "mini_sam2": mini_sam2, "prompts": prompts, "presence": presence,
 }  # fmt: skip
