@@ -86,7 +86,7 @@ def _prototype(name: str) -> FewShotMethod:
     config = preset(name)
     return build_method(
         "prototype", encoder=config.encoder, img_size=config.img_size, encoder_kwargs=config.encoder_kwargs,
-        tap=config.reader_taps[-1],
+        encoder_stride=config.encoder_stride, tap=config.reader_taps[-1],
     )  # fmt: skip
 
 
