@@ -47,7 +47,7 @@ def cells(script: str) -> list[Cell]:
             head, *body = lines
             if head not in (TEXT, CODE):
                 raise ValueError("the script does not begin with a cell; put '# %%' or '# %% [markdown]' first.")
-            text = "".join(body if head == CODE else [one.removeprefix("# ").removeprefix("#") for one in body])
+            text = "".join(body if head == CODE else [one[2:] if one[:2] == "# " else one[1:] for one in body])
             found.append(Cell(head == CODE, text.strip("\n")))
         lines = [line]
     return found
