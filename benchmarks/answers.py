@@ -6,7 +6,7 @@ from pathlib import Path
 
 from cells import ONE, Row, groups, interval, markdown_table
 
-DRAWN = {"drawn, trained decoder": "trained decoder", "drawn, SAM's decoder": "SAM's decoder", "drawn": "both",
+DRAWN = {"drawn, trained decoder": "trained decoder", "drawn, SAM's decoder": "SAM's decoder", "drawn": "with a second look",
          "drawn, teacher": "the teacher itself", "found": "then found elsewhere"}  # fmt: skip
 
 
