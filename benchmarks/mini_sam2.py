@@ -1,7 +1,8 @@
 """What the mini SAM2 can do, on the teacher's objects: `python benchmarks/mini_sam2.py [--weights FILE]`.
 
 One central click (the best of three masks by the predicted IoU), a tight box (the single mask), and tracking of the
-true mask into another view of the scene. Writes `benchmarks/results/mini_sam2.csv`; the teacher's rows are in `teacher.csv`.
+true mask into another view of the scene. Writes `benchmarks/results/mini_sam2.csv`; the teacher's rows are in
+`teacher.csv`.
 """
 
 from __future__ import annotations
