@@ -6,8 +6,9 @@ from pathlib import Path
 
 from cells import ONE, Row, groups, interval, markdown_table
 
-DRAWN = {"drawn, trained decoder": "trained decoder", "drawn, SAM's decoder": "SAM's decoder", "drawn": "with a second look",
-         "drawn, teacher": "the teacher itself", "found": "then found elsewhere"}  # fmt: skip
+DRAWN = {"drawn, trained decoder": "trained decoder", "drawn, SAM's decoder": "SAM's decoder",
+         "drawn": "with a second look", "drawn, teacher": "the teacher itself",
+         "found": "then found elsewhere"}  # fmt: skip
 
 
 def prompts(rows: list[Row], _: Path) -> str:

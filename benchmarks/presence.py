@@ -25,7 +25,7 @@ from fsdino.recipe import read_recipe
 from fsdino.teachers.pictures import PictureList
 from fsdino.train.meta_data import CachedEpisodes
 from fsdino.train.presence import calibration_error, roc_area
-from fsdino.weights import load_segmenter
+from fsdino.weights import fingerprint, load_segmenter
 
 RESULTS = Path(__file__).parent / "results"
 PROTOCOL = "600 one-shot episodes of novel classes, each also with a query that lacks the class"
@@ -126,7 +126,7 @@ def main() -> None:
     questions = EpisodeData(test.index, with_absent(test.index, test.episodes), model.resize)
     data = CachedEpisodes(questions, job.feature_cache(pictures), pictures)
     about = provenance(seed=0, protocol=PROTOCOL)
-    rows = [row | about for row in report(ask(model, data))]
+    rows = [row | {"model": fingerprint(model)} | about for row in report(ask(model, data))]
     write_rows(RESULTS / "presence.csv", rows)
     for row in rows:
         print({key: value for key, value in row.items() if key not in about})

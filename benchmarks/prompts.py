@@ -31,7 +31,7 @@ from fsdino.recipe import bundled_file
 from fsdino.teachers.prompting import central_clicks, decode_prompts, mask_iou, sample_clicks, tight_boxes
 from fsdino.teachers.sam import SamTeacher
 from fsdino.train.meta_data import held_out_classes, validation_episodes
-from fsdino.weights import load_segmenter
+from fsdino.weights import fingerprint, load_segmenter
 
 RESULTS = Path(__file__).parent / "results"
 KINDS = ("one click", "three clicks", "box", "scribble")
@@ -223,7 +223,7 @@ def main() -> None:
     for measure in (references, corrections, not_this):
         measure(bench, episodes)
     about = provenance(seed=0, protocol=f"first {chosen.episodes} one-shot episodes, {chosen.split} classes")
-    measured = [row | about for row in rows(bench.scores)]
+    measured = [row | {"model": fingerprint(bench.model)} | about for row in rows(bench.scores)]
     if chosen.split == "novel":
         write_rows(RESULTS / "prompts.csv", measured)
     for row in measured:
