@@ -126,6 +126,7 @@ def run_once(grid: str, name: str, overrides: list[str]) -> list[dict[str, Any]]
     recipe, options = read_recipe([*common, *overrides])
     started = time.perf_counter()
     job = Job(recipe, options, ROOT / grid / name, shared_features(recipe, options) if grid == "photos" else None)
+    resumed = (job.folder / "train").is_dir()
     job._teacher = shared_teacher(recipe, options)
     trained = job.train(shared_distillation(recipe, options, job))
     model = load(trained)
@@ -134,7 +135,7 @@ def run_once(grid: str, name: str, overrides: list[str]) -> list[dict[str, Any]]
     head = {"run": name, "seed": recipe.seed, "fold": recipe.data.fold}
     tail = {"cut": model.threshold, "trained": count_parameters(model.trainable_parameters()),
             "total": count_parameters(model.parameters()), "train_pictures": len(job.train_set.index.all_pictures()),
-            "precision": options.get("precision", "float32"), "seconds": round(seconds)}  # fmt: skip
+            "precision": options.get("precision", "float32"), "seconds": "" if resumed else round(seconds)}  # fmt: skip
     rows = []
     for shots in SHOTS.get(grid, (recipe.data.shots,)):
         folder = f"{name}-{shots}shot" if grid in SHOTS else name
