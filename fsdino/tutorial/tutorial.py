@@ -98,25 +98,25 @@ print(code, sorted(str(path) for path in Path("out").rglob("*.png")))
 # ## Adapt to your own classes
 #
 # With six pictures of a class or more, the model can learn yours. No folds are needed: of every class a quarter of the
-# pictures is kept for the test, a fifth of the rest chooses the checkpoint, and the others are trained on. From the
-# shell it is
-#
-# ```bash
-# fsdino run --config recipes/own_folder.yaml --data.train '[{name: own, root: mine}]' --data.test.root mine
-# ```
+# pictures is kept for the test, a fifth of the rest chooses the checkpoint, and the others are trained on. A recipe
+# says so; `recipes/own_folder.yaml` is the same. From the shell: `fsdino run --config mine.yaml`.
 # %%
-own = "{name: own, root: mine}"
-options = [
-    "--name=adapted", "--train.init_from=tiny", f"--data.train=[{own}]", f"--data.test={own}",
-    "--data.in_domain=true", "--data.val_by=pictures", "--train.lr=3e-4", "--log.wandb=off",
-]  # fmt: skip
+Path("mine.yaml").write_text("""\
+data:
+  train: [{name: own, root: mine}]
+  test: {name: own, root: mine}
+  in_domain: true
+  val_by: pictures
+train: {init_from: tiny, lr: 3.0e-4}
+log: {wandb: "off"}
+""")
 effort = {"train.epochs": 3, "train.epoch_length": 96, "train.batch_size": 8, "presence.episodes": 200,
           "data.val_episodes": 30, "data.test_episodes": 60}  # fmt: skip
 if quick:
     effort = {"train.epochs": 1, "train.epoch_length": 4, "train.batch_size": 2, "presence.episodes": 8,
               "data.val_episodes": 3, "data.test_episodes": 3}  # fmt: skip
-code = fsdino_command(["run", *options, *(f"--{key}={value}" for key, value in effort.items())])
-(export,) = Path("runs/adapted").glob("*/export")
+code = fsdino_command(["run", "--config", "mine.yaml", *(f"--{key}={value}" for key, value in effort.items())])
+(export,) = Path("runs/mine").glob("*/export")
 
 # %% [markdown]
 # ## Keep and export
