@@ -106,7 +106,7 @@ def call(name: str, arguments: Sequence[str]) -> int:
         if name in WITHOUT_RECIPE:
             calm()
         function = resolve(WITHOUT_RECIPE.get(name) or FUNCTION_COMMANDS[name][0])
-        options = {"as_positional": False, "prog": f"fsdino {name}", "exit_on_error": False}
+        options: dict[str, Any] = {"as_positional": False, "prog": f"fsdino {name}", "exit_on_error": False}
         result = auto_cli(function, args=_switched(function, _named(name, arguments)), **options)
     return result if isinstance(result, int) else 0
 

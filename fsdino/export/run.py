@@ -43,7 +43,8 @@ def export(
         ValueError: If a format is unknown, the model has parts that cannot be exported, or a graph computes other
             numbers than torch.
     """
-    if unknown := [name for name in formats if name not in EXPORT_FORMATS] or ([] if formats else ["nothing"]):
+    asked: list[str] = list(formats) or ["nothing"]
+    if unknown := [name for name in asked if name not in EXPORT_FORMATS]:
         raise ValueError(f"export format {unknown[0]!r} is unknown; use {', '.join(EXPORT_FORMATS)}.")
     segmenter, folder = load_segmenter(model), Path(out)
     folder.mkdir(parents=True, exist_ok=True)
