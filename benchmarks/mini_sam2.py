@@ -50,7 +50,7 @@ def scores(module: Sam2PretrainModule, image: Tensor, masks: Tensor, generator: 
     return result
 
 
-def measure(module: Sam2PretrainModule, split: str, scenes: int = 200) -> dict[str, float]:
+def measure(module: Sam2PretrainModule, split: str, scenes: int = 100) -> dict[str, float]:
     """Mean IoU over the objects of a split's scenes, in percent, with bootstrap intervals."""
     values: dict[str, list[float]] = {}
     size, generator = (module.sam2.img_size, module.sam2.img_size), torch.Generator().manual_seed(0)
@@ -63,7 +63,7 @@ def measure(module: Sam2PretrainModule, split: str, scenes: int = 200) -> dict[s
         masks = F.interpolate(objects[None].float(), size, mode="nearest-exact")[0] == 1
         for name, found in scores(module, image.clamp(0, 1), masks, generator).items():
             values.setdefault(name, []).extend(found.tolist())
-    rng, row = np.random.default_rng(0), {"objects": float(len(values["click_iou"]))}
+    rng, row = np.random.default_rng(0), {"objects": len(values["click_iou"])}
     for name, found in values.items():
         draws = rng.choice(found, (1000, len(found))).mean(1)
         row |= {name: 100 * float(np.mean(found)), f"{name}_low": 100 * float(np.quantile(draws, 0.025)),
