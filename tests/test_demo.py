@@ -231,7 +231,7 @@ def browser(served: str) -> Iterator[tuple[Any, list[str]]]:
         rules = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
         opened = driver.chromium.launch(executable_path=browser_path(), args=["--no-sandbox", rules])
         page = opened.new_page(viewport={"width": 1280, "height": 1000})
-        page.set_default_timeout(60_000)
+        page.set_default_timeout(180_000)  # of a machine that does other things as well
         page.on("request", lambda request: asked.append(request.url))
         page.goto(served)
         page.wait_for_selector(".board .empty")

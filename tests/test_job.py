@@ -13,20 +13,28 @@ import torch
 
 import fsdino
 
-SMALL = [
-    "--name=small", "--log.wandb=off", "--model.variant=full", "--model.encoder_weights=bundled:tiny_encoder",
-    '--data.train=[{"name": "synthetic", "options": {"pictures_per_class": 2}}]', "--data.val_episodes=8",
-    '--data.test={"name": "synthetic", "options": {"pictures_per_class": 3}}', "--data.test_episodes=6",
-    "--cache.shard_size=16", "--cache.hflip=false", "--distill.epochs=2", "--distill.sizes=[56,112]",
-    "--train.epochs=2", "--train.epoch_length=24", "--train.batch_size=8", "--evaluate.strips=2",
-    "--presence.episodes=16",
-]  # fmt: skip
-COMMAND = [sys.executable, "-m", "fsdino.cli", "run", *SMALL]
+RECIPE = """
+preset: tiny
+model: {encoder_weights: "bundled:tiny_encoder"}
+data:
+  train: [{name: synthetic, options: {pictures_per_class: 2}}]
+  test: {name: synthetic, options: {pictures_per_class: 3}}
+  val_episodes: 8
+  test_episodes: 6
+cache: {shard_size: 16, hflip: false}
+distill: {epochs: 2, sizes: [56, 112]}
+train: {epochs: 2, epoch_length: 24, batch_size: 8}
+presence: {episodes: 16}
+evaluate: {strips: 2}
+log: {wandb: "off"}
+"""
+COMMAND = [sys.executable, "-m", "fsdino.cli", "run", "--config", "small.yaml"]
 
 
 def _run(folder: Path, kill_at: str | None = None) -> int:
     """Run in a folder; with `kill_at`, kill -9 as soon as a file of that pattern is there."""
     folder.mkdir(exist_ok=True)
+    (folder / "small.yaml").write_text(RECIPE)
     environment = {**os.environ, "PYTHONPATH": str(Path(fsdino.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
     with (folder / "log.txt").open("a") as log:
         process = subprocess.Popen(COMMAND, cwd=folder, env=environment, stdout=log, stderr=log)
