@@ -37,7 +37,7 @@ READER_BARS = {
 MAIN = {False: "b14", True: "tiny"}  # by --small
 METHODS = {
     False: (("FS-DINO full", "b14"), ("FS-DINO compact", "b14"), ("FS-DINO full", "s14"), ("SANSA", "tiny"),
-            ("SANSA", "large"), ("FSSAM", "small + b14"), ("prototype", "b14")),
+            ("SANSA", "large"), ("FSSAM", "small + b14"), ("PerSAM", "vit_b"), ("prototype", "b14")),
     True: (("FS-DINO full", "tiny"), ("SANSA", "mini"), ("FSSAM", "mini + tiny"), ("prototype", "tiny")),
 }  # fmt: skip
 
