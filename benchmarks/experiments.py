@@ -68,7 +68,7 @@ def distillation_curve() -> Iterator[Run]:
 def choices() -> Iterator[Run]:
     """What the paper leaves open; decided by held-out base classes."""
     options: dict[str, list[str]] = {
-        "default": [],  # without mirrored pictures, which came out of this comparison
+        "default": [],  # without mirrored pictures, which the recipe has since taken
         "mirrored": ["--cache.hflip=true"],
         "no-channel-match": ["--model.channel_match=false"],
         "muon": ["--train.optimizer=muon"],

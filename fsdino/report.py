@@ -7,18 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
 from fsdino.baseline import choose_prototype
-from fsdino.data.episode import EpisodeData
 from fsdino.evaluate import Evaluation, evaluate
+from fsdino.evaluation.contact_sheet import contact_sheet
 from fsdino.methods.prototype import AllForeground
 from fsdino.models.contract import FewShotMethod
 from fsdino.models.encoder import FeatureEncoder
 from fsdino.models.segmenter import FewShotSegmenter
 from fsdino.train.optim import count_parameters
-from fsdino.visualize import episode_strip, sheet, write_png
+from fsdino.visualize import write_png
 from fsdino.weights import fingerprint, load
 
 TITLES = {"fsdino": "FS-DINO", "sansa": "SANSA", "fssam": "FSSAM"}  # a recipe's method -> how tables call it
@@ -137,25 +134,5 @@ def _write_results(path: Path, scores: dict[str, Evaluation]) -> None:
 
 def draw_sheet(job: Any, model: FewShotMethod, result: Evaluation, path: Path) -> Path:
     """Strips of the best, the middle and the worst episodes."""
-    iou = (result.rows["inter_fg"] / result.rows["union_fg"].clip(lower=1)).to_numpy()
-    order, third = np.argsort(-iou), max(1, job.recipe.evaluate.strips // 3)
-    middle = len(order) // 2
-    chosen = [*order[:third], *order[middle : middle + third], *order[-third:]]
-    data = EpisodeData(job.test.index, job.test.episodes, model.resize)
-    strips = []
-    for i in dict.fromkeys(int(k) for k in chosen):
-        spec, item = job.test.episodes.episodes[i], data[i]
-        with torch.no_grad():
-            output = model(item["query_image"][None], item["support_images"][None], item["support_masks"][None])
-        truth = item["query_mask_original"]
-        probs = model.resize.invert(output.mask_logits[0, 0].float(), tuple(truth.shape)).sigmoid()
-        index = job.test.index
-        strips.append(
-            episode_strip(
-                [index.load_image(p) for p in spec.support],
-                [index.load_mask(p, spec.class_id) for p in spec.support],
-                index.load_image(spec.query), truth.numpy(), (probs > model.threshold).numpy(),
-                score=float(output.iou_pred[0, 0]), class_name=index.class_names[spec.class_id],
-            )
-        )  # fmt: skip
-    return write_png(path, sheet(strips))
+    test, count = job.test, job.recipe.evaluate.strips
+    return write_png(path, contact_sheet(model, test.index, test.episodes, result.rows, count))
