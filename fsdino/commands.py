@@ -149,6 +149,9 @@ def pretrain(
     epochs: int = 60,
     epoch_length: int = 3200,
     lr: float = 2e-3,
+    fine_share: float = 0.2,
+    thin_share: float = 0.0,
+    start: str | None = None,
     seed: int = 0,
     folder: str = "runs/assets/encoder",
     precision: Literal["32-true", "bf16-mixed"] = "bf16-mixed",
@@ -157,9 +160,12 @@ def pretrain(
 
     Args:
         out: where the weights go, half precision.
-        epochs: epochs; a fifth of them, at the end, with overlapping patches.
+        epochs: epochs.
         epoch_length: scenes an epoch.
         lr: peak learning rate.
+        fine_share: share of the epochs, at the end, with overlapping patches.
+        thin_share: share of those, at their start, with a random half of these patches a step.
+        start: checkpoint of an earlier run to take the weights from.
         seed: of weights and scenes.
         folder: checkpoints and metrics.
         precision: of the arithmetic.
@@ -167,6 +173,7 @@ def pretrain(
     Returns:
         Exit code.
     """
+    import torch
     from safetensors.torch import save_file
 
     from fsdino.config import PRESETS
@@ -175,8 +182,11 @@ def pretrain(
 
     tiny = PRESETS["tiny"]
     module = PretrainModule(
-        tiny.encoder, tiny.encoder_kwargs, tiny.img_size, tiny.encoder_stride or 14, lr=lr, seed=seed
-    )
+        tiny.encoder, tiny.encoder_kwargs, tiny.img_size, tiny.encoder_stride or 14, fine_share, thin_share, lr=lr,
+        seed=seed,
+    )  # fmt: skip
+    if start is not None:
+        module.load_state_dict(torch.load(start, map_location="cpu", weights_only=True)["state_dict"])
     fit_scenes(module, SceneData(epoch_length, seed=seed, num_workers=1), epochs, folder, precision, "pretrain")
     Path(out).parent.mkdir(parents=True, exist_ok=True)
     save_file({k: v.half().contiguous() for k, v in module.encoder_state().items()}, out)

@@ -50,7 +50,7 @@ def pool_correlation(query: Tensor, support: Tensor, weights: Tensor, temperatur
         query: (B, Q, C) unit-length tokens.
         support: (B or 1, M, C) unit-length tokens.
         weights: (B or 1, G, M) float in [0, 1], one row per group (foreground, background).
-        temperature: t, above 0.
+        temperature: t, at least 0.02: exp(1 / t) has to fit into float32.
 
     Returns:
         (B, G, 3, Q) float32: smooth maximum, mean, maximum; 0 for a group without weight.
@@ -58,15 +58,16 @@ def pool_correlation(query: Tensor, support: Tensor, weights: Tensor, temperatur
     weights = weights.float()
     total = weights.sum(-1)[:, None]  # (B, 1, G)
     share = (weights / weights.sum(-1, keepdim=True).clamp_min(1e-6)).transpose(-1, -2)  # (B, M, G)
-    penalty = torch.where(weights > 0, temperature * weights.clamp_min(1e-6).log(), MASKED)  # (B, G, M)
+    penalty = torch.where(weights > 0, weights.clamp_min(1e-6).log(), MASKED)  # (B, G, M)
+    mean = cosine_correlation(query, share.transpose(-1, -2).to(support.dtype) @ support).float()  # (B, Q, G)
     pooled = []
-    for rows in query.split(CHUNK, dim=1):
-        corr = cosine_correlation(rows, support).float()  # (B, q, M)
-        mass = ((corr - 1.0) / temperature).exp() @ share  # at most 1, so nothing overflows
-        smooth = 1.0 + temperature * mass.float().clamp_min(1e-12).log()
+    for rows in (query / temperature).split(CHUNK, dim=1):  # the division by t is of tokens, not of the volume
+        corr = cosine_correlation(rows, support).float()  # (B, q, M), c / t
+        smooth = (corr.exp() @ share).clamp_min(1e-12).log()
         peak = torch.stack([(corr + p[:, None]).amax(-1) for p in penalty.unbind(1)], dim=-1)
-        pooled.append(torch.stack([smooth, (corr @ share).float(), peak], dim=-1))  # (B, q, G, 3)
-    stats = torch.cat(pooled, dim=1)
+        pooled.append(torch.stack([smooth, peak], dim=-1))  # (B, q, G, 2)
+    smooth, peak = (temperature * torch.cat(pooled, dim=1)).unbind(-1)
+    stats = torch.stack([smooth, mean, peak], dim=-1)
     return torch.where(total[..., None] > 0, stats, 0.0).permute(0, 2, 3, 1)
 
 

@@ -137,9 +137,11 @@ class PromptGenerator(nn.Module):
         assert self.matchers is not None
         hint = torch.zeros((), device=query.device, dtype=query.dtype)
         for i, matcher in enumerate(self.matchers):
+            assert isinstance(matcher, nn.Linear)
             prototypes = memory.prototypes[:, i] * query.shape[-1]  # products are of the order of 1
-            pair = [query[:, i] * prototypes[:, kind : kind + 1] for kind in (0, 1)]  # (B, h*w, C) each
-            hint = hint + matcher(torch.cat(pair, dim=-1))
+            kinds = matcher.weight.unflatten(-1, (2, -1))  # (R, 2, C)
+            weight = (kinds * prototypes[:, None]).sum(2)  # (B, R, C): the prototypes go into the weights, once a class
+            hint = hint + query[:, i] @ weight.transpose(-1, -2) + matcher.bias
         return hint.transpose(-1, -2)
 
     def tokens(self, memory: SupportMemory, num_queries: int) -> Tensor:

@@ -2,7 +2,8 @@
 
 Self-supervision does not pay at this size and budget (it stays at chance for minutes); predicting each patch's shape
 and texture does. Most steps see patches side by side, the last ones overlapping patches (four times the tokens), as
-DINOv2 raises its resolution at the end.
+DINOv2 raises its resolution at the end. In between, a step may see a random half of the overlapping patches: each pixel
+still lies in two of them, at half the cost.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ class PretrainModule(LightningModule):
         img_size: input side in pixels.
         stride: pixels between patches in use and in the last steps.
         fine_share: share of the epochs, at the end, at that stride; before, patches lie side by side.
+        thin_share: share of those fine epochs, at their start, in which a step sees a random half of the patches.
         num_shapes: shape variants.
         num_textures: texture variants.
         background_weight: weight of a patch without an object beside one full of it.
@@ -51,6 +53,7 @@ class PretrainModule(LightningModule):
         img_size: int = 112,
         stride: int = 7,
         fine_share: float = 0.2,
+        thin_share: float = 0.0,
         num_shapes: int = 48,
         num_textures: int = 40,
         background_weight: float = 0.15,
@@ -62,13 +65,14 @@ class PretrainModule(LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        self.img_size, self.stride, self.fine_share = img_size, stride, fine_share
+        self.img_size, self.stride, self.fine_share, self.thin_share = img_size, stride, fine_share, thin_share
         self.background_weight = background_weight
         self.lr, self.weight_decay, self.warmup, self.optimizer_name = lr, weight_decay, warmup, optimizer
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             self.vit = create_vit(encoder, img_size, encoder_kwargs or {}, stride=stride)
             _initialise(self.vit)
+            self.vit.patch_drop = self.thinning = RandomPatches(self.vit.num_prefix_tokens)
             for stat in ("mean", "std"):
                 value = torch.tensor(self.vit.pretrained_cfg[stat]).view(1, 3, 1, 1)
                 self.register_buffer(stat, value, persistent=False)
@@ -91,8 +95,12 @@ class PretrainModule(LightningModule):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Cross-entropy against the share of each variant among a patch's pixels."""
-        fine = self.current_epoch >= round((1 - self.fine_share) * (self.trainer.max_epochs or 1))
-        loss, accuracy = self._score(batch, self.stride if fine else self.vit.patch_embed.proj.kernel_size[0])
+        epochs = self.trainer.max_epochs or 1
+        coarse = round((1 - self.fine_share) * epochs)
+        fine = self.current_epoch >= coarse
+        thin = fine and self.current_epoch < coarse + round(self.thin_share * (epochs - coarse))
+        side = self.vit.patch_embed.proj.kernel_size[0]
+        loss, accuracy = self._score(batch, self.stride if fine else side, 0.5 if thin else 1.0)
         self.log("train/loss", loss, prog_bar=True)
         self.log("train/shape", accuracy[0], prog_bar=True)
         self.log("train/texture", accuracy[1], prog_bar=True)
@@ -110,14 +118,17 @@ class PretrainModule(LightningModule):
         """Weights of the encoder alone, as timm names them."""
         return {k: v.detach().clone() for k, v in self.vit.state_dict().items()}
 
-    def _score(self, batch: dict[str, Tensor], stride: int) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    def _score(
+        self, batch: dict[str, Tensor], stride: int, share: float = 1.0
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         set_stride_(self.vit, stride)
+        self.thinning.share = share
         images = batch["image"]
         grid = images.shape[-1] // stride
         heads = self(images)
         losses, accuracies = [], []
         for logits, key in zip(heads, ("shape_map", "texture_map")):
-            target = patch_shares(batch[key], logits.shape[-1] - 1, grid)
+            target = self.thinning.same(patch_shares(batch[key], logits.shape[-1] - 1, grid))
             weight = 1 - (1 - self.background_weight) * target[..., -1]  # most patches show no object
             cross = -(target * logits.float().log_softmax(-1)).sum(-1)
             losses.append((weight * cross).sum() / weight.sum())
@@ -126,6 +137,35 @@ class PretrainModule(LightningModule):
             hits = (logits[..., :-1].argmax(-1) == label)[of_object]
             accuracies.append(hits.float().mean() if hits.numel() else torch.zeros((), device=images.device))
         return losses[0] + losses[1], (accuracies[0], accuracies[1])
+
+
+class RandomPatches(nn.Module):
+    """Keeps a random share of each picture's patch tokens; stands where a timm ViT has its `patch_drop`.
+
+    Args:
+        num_prefix_tokens: tokens in front that always stay.
+    """
+
+    def __init__(self, num_prefix_tokens: int) -> None:
+        super().__init__()
+        self.num_prefix_tokens = num_prefix_tokens
+        self.share = 1.0
+        self.kept: Tensor | None = None
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, prefix + N, C) to (B, prefix + share * N, C), another choice at each call."""
+        prefix, patches = tokens[:, : self.num_prefix_tokens], tokens[:, self.num_prefix_tokens :]
+        self.kept = None
+        if self.share < 1:
+            count = round(self.share * patches.shape[1])
+            self.kept = torch.rand(patches.shape[:2], device=tokens.device).argsort(1)[:, :count]
+        return torch.cat([prefix, self.same(patches)], dim=1)
+
+    def same(self, values: Tensor) -> Tensor:
+        """(B, N, C) to those of the positions that the last call kept."""
+        if self.kept is None:
+            return values
+        return values.gather(1, self.kept.unsqueeze(-1).expand(-1, -1, values.shape[-1]))
 
 
 def patch_shares(labels: Tensor, num_labels: int, grid: int) -> Tensor:

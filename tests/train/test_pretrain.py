@@ -7,7 +7,7 @@ from lightning import Trainer
 
 from fsdino.data.datamodule import SceneData
 from fsdino.models.encoder import FeatureEncoder
-from fsdino.train.pretrain import PretrainModule, patch_shares
+from fsdino.train.pretrain import PretrainModule, RandomPatches, patch_shares
 
 SIZES = {"embed_dim": 32, "depth": 2, "num_heads": 2, "init_values": 1.0}
 
@@ -22,9 +22,9 @@ def test_patch_shares_count_the_pixels_of_each_label() -> None:
 
 
 def test_a_run_lowers_the_loss_and_its_weights_load_into_the_encoder(tmp_path) -> None:
-    module = PretrainModule(encoder_kwargs=SIZES, fine_share=0.5, lr=3e-3)
+    module = PretrainModule(encoder_kwargs=SIZES, fine_share=0.5, thin_share=0.5, lr=3e-3)
     trainer = Trainer(
-        accelerator="cpu", max_epochs=2, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        accelerator="cpu", max_epochs=4, logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, reload_dataloaders_every_n_epochs=1, num_sanity_val_steps=0,
     )  # fmt: skip
     trainer.fit(module, SceneData(epoch_length=32, val_length=8, batch_size=8))
@@ -33,6 +33,18 @@ def test_a_run_lowers_the_loss_and_its_weights_load_into_the_encoder(tmp_path) -
     encoder.backbone.load_state_dict(module.encoder_state())
     maps = encoder(torch.rand(1, 3, 112, 112))
     assert maps[0].shape == (1, 32, 16, 16)
+
+
+def test_targets_follow_the_patches_that_a_step_sees() -> None:
+    thinning = RandomPatches(num_prefix_tokens=1)
+    patches = torch.arange(16.0).repeat(2, 1).unsqueeze(-1)
+    tokens = torch.cat([torch.full((2, 1, 1), -1.0), patches], dim=1)
+    assert torch.equal(thinning(tokens), tokens)
+    thinning.share = 0.5
+    seen = thinning(tokens)
+    assert seen.shape == (2, 9, 1) and (seen[:, 0] == -1).all()
+    assert torch.equal(thinning.same(patches), seen[:, 1:])
+    assert all(len(set(row.flatten().tolist())) == 8 for row in seen[:, 1:])
 
 
 def test_overlapping_patches_are_centred_on_their_cells() -> None:
