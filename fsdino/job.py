@@ -24,7 +24,7 @@ from safetensors.torch import load_file
 
 from fsdino.data.objects import ClassObjects, ObjectData, ObjectSource, RegionObjects
 from fsdino.datasets import TestSet, TrainSet, open_test, open_train
-from fsdino.models.resize import Resize
+from fsdino.models.resize import Resize, ResizeMode
 from fsdino.models.segmenter import FewShotSegmenter
 from fsdino.recipe import Recipe, bundled_file
 from fsdino.teachers.architecture import SamConfig, load_prompting_, load_vit_
@@ -139,18 +139,33 @@ class Job:
 
     def teacher_cache(self) -> EmbeddingCache:
         """The teacher's embeddings of all pictures of distillation."""
-        return self._cached("teacher", self.teacher, self.train_set.pictures)
+        return self.cached("teacher", self.teacher, self.train_set.pictures, *self._cache_views())
 
     def feature_cache(self, pictures: PictureList) -> EmbeddingCache:
         """The frozen encoder's maps of a picture list."""
         first = self.recipe.train.init_from
         segmenter = FewShotSegmenter(self.recipe.segmenter()) if first is None else load_segmenter(first)
-        return self._cached("features", FrozenTaps(segmenter.encoder), pictures)
+        return self.cached("features", FrozenTaps(segmenter.encoder), pictures, *self._cache_views())
 
-    def _cached(self, kind: str, source: EmbeddingSource, pictures: PictureList) -> EmbeddingCache:
+    def _cache_views(self) -> tuple[ResizeMode, tuple[str, ...]]:
+        return self.recipe.segmenter().resize_mode, ("plain", "hflip") if self.recipe.cache.hflip else ("plain",)
+
+    def cached(
+        self, kind: str, source: EmbeddingSource, pictures: PictureList, mode: ResizeMode, views: tuple[str, ...]
+    ) -> EmbeddingCache:
+        """What a frozen network makes of pictures, written once into a folder named after everything that decides it.
+
+        Args:
+            kind: start of the folder's name, and what the progress bar says.
+            source: the network.
+            pictures: what it sees.
+            mode: how pictures become squares.
+            views: "plain" and, if wanted, "hflip".
+
+        Returns:
+            The cache, whole.
+        """
         part = self.recipe.cache
-        views = ("plain", "hflip") if part.hflip else ("plain",)
-        mode = self.recipe.segmenter().resize_mode
         wanted = cache_recipe(source, pictures, mode, views, part.shard_size)
         digest = hashlib.sha256(json.dumps(asdict(wanted), sort_keys=True).encode()).hexdigest()[:12]
         folder = Path(part.dir) / f"{kind}-{digest}"

@@ -2,28 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
 
 from tests.data.trees import label_folder_tree
-
-BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
-
-
-@pytest.fixture(autouse=True)
-def scripts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The scripts import each other by name, as they do when they are run."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-
-
-def script(name: str) -> ModuleType:
-    """A script as a module."""
-    return importlib.import_module(name)
+from tests.scripts import BENCHMARKS, script
 
 
 class TestProvenance:

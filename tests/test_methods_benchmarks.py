@@ -2,28 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
 from fsdino.methods.registry import build_method
 from fsdino.methods.sam2_pretrain import Sam2PretrainModule
-
-BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
-
-
-@pytest.fixture(autouse=True)
-def scripts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The scripts import each other by name, as they do when they are run."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-
-
-def script(name: str) -> ModuleType:
-    """A script as a module."""
-    return importlib.import_module(name)
+from tests.scripts import BENCHMARKS, script
 
 
 def test_three_seeds_of_each_system_and_the_frozen_one() -> None:

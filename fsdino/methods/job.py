@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import asdict
 from pathlib import Path
 
@@ -16,7 +14,7 @@ from fsdino.methods.fssam import Fssam
 from fsdino.methods.registry import build_method, save_method
 from fsdino.methods.training import MethodModule
 from fsdino.models.contract import FewShotMethod
-from fsdino.teachers.cache import EmbeddingCache, cache_recipe, write_cache
+from fsdino.teachers.cache import EmbeddingCache
 from fsdino.teachers.pictures import PictureList
 from fsdino.train.callbacks import EpisodeStrips
 
@@ -36,17 +34,9 @@ class MethodJob(Job):
 
     def maps(self, method: FewShotMethod, pictures: PictureList) -> tuple[EmbeddingCache, PictureList] | None:
         """The cached maps of a picture list; None where the recipe or the method wants none."""
-        part = self.recipe.cache
-        if not part.features or not isinstance(method, Fssam):
+        if not self.recipe.cache.features or not isinstance(method, Fssam):
             return None
-        source, mode = FssamMaps(method), method.resize.mode
-        wanted = cache_recipe(source, pictures, mode, shard_size=part.shard_size)
-        digest = hashlib.sha256(json.dumps(asdict(wanted), sort_keys=True).encode()).hexdigest()[:12]
-        cache = write_cache(
-            source, pictures, Path(part.dir) / f"fssam-{digest}", self.trainer("cache maps"), mode, ("plain",),
-            part.batch_size, self.recipe.num_workers, part.shard_size,
-        )  # fmt: skip
-        return cache, pictures
+        return self.cached("fssam", FssamMaps(method), pictures, method.resize.mode, ("plain",)), pictures
 
     def distill(self) -> Path | None:
         """There is no stage 1."""
