@@ -14,6 +14,7 @@ from safetensors.numpy import save
 
 FORMAT_VERSION = 1
 THUMBNAIL_SIDE = 96
+_HEADER_BYTES = 2_000  # names, shapes and offsets in front of the arrays
 
 
 @dataclass
@@ -39,26 +40,28 @@ def save_concept(concept: Concept, path: str | Path, *, max_bytes: int = 1_000_0
     Args:
         concept: What to write.
         path: Where to; by custom it ends in .fsmem.
-        max_bytes: Size that the arrays should not exceed.
+        max_bytes: Size that the file should not exceed, its picture and names included.
         positional: Whether the model reads the places of the support positions (the "pivot" reader), so that none may
             be left out; the file may then be larger.
 
     Returns:
         The path.
     """
+    picture = _to_text(concept.thumbnail)
+    budget = max_bytes - len(picture) - _HEADER_BYTES
     arrays = {name: _half(array) for name, array in concept.arrays.items()}
-    if _bytes(arrays) > max_bytes and "tokens" in arrays:
+    if _bytes(arrays) > budget and "tokens" in arrays:
         arrays = _eight_bits(arrays)
-        if _bytes(arrays) > max_bytes and not positional:
+        if _bytes(arrays) > budget and not positional:
             growing = _bytes({name: arrays[name] for name in ("tokens", "tokens_scale", "fg", "bg")})
-            room = max_bytes - (_bytes(arrays) - growing)
-            arrays = _eight_bits(thin_out(concept.arrays, room * arrays["fg"].shape[-1] // growing))
+            room = budget - (_bytes(arrays) - growing)
+            arrays = _eight_bits(thin_out(concept.arrays, max(1, room * arrays["fg"].shape[-1] // growing)))
     metadata = {
         "format": "fsmem",
         "format_version": str(FORMAT_VERSION),
         "class_name": concept.class_name,
         "fingerprint": concept.fingerprint,
-        "thumbnail": _to_text(concept.thumbnail),
+        "thumbnail": picture,
     }
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 from pycocotools import mask as rle_tools
 
+from fsdino.cli import main
 from fsdino.concepts import load_concept
 from fsdino.methods.registry import build_method, save_method
 from fsdino.predict import Annotated, Engine, Finding, predict, read_support, remember, resolve
@@ -362,8 +363,9 @@ def test_tiles_and_video_through_predict(model_dir: str, support_dir: Path, tmp_
 def test_remembered_classes_give_the_same(model_dir: str, support_dir: Path, photos: Path, tmp_path: Path) -> None:
     files = remember(str(support_dir), str(tmp_path / "memory"), model_dir)
     assert [path.name for path in files] == ["cat.fsmem", "dog.fsmem"]
-    one = remember(str(support_dir / "cat"), str(tmp_path / "mine.fsmem"), model_dir)
-    assert load_concept(one[0]).class_name == "cat" and load_concept(one[0]).thumbnail.shape[2] == 3
+    one = tmp_path / "mine.fsmem"
+    assert main(["remember", str(support_dir / "cat"), "--out", str(one), "--model", model_dir]) == 0
+    assert load_concept(one).class_name == "cat" and load_concept(one).thumbnail.shape[2] == 3
     for name, support in (("a", support_dir), ("b", tmp_path / "memory")):
         predict(str(support), str(photos), str(tmp_path / name), model_dir)
     for path in (tmp_path / "a" / "labels").rglob("*.png"):

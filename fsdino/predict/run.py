@@ -252,6 +252,7 @@ def remember(
         concept = Concept(name, engine.fingerprint, arrays, thumbnail(shown.image, mask))
         path = Path(out) if is_file else Path(out) / f"{_file_name(name)}{MEMORY_SUFFIX}"
         written.append(save_concept(concept, path, positional=engine.positional))
+        print(f"{name}: {len(references)} reference{'s' * (len(references) > 1)} in {written[-1]}")
     return written
 
 
