@@ -34,7 +34,9 @@ FUNCTION_COMMANDS = {
 # without --config these recipe commands take options of their own
 WITHOUT_RECIPE = {"evaluate": "fsdino.evaluation.run:evaluate", "export": "fsdino.export.run:export_files"}
 # what may be given without a name in front of it
-POSITIONAL = {"remember": ("support",), "data": ("name",), "episodes": ("name",), "evaluate": ("method",), "compare": ("a", "b")}
+POSITIONAL = {
+    "remember": ("support",), "data": ("name",), "episodes": ("name",), "evaluate": ("method",), "compare": ("a", "b"),
+}  # fmt: skip
 EXPECTED_ERRORS = (ValueError, OSError, ImportError, ArgumentError)
 
 
