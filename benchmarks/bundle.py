@@ -17,11 +17,12 @@ import torch
 from experiments import RESULTS
 from provenance import provenance
 
+from fsdino.bundled import bundled_file
 from fsdino.commands import run
 from fsdino.data.synthetic import SyntheticScenes
 from fsdino.job import Job
 from fsdino.models.segmenter import FewShotSegmenter
-from fsdino.recipe import Recipe, bundled_file, read_recipe
+from fsdino.recipe import Recipe, read_recipe
 from fsdino.teachers.sam import SamTeacher
 from fsdino.train.presence import PresenceData, train_presence
 from fsdino.train.teach import evaluate_prompts
@@ -81,7 +82,7 @@ def main() -> None:
     if parser.parse_args().complete:
         model = load_segmenter("tiny")
         results = getattr(model, "recorded_results", ("", {}))[1]
-        save_pretrained(complete(model, recipe, options), ASSET, half=True, results=results)
+        save_pretrained(complete(model, recipe, options), ASSET, half=True, results=results, encoder="tiny_encoder")
         print(f"completed {ASSET}")
         return
     rows = [{"split": split} | measure_teacher(split) | provenance() for split in ("pretrain", "base", "novel")]
@@ -95,7 +96,7 @@ def main() -> None:
     newest = max(Path("runs/tiny").glob("*/export"), key=lambda path: path.stat().st_mtime)
     model = load_segmenter(newest)
     results = getattr(model, "recorded_results", ("", {}))[1]
-    save_pretrained(complete(model, recipe, options), ASSET, half=True, results=results)
+    save_pretrained(complete(model, recipe, options), ASSET, half=True, results=results, encoder="tiny_encoder")
     print(f"bundled {newest} as {ASSET}")
 
 

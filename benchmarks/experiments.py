@@ -172,7 +172,9 @@ def shared_distillation(recipe: Recipe, options: dict[str, Any], job: Job) -> Pa
     """The distilled checkpoint; runs that differ only in stage 2 share it."""
     if recipe.distill.epochs == 0:
         return None
-    adapter = {k: v for k, v in recipe.model.items() if k in ("adapter_tap", "encoder_weights")}
+    weights = recipe.segmenter().encoder_weights
+    content = hashlib.sha256(Path(weights).read_bytes()).hexdigest() if weights and Path(weights).is_file() else weights
+    adapter = {"adapter_tap": recipe.segmenter().adapter_tap, "encoder": content}
     own_objects = recipe.teacher.checkpoint == "own" and recipe.teach.objects
     fold = recipe.data.fold if own_objects or not recipe.data.pictures else None
     parts = [recipe.name, adapter, asdict(recipe.distill), fold, recipe.seed, job.teacher.fingerprint]

@@ -74,7 +74,7 @@ def measure(module: Sam2PretrainModule, split: str, scenes: int = 100) -> dict[s
 def main() -> None:
     """Measure and write the CSV."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--weights", default="runs/assets/mini_sam2.safetensors")
+    parser.add_argument("--weights", default="fsdino/assets/mini_sam2.safetensors")
     chosen = parser.parse_args()
     module = Sam2PretrainModule().eval()
     module.sam2 = build_sam2(weights=chosen.weights, img_size=module.sam2.img_size)

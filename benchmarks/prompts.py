@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from provenance import provenance, write_rows
 from torch import Tensor
 
+from fsdino.bundled import bundled_file
 from fsdino.data.class_index import ClassIndex
 from fsdino.data.episode import image_tensor
 from fsdino.data.episode_list import EpisodeList
@@ -27,7 +28,6 @@ from fsdino.data.synthetic import SyntheticWorld
 from fsdino.models.memory import SupportMemory
 from fsdino.models.reference import Reference, prompt_points
 from fsdino.models.segmenter import FewShotSegmenter
-from fsdino.recipe import bundled_file
 from fsdino.teachers.prompting import central_clicks, decode_prompts, mask_iou, sample_clicks, tight_boxes
 from fsdino.teachers.sam import SamTeacher
 from fsdino.train.meta_data import held_out_classes, validation_episodes

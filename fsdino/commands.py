@@ -230,7 +230,7 @@ def teach(
 
 
 def pretrain_sam2(
-    out: str = "runs/assets/mini_sam2.safetensors",
+    out: str = "fsdino/assets/mini_sam2.safetensors",
     epochs: int = 12,
     epoch_length: int = 2560,
     batch_size: int = 16,

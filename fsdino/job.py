@@ -22,11 +22,12 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 from safetensors.torch import load_file
 
+from fsdino.bundled import bundled_file
 from fsdino.data.objects import ClassObjects, ObjectData, ObjectSource, RegionObjects
 from fsdino.datasets import TestSet, TrainSet, open_test, open_train
 from fsdino.models.resize import Resize, ResizeMode
 from fsdino.models.segmenter import FewShotSegmenter
-from fsdino.recipe import Recipe, bundled_file
+from fsdino.recipe import Recipe
 from fsdino.teachers.architecture import SamConfig, load_prompting_, load_vit_
 from fsdino.teachers.cache import EmbeddingCache, EmbeddingSource, FrozenTaps, cache_recipe, write_cache
 from fsdino.teachers.pictures import PictureList

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
+from fsdino.bundled import bundled_file
 from fsdino.config import SegmenterConfig, preset
 
 LossName = Literal["mse", "cosine_smooth_l1"]
@@ -323,20 +323,6 @@ class Recipe:
             if isinstance(value, str) and value.startswith("bundled:"):
                 args[key] = str(bundled_file(value[len("bundled:") :]))
         return args
-
-
-def bundled_file(name: str) -> Path:
-    """A file of the bundled weights.
-
-    Raises:
-        FileNotFoundError: if the package has none of that name.
-    """
-    path = Path(str(resources.files("fsdino"))) / "assets" / f"{name}.safetensors"
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"the package has no bundled weights {name!r} ({path.name}); make them with `make assets`."
-        )
-    return path
 
 
 def recipe_parser() -> Any:

@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import replace
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from fsdino.bundled import bundled_file, bundled_folder
 from fsdino.config import PRESETS, SegmenterConfig
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ FORMAT_VERSION = 1
 WEIGHTS_FILE, CONFIG_FILE, CARD_FILE = "model.safetensors", "config.json", "README.md"
 CHECKPOINT_KEY = "fsdino_segmenter"  # where a Lightning checkpoint holds `describe(model)`
 METHOD_KEY = "fsdino_method"  # where one of another method holds what rebuilds it, see `fsdino.methods.registry`
-BUNDLED = {"tiny": "fsdino_tiny"}  # preset -> folder in fsdino/assets
+_ENCODER = "encoder.backbone."  # where a segmenter keeps its frozen encoder
 # Parts that only episode training gives; their absence marks a checkpoint of distillation.
 _TRAINED_PARTS = ("decoder.", "prompts.")
 
@@ -71,6 +71,7 @@ def save_pretrained(
     half: bool = False,
     stage: Stage = "trained",
     results: Mapping[str, float | str] | None = None,
+    encoder: str | None = None,
 ) -> Path:
     """Write a segmenter with its frozen encoder: everything that `load` needs, and a model card.
 
@@ -81,9 +82,13 @@ def save_pretrained(
         stage: What training the weights have had.
         results: Named scores for the model card, for instance {"novel mIoU": 41.2}; None keeps those that the model was
             loaded with, as long as its weights are the same.
+        encoder: Name of bundled weights that hold the same encoder, which is then left out of the file.
 
     Returns:
         The folder.
+
+    Raises:
+        ValueError: If the bundled encoder is another.
     """
     from fsdino.hub import model_card
 
@@ -99,6 +104,11 @@ def save_pretrained(
         "dtype": "float16" if half else "float32",
         "results": dict(known if results is None else results),
     }
+    if encoder is not None:
+        info["encoder"] = encoder
+        for key, value in _encoder_tensors(encoder).items():
+            if not torch.equal(_stored(tensors.pop(key), half=True), value):
+                raise ValueError(f"bundled weights {encoder!r} are another encoder than this model's (weight {key}).")
     partial = target / f".{WEIGHTS_FILE}.part"  # a run killed while it writes leaves the older file whole
     save_file(tensors, partial, metadata={"format": "pt", "fingerprint": name})
     (target / CONFIG_FILE).write_text(json.dumps(info, indent=2) + "\n", encoding="utf-8")
@@ -106,6 +116,11 @@ def save_pretrained(
     partial.replace(target / WEIGHTS_FILE)
     (target / CARD_FILE).write_text(model_card(model, info), encoding="utf-8")
     return target
+
+
+def _encoder_tensors(name: str) -> dict[str, Tensor]:
+    """Bundled encoder weights, named as in a segmenter."""
+    return {f"{_ENCODER}{key}": value for key, value in load_file(bundled_file(name)).items()}
 
 
 def _stored(tensor: Tensor, half: bool) -> Tensor:
@@ -134,7 +149,7 @@ def load(source: str | Path, *, device: str | torch.device = "cpu", stage: Stage
     name = str(source)
     path = Path(source)
     if isinstance(source, str) and name in PRESETS:
-        path = _bundled(name)
+        path = bundled_folder(name)
     if path.is_dir():
         model = _load_folder(path, stage)
     elif path.is_file():
@@ -179,20 +194,6 @@ def _looks_like_hub_id(name: str) -> bool:
     return bool(slash and owner and repository) and "/" not in repository and not name.startswith((".", "~"))
 
 
-def _bundled(preset: str) -> Path:
-    if preset not in BUNDLED:
-        raise FileNotFoundError(
-            f"no weights are bundled for preset {preset!r} (bundled: {', '.join(BUNDLED)}); give the folder of a model "
-            f"that you trained, or build an untrained one with FewShotSegmenter(PRESETS[{preset!r}])."
-        )
-    folder = Path(str(resources.files("fsdino"))) / "assets" / BUNDLED[preset]
-    if not (folder / WEIGHTS_FILE).is_file():
-        raise FileNotFoundError(
-            f"the bundled weights of {preset!r} are missing from {folder}; make them with `make assets`."
-        )
-    return folder
-
-
 def _load_folder(folder: Path, stage: Stage) -> FewShotMethod:
     for file in (CONFIG_FILE, WEIGHTS_FILE):
         if not (folder / file).is_file():
@@ -215,6 +216,8 @@ def _load_folder(folder: Path, stage: Stage) -> FewShotMethod:
         tensors = load_file(folder / WEIGHTS_FILE)
     except SafetensorError as error:
         raise ValueError(f"'{folder / WEIGHTS_FILE}' is cut or damaged ({error}); copy it again.") from error
+    if "encoder" in info:
+        tensors |= _encoder_tensors(info["encoder"])
     model = _build(info, tensors, str(folder), stage)
     found = fingerprint(model)
     if found != info.get("fingerprint"):

@@ -11,11 +11,12 @@ import pytest
 import torch
 import yaml
 
+from fsdino.bundled import bundled_file
 from fsdino.methods.registry import build_method
 from fsdino.methods.training import MethodModule
 from fsdino.models.contract import FewShotMethod
 from fsdino.models.segmenter import FewShotSegmenter
-from fsdino.recipe import Recipe, bundled_file, read_recipe
+from fsdino.recipe import Recipe, read_recipe
 
 RECIPES = sorted(Path(__file__).parent.parent.joinpath("recipes").glob("*.yaml"))
 

@@ -15,7 +15,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import load_file, save_file
 
 import fsdino
-from fsdino import weights
+from fsdino import bundled
 from fsdino.concepts import Concept, load_concept, save_concept, thin_out, thumbnail
 from fsdino.models.contract import Reference
 from fsdino.models.correlation import pool_correlation
@@ -156,9 +156,21 @@ def test_wrong_files_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         load("nowhere")
     with pytest.raises(FileNotFoundError, match="no weights are bundled for preset 'b14'"):
         load("b14")
-    monkeypatch.setitem(weights.BUNDLED, "tiny", "absent")
+    monkeypatch.setitem(bundled.BUNDLED, "tiny", "absent")
     with pytest.raises(FileNotFoundError, match="bundled weights of 'tiny' are missing"):
         load("tiny")
+
+
+def test_an_encoder_that_is_bundled_is_not_stored_twice(tmp_path: Path) -> None:
+    tiny = load("tiny")
+    folder = save_pretrained(tiny, tmp_path / "again", half=True, encoder="tiny_encoder")
+    stored = load_file(folder / "model.safetensors")
+    assert stored and not any(key.startswith("encoder.") for key in stored)
+    assert fingerprint(load(folder)) == fingerprint(tiny)
+    with torch.no_grad():
+        tiny.encoder.backbone.norm.weight.add_(1)
+    with pytest.raises(ValueError, match="another encoder than this model's"):
+        save_pretrained(tiny, tmp_path / "other", encoder="tiny_encoder")
 
 
 # ---- the Hub

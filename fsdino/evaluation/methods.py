@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 
 from fsdino.baseline import choose_prototype
+from fsdino.bundled import BUNDLED, bundled_file
 from fsdino.config import SegmenterConfig, preset
 from fsdino.data.class_index import ClassIndex
 from fsdino.data.episode_list import EpisodeList
@@ -20,8 +21,7 @@ from fsdino.methods.registry import METHODS, build_method
 from fsdino.models.contract import FewShotMethod
 from fsdino.models.encoder import FeatureEncoder
 from fsdino.models.resize import Resize
-from fsdino.recipe import bundled_file
-from fsdino.weights import BUNDLED, fingerprint, load
+from fsdino.weights import fingerprint, load
 
 Base = Callable[[], tuple[ClassIndex, EpisodeList]]
 KINDS: tuple[Kind, ...] = ("fg_bg", "softmax")

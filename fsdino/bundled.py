@@ -1,0 +1,48 @@
+"""The weights that come with the package, in `fsdino/assets`."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+
+BUNDLED = {"tiny": "fsdino_tiny"}  # preset -> folder
+
+
+def bundled_file(name: str) -> Path:
+    """A file of the bundled weights.
+
+    Args:
+        name: Of the file, without its suffix.
+
+    Raises:
+        FileNotFoundError: If the package has none of that name.
+    """
+    path = _assets() / f"{name}.safetensors"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"the package has no bundled weights {name!r} ({path.name}); make them with `make assets`."
+        )
+    return path
+
+
+def bundled_folder(preset: str) -> Path:
+    """The folder of a preset's trained segmenter.
+
+    Raises:
+        FileNotFoundError: If no weights come with that preset.
+    """
+    if preset not in BUNDLED:
+        raise FileNotFoundError(
+            f"no weights are bundled for preset {preset!r} (bundled: {', '.join(BUNDLED)}); give the folder of a model "
+            f"that you trained, or build an untrained one with FewShotSegmenter(PRESETS[{preset!r}])."
+        )
+    folder = _assets() / BUNDLED[preset]
+    if not (folder / "model.safetensors").is_file():
+        raise FileNotFoundError(
+            f"the bundled weights of {preset!r} are missing from {folder}; make them with `make assets`."
+        )
+    return folder
+
+
+def _assets() -> Path:
+    return Path(str(resources.files("fsdino"))) / "assets"
