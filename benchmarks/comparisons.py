@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+_METHODS = (
+    ("reader", "FS-DINO full", "FS-DINO compact"),
+    ("training", "FS-DINO full", "prototype"),
+    ("training", "FS-DINO compact", "prototype"),
+)
 # Grid -> (what is added, the run with it, the run without it).
 COMPARISONS: dict[str, tuple[tuple[str, str, str], ...]] = {
     "ablation": (
@@ -11,9 +16,6 @@ COMPARISONS: dict[str, tuple[tuple[str, str, str], ...]] = {
         ("4D reader", "full-no-contrast", "compact"),
         ("contrastive enhancement", "full", "full-no-contrast"),
     ),
-    "photos": (
-        ("reader", "FS-DINO full", "FS-DINO compact"),
-        ("training", "FS-DINO full", "prototype"),
-        ("training", "FS-DINO compact", "prototype"),
-    ),
+    "photos": _METHODS,
+    "tiny_seeds": _METHODS,
 }

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 from provenance import provenance
 
 from fsdino.baseline import choose_prototype
@@ -183,7 +184,9 @@ def shared_distillation(recipe: Recipe, options: dict[str, Any], job: Job) -> Pa
     plain = replace(recipe, data=replace(recipe.data, max_train_pictures=None))
     other = Job(plain, options, folder)
     other._teacher = job.teacher
-    return other.distill()
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".lock"):  # another process may be at it for a run of its own
+        return other.distill()
 
 
 def measure(job: Job, name: str, method: FewShotMethod, test: TestSet | None = None) -> Evaluation:

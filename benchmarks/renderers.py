@@ -87,8 +87,8 @@ def slash(first: str, second: str) -> str:
     return f"{first or '-'} / {second or '-'}" if first or second else ""
 
 
-def seeds(rows: list[Row], _: Path) -> str:
-    """One row a method, over its seeds."""
+def seeds(rows: list[Row], results: Path) -> str:
+    """One row a method, over its seeds; then the differences, episode by episode."""
     shown = []
     for name, found in groups(rows, lambda row: row["method"]).items():
         extra = {"method": name, "seeds": str(len({row["seed"] for row in found})), "val": average(found, "val_miou"),
@@ -99,7 +99,8 @@ def seeds(rows: list[Row], _: Path) -> str:
                "interval": "95 % interval", "fb": "novel FB-IoU", "total": "M total", "trained": "M trained",
                "time": "s to train"}  # fmt: skip
     right = dict.fromkeys(("seeds", "val", "novel", "interval", "fb", "time"), str)
-    return markdown_table(shown, columns, right | {"total": MILLIONS, "trained": MILLIONS})
+    table = markdown_table(shown, columns, right | {"total": MILLIONS, "trained": MILLIONS})
+    return table + differences(load(results, "paired_tiny_seeds"))
 
 
 def methods(rows: list[Row], results: Path) -> str:
