@@ -1,6 +1,7 @@
 """The README's gallery: `python benchmarks/gallery.py [--model tiny]`, strips of novel classes of the embedded world.
 
-Episodes are not picked by hand: they are every fiftieth of the fixed one-shot list.
+Episodes are not picked by hand: they are every fiftieth of the fixed one-shot list. The object is known to be there, as
+in the table of results: masks are shown without the answer "absent".
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ def strips(model: FewShotMethod, every: int, size: int) -> list[np.ndarray]:
         query = index.load_image(spec.query)
         found, truth = model.segment(memory, query), index.load_mask(spec.query, spec.class_id)
         name = index.class_names[spec.class_id]
-        mask = found.mask.numpy()
+        mask = (found.probs > model.threshold).numpy()
         drawn.append(episode_strip(images, masks, query, truth, mask, class_name=name, score=found.score, size=size))
     return drawn
 
