@@ -20,18 +20,16 @@ import yaml
 from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import Logger
-from safetensors.torch import load_file
 
 from fsdino.bundled import bundled_file
-from fsdino.data.objects import ClassObjects, ObjectData, ObjectSource, RegionObjects
 from fsdino.datasets import TestSet, TrainSet, open_test, open_train
-from fsdino.models.resize import Resize, ResizeMode
+from fsdino.models.resize import ResizeMode
 from fsdino.models.segmenter import FewShotSegmenter
 from fsdino.recipe import Recipe
-from fsdino.teachers.architecture import SamConfig, load_prompting_, load_vit_
+from fsdino.teach import teach
 from fsdino.teachers.cache import EmbeddingCache, EmbeddingSource, FrozenTaps, cache_recipe, write_cache
 from fsdino.teachers.pictures import PictureList
-from fsdino.teachers.sam import SamTeacher, save_sam
+from fsdino.teachers.sam import SamTeacher
 from fsdino.train.callbacks import EpisodeStrips, StageProgress, Throughput
 from fsdino.train.distill import DistillModule
 from fsdino.train.distill_data import DistillData
@@ -39,7 +37,6 @@ from fsdino.train.loggers import log_model, log_picture, make_loggers
 from fsdino.train.meta import MetaModule
 from fsdino.train.meta_data import MetaData
 from fsdino.train.presence import PresenceData, presence_stage
-from fsdino.train.teach import TeachModule
 from fsdino.weights import load_segmenter, save_pretrained
 
 LAST, BEST = "last.ckpt", "best.ckpt"
@@ -84,7 +81,7 @@ class Job:
         """The teacher, loaded once."""
         if self._teacher is None:
             part = self.recipe.teacher
-            named = {"tiny": lambda: bundled_file("tiny_sam"), "own": self.teach}
+            named = {"tiny": lambda: bundled_file("tiny_sam"), "own": lambda: teach(self)}
             file = named[part.checkpoint]() if part.checkpoint in named else part.checkpoint
             self._teacher = SamTeacher.from_checkpoint(file, part.sha256)
         return self._teacher
@@ -105,31 +102,6 @@ class Job:
         return make_loggers(self.folder / stage, name, log.project, log.wandb, asdict(self.recipe))
 
     # ---- stages
-
-    def teach(self) -> Path:
-        """Stage 0: a SAM of the run's own, from the masks of base classes and of class-agnostic regions; its file."""
-        part, chosen, file = self.recipe.teach, self.train_set, self.folder / "teach" / "sam.safetensors"
-        if file.is_file():
-            return file
-        module = TeachModule(SamConfig(**part.sam), lr=part.lr, optimizer=part.optimizer, seed=self.recipe.seed)
-        if part.vit is not None:
-            load_vit_(module.sam, load_file(part.vit))
-        if part.prompting is not None:
-            tiny = part.prompting == "tiny"
-            load_prompting_(module.sam, load_file(bundled_file("tiny_sam") if tiny else part.prompting))
-        bases = (*chosen.classes, *chosen.val_classes)
-        objects = ClassObjects(chosen.index, bases, tuple(chosen.ignore_classes))
-        sources: list[ObjectSource] = [objects] if part.objects else []
-        sources += [RegionObjects(root) for root in part.regions]
-        data = ObjectData(
-            sources, Resize(module.config.img_size, self.recipe.segmenter().resize_mode), part.epoch_length,
-            max_objects=part.max_objects, batch_size=part.batch_size, num_workers=self.recipe.num_workers,
-            seed=self.recipe.seed,
-        )  # fmt: skip
-        trained = self._fit("teach", module, data, part.epochs, [])
-        module.load_state_dict(torch.load(trained, map_location="cpu", weights_only=True)["state_dict"])
-        save_sam(module.sam, module.config, file)
-        return file
 
     def cache(self) -> None:
         """Write the teacher's embeddings and the frozen encoder's maps, where the recipe wants them."""
@@ -191,7 +163,7 @@ class Job:
             self.teacher.img_size if live else None, self.recipe.segmenter().resize_mode, part.epoch_length,
             part.val_count, self.recipe.cache.hflip, part.batch_size, self.recipe.num_workers, self.recipe.seed,
         )  # fmt: skip
-        return self._fit("distill", module, data, part.epochs, [])
+        return self.fit("distill", module, data, part.epochs, [])
 
     def train(self, distilled: Path | None = None) -> Path:
         """Stages 2 and 3, from a distilled checkpoint or from new weights; the best checkpoint."""
@@ -220,7 +192,7 @@ class Job:
         strips: list[Callback] = []
         if chosen.val_episodes is not None:
             strips.append(EpisodeStrips(chosen.index, chosen.val_episodes, self.folder / "train" / "pictures"))
-        trained = self._fit("train", module, data, part.epochs, strips)
+        trained = self.fit("train", module, data, part.epochs, strips)
         absence = PresenceData(
             chosen.index, chosen.classes, chosen.val_classes, self.recipe.data.shots, chosen.ignore_classes, features,
             self.recipe.seed,
@@ -228,9 +200,10 @@ class Job:
         episodes, batch = self.recipe.presence.episodes, part.batch_size
         return presence_stage(trained, self.folder / "presence", absence, episodes, batch, self.recipe.num_workers)
 
-    def _fit(
+    def fit(
         self, stage: str, module: LightningModule, data: LightningDataModule, epochs: int, callbacks: list[Callback]
     ) -> Path:
+        """Train a stage, or go on with it; its best checkpoint, or the last where nothing picks one."""
         folder = self.folder / stage / "checkpoints"
         done = self.folder / stage / "done"
         if not done.is_file():

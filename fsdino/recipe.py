@@ -127,7 +127,8 @@ class TeachPart:
         prompting: SAM whose prompt encoder and mask decoder it starts from: "tiny" (bundled), a file, or None.
         regions: folders of class-agnostic region maps.
         objects: also learn from the masks of base classes; False makes one teacher that fits every fold.
-        epochs: epochs.
+        region_epochs: epochs on the regions alone before the others; they depend on no fold, and runs share them.
+        epochs: epochs on everything.
         epoch_length: pictures an epoch.
         batch_size: pictures a step and device.
         max_objects: masks of a picture.
@@ -140,6 +141,7 @@ class TeachPart:
     prompting: str | None = None
     regions: list[str] = field(default_factory=list)
     objects: bool = True
+    region_epochs: int = 0
     epochs: int = 4
     epoch_length: int = 400
     batch_size: int = 4

@@ -64,7 +64,7 @@ class MethodJob(Job):
         strips: list[Callback] = []
         if chosen.val_episodes is not None:
             strips.append(EpisodeStrips(chosen.index, chosen.val_episodes, self.folder / "train" / "pictures"))
-        return self._fit("train", module, data, part.epochs, strips)
+        return self.fit("train", module, data, part.epochs, strips)
 
     def export(self, model: FewShotMethod, results: dict[str, float | str]) -> Path:
         """Write the trained method where `fsdino.load` opens it; the results stand in the run's folder."""

@@ -1,0 +1,75 @@
+"""Stage 0 of a job: a promptable SAM of the run's own, from class-agnostic regions and from the masks of classes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from filelock import FileLock
+from safetensors.torch import load_file
+
+from fsdino.bundled import bundled_file
+from fsdino.data.objects import ClassObjects, ObjectData, ObjectSource, RegionObjects
+from fsdino.models.resize import Resize
+from fsdino.teachers.architecture import SamConfig, load_prompting_, load_vit_
+from fsdino.teachers.sam import SamTeacher, save_sam
+from fsdino.train.teach import TeachModule
+
+if TYPE_CHECKING:
+    from fsdino.job import Job
+
+
+def teach(job: Job) -> Path:
+    """Train the teacher of a job's recipe, or find it trained.
+
+    Regions know no class and so no fold: what is learnt from them alone, where the recipe wants that first, lies beside
+    the caches for every run that shares it.
+
+    Args:
+        job: whose folder gets the teacher.
+
+    Returns:
+        Its file, in SAM's format.
+    """
+    part, chosen = job.recipe.teach, job.train_set
+    regions: list[ObjectSource] = [RegionObjects(root) for root in part.regions]
+    start = None
+    if part.region_epochs > 0:
+        settled = {k: v for k, v in asdict(part).items() if k not in ("objects", "epochs")} | {"seed": job.recipe.seed}
+        digest = hashlib.sha256(json.dumps(settled, sort_keys=True).encode()).hexdigest()[:12]
+        shared = replace(job, folder=Path(job.recipe.cache.dir) / f"teacher-regions-{digest}")
+        shared.folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(shared.folder / ".lock"):
+            start = _train(shared, regions, part.region_epochs, None)
+    bases = (*chosen.classes, *chosen.val_classes)
+    objects = [ClassObjects(chosen.index, bases, tuple(chosen.ignore_classes))] if part.objects else []
+    return _train(job, [*objects, *regions], part.epochs, start)
+
+
+def _train(job: Job, sources: list[ObjectSource], epochs: int, start: Path | None) -> Path:
+    """One training, from a teacher's file or from what the recipe names."""
+    part, file = job.recipe.teach, job.folder / "teach" / "sam.safetensors"
+    if file.is_file():
+        return file
+    module = TeachModule(SamConfig(**part.sam), lr=part.lr, optimizer=part.optimizer, seed=job.recipe.seed)
+    if start is not None:
+        module.sam.load_state_dict(SamTeacher.from_checkpoint(start).sam.state_dict())
+    else:
+        if part.vit is not None:
+            load_vit_(module.sam, load_file(part.vit))
+        if part.prompting is not None:
+            tiny = part.prompting == "tiny"
+            load_prompting_(module.sam, load_file(bundled_file("tiny_sam") if tiny else part.prompting))
+    data = ObjectData(
+        sources, Resize(module.config.img_size, job.recipe.segmenter().resize_mode), part.epoch_length,
+        max_objects=part.max_objects, batch_size=part.batch_size, num_workers=job.recipe.num_workers,
+        seed=job.recipe.seed,
+    )  # fmt: skip
+    trained = job.fit("teach", module, data, epochs, [])
+    module.load_state_dict(torch.load(trained, map_location="cpu", weights_only=True)["state_dict"])
+    save_sam(module.sam, module.config, file)
+    return file
