@@ -34,6 +34,9 @@ def teach(job: Job) -> Path:
 
     Returns:
         Its file, in SAM's format.
+
+    Raises:
+        ValueError: if there is nothing to learn from.
     """
     part, chosen = job.recipe.teach, job.train_set
     regions: list[ObjectSource] = [RegionObjects(root) for root in part.regions]
@@ -55,6 +58,8 @@ def _train(job: Job, sources: list[ObjectSource], epochs: int, start: Path | Non
     part, file = job.recipe.teach, job.folder / "teach" / "sam.safetensors"
     if file.is_file():
         return file
+    if not sources:
+        raise ValueError("the teacher has no masks to learn from; name folders of regions in teach.regions.")
     module = TeachModule(SamConfig(**part.sam), lr=part.lr, optimizer=part.optimizer, seed=job.recipe.seed)
     if start is not None:
         module.sam.load_state_dict(SamTeacher.from_checkpoint(start).sam.state_dict())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
@@ -43,6 +44,14 @@ def _regions(root: Path) -> None:
 def _job(name: str, *overrides: str) -> Job:
     recipe, options = read_recipe(["--config", "own.yaml", *overrides])
     return Job(recipe, options, Path("runs") / name)
+
+
+@pytest.mark.parametrize("overrides", [["--teach.region_epochs=0", "--teach.objects=false"], []])
+def test_a_teacher_without_masks_is_refused(tmp_path: Path, monkeypatch, overrides: list[str]) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.yaml").write_text(RECIPE)
+    with pytest.raises(ValueError, match="name folders of regions in teach.regions"):
+        _job("bare", "--teach.regions=[]", *overrides).teacher  # noqa: B018
 
 
 def test_regions_are_learnt_once_and_classes_by_each_run(tmp_path: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
