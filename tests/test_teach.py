@@ -50,7 +50,7 @@ def _job(name: str, *overrides: str) -> Job:
 def test_a_teacher_without_masks_is_refused(tmp_path: Path, monkeypatch, overrides: list[str]) -> None:  # type: ignore[no-untyped-def]
     monkeypatch.chdir(tmp_path)
     (tmp_path / "own.yaml").write_text(RECIPE)
-    with pytest.raises(ValueError, match="name folders of regions in teach.regions"):
+    with pytest.raises(ValueError, match="name folders of regions"):
         _job("bare", "--teach.regions=[]", *overrides).teacher  # noqa: B018
 
 
