@@ -126,10 +126,15 @@ def make_loggers(
         rank_zero_info(f"W&B is not installed (pip install wandb); numbers and pictures are in {folder}.")
         return loggers
     offline = wandb == "offline" or not wandb_reachable()
+    run_id = _run_id(Path(folder))
+    running = client.run if client.run is not None and client.run.id == run_id else None
+    if client.run is not None and running is None:
+        client.finish()  # an earlier stage's: each stage is a run of its own
     logger = WandbLogger(
         name=name,
         save_dir=str(folder),
-        id=_run_id(Path(folder)),
+        id=run_id,
+        experiment=running,
         project=project,
         offline=offline,
         settings=client.Settings(silent=True),
@@ -138,7 +143,8 @@ def make_loggers(
     Path(folder).mkdir(parents=True, exist_ok=True)
     if config is not None:
         logger.log_hyperparams(config)
-    rank_zero_info(wandb_notice(logger, folder, offline))
+    if running is None:
+        rank_zero_info(wandb_notice(logger, folder, offline))
     return [*loggers, logger]
 
 

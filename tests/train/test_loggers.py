@@ -82,3 +82,14 @@ def test_offline_run_with_picture_and_model(tmp_path, monkeypatch, caplog):
     assert list((tmp_path / "wandb").glob("offline-run-*/*.wandb"))
     identity = (tmp_path / "wandb-id.txt").read_text()
     assert loggers._run_id(tmp_path) == identity.strip()
+
+
+def test_each_stage_is_a_run_of_its_own(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(loggers, "wandb_reachable", lambda: False)
+    with caplog.at_level("INFO"):
+        stages = [make_loggers(tmp_path / stage, stage)[1] for stage in ("distill", "train", "train")]
+    runs = [stage.experiment for stage in stages]
+    runs[-1].finish()
+    assert runs[0].id != runs[1].id and runs[1] is runs[2]
+    assert sum(message.startswith("W&B offline") for message in caplog.messages) == 2
+    assert all(list((tmp_path / stage / "wandb").glob("offline-run-*/*.wandb")) for stage in ("distill", "train"))
