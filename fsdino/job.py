@@ -244,12 +244,15 @@ class Job:
 
 
 def checkpoints(folder: Path, monitor: str | None) -> list[ModelCheckpoint]:
-    """The last epoch always, to resume from; the best on held-out base classes where there is something to watch."""
+    """The last epoch always, to resume from; the best on held-out base classes where there is something to watch.
+
+    The best comes first: what a run goes on from then knows of it, whenever the run is killed.
+    """
     options: dict[str, Any] = {"save_on_train_epoch_end": True, "enable_version_counter": False}
-    saved = [ModelCheckpoint(folder, filename="last", save_top_k=1, **options)]
-    if monitor is not None:
-        saved.append(ModelCheckpoint(folder, filename="best", monitor=monitor, mode="max", **options))
-    return saved
+    last = ModelCheckpoint(folder, filename="last", save_top_k=1, **options)
+    if monitor is None:
+        return [last]
+    return [ModelCheckpoint(folder, filename="best", monitor=monitor, mode="max", **options), last]
 
 
 def start_from(model: FewShotSegmenter, distilled: Path | None, sam_state: dict[str, Any] | None) -> None:

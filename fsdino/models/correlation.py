@@ -75,19 +75,21 @@ def propagate(tokens: Tensor, values: Tensor, temperature: float = 0.1) -> Tenso
     """Spread a map over a picture's own similarities: softmax(cosine / temperature) times the map.
 
     Args:
-        tokens: (B, Q, C) unit-length tokens.
-        values: (B, Q) float.
+        tokens: (B, Q, C) unit-length tokens, or (1, Q, C) for N maps of one picture.
+        values: (B or N, Q) float.
         temperature: Above 0; the smaller, the more each position keeps its own value.
 
     Returns:
-        (B, Q) float.
+        (B or N, Q) float.
     """
-    column = values.unsqueeze(-1)
-    spread = [
-        (cosine_correlation(rows, tokens).float() / temperature).softmax(-1) @ column
-        for rows in tokens.split(CHUNK, dim=1)
+    shared = tokens.shape[0] == 1  # one picture, whatever the number of maps: its similarities are computed once
+    columns = values.transpose(0, 1)[None] if shared else values.unsqueeze(-1)  # (1, Q, N) or (B, Q, 1)
+    parts = [
+        cosine_correlation(rows, tokens).float().softmax(-1) @ columns
+        for rows in (tokens / temperature).split(CHUNK, dim=1)
     ]
-    return torch.cat(spread, dim=1).squeeze(-1)
+    spread = torch.cat(parts, dim=1)
+    return spread[0].transpose(0, 1) if shared else spread.squeeze(-1)
 
 
 class ResidualConv(nn.Module):

@@ -32,6 +32,7 @@ class TorchEngine(Engine):
         self.threshold = method.threshold
         config = getattr(method, "config", None)
         self.positional = getattr(config, "reader", "pooled") == "pivot"
+        self._together: tuple[list[Any], Any] = ([], None)
 
     def remember(self, references: Sequence[Annotated]) -> Any:
         """See `Engine.remember`."""
@@ -49,13 +50,21 @@ class TorchEngine(Engine):
         for start in range(0, len(memories), step):
             chunk = memories[start : start + step]
             if isinstance(method, FewShotSegmenter):
-                output = method.decode_encoded(stack_memories(chunk), *encoded)
+                output = method.decode_encoded(self._stacked(chunk), *encoded)
             else:
                 output = method.decode_query(chunk[0], square)
             for i in range(len(chunk)):
                 probs = method.resize.invert(output.mask_logits[i, 0].float(), size).sigmoid()
                 score = float(output.iou_pred[i, 0].float().clamp(0.0, 1.0))
                 yield Finding(probs.cpu().numpy(), score, bool(output.presence_logit[i, 0] > 0))
+
+    def _stacked(self, memories: Sequence[SupportMemory]) -> SupportMemory:
+        """The classes as one memory; picture after picture asks for the same ones, which are joined once."""
+        known, joined = self._together
+        if len(known) != len(memories) or any(a is not b for a, b in zip(known, memories)):
+            joined = stack_memories(memories)
+            self._together = (list(memories), joined)
+        return joined
 
     def pack(self, memory: Memory) -> dict[str, np.ndarray]:
         """See `Engine.pack`."""
