@@ -67,15 +67,16 @@ def distillation_curve() -> Iterator[Run]:
 
 
 def choices() -> Iterator[Run]:
-    """What the paper leaves open; decided by held-out base classes."""
+    """What the paper leaves open; decided by held-out base classes, three seeds."""
     options: dict[str, list[str]] = {
-        "default": [],  # without mirrored pictures, which the recipe has since taken
-        "mirrored": ["--cache.hflip=true"],
+        "default": [],
+        "not-mirrored": ["--cache.hflip=false"],
         "no-channel-match": ["--model.channel_match=false"],
         "muon": ["--train.optimizer=muon"],
         "reader-dim-64": ["--model.reader_dim=64"],
         "muon-reader-dim-64": ["--train.optimizer=muon", "--model.reader_dim=64"],
         "adapter-learns": ["--model.freeze_adapter=false"],
+        "adapter-heads-2": ["--model.adapter_heads=2"],
         "adapter-tap-1": ["--model.adapter_tap=1"],
         "taps-5": ["--model.reader_taps=[5]"],
         "taps-1-3-4-5": ["--model.reader_taps=[1,3,4,5]"],
@@ -87,10 +88,10 @@ def choices() -> Iterator[Run]:
         "mask-distillation": ["--distill.mask_weight=0.2"],
         "dice-3": ["--train.dice_weight=3"],
     }
-    for seed in range(2):
+    for seed in range(3):
         for name, overrides in options.items():
             short = ["--train.epochs=4", "--train.epoch_length=640", f"--seed={seed}", "--model.variant=full"]
-            yield f"{name}-seed{seed}", [*short, "--cache.hflip=false", *overrides]
+            yield f"{name}-seed{seed}", [*short, *overrides]
 
 
 def ablation() -> Iterator[Run]:
@@ -173,9 +174,9 @@ def shared_distillation(recipe: Recipe, options: dict[str, Any], job: Job) -> Pa
     """The distilled checkpoint; runs that differ only in stage 2 share it."""
     if recipe.distill.epochs == 0:
         return None
-    weights = recipe.segmenter().encoder_weights
+    model, weights = recipe.segmenter(), recipe.segmenter().encoder_weights
     content = hashlib.sha256(Path(weights).read_bytes()).hexdigest() if weights and Path(weights).is_file() else weights
-    adapter = {"adapter_tap": recipe.segmenter().adapter_tap, "encoder": content}
+    adapter = {"tap": model.adapter_tap, "heads": model.adapter_heads, "encoder": content, "hflip": recipe.cache.hflip}
     own_objects = recipe.teacher.checkpoint == "own" and recipe.teach.objects
     fold = recipe.data.fold if own_objects or not recipe.data.pictures else None
     parts = [recipe.name, adapter, asdict(recipe.distill), fold, recipe.seed, job.teacher.fingerprint]

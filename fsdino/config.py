@@ -60,7 +60,7 @@ class SegmenterConfig:
     prompt_dim: int = 256
     adapter_dim: int = 256
     adapter_hidden: int = 128
-    adapter_heads: int = 8
+    adapter_heads: int = 4
     decoder_depth: int = 2
     decoder_mlp_dim: int = 2048
     decoder_heads: int = 8

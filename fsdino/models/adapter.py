@@ -29,7 +29,7 @@ class SamAdapter(nn.Module):
         out_dim: int = 256,
         mid_dim: int = 256,
         hidden_dim: int = 128,
-        num_heads: int = 8,
+        num_heads: int = 4,
         depth: int = 2,
     ) -> None:
         super().__init__()
