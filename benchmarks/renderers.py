@@ -1,4 +1,4 @@
-"""One renderer a table of the README: rows of `benchmarks/results` in, Markdown out."""
+"""One renderer a table of the READMEs: rows of `benchmarks/results` in, Markdown out."""
 
 from __future__ import annotations
 
@@ -55,6 +55,19 @@ def speed(rows: list[Row], _: Path) -> str:
                "ms": "ms", "base": "beside", "ratio": "ratio", "peak_mb": "MB", "bar": "bar", "met": "met"}  # fmt: skip
     formats = {"ms": WHOLE, "ratio": TWO, "peak_mb": WHOLE, "img_size": WHOLE}
     return first + (markdown_table(rest, columns, formats) if rest else "")
+
+
+def bars(rows: list[Row], _: Path) -> str:
+    """What speed and memory are held to, and what was measured."""
+    shown = []
+    for row in (row for row in rows if row.get("bar")):
+        value = f"{TWO(row['ratio'])} × {row['base']}" if row.get("ratio") else f"{WHOLE(row['ms'])} ms"
+        value = f"{WHOLE(row['peak_mb'])} MB" if row.get("peak_mb") else value
+        value = f"{float(row['ms']) / 1000:.0f} s" if row["bar"].endswith(" s") else value
+        what = " · ".join(row[name] for name in ("method", "preset", "img_size", "step") if row.get(name))
+        shown.append({"what": what, "value": value, "bar": row["bar"], "met": row["met"]})
+    columns = {"what": "what", "value": "measured", "bar": "bar", "met": "met"}
+    return markdown_table(shown, columns, {"value": str})
 
 
 def published(rows: list[Row], results: Path) -> str:
@@ -265,4 +278,6 @@ TABLES: dict[str, Callable[[list[Row], Path], str]] = {
     "params": params, "speed": speed, "published": published, "tiny_seeds": seeds, "teacher": teacher,
     "distillation_curve": distillation_curve, "choices": options, "ablation": ablation, "photos": photos,
     "few_shot": few_shot, "methods": methods, "mini_sam2": mini_sam2, "prompts": prompts, "presence": presence,
+    "bars": bars,
 }  # fmt: skip
+SOURCES = {"bars": "speed"}  # tables that are a view of another one's rows

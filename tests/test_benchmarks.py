@@ -144,14 +144,28 @@ class TestTable:
     def test_check_writes_nothing(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         readme = tmp_path / "README.md"
         readme.write_text("<!-- table:choices -->\n<!-- /table:choices -->\n")
-        command = ["table.py", "--readme", str(readme), "--results", str(tmp_path)]
+        command = ["table.py", "--documents", str(readme), "--results", str(tmp_path)]
         monkeypatch.setattr(sys, "argv", [*command, "--check"])
-        with pytest.raises(SystemExit, match=r"README.md is out of date; run `make tables`"):
+        with pytest.raises(SystemExit, match=r"out of date: .*README.md; run `make tables`"):
             script("table").main()
         assert "yet" not in readme.read_text()
         monkeypatch.setattr(sys, "argv", command)
         script("table").main()
         assert "yet" in readme.read_text()
+
+    def test_plots_are_linked_from_the_documents_folder(self, tmp_path: Path) -> None:
+        (tmp_path / "results").mkdir()
+        (tmp_path / "results" / "ablation.png").touch()
+        figure = script("table").figure
+        assert "](results/ablation.png)" in figure("ablation", tmp_path / "results", tmp_path)
+        assert figure("teacher", tmp_path / "results", tmp_path) == ""
+
+    def test_bars_are_what_speed_is_held_to(self) -> None:
+        rows = [{"method": "FS-DINO full", "preset": "b14", "img_size": "518", "step": "segment", "ms": "1673.2",
+                 "ratio": "1.088", "base": "bare encoder", "bar": "<= 1.10", "met": "yes"},
+                {"method": "FS-DINO full", "step": "bare encoder", "ms": "1500"}]  # fmt: skip
+        text = script("renderers").bars(rows, BENCHMARKS)
+        assert text.endswith("| FS-DINO full · b14 · 518 · segment | 1.09 × bare encoder | <= 1.10 | yes |\n")
 
     def test_formats(self) -> None:
         module = script("cells")
