@@ -26,13 +26,14 @@ from fsdino.data.class_index import CombinedIndex
 from fsdino.data.episode import EpisodeData
 from fsdino.datasets import TestSet, open_test
 from fsdino.evaluate import Evaluation, evaluate
+from fsdino.evaluation.methods import identity
 from fsdino.job import Job
 from fsdino.methods.prototype import AllForeground
 from fsdino.models.contract import FewShotMethod
 from fsdino.models.encoder import FeatureEncoder
 from fsdino.models.segmenter import FewShotSegmenter
 from fsdino.recipe import Recipe, read_recipe
-from fsdino.teachers.cache import EmbeddingCache
+from fsdino.teachers.cache import EmbeddingCache, FrozenTaps
 from fsdino.teachers.pictures import PictureList
 from fsdino.train.meta_data import CachedEpisodes
 from fsdino.train.optim import count_parameters
@@ -174,13 +175,14 @@ def shared_distillation(recipe: Recipe, options: dict[str, Any], job: Job) -> Pa
     """The distilled checkpoint; runs that differ only in stage 2 share it."""
     if recipe.distill.epochs == 0:
         return None
-    model, weights = recipe.segmenter(), recipe.segmenter().encoder_weights
-    content = hashlib.sha256(Path(weights).read_bytes()).hexdigest() if weights and Path(weights).is_file() else weights
-    adapter = {"tap": model.adapter_tap, "heads": model.adapter_heads, "encoder": content, "hflip": recipe.cache.hflip}
+    model = recipe.segmenter()
+    named = ("encoder", "encoder_kwargs", "img_size", "resize_mode", "adapter_tap", "adapter_heads")
+    adapter = {name: getattr(model, name) for name in named} | {"hflip": recipe.cache.hflip, "trainer": options}
+    adapter["weights"] = FrozenTaps(FewShotSegmenter(model).encoder).fingerprint
     own_objects = recipe.teacher.checkpoint == "own" and recipe.teach.objects
     fold = recipe.data.fold if own_objects or not recipe.data.pictures else None
     parts = [recipe.name, adapter, asdict(recipe.distill), fold, recipe.seed, job.teacher.fingerprint]
-    key = json.dumps(parts, sort_keys=True)
+    key = json.dumps(parts, sort_keys=True, default=str)
     folder = ROOT / "distill" / hashlib.sha256(key.encode()).hexdigest()[:12]
     plain = replace(recipe, data=replace(recipe.data, max_train_pictures=None))
     other = Job(plain, options, folder)
@@ -205,8 +207,9 @@ def measure(job: Job, name: str, method: FewShotMethod, test: TestSet | None = N
         data = CachedEpisodes(EpisodeData(test.index, test.episodes, method.resize), cache, pictures)
     folder = job.folder / "evaluate" / name
     return evaluate(
-        method, test.index, test.episodes, folder, data=data, trainer=job.trainer(f"test {name}", "episodes")
-    )
+        method, test.index, test.episodes, folder, fingerprint=identity(method), data=data,
+        trainer=job.trainer(f"test {name}", "episodes"),
+    )  # fmt: skip
 
 
 def scores(result: Evaluation) -> dict[str, float]:

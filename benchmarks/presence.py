@@ -22,6 +22,7 @@ from fsdino.job import Job
 from fsdino.metrics import FewShotIoU, intersection_union
 from fsdino.models.segmenter import FewShotSegmenter
 from fsdino.recipe import read_recipe
+from fsdino.teachers.cache import FrozenTaps
 from fsdino.teachers.pictures import PictureList
 from fsdino.train.meta_data import CachedEpisodes
 from fsdino.train.presence import calibration_error, roc_area
@@ -124,7 +125,8 @@ def main() -> None:
     model, test = load_segmenter(chosen.model), job.test
     pictures = PictureList(f"{test.index.name}-test", tuple(sorted(test.episodes.pictures)), test.index.load_image)
     questions = EpisodeData(test.index, with_absent(test.index, test.episodes), model.resize)
-    data = CachedEpisodes(questions, job.feature_cache(pictures), pictures)
+    cache = job.cached("features", FrozenTaps(model.encoder), pictures, model.resize.mode, ("plain",))
+    data = CachedEpisodes(questions, cache, pictures)
     about = provenance(seed=0, protocol=PROTOCOL)
     rows = [row | {"model": fingerprint(model)} | about for row in report(ask(model, data))]
     write_rows(RESULTS / "presence.csv", rows)

@@ -275,12 +275,13 @@ def fit_scenes(module: Any, data: Any, epochs: int, folder: str, precision: Any,
 
     from fsdino.job import LAST, checkpoints
     from fsdino.train.callbacks import StageProgress
+    from fsdino.train.step_seed import StepSeed
 
     last = Path(folder) / LAST
-    callbacks = [StageProgress(stage), *checkpoints(Path(folder), None)]
+    callbacks = [StageProgress(stage), StepSeed(data.seed), *checkpoints(Path(folder), None)]
     trainer = Trainer(
         accelerator="auto", devices=1, precision=precision, max_epochs=epochs, gradient_clip_val=1.0,
         reload_dataloaders_every_n_epochs=1, check_val_every_n_epoch=2, num_sanity_val_steps=0,
         logger=CSVLogger(folder, name="", version=""), callbacks=callbacks,
     )  # fmt: skip
-    trainer.fit(module, data, ckpt_path=last if last.is_file() else None)
+    trainer.fit(module, data, ckpt_path=last if last.is_file() else None, weights_only=True)

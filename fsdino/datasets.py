@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from fsdino.recipe import DataPart, DataSpec
 from fsdino.teachers.pictures import PictureList
 from fsdino.train.meta_data import held_out_classes, validation_episodes
 
+COCO_PHOTOGRAPHS = {"coco20i", "lvis92i", "paco-part"}
+
 
 @dataclass(frozen=True)
 class TestSet:
@@ -31,7 +34,8 @@ class TrainSet:
     """The training side.
 
     Attributes:
-        index: annotated pictures, without those of the test list.
+        index: annotated pictures to train on, without those of the test list.
+        val_index: annotated pictures that choose and calibrate.
         classes: base classes to train on.
         val_classes: base classes held out to pick checkpoint and cut.
         val_episodes: fixed episodes of those; None without held-out classes.
@@ -43,6 +47,7 @@ class TrainSet:
 
     index: ClassIndex
     classes: list[int]
+    val_index: ClassIndex
     val_classes: list[int]
     val_episodes: EpisodeList | None
     ignore_classes: list[int]
@@ -86,20 +91,18 @@ def open_train(part: DataPart, test: TestSet, seed: int = 0) -> TrainSet:
     Args:
         part: the recipe's data part.
         test: its test set; a data set of the same name loses the list's pictures and the fold's classes.
-        seed: of the held-out classes and, where asked for, of the choice of annotated pictures.
+        seed: of the choice of annotated pictures, where asked for; the held-out classes are always the same.
 
     Raises:
         ValueError: if no base class is left, or only some data sets have a share.
     """
     members, novel, shares = [], [], []
     for spec in part.train:
-        index = open_data_set(spec.name, spec.root, "train", **spec.options)
+        index = _without_tested(open_data_set(spec.name, spec.root, "train", **spec.options), spec, part, test)
         barred: list[int] = []
-        if index.name == test.index.name and spec.root == part.test.root:  # a fold speaks of the tested data set alone
-            index = SubsetIndex.without_pictures(index, test.episodes.pictures)
-            if not part.in_domain:
-                barred = novel_as_ignore(index, part.fold, part.filter)
-                index = training_view(index, part.fold, part.filter)
+        if _is_tested(index, spec, part, test) and not part.in_domain:  # a fold speaks of the tested data set alone
+            barred = novel_as_ignore(index, part.fold, part.filter)
+            index = training_view(index, part.fold, part.filter)
         barred += _left_out(index, spec, part.fold)
         if len(barred) < len(index.class_names):
             members.append(index)
@@ -113,33 +116,63 @@ def open_train(part: DataPart, test: TestSet, seed: int = 0) -> TrainSet:
     usable = [c for c in whole.class_names if c not in set(ignore) and len(whole.pictures(c)) > part.shots]
     tested_kind = set(tables[0].values())  # the first data set is the one like the test's
     annotated = PictureList(f"{whole.name}", tuple(whole.all_pictures()), whole.load_image)
+    pictures = _all_pictures(part, annotated, test)
     if part.val_by == "pictures":
-        return _without_val_pictures(part, whole, usable, ignore, annotated, test)
-    val = held_out_classes([c for c in usable if c in tested_kind], part.val_share)
-    classes = [c for c in usable if c not in set(val)]
-    if not classes:
-        raise ValueError(f"no foreground class of '{whole.name}' has two pictures to train on; add annotated pictures.")
-    episodes = validation_episodes(whole, val, part.shots, part.val_episodes) if val else None
-    view = _fewer(whole, classes, part.max_train_pictures, seed)
+        view, seen, classes, val = _split_pictures(part, whole, usable)
+    else:
+        val = held_out_classes([c for c in usable if c in tested_kind], part.val_share)
+        classes = [c for c in usable if c not in set(val)]
+        view = seen = whole
+        if not classes:
+            raise ValueError(
+                f"no foreground class of '{whole.name}' has two pictures to train on; add annotated pictures."
+            )
+    episodes = validation_episodes(seen, val, part.shots, part.val_episodes) if val else None
+    view = _fewer(view, classes, part.max_train_pictures, seed)
     weights = _class_weights(shares, [set(table.values()) & set(classes) for table in tables])
-    return TrainSet(view, classes, val, episodes, ignore, annotated, _all_pictures(part, annotated, test), weights)
+    return TrainSet(view, classes, seen, val, episodes, ignore, annotated, pictures, weights)
 
 
-def _without_val_pictures(
-    part: DataPart, whole: ClassIndex, classes: list[int], ignore: list[int], annotated: PictureList, test: TestSet
-) -> TrainSet:
-    """All classes are trained on and choose the checkpoint, each from pictures of its own."""
+def _is_tested(index: ClassIndex, spec: DataSpec, part: DataPart, test: TestSet) -> bool:
+    """Whether a training data set is the tested one, however its root is written."""
+    ours, theirs = (None if root is None else Path(root).resolve() for root in (spec.root, part.test.root))
+    return index.name == test.index.name and ours == theirs
+
+
+def _without_tested(index: ClassIndex, spec: DataSpec, part: DataPart, test: TestSet) -> ClassIndex:
+    """A training data set without the test list's pictures, also where it is another annotation of COCO's."""
+    if _is_tested(index, spec, part, test):
+        return SubsetIndex.without_pictures(index, test.episodes.pictures)
+    if not {index.name, test.index.name} <= COCO_PHOTOGRAPHS:
+        return index
+    tested = {_coco_number(picture) for picture in test.episodes.pictures}
+    return SubsetIndex.without_pictures(index, [p for p in index.all_pictures() if _coco_number(p) in tested])
+
+
+def _coco_number(picture_id: str) -> str:
+    """The number of a COCO photograph, which COCO 2014, COCO 2017, LVIS and PACO share."""
+    numbers = re.findall(r"\d{12}", picture_id)
+    if not numbers:
+        raise ValueError(f"picture {picture_id!r} has no COCO number (12 digits); keep the published file names.")
+    return numbers[-1]
+
+
+def _split_pictures(
+    part: DataPart, whole: ClassIndex, usable: list[int]
+) -> tuple[ClassIndex, ClassIndex, list[int], list[int]]:
+    """All classes are trained on and choose the checkpoint, each from pictures of its own.
+
+    Returns:
+        Pictures to train on, pictures held out, classes to train on, those of them that choose.
+    """
     held_out = spread_pictures(whole, part.val_share) if part.val_share > 0 else set()
-    view = SubsetIndex.without_pictures(whole, held_out)
-    kept = [c for c in classes if len(view.pictures(c)) > part.shots]
+    view, seen = SubsetIndex.without_pictures(whole, held_out), SubsetIndex.of_pictures(whole, held_out)
+    kept = [c for c in usable if len(view.pictures(c)) > part.shots]
     if not kept:
         raise ValueError(
             f"no class of '{whole.name}' has {part.shots + 1} pictures left to train on; add annotated pictures."
         )
-    seen = SubsetIndex.of_pictures(whole, held_out)
-    val = [c for c in kept if len(seen.pictures(c)) > part.shots]
-    episodes = validation_episodes(seen, val, part.shots, part.val_episodes) if val else None
-    return TrainSet(view, kept, val, episodes, ignore, annotated, _all_pictures(part, annotated, test))
+    return view, seen, kept, [c for c in kept if len(seen.pictures(c)) > part.shots]
 
 
 def _class_weights(shares: list[float | None], members: list[set[int]]) -> dict[int, float] | None:
@@ -186,9 +219,7 @@ def _all_pictures(part: DataPart, annotated: PictureList, test: TestSet) -> Pict
             names = tuple(str(p.relative_to(root)) for p in files)
             lists.append(PictureList(root.name, names, _FolderPictures(root)))
             continue
-        index = open_data_set(spec.name, spec.root, "train", **spec.options)
-        if index.name == test.index.name and spec.root == part.test.root:
-            index = SubsetIndex.without_pictures(index, test.episodes.pictures)
+        index = _without_tested(open_data_set(spec.name, spec.root, "train", **spec.options), spec, part, test)
         lists.append(PictureList(index.name, tuple(index.all_pictures()), index.load_image))
     if not lists:
         return annotated

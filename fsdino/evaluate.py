@@ -170,6 +170,7 @@ def evaluate(
 
     Raises:
         ValueError: if the folder holds rows of another measurement.
+        RuntimeError: if episodes are missing at the end.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -189,7 +190,13 @@ def evaluate(
         module = EvaluateModule(method, episodes.class_ids, scoring, before, boundary)
         trainer.predict(module, loader, return_predictions=False)
         trainer.strategy.barrier()
-    return summarise(read_rows(folder), episodes.class_ids)
+    rows = read_rows(folder)
+    if len(rows) != len(episodes):
+        raise RuntimeError(
+            f"{folder} has {len(rows)} of {len(episodes)} episodes; the other processes' rows must lie in the same "
+            "folder: give the run one that all machines share (or turn trainer.limit_predict_batches off)."
+        )
+    return summarise(rows, episodes.class_ids)
 
 
 def summarise(rows: pd.DataFrame, class_ids: Sequence[int]) -> Evaluation:

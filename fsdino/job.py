@@ -20,6 +20,7 @@ import yaml
 from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_only
 
 from fsdino.bundled import bundled_file
 from fsdino.datasets import TestSet, TrainSet, open_test, open_train
@@ -37,6 +38,7 @@ from fsdino.train.loggers import log_model, log_picture, make_loggers
 from fsdino.train.meta import MetaModule
 from fsdino.train.meta_data import MetaData
 from fsdino.train.presence import PresenceData, presence_stage
+from fsdino.train.step_seed import StepSeed
 from fsdino.weights import load_segmenter, save_pretrained
 
 LAST, BEST = "last.ckpt", "best.ckpt"
@@ -92,7 +94,9 @@ class Job:
             "accelerator": "auto", "devices": 1, "enable_model_summary": False, "logger": False,
             "enable_checkpointing": False, "num_sanity_val_steps": 0, "log_every_n_steps": 10,
         }  # fmt: skip
-        callbacks = [StageProgress(stage, unit), *stage_options.pop("callbacks", [])]
+        callbacks = stage_options.pop("callbacks", [])
+        if self.trainer_options.get("enable_progress_bar", True):
+            callbacks = [StageProgress(stage, unit), *callbacks]
         return Trainer(callbacks=callbacks, **{**options, **stage_options, **self.trainer_options})
 
     def loggers(self, stage: str) -> list[Logger]:
@@ -112,16 +116,21 @@ class Job:
 
     def teacher_cache(self) -> EmbeddingCache:
         """The teacher's embeddings of all pictures of distillation."""
-        return self.cached("teacher", self.teacher, self.train_set.pictures, *self._cache_views())
+        mode = self.recipe.segmenter().resize_mode
+        return self.cached("teacher", self.teacher, self.train_set.pictures, mode, self._cache_views)
 
     def feature_cache(self, pictures: PictureList) -> EmbeddingCache:
         """The frozen encoder's maps of a picture list."""
         first = self.recipe.train.init_from
-        segmenter = FewShotSegmenter(self.recipe.segmenter()) if first is None else load_segmenter(first)
-        return self.cached("features", FrozenTaps(segmenter.encoder), pictures, *self._cache_views())
+        with torch.random.fork_rng():
+            torch.manual_seed(self.recipe.seed)  # as the training modules do: an encoder without weights is theirs
+            segmenter = FewShotSegmenter(self.recipe.segmenter()) if first is None else load_segmenter(first)
+        source, mode = FrozenTaps(segmenter.encoder), segmenter.resize.mode
+        return self.cached("features", source, pictures, mode, self._cache_views)
 
-    def _cache_views(self) -> tuple[ResizeMode, tuple[str, ...]]:
-        return self.recipe.segmenter().resize_mode, ("plain", "hflip") if self.recipe.cache.hflip else ("plain",)
+    @property
+    def _cache_views(self) -> tuple[str, ...]:
+        return ("plain", "hflip") if self.recipe.cache.hflip else ("plain",)
 
     def cached(
         self, kind: str, source: EmbeddingSource, pictures: PictureList, mode: ResizeMode, views: tuple[str, ...]
@@ -138,13 +147,12 @@ class Job:
         Returns:
             The cache, whole.
         """
-        part = self.recipe.cache
-        wanted = cache_recipe(source, pictures, mode, views, part.shard_size)
+        part, trainer = self.recipe.cache, self.trainer(f"cache {kind}")
+        wanted = cache_recipe(source, pictures, mode, views, part.shard_size, str(trainer.precision))
         digest = hashlib.sha256(json.dumps(asdict(wanted), sort_keys=True).encode()).hexdigest()[:12]
         folder = Path(part.dir) / f"{kind}-{digest}"
         return write_cache(
-            source, pictures, folder, self.trainer(f"cache {kind}"), mode, views, part.batch_size,
-            self.recipe.num_workers, part.shard_size,
+            source, pictures, folder, trainer, mode, views, part.batch_size, self.recipe.num_workers, part.shard_size,
         )  # fmt: skip
 
     def distill(self) -> Path | None:
@@ -195,10 +203,12 @@ class Job:
         trained = self.fit("train", module, data, part.epochs, strips)
         absence = PresenceData(
             chosen.index, chosen.classes, chosen.val_classes, self.recipe.data.shots, chosen.ignore_classes, features,
-            self.recipe.seed,
+            self.recipe.seed, chosen.val_index,
         )  # fmt: skip
-        episodes, batch = self.recipe.presence.episodes, part.batch_size
-        return presence_stage(trained, self.folder / "presence", absence, episodes, batch, self.recipe.num_workers)
+        return presence_stage(
+            trained, self.folder / "presence", absence, self.recipe.presence.episodes, part.batch_size,
+            self.recipe.num_workers, self.trainer("presence").strategy.root_device,
+        )  # fmt: skip
 
     def fit(
         self, stage: str, module: LightningModule, data: LightningDataModule, epochs: int, callbacks: list[Callback]
@@ -211,10 +221,10 @@ class Job:
                 stage, "episodes" if stage == "train" else "pictures", max_epochs=epochs,
                 reload_dataloaders_every_n_epochs=1, enable_checkpointing=True, gradient_clip_val=1.0,
                 logger=self.loggers(stage),
-                callbacks=[Throughput(), *callbacks, *checkpoints(folder, "val/miou" if stage == "train" else None)],
+                callbacks=[Throughput(), StepSeed(self.recipe.seed), *callbacks, *checkpoints(folder, "val/miou" if stage == "train" else None)],
             )  # fmt: skip
             last = folder / LAST
-            trainer.fit(module, data, ckpt_path=last if last.is_file() else None)
+            trainer.fit(module, data, ckpt_path=last if last.is_file() else None, weights_only=True)
             done.write_text("finished\n")
         best = folder / BEST
         return best if best.is_file() else folder / LAST
@@ -294,15 +304,49 @@ def open_run(recipe: Recipe, trainer_options: dict[str, Any], root: str | Path =
     """
     text = yaml.safe_dump({**asdict(recipe), "trainer": trainer_options}, sort_keys=False)
     parent = Path(root) / recipe.name
+    folder = _unfinished(parent, text)
+    if folder is not None:
+        print(f"going on with {folder}")
+    elif getattr(rank_zero_only, "rank", 0) == 0:
+        folder = _new_folder(parent)
+        (folder / "config.yaml").write_text(text)
+    else:
+        folder = _wait_for_first_rank(parent, text)
+    return make_job(recipe, trainer_options, folder)
+
+
+def _unfinished(parent: Path, text: str) -> Path | None:
+    """The newest run with this configuration that is not done."""
     for folder in sorted(parent.glob("*"), reverse=True):
         config = folder / "config.yaml"
         if config.is_file() and config.read_text() == text and not (folder / "done").is_file():
-            print(f"going on with {folder}")
-            return make_job(recipe, trainer_options, folder)
-    folder = parent / datetime.now().strftime("%Y-%m-%d-%H%M%S")
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.yaml").write_text(text)
-    return make_job(recipe, trainer_options, folder)
+            return folder
+    return None
+
+
+def _wait_for_first_rank(parent: Path, text: str, seconds: float = 120) -> Path:
+    """The folder that the first process of a distributed run makes, where all start at once (Slurm, torchrun)."""
+    end = time.monotonic() + seconds
+    while (folder := _unfinished(parent, text)) is None:
+        if time.monotonic() > end:
+            raise TimeoutError(
+                f"the first process has made no run folder in {parent} for {seconds:.0f} s; start all processes in a "
+                "folder that the machines share."
+            )
+        time.sleep(0.2)
+    return folder
+
+
+def _new_folder(parent: Path) -> Path:
+    """A folder named after this second, numbered where another run has begun in it."""
+    start = datetime.now().strftime("%Y-%m-%d-%H%M%S")
+    for name in (start, *(f"{start}-{number}" for number in range(2, 100))):
+        try:
+            (parent / name).mkdir(parents=True)
+        except FileExistsError:
+            continue
+        return parent / name
+    raise FileExistsError(f"a hundred runs of {parent} began in the same second; start them one after the other.")
 
 
 def make_job(recipe: Recipe, trainer_options: dict[str, Any], folder: Path) -> Job:

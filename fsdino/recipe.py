@@ -351,8 +351,8 @@ def read_recipe(arguments: Sequence[str]) -> tuple[Recipe, dict[str, Any]]:
     """
     parser = recipe_parser()
     chosen = parser.parse_args(list(arguments))
-    defaults = parser.get_defaults().trainer.as_dict()
-    explicit = {key: value for key, value in chosen.trainer.as_dict().items() if value != defaults[key]}
+    given = parser.parse_args(list(arguments), defaults=False).get("trainer")
+    explicit = {} if given is None else {key: chosen.trainer.as_dict()[key] for key in given.as_dict()}
     values = parser.instantiate_classes(chosen)
     names = Recipe.__dataclass_fields__
     recipe = Recipe(**{key: values[key] for key in names})

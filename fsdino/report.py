@@ -10,13 +10,14 @@ from typing import Any
 from fsdino.baseline import choose_prototype
 from fsdino.evaluate import Evaluation, evaluate
 from fsdino.evaluation.contact_sheet import contact_sheet
+from fsdino.evaluation.methods import identity
 from fsdino.methods.prototype import AllForeground
 from fsdino.models.contract import FewShotMethod
 from fsdino.models.encoder import FeatureEncoder
 from fsdino.models.segmenter import FewShotSegmenter
 from fsdino.train.optim import count_parameters
 from fsdino.visualize import write_png
-from fsdino.weights import fingerprint, load
+from fsdino.weights import load
 
 TITLES = {"fsdino": "FS-DINO", "sansa": "SANSA", "fssam": "FSSAM"}  # a recipe's method -> how tables call it
 
@@ -102,7 +103,7 @@ def measure(job: Any, checkpoint: Path) -> Report:
             job.test.episodes,
             folder / name.replace(" ", "-"),
             scoring=part.scoring,
-            fingerprint=fingerprint(method),
+            fingerprint=identity(method),
             num_workers=job.recipe.num_workers,
             trainer=job.trainer(f"test {name}", "episodes"),
         )

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from filelock import FileLock
 from safetensors.torch import load_file
 
 from fsdino.bundled import bundled_file
 from fsdino.data.objects import ClassObjects, ObjectData, ObjectSource, RegionObjects
 from fsdino.models.resize import Resize
+from fsdino.ranks import write_once
 from fsdino.teachers.architecture import SamConfig, load_prompting_, load_vit_
-from fsdino.teachers.sam import SamTeacher, save_sam
+from fsdino.teachers.cache import only_writer
+from fsdino.teachers.sam import SamTeacher, file_sha256, save_sam
 from fsdino.train.teach import TeachModule
 
 if TYPE_CHECKING:
@@ -39,21 +41,30 @@ def teach(job: Job) -> Path:
         ValueError: if there is nothing to learn from.
     """
     part, chosen = job.recipe.teach, job.train_set
-    regions: list[ObjectSource] = [RegionObjects(root) for root in part.regions]
+    regions = [RegionObjects(root) for root in part.regions]
     start = None
     if part.region_epochs > 0:
-        settled = {k: v for k, v in asdict(part).items() if k not in ("objects", "epochs")} | {"seed": job.recipe.seed}
-        digest = hashlib.sha256(json.dumps(settled, sort_keys=True).encode()).hexdigest()[:12]
-        shared = replace(job, folder=Path(job.recipe.cache.dir) / f"teacher-regions-{digest}")
-        shared.folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(shared.folder / ".lock"):
+        shared = replace(job, folder=Path(job.recipe.cache.dir) / f"teacher-regions-{_region_digest(job, regions)}")
+        with only_writer(shared.folder, job.trainer("teach")):
             start = _train(shared, regions, part.region_epochs, None)
     bases = (*chosen.classes, *chosen.val_classes)
     objects = [ClassObjects(chosen.index, bases, tuple(chosen.ignore_classes))] if part.objects else []
     return _train(job, [*objects, *regions], part.epochs, start)
 
 
-def _train(job: Job, sources: list[ObjectSource], epochs: int, start: Path | None) -> Path:
+def _region_digest(job: Job, regions: Sequence[RegionObjects]) -> str:
+    """Twelve digits of everything that decides a training on regions alone."""
+    part = asdict(job.recipe.teach)
+    for key in ("vit", "prompting"):
+        if part[key] not in (None, "tiny"):
+            part[key] = file_sha256(part[key])
+    part = {key: value for key, value in part.items() if key not in ("objects", "epochs", "regions")}
+    sizes = [[(path.name, path.stat().st_size) for path in source.files] for source in regions]
+    settled = [part, sizes, job.recipe.seed, job.recipe.segmenter().resize_mode, job.trainer_options]
+    return hashlib.sha256(json.dumps(settled, sort_keys=True, default=str).encode()).hexdigest()[:12]
+
+
+def _train(job: Job, sources: Sequence[ObjectSource], epochs: int, start: Path | None) -> Path:
     """One training, from a teacher's file or from what the recipe names."""
     part, file = job.recipe.teach, job.folder / "teach" / "sam.safetensors"
     if file.is_file():
@@ -76,5 +87,5 @@ def _train(job: Job, sources: list[ObjectSource], epochs: int, start: Path | Non
     )  # fmt: skip
     trained = job.fit("teach", module, data, epochs, [])
     module.load_state_dict(torch.load(trained, map_location="cpu", weights_only=True)["state_dict"])
-    save_sam(module.sam, module.config, file)
+    write_once(lambda: save_sam(module.sam, module.config, file))
     return file

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fsdino.data import open_data_set
 from fsdino.datasets import open_test, open_train
 from fsdino.recipe import DataPart, DataSpec
+from tests.data.trees import coco2014_tree, lvis_tree
 
 
 @pytest.fixture
@@ -136,3 +138,33 @@ def test_a_generalist_trains_on_the_tested_classes_but_on_no_tested_picture(labe
     novel = {c for c in test.index.novel_classes(1) if len(train.index.pictures(c)) > 1}
     assert novel and novel <= set(train.classes) and train.ignore_classes == []
     assert not set(train.annotated.ids) & test.episodes.pictures
+
+
+def test_the_tested_folder_is_known_however_its_path_is_written(label_folder, monkeypatch) -> None:
+    monkeypatch.chdir(label_folder)
+    part = _part(label_folder, fold=1)
+    part.train = part.pictures = [DataSpec("folder", "../photos/")]
+    test = open_test(part)
+    train = open_train(part, test)
+    assert not set(test.index.novel_classes(1)) & {*train.classes, *train.val_classes}
+    assert not {*train.annotated.ids, *train.pictures.ids} & test.episodes.pictures
+
+
+def test_another_annotation_of_cocos_photographs_loses_the_tested_ones(tmp_path) -> None:
+    coco = DataSpec("coco20i", str(coco2014_tree(tmp_path / "coco")))
+    lvis = DataSpec("lvis92i", str(lvis_tree(tmp_path)))
+    part = DataPart(train=[coco, lvis], test=coco, test_episodes=4, val_episodes=2, in_domain=True)
+    test = open_test(part)
+    tested = {picture[-16:] for picture in test.episodes.pictures}
+    untouched = {picture[-16:] for picture in open_data_set("lvis92i", str(tmp_path), "train").all_pictures()}
+    kept = {picture[-16:] for picture in open_train(part, test).annotated.ids if ":train2017" in picture}
+    assert tested & untouched, "the trees no longer share a photograph"
+    assert kept and kept == untouched - tested
+
+
+def test_pictures_that_choose_are_not_trained_on(label_folder) -> None:
+    part = _part(label_folder, val_by="pictures", val_share=0.5, in_domain=True, max_train_pictures=8)
+    train = open_train(part, open_test(part))
+    assert len(set(train.index.all_pictures())) == 8
+    assert train.val_episodes is not None and train.val_episodes.pictures <= set(train.val_index.all_pictures())
+    assert not set(train.index.all_pictures()) & set(train.val_index.all_pictures())

@@ -15,7 +15,7 @@ from fsdino.evaluate import Evaluation, RowWriter, evaluate
 from tests.small_segmenter import small_segmenter
 
 INDEX = SyntheticWorld("novel", 3)
-EPISODES = EpisodeList.draw(INDEX, 0, 1, 10, seed=4)
+EPISODES = EpisodeList.draw(INDEX, 0, 1, 11, seed=4)  # processes and batches divide it unevenly
 
 
 def _quiet(**options) -> Trainer:
@@ -49,6 +49,11 @@ def test_two_processes_change_no_count(tmp_path, reference) -> None:
     rows = _run(tmp_path, trainer=_quiet(devices=2, strategy="ddp_fork")).rows
     assert len(list(tmp_path.glob("rows.*.csv"))) == 2
     pd.testing.assert_frame_equal(_counts(rows), _counts(reference))
+
+
+def test_missing_episodes_are_no_result(tmp_path) -> None:
+    with pytest.raises(RuntimeError, match="has 3 of 11 episodes"):
+        _run(tmp_path, trainer=_quiet(limit_predict_batches=3))
 
 
 class _Dies(RowWriter):

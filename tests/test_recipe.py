@@ -12,6 +12,7 @@ import torch
 import yaml
 
 from fsdino.bundled import bundled_file
+from fsdino.job import Job, open_run
 from fsdino.methods.registry import build_method
 from fsdino.methods.training import MethodModule
 from fsdino.models.contract import FewShotMethod
@@ -86,6 +87,23 @@ def test_overrides_win_over_the_file(tmp_path) -> None:
     )
     assert (recipe.name, recipe.preset, recipe.train.lr, recipe.seed) == ("mine", "s14", 0.25, 7)
     assert trainer == {"devices": "2"}
+
+
+def test_a_trainer_flag_that_is_lightnings_default_is_still_asked_for() -> None:
+    assert read_recipe(["--trainer.devices=auto"])[1] == {"devices": "auto"}
+    assert read_recipe(["--seed=1"])[1] == {}
+
+
+def test_a_run_without_progress_bars(tmp_path) -> None:
+    recipe, options = read_recipe(["--trainer.enable_progress_bar=false"])
+    assert Job(recipe, options, tmp_path).trainer("train").progress_bar_callback is None
+
+
+def test_two_runs_of_one_second_have_folders_of_their_own(tmp_path) -> None:
+    folders = {open_run(read_recipe([f"--seed={seed}", "--name=quick"])[0], {}, tmp_path).folder for seed in range(3)}
+    assert len(folders) == 3
+    again = read_recipe(["--seed=1", "--name=quick"])[0]
+    assert open_run(again, {}, tmp_path).folder in folders  # unfinished, so it goes on
 
 
 def test_an_unknown_key_is_named(tmp_path) -> None:

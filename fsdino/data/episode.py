@@ -140,7 +140,8 @@ class TrainEpisodes(Dataset[dict[str, Any]]):
         """Draw episode i.
 
         Returns:
-            As `EpisodeData`, without `query_mask_original`.
+            As `EpisodeData`, without `query_mask_original`, and `support_truths` (K, S, S) uint8 {0, 1, 255 = ignore},
+            for methods that are also asked to find the references' objects.
 
         Raises:
             ValueError: the class drawn has no usable picture (all of its pixels are ignored or its masks are empty).
@@ -158,9 +159,11 @@ class TrainEpisodes(Dataset[dict[str, Any]]):
             taken = {query_id, *support_ids}
             picture, support_image, support_mask = self._pick(self.pictures[class_id], class_id, rng, taken, False)
             support_ids.append(picture)
-            supports.append(self._augmented(support_image, (support_mask == 1).astype(np.uint8), rng))
+            supports.append(self._augmented(support_image, support_mask, rng))
         image, mask = self._augmented(image, mask, rng)
         item = _tensors(self.resize, image, mask, supports)
+        truths = [self.resize.truth(torch.from_numpy(other).long()).to(torch.uint8) for _, other in supports]
+        item["support_truths"] = torch.stack(truths)
         names = {"query_id": query_id, "support_ids": tuple(support_ids)}
         return item | {"class_id": class_id, "episode_index": i} | names
 

@@ -89,6 +89,11 @@ class RegionObjects:
         if bare := [name for name, maps in self.maps.items() if not maps]:
             raise ValueError(f"picture {bare[0]} in {self.root} has no labels/{bare[0]}_<k>.png; add its region map.")
 
+    @property
+    def files(self) -> list[Path]:
+        """Pictures and maps, in a fixed order."""
+        return [*self.pictures, *(path for picture in self.pictures for path in self.maps[picture.stem])]
+
     def __len__(self) -> int:
         return len(self.pictures)
 

@@ -31,13 +31,16 @@ def cosine_map(tokens: Tensor, prototypes: Tensor) -> Tensor:
     """Cosine of every token to every prototype.
 
     Args:
-        tokens: (B, N, C).
-        prototypes: (B, K, C).
+        tokens: (..., N, C).
+        prototypes: (..., K, C).
 
     Returns:
-        (B, K, N) in [-1, 1].
+        (..., K, N) in [-1, 1], float32 at least.
     """
-    return F.normalize(prototypes, dim=-1) @ F.normalize(tokens, dim=-1).transpose(1, 2)
+    with torch.autocast(tokens.device.type, enabled=False):  # what follows stretches differences of a few thousandths
+        precise = torch.promote_types(tokens.dtype, torch.float32)
+        found, wanted = (F.normalize(x.to(precise), dim=-1) for x in (tokens, prototypes))
+        return wanted @ found.transpose(-2, -1)
 
 
 def query_priors(tokens: Tensor, foreground: Tensor, background: Tensor, size: int) -> tuple[Tensor, Tensor]:
@@ -56,7 +59,7 @@ def query_priors(tokens: Tensor, foreground: Tensor, background: Tensor, size: i
     grid = int(tokens.shape[1] ** 0.5)
     maps = []
     for prototypes in (foreground, background):
-        cosine = minmax(cosine_map(tokens.float(), prototypes.float())).unflatten(2, (grid, grid))  # (B, K, g, g)
+        cosine = minmax(cosine_map(tokens, prototypes)).unflatten(2, (grid, grid))  # (B, K, g, g)
         maps.append(F.interpolate(cosine, size=(size, size), mode="bilinear", align_corners=False))
     object_map, rest_map = maps
     precise = minmax((object_map - rest_map).relu(), dims=2)
@@ -83,7 +86,7 @@ def refine_memory(
     for _ in range(rounds):
         own = masked_average(memory_b, prior_b)[:, None]  # (B, 1, M)
         seen_in_query = minmax(cosine_map(memory_a, own))[:, 0]
-        take = (seen_in_support + seen_in_query - 1).relu()  # (B, N)
+        take = (seen_in_support + seen_in_query - 1).relu().to(memory_b.dtype)  # (B, N)
         memory_b = take[..., None] * memory_a + (1 - take[..., None]) * memory_b
         prior_b = minmax(take * prior_a + (1 - take) * prior_b)
     return memory_b, prior_b
@@ -108,6 +111,5 @@ def calibration_bias(
     """
     weights = support_weights[:, None].expand(support_keys.shape[:3])
     prototype = masked_average(support_keys, weights)  # (B, H, d)
-    cosine = (F.normalize(query_keys, dim=-1) @ F.normalize(prototype, dim=-1)[..., None])[..., 0]  # (B, H, T)
-    confirmed = minmax(cosine)[:, :, None]  # (B, H, 1, T)
+    confirmed = minmax(cosine_map(query_keys, prototype[..., None, :]))  # (B, H, 1, T)
     return strength * (minmax(logits) + confirmed - 1).clamp_max(0)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fsdino.methods.sam2_config import size_and_version
 from fsdino.models.contract import FewShotMethod
+from fsdino.ranks import write_once
 from fsdino.weights import METHOD_KEY, fingerprint
 
 CHECKPOINT_KEY = METHOD_KEY  # where a Lightning checkpoint holds `describe_method(method)`
@@ -95,8 +96,12 @@ def save_method(method: FewShotMethod, folder: str | Path, *, half: bool = False
     target.mkdir(parents=True, exist_ok=True)
     info = {**describe_method(method), "fingerprint": fingerprint(method)}
     tensors = {name: _stored(tensor, half) for name, tensor in method.state_dict().items()}
-    save_file(tensors, target / WEIGHTS_FILE, metadata={"format": "pt"})
-    (target / CONFIG_FILE).write_text(json.dumps(info, indent=2) + "\n", encoding="utf-8")
+
+    def write() -> None:
+        save_file(tensors, target / WEIGHTS_FILE, metadata={"format": "pt"})
+        (target / CONFIG_FILE).write_text(json.dumps(info, indent=2) + "\n", encoding="utf-8")
+
+    write_once(write)
     return target
 
 

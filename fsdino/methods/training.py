@@ -21,6 +21,7 @@ from fsdino.methods.fssam import Fssam
 from fsdino.methods.registry import CHECKPOINT_KEY, describe_method
 from fsdino.methods.sansa import Sansa
 from fsdino.models.contract import FewShotMethod, SegmenterOutput
+from fsdino.ranks import own_items
 from fsdino.train.losses import bce_loss, dice_loss, focal_loss
 from fsdino.train.optim import learning_rate_factor, parameter_groups
 
@@ -130,7 +131,7 @@ class MethodModule(LightningModule):
                 f"others are targets), got {images.shape[1]}; set shots to {self.num_targets}."
             )
         targets = torch.cat([images[:, given:], batch["query_image"][:, None]], dim=1)  # (B, J, 3, S, S)
-        truths = [*(masks[:, given:] > 0.5).long().unbind(1), batch["query_mask"]]
+        truths = [*batch["support_truths"][:, given:].long().unbind(1), batch["query_mask"]]
         assert isinstance(self.method, Sansa)
         return list(zip(self.method.forward_targets(targets, images[:, :given], masks[:, :given]), truths))
 
@@ -163,7 +164,8 @@ class MethodModule(LightningModule):
         """Counts at every cut, on episodes of classes that are not trained on."""
         output, truth = self(batch), batch["query_mask"]
         logits = F.interpolate(output.mask_logits.float(), truth.shape[-2:], mode="bilinear", align_corners=False)
-        self.curve.update(logits[:, 0].sigmoid(), truth, batch["class_id"])
+        own = own_items(batch["episode_index"], self.trainer.global_rank, self.trainer.world_size)
+        self.curve.update(logits[own, 0].sigmoid(), truth[own], batch["class_id"][own])
         loss = torch.stack(list(self.losses(output, truth).values())).sum()
         self.log("val/loss", loss, batch_size=len(truth), sync_dist=True)
 

@@ -92,6 +92,7 @@ def cache_recipe(
     resize_mode: str = "squash",
     views: tuple[str, ...] = ("plain",),
     shard_size: int = 512,
+    precision: str = "32-true",
 ) -> CacheRecipe:
     """What a cache of a picture list must say in its manifest.
 
@@ -101,6 +102,7 @@ def cache_recipe(
         resize_mode: how pictures become square.
         views: "plain", optionally also "hflip".
         shard_size: pictures in a shard.
+        precision: Lightning's precision that the network runs in.
 
     Returns:
         The recipe.
@@ -122,6 +124,7 @@ def cache_recipe(
         views=tuple(views),
         entry_shape=(len(views), *source.entry_shape),
         shard_size=shard_size,
+        precision=precision,
     )
 
 
@@ -298,11 +301,11 @@ def write_cache(
     Raises:
         ValueError: if the folder holds a cache with another recipe or a damaged shard, or an embedding is not finite.
     """
-    recipe = cache_recipe(source, pictures, resize_mode, views, shard_size)
     trainer = trainer or Trainer(
         accelerator="cpu", devices=1, logger=False, enable_checkpointing=False, enable_model_summary=False
     )
-    with _only_writer(Path(folder), trainer):
+    recipe = cache_recipe(source, pictures, resize_mode, views, shard_size, str(trainer.precision))
+    with only_writer(Path(folder), trainer):
         store = ShardStore(folder, recipe)
         found = store.is_finished
         if not found:
@@ -317,10 +320,14 @@ def write_cache(
 
 
 @contextmanager
-def _only_writer(folder: Path, trainer: Trainer) -> Iterator[None]:
-    """Let runs that share a cache write it one after the other: the second waits, then finds it done.
+def only_writer(folder: Path, trainer: Trainer) -> Iterator[None]:
+    """Let runs that share a folder write it one after the other: the second waits, then finds it done.
 
-    The processes of one distributed run write together, each its own shards, so they take no lock.
+    The processes of one distributed run write together, so they take no lock.
+
+    Args:
+        folder: what they share; made when missing.
+        trainer: of the run that writes.
     """
     if trainer.num_devices * trainer.num_nodes > 1:
         yield

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -12,6 +13,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from fsdino.models.resize import Resize
+
+LOOKED_AT = 64  # pictures whose pixels go into a list's digest
 
 
 @dataclass(frozen=True)
@@ -42,10 +45,19 @@ class PictureList:
     def __len__(self) -> int:
         return len(self.ids)
 
-    @property
+    @cached_property
     def sha256(self) -> str:
-        """Digest of the ids in their order."""
-        return hashlib.sha256("\n".join(self.ids).encode()).hexdigest()
+        """Digest of the ids in their order and of the pixels of up to 64 pictures, evenly spread over the list.
+
+        The pixels tell lists apart whose pictures only share their names: another folder, another seed of a synthetic
+        world.
+        """
+        digest = hashlib.sha256("\n".join(self.ids).encode())
+        for place in np.unique(np.linspace(0, len(self) - 1, min(len(self), LOOKED_AT)).round().astype(int)):
+            image = np.ascontiguousarray(self.load_image(self.ids[place]))
+            digest.update(repr(image.shape).encode())
+            digest.update(image.tobytes())
+        return digest.hexdigest()
 
     def tensor(self, index: int) -> Tensor:
         """One picture.

@@ -35,7 +35,7 @@ class CacheRecipe:
         source: name of the network, for people.
         fingerprint: sha256 over the network's weights and sizes.
         pictures: name of the picture list, for people.
-        pictures_sha256: digest of the list's ids.
+        pictures_sha256: the list's digest.
         num_pictures: its length.
         img_size: side of the square the pictures were brought to, in pixels.
         resize_mode: "squash" or "pad".
@@ -43,6 +43,7 @@ class CacheRecipe:
         entry_shape: shape of one picture's row, the views first.
         dtype: of the numbers on disk.
         shard_size: pictures in a shard.
+        precision: Lightning's precision that the network ran in.
     """
 
     source: str
@@ -56,6 +57,7 @@ class CacheRecipe:
     entry_shape: tuple[int, ...]
     dtype: str = "float16"
     shard_size: int = 512
+    precision: str = "32-true"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "views", tuple(self.views))

@@ -15,6 +15,7 @@ from fsdino.config import SegmenterConfig
 from fsdino.cuts import CutCurve
 from fsdino.models.contract import SegmenterOutput
 from fsdino.models.segmenter import FewShotSegmenter
+from fsdino.ranks import own_items
 from fsdino.train.losses import bce_loss, dice_loss
 from fsdino.train.optim import OptimizerName, build_optimizer, build_schedule
 from fsdino.weights import CHECKPOINT_KEY, describe
@@ -121,7 +122,8 @@ class MetaModule(LightningModule):
         output = self(batch)
         truth = batch["query_mask"]
         probs = F.interpolate(output.mask_logits.float(), truth.shape[-2:], mode="bilinear", align_corners=False)
-        self.curve.update(probs[:, 0].sigmoid(), truth, batch["class_id"])
+        own = own_items(batch["episode_index"], self.trainer.global_rank, self.trainer.world_size)
+        self.curve.update(probs[own, 0].sigmoid(), truth[own], batch["class_id"][own])
         self.log("val/loss", self.losses(output, truth)["bce"], batch_size=len(truth), sync_dist=True)
 
     def on_validation_epoch_end(self) -> None:

@@ -93,6 +93,7 @@ class CachedEpisodes(Dataset):
             flips = (np.random.default_rng([*self.flip_key, i, 1]).random(len(names)) < 0.5).tolist()
         feats = [self.cache.view(self.place[n], "hflip" if f else "plain") for n, f in zip(names, flips)]
         del item["query_image"], item["support_images"]
+        item.pop("support_truths", None)  # would have to be mirrored as well; who reads maps does not need it
         item["query_feats"], item["support_feats"] = feats[0], torch.stack(feats[1:])
         item["query_mask"] = _flip(item["query_mask"], flips[0])
         item["support_masks"] = torch.stack([_flip(m, f) for m, f in zip(item["support_masks"], flips[1:])])

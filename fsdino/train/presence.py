@@ -26,6 +26,7 @@ from fsdino.data.episode import TrainEpisodes, collate_episodes
 from fsdino.models.presence import PresenceHead
 from fsdino.models.resize import Resize
 from fsdino.models.segmenter import FewShotSegmenter
+from fsdino.ranks import write_once
 from fsdino.teachers.cache import EmbeddingCache
 from fsdino.teachers.pictures import PictureList
 from fsdino.train.meta_data import CachedEpisodes
@@ -60,6 +61,7 @@ class PresenceData:
         ignore_classes: novel classes.
         features: cached maps of the frozen encoder with their list; None runs the encoder.
         seed: of the draws.
+        val_index: data set of the pictures to stop and to calibrate on; None = the same.
     """
 
     index: ClassIndex
@@ -69,26 +71,34 @@ class PresenceData:
     ignore_classes: Sequence[int] = ()
     features: tuple[EmbeddingCache, PictureList] | None = None
     seed: int = 0
+    val_index: ClassIndex | None = None
 
     @cached_property
-    def absentable(self) -> list[int]:
-        """Classes, trained and held out, that a fair part of the pictures lack; of each at most 64 are looked at."""
+    def trained(self) -> list[int]:
+        """Classes to train on that can be absent; none in a folder of one class."""
+        return self._absentable(self.index, self.classes)
+
+    @cached_property
+    def held_out(self) -> tuple[ClassIndex, list[int]]:
+        """Where to stop and to calibrate, and on which classes."""
+        index = self.val_index or self.index
+        usable = [c for c in self._absentable(index, self.val_classes) if len(index.pictures(c)) > self.shots]
+        return (index, usable) if usable else (self.index, self.trained)
+
+    def _absentable(self, index: ClassIndex, classes: Sequence[int]) -> list[int]:
+        """Classes that a fair part of the pictures lack; of each class at most 64 are looked at."""
         shows: dict[str, set[int]] = {}
         found = []
-        for class_id in dict.fromkeys((*self.classes, *self.val_classes)):
-            pool = self.index.candidates(class_id)
+        for class_id in classes:
+            pool = index.candidates(class_id)
             chosen = np.random.default_rng([self.seed, 97, class_id]).permutation(len(pool))[:LOOKED_AT].tolist()
             for i in chosen:
                 if pool[i] not in shows:
-                    shows[pool[i]] = self.index.classes_in(pool[i])
+                    shows[pool[i]] = index.classes_in(pool[i])
             lacking = sum(class_id not in shows[pool[i]] for i in chosen)
             if lacking >= MIN_LACKING * max(1, len(chosen)):
                 found.append(class_id)
         return found
-
-    def can_be_absent(self) -> bool:
-        """Whether a class to train on can be absent; in a folder of one class it never is."""
-        return bool(set(self.absentable) & set(self.classes))
 
     def episodes(self, resize: Resize, count: int, held_out: bool) -> Dataset[dict[str, Any]]:
         """Episodes half of which have a query without the object.
@@ -101,11 +111,9 @@ class PresenceData:
         Returns:
             The data set.
         """
-        able = set(self.absentable)
-        usable = [c for c in self.val_classes if c in able and len(self.index.pictures(c)) > self.shots]
-        trained = [c for c in self.classes if c in able]
+        index, classes = self.held_out if held_out else (self.index, self.trained)
         drawn = TrainEpisodes(
-            self.index, usable if held_out and usable else trained, resize, self.shots, count, self.seed,
+            index, classes, resize, self.shots, count, self.seed,
             epoch=1_000_000 + int(held_out), ignore_classes=self.ignore_classes, absent_prob=0.5,
         )  # fmt: skip
         return drawn if self.features is None else CachedEpisodes(drawn, *self.features)
@@ -233,7 +241,15 @@ def train_presence(
     return wider.cpu()
 
 
-def presence_stage(trained: Path, folder: Path, data: PresenceData, count: int, batch_size: int, workers: int) -> Path:
+def presence_stage(
+    trained: Path,
+    folder: Path,
+    data: PresenceData,
+    count: int,
+    batch_size: int,
+    workers: int,
+    device: torch.device | str = "cpu",
+) -> Path:
     """Stage 3 of a run: the checkpoint of stage 2 with a new presence head.
 
     Args:
@@ -243,6 +259,7 @@ def presence_stage(trained: Path, folder: Path, data: PresenceData, count: int, 
         count: episodes, see `train_presence`; 0 leaves the stage out.
         batch_size: episodes at a time.
         workers: loader processes.
+        device: where the model runs.
 
     Returns:
         The checkpoint to go on with: `trained` itself where the stage is left out or no picture lacks its class.
@@ -250,13 +267,12 @@ def presence_stage(trained: Path, folder: Path, data: PresenceData, count: int, 
     target = folder / trained.name
     if count == 0 or target.is_file():
         return target if count else trained
-    if not data.can_be_absent():
+    if not data.trained:
         print("presence: no picture lacks the class, so 'absent' cannot be learnt; the head stays as it is")
         return trained
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     model = train_presence(load_segmenter(trained, device=device), data, count, batch_size, workers)
     folder.mkdir(parents=True, exist_ok=True)
-    save_with(model, trained, target)
+    write_once(lambda: save_with(model, trained, target))
     return target
 
 

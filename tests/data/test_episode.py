@@ -119,6 +119,16 @@ def test_novel_pixels_are_ignored_in_queries_and_background_in_supports():
     assert seen > 10
 
 
+def test_references_keep_what_is_unknown_for_methods_that_predict_them():
+    index = MemoryIndex()
+    items = [TrainEpisodes(index, [0], Resize(40, mode="pad"), 2, 4)[i] for i in range(4)]
+    for item in items:
+        truths, masks = item["support_truths"], item["support_masks"]
+        assert truths.dtype == torch.uint8 and truths.shape == masks.shape
+        assert (truths[:, 32:] == 255).all() and (masks[:, 32:] == 0).all()
+        assert torch.equal(truths[:, :32] == 1, masks[:, :32] > 0.5)
+
+
 def test_absent_queries_truly_lack_the_class():
     index = MemoryIndex()
     data = TrainEpisodes(index, [0, 2, 5], 28, length=200, absent_prob=0.5, ignore_classes=[7])

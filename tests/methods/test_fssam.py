@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from fsdino.methods import fssam as fssam_module
 from fsdino.methods.calibrated_attention import _attend, calibrated_attention, rope_angles
-from fsdino.methods.calibration import calibration_bias, minmax, query_priors, refine_memory
+from fsdino.methods.calibration import calibration_bias, cosine_map, minmax, query_priors, refine_memory
 from fsdino.methods.fssam import Fssam
 from tests.contract import FewShotContract, episodes, reached
 from tests.methods.small import small_encoder, small_sam2
@@ -58,6 +58,15 @@ def np_minmax(x: np.ndarray) -> np.ndarray:
 
 def np_cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.array([float(x @ b) / (np.linalg.norm(x) * np.linalg.norm(b)) for x in a])
+
+
+def test_cosines_stay_precise_under_autocast() -> None:
+    generator = torch.Generator().manual_seed(0)
+    tokens = 1 + 0.05 * torch.randn(2, 30, 64, generator=generator)  # as of a real encoder: nearly parallel
+    prototypes = tokens[:, :3] + 0.01
+    with torch.autocast("cpu", torch.bfloat16):
+        half = minmax(cosine_map(tokens, prototypes))
+    torch.testing.assert_close(half, minmax(cosine_map(tokens, prototypes)))
 
 
 def test_minmax() -> None:

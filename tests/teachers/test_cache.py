@@ -62,6 +62,20 @@ def run_script(text, folder):
     return subprocess.run(command, cwd=root, capture_output=True, text=True, env=env)
 
 
+def test_a_list_is_known_by_its_pictures(tmp_path):
+    names = tuple(str(i) for i in range(7))
+    other = PictureList("noise", names, lambda name: noise(name)[::-1])
+    assert picture_list().sha256 == PictureList("renamed", names, noise).sha256
+    assert len({picture_list().sha256, other.sha256, PictureList("noise", names[::-1], noise).sha256}) == 3
+
+
+def test_precision_is_part_of_what_was_cached(tmp_path):
+    half = Trainer(accelerator="cpu", devices=1, precision="bf16-mixed", logger=False, enable_checkpointing=False)
+    write_cache(teacher(), picture_list(), tmp_path, half)
+    with pytest.raises(ValueError, match="precision = 'bf16-mixed', this run needs '32-true'"):
+        write_cache(teacher(), picture_list(), tmp_path)
+
+
 def test_round_trip(tmp_path):
     source, pictures = teacher(), picture_list()
     cache = write_cache(source, pictures, tmp_path, shard_size=3, batch_size=2, views=("plain", "hflip"))

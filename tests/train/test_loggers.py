@@ -43,6 +43,13 @@ def test_off_and_unknown(tmp_path):
         make_loggers(tmp_path, "run", wandb="on")
 
 
+def test_wandb_disabled_by_the_environment_stays_off(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    for mode in ("auto", "offline"):
+        assert [type(logger) for logger in make_loggers(tmp_path, "run", wandb=mode)] == [MetricsFile]
+    assert not list(tmp_path.iterdir())
+
+
 def test_missing_package_is_no_error(tmp_path, monkeypatch, caplog):
     monkeypatch.setitem(__import__("sys").modules, "wandb", None)
     with caplog.at_level("INFO"):

@@ -20,10 +20,10 @@ from fsdino.train.meta_data import MetaData, held_out_classes, validation_episod
 from tests.small_segmenter import small_config
 
 
-def _data(module: MetaModule, val: list[int]) -> MetaData:
+def _data(module: MetaModule, val: list[int], num_val: int = 4) -> MetaData:
     index = SyntheticWorld("base", 3)
     classes = [c for c in range(8) if c not in val]
-    episodes = validation_episodes(index, val, 1, 4)
+    episodes = validation_episodes(index, val, 1, num_val)
     return MetaData(index, classes, episodes, module.model.resize, epoch_length=8, batch_size=4, absent_prob=0.2)
 
 
@@ -125,6 +125,17 @@ def test_two_processes_train_one_model(tmp_path) -> None:
     moved = {name for name, value in weights.items() if not torch.equal(value, before[name])}
     assert any(name.startswith("decoder.") for name in moved)
     assert not any(name.startswith("encoder.") for name in moved)
+
+
+def test_two_processes_count_each_validation_episode_once(tmp_path) -> None:
+    """Five episodes do not divide by two; the best cut must not depend on how many devices a run has."""
+    scores = []
+    for devices, strategy in ((1, "auto"), (2, "ddp_fork_find_unused_parameters_true")):
+        module = MetaModule(small_config(), [1, 5], seed=3)
+        trainer = _trainer(tmp_path, 1, devices=devices, strategy=strategy)
+        scores += trainer.validate(module, _data(module, [1, 5], num_val=5), verbose=False)
+    for name in ("val/miou", "val/fb_iou", "val/miou_at_half", "val/cut"):
+        assert scores[0][name] == pytest.approx(scores[1][name], abs=1e-6)
 
 
 def test_cached_maps_belong_to_the_pictures_of_the_episode(tmp_path) -> None:

@@ -95,7 +95,7 @@ def test_roc_area_and_calibration_error_equal_their_definitions() -> None:
 def test_training_touches_the_presence_head_alone() -> None:
     model = small_segmenter(variant="full")
     data = PresenceData(Stripes(), [0, 1])
-    assert data.can_be_absent()
+    assert data.trained == [0, 1]
     learnt = train_presence(model, data, count=16, batch_size=5)
     assert not model.config.presence_statistics and learnt.config.presence_statistics
     before, after = model.state_dict(), learnt.state_dict()
@@ -146,10 +146,10 @@ class Everywhere(Stripes):
 
 def test_a_class_of_every_picture_is_left_out() -> None:
     data = PresenceData(Everywhere(), [0, 2], [1, 2])
-    assert data.absentable == [0, 1] and data.can_be_absent()
+    assert data.trained == [0] and data.held_out[1] == [1]
     drawn = [data.episodes(Resize(56), 8, held_out) for held_out in (False, True)]
     assert [{item["class_id"] for item in (part[i] for i in range(8))} for part in drawn] == [{0}, {1}]
-    assert not PresenceData(Everywhere(), [2]).can_be_absent()
+    assert not PresenceData(Everywhere(), [2]).trained
 
 
 def test_new_head_starts_present() -> None:
