@@ -73,6 +73,8 @@ class MethodModule(LightningModule):
             raise ValueError(f"{type(method).__name__} has nothing to train; train SANSA or FSSAM.")
         if num_targets > 1 and not isinstance(method, Sansa):
             raise ValueError(f"{type(method).__name__} has no chain of targets; set num_targets to 1.")
+        if iou_weight == 0 and isinstance(method, Fssam):  # no loss would reach it, which DDP refuses
+            method.sam2.net.mask_decoder.iou_prediction_head.requires_grad_(False)
         self.method = method
         self.loss_name: LossName = loss
         self.schedule: ScheduleName = schedule

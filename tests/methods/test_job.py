@@ -114,6 +114,16 @@ def test_training_reads_maps_in_place_of_the_encoder() -> None:
     assert_same(module(batch | maps), expected, 1e-6)
 
 
+def test_the_loss_reaches_everything_that_trains() -> None:
+    """DDP refuses a parameter without a gradient; FSSAM's IoU head has one only where its error is a loss."""
+    method = Fssam(small_sam2(), small_encoder())
+    module, (query, images, masks) = MethodModule(method, (0, 1), loss="dice").train(), episodes(method, 2, 1)
+    batch = {"query_image": query, "support_images": images, "support_masks": masks}
+    losses = module.losses(module(batch), (torch.rand(2, *query.shape[-2:]) > 0.5).long())
+    torch.stack(list(losses.values())).sum().backward()
+    assert all(p.grad is not None for p in method.trainable_parameters())
+
+
 def test_another_optimiser_is_refused(tmp_path: Path) -> None:
     recipe, options = small_recipe("sansa", tmp_path, "--train.optimizer=muon")
     with pytest.raises(ValueError, match=r"train\.optimizer is 'muon', but sansa trains with 'adamw'"):

@@ -43,7 +43,8 @@ def batch(method: FewShotMethod, shots: int = 1) -> dict[str, Any]:
     truth[:, 8:30, 10:40] = 1
     truth[:, :4] = 255
     return {"query_image": query, "support_images": images, "support_masks": masks, "query_mask": truth,
-            "class_id": torch.tensor([3, 4])}  # fmt: skip
+            "support_truths": (masks > 0.5).to(torch.uint8), "class_id": torch.tensor([3, 4]),
+            "episode_index": torch.tensor([0, 1])}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", list(METHODS))
