@@ -29,8 +29,8 @@ import fsdino
 from PIL import Image
 
 model = fsdino.load("path/or/hub-id")
-memory = model.remember([fsdino.Reference(Image.open("cat.jpg").convert("RGB"), mask=Image.open("cat.png"))])
-result = model.segment(memory, Image.open("other.jpg").convert("RGB"))  # result.mask, result.score, result.present
+memory = model.remember([fsdino.Reference(Image.open("cat.jpg"), mask=Image.open("cat.png"))])
+result = model.segment(memory, Image.open("other.jpg"))  # result.mask, result.score, result.present
 ```
 
 References: {references}. A folder of pictures at once: `fsdino predict --model path/or/hub-id --support refs/ --images

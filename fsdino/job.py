@@ -221,7 +221,10 @@ class Job:
                 stage, "episodes" if stage == "train" else "pictures", max_epochs=epochs,
                 reload_dataloaders_every_n_epochs=1, enable_checkpointing=True, gradient_clip_val=1.0,
                 logger=self.loggers(stage),
-                callbacks=[Throughput(), StepSeed(self.recipe.seed), *callbacks, *checkpoints(folder, "val/miou" if stage == "train" else None)],
+                callbacks=[
+                    Throughput(), StepSeed(self.recipe.seed), *callbacks,
+                    *checkpoints(folder, "val/miou" if stage == "train" else None),
+                ],
             )  # fmt: skip
             last = folder / LAST
             trainer.fit(module, data, ckpt_path=last if last.is_file() else None, weights_only=True)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-IGNORE = 255
+from fsdino.models.picture import IGNORE
 
 
 @dataclass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -109,12 +110,15 @@ def save_pretrained(
         for key, value in _encoder_tensors(encoder).items():
             if not torch.equal(_stored(tensors.pop(key), half=True), value):
                 raise ValueError(f"bundled weights {encoder!r} are another encoder than this model's (weight {key}).")
-    partial = target / f".{WEIGHTS_FILE}.part"  # a run killed while it writes leaves the older file whole
-    save_file(tensors, partial, metadata={"format": "pt", "fingerprint": name})
-    (target / CONFIG_FILE).write_text(json.dumps(info, indent=2) + "\n", encoding="utf-8")
-    partial.chmod((target / CONFIG_FILE).stat().st_mode)  # safetensors makes files that only their owner may read
-    partial.replace(target / WEIGHTS_FILE)
-    (target / CARD_FILE).write_text(model_card(model, info), encoding="utf-8")
+    # Both files are whole before either takes its place, under names of this process's own: a run that is killed leaves
+    # the older model, several processes may write the same one, and `load` refuses what is half of each by fingerprint.
+    weights, config, card = (target / f".{n}.{os.getpid()}.part" for n in (WEIGHTS_FILE, CONFIG_FILE, CARD_FILE))
+    save_file(tensors, weights, metadata={"format": "pt", "fingerprint": name})
+    config.write_text(json.dumps(info, indent=2) + "\n", encoding="utf-8")
+    card.write_text(model_card(model, info), encoding="utf-8")
+    weights.chmod(config.stat().st_mode)  # safetensors makes files that only their owner may read
+    for part, file in ((weights, WEIGHTS_FILE), (config, CONFIG_FILE), (card, CARD_FILE)):
+        part.replace(target / file)
     return target
 
 

@@ -6,9 +6,13 @@ import csv
 import io
 import os
 import shutil
+import signal
+import socket
+import tempfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,7 +24,7 @@ from fsdino.concepts import load_concept
 from fsdino.demo.marks import reference_from
 from fsdino.demo.samples import embedded_world
 from fsdino.demo.serve import POLICY, demo, keep_offline, open_studio, shown_name
-from fsdino.demo.studio import PROTOTYPE, Session, Studio, masks_zip, prototype_of
+from fsdino.demo.studio import PROTOTYPE, Card, Session, Studio, masks_zip, prototype_of
 from fsdino.methods.registry import build_method
 from fsdino.models.reference import Reference
 from fsdino.weights import fingerprint
@@ -44,6 +48,16 @@ def test_outlines_brush_and_eraser_paint_a_mask() -> None:
     assert 0 < erased.sum() < 400 and not erased[5, 10:30].any() and erased[20, 20]
     brushed = np.asarray(reference_from(PICTURE, [mark("brush", (30, 20), width=9)]).mask)
     assert brushed[20, 30] and 40 < brushed.sum() < 90
+
+
+def test_an_outline_that_goes_round_twice_is_filled() -> None:
+    once = [(10, 5), (29, 5), (29, 24), (10, 24)]
+    for points in (once, once[::-1]):
+        marks = mark("outline", *points), mark("outline", *points, *points)
+        single, double = (reference_from(PICTURE, [one]).mask for one in marks)
+        assert np.array_equal(single, double)
+    eight = reference_from(PICTURE, [mark("outline", (0, 0), (30, 30), (30, 0), (0, 30))]).mask
+    assert np.asarray(eight)[15, [3, 27]].all() and not np.asarray(eight)[[3, 27], 15].any()
 
 
 def test_hints_stay_hints_and_a_mask_wins() -> None:
@@ -89,7 +103,7 @@ def studio(**others: Any) -> Studio:
 
 def filled(desk: Studio, pictures: int = 2) -> Session:
     picture, mask = scene()
-    session = Session(pictures=[(f"{i}.jpg", scene(50 + i, 70, seed=i + 1)[0]) for i in range(pictures)])
+    session = Session(cards=[Card(f"{i}.jpg", scene(50 + i, 70, seed=i + 1)[0]) for i in range(pictures)])
     session.examples.append(desk.example(Reference(picture, mask=mask, name="first")))
     return session
 
@@ -97,12 +111,12 @@ def filled(desk: Studio, pictures: int = 2) -> Session:
 def test_every_method_answers_at_the_pictures_size(tmp_path: Path) -> None:
     desk = studio(floor=build_method("all_foreground", img_size=56))
     session = filled(desk)
-    session.found = desk.search(session, desk.names)
-    for (_, picture), found in zip(session.pictures, session.found):
-        assert list(found) == ["small", PROTOTYPE, "floor"]
-        assert all(one.mask.shape == picture.shape[:2] for one in found.values()) and found["floor"].mask.all()
-    alone = desk.main.segment(desk.main.remember([session.examples[0].reference]), session.pictures[0][1])
-    assert torch.equal(session.found[0]["small"].mask, alone.mask)
+    desk.search(session, desk.names)
+    for card in session.cards:
+        assert list(card.found) == ["small", PROTOTYPE, "floor"] and card.found["floor"].mask.all()
+        assert all(one.mask.shape == card.image.shape[:2] for one in card.found.values())
+    alone = desk.main.segment(desk.main.remember([session.examples[0].reference]), session.cards[0].image)
+    assert torch.equal(session.cards[0].found["small"].mask, alone.mask)
     with zipfile.ZipFile(masks_zip(session, tmp_path / "masks.zip")) as archive:
         rows = list(csv.DictReader(io.StringIO(archive.read("scores.csv").decode())))
         assert len(rows) == 6 and rows[0]["picture"] == "0.jpg" and rows[2]["method"] == "floor"
@@ -113,15 +127,51 @@ def test_every_method_answers_at_the_pictures_size(tmp_path: Path) -> None:
 def test_one_picture_can_be_searched_again() -> None:
     desk = studio()
     session = filled(desk)
-    session.found = desk.search(session, ["small"])
-    again = desk.search(session, ["small", PROTOTYPE], only=1)
-    assert list(again[0]) == ["small"] and list(again[1]) == ["small", PROTOTYPE]
-    assert again[0]["small"] is session.found[0]["small"] and session.found[1].keys() == {"small"}
+    desk.search(session, ["small"])
+    first, second = session.cards
+    before = first.found["small"], second.found["small"]
+    desk.search(session, [PROTOTYPE], only=second)
+    assert first.found == {"small": before[0]} and list(second.found) == ["small", PROTOTYPE]
+    assert second.found["small"] is before[1]
+
+
+def test_what_changes_during_a_search_is_not_mixed_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    desk = studio()
+    session, (picture, _) = filled(desk), scene(40, 44)
+    gone, kept = session.cards
+    found, segment = [], desk.main.segment
+
+    def meanwhile(memory: Any, image: np.ndarray) -> Any:
+        session.cards, session.examples = [kept, Card("new.jpg", picture)], []
+        found.append(segment(memory, image))
+        return found[-1]
+
+    monkeypatch.setattr(desk.main, "segment", meanwhile)
+    desk.search(session, ["small"])
+    assert gone.found["small"] is found[0] and kept.found["small"] is found[1] and not session.cards[1].found
+    assert desk.concept(session, "thing", tmp_path / "thing.fsmem").is_file(), "of the examples that were searched"
+    with zipfile.ZipFile(masks_zip(session, tmp_path / "masks.zip")) as archive:
+        assert archive.namelist() == ["small/01 1.png", "scores.csv"]
+
+
+def test_examples_are_remembered_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    desk, asked = studio(), []
+    session, remember = filled(desk), desk.main.remember
+    monkeypatch.setattr(desk.main, "remember", lambda given: asked.append(len(given)) or remember(given))
+    for only in (None, session.cards[0], session.cards[1]):
+        desk.search(session, ["small"], only=only)
+    desk.concept(session, "thing", tmp_path / "thing.fsmem")
+    assert asked == [1]
+    session.examples.append(desk.example(session.examples[0].as_mask))
+    desk.search(session, ["small"])
+    assert asked == [1, 2]
 
 
 def test_the_concept_is_the_main_models(tmp_path: Path) -> None:
     desk = studio()
-    path = desk.concept(filled(desk), "thing", tmp_path / "thing.fsmem")
+    session = filled(desk)
+    desk.search(session, ["small"])
+    path = desk.concept(session, "thing", tmp_path / "thing.fsmem")
     concept = load_concept(path, fingerprint(desk.main))
     assert concept.class_name == "thing" and concept.thumbnail.shape[2] == 3
 
@@ -140,10 +190,11 @@ def test_hints_are_drawn_and_corrections_change_the_answer() -> None:
     session = filled(desk, pictures=1)
     session.examples.append(desk.example(Reference(picture, box=(10, 10, 60, 50), name="boxed")))
     assert session.examples[1].mask.shape == picture.shape[:2] and session.examples[1].mask.any()
-    session.found = desk.search(session, desk.names)
-    before = session.found[0]["small"].probs
-    session.clicks[0] = [(5.0, 5.0, True), (60.0, 40.0, False)]
-    after = desk.search(session, ["small"], only=0)[0]["small"]
+    desk.search(session, desk.names)
+    card = session.cards[0]
+    before, card.clicks = card.found["small"].probs, [(5.0, 5.0, True), (60.0, 40.0, False)]
+    desk.search(session, ["small"], only=card)
+    after = card.found["small"]
     assert not torch.equal(before, after.probs) and after.present
 
 
@@ -193,6 +244,56 @@ def test_wrong_options_are_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None
         demo(max_upload_mb=0)
     with pytest.raises(FileNotFoundError, match="no model 'nothing'"):
         demo(model="nothing")
+    for port in (99999, 0, -1):
+        with pytest.raises(ValueError, match=f"there is no port {port}; choose one from 1 to 65535"):
+            demo(port=port)
+    with pytest.raises(ValueError, match=r"^cannot listen on port 7860 of 192.0.2.1: .*; choose another --port or --h"):
+        demo(host="192.0.2.1", port=7860)  # an address that is nobody's
+    with pytest.raises(ValueError, match=r"^cannot listen on 192.0.2.1: "):
+        demo(host="192.0.2.1")
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(ValueError, match="address already in use"):
+        demo(port=taken.getsockname()[1])
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_uploads_are_deleted_when_the_process_is_asked_to_end(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    number = getattr(signal, name, None)
+    if number is None or signal.getsignal(number) is not signal.SIG_DFL:
+        pytest.skip(f"{name} is not there, or handled by somebody else")
+
+    def busy(*_: Any) -> Studio:
+        (Path(os.environ["GRADIO_TEMP_DIR"]) / "upload.png").write_bytes(b"x")
+        signal.raise_signal(number)
+        raise AssertionError("it went on")
+
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr("fsdino.demo.serve.open_studio", busy)
+    with pytest.raises(KeyboardInterrupt):
+        demo()
+    assert not list(tmp_path.iterdir()) and signal.getsignal(number) is signal.SIG_DFL
+
+
+# ---- the page's buttons
+
+
+def test_a_button_pressed_twice_takes_one_thing_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("gradio", reason="the demo's page needs gradio")
+    from fsdino.demo.page import Desk
+
+    inner = studio()
+    desk, session = Desk(inner), filled(inner, pictures=3)
+    session.examples.append(inner.example(session.examples[0].as_mask))
+    cards, examples = list(session.cards), list(session.examples)
+    for _ in range(2):
+        desk.drop(session, SimpleNamespace(_data={"key": cards[1].key}))
+        desk.forget(session, SimpleNamespace(_data={"key": examples[0].key}))
+    assert session.cards == [cards[0], cards[2]] and session.examples == examples[1:]
+    gone = {"key": cards[1].key, "x": 0.5, "y": 0.5, "on": True}
+    assert desk.correct(session, ["small"], SimpleNamespace(_data=gone))[0] is session
+    assert desk.restore(session, ["small"], SimpleNamespace(_data=gone))[0] is session
 
 
 # ---- in a browser
@@ -275,9 +376,11 @@ def test_draw_search_see_correct_and_keep(browser: tuple[Any, list[str]], tmp_pa
     page.set_input_files("#results input.file", paths[1:])
     page.wait_for_selector(".card:nth-child(2) .verdict")
     page.click("#methods label:nth-child(2)")
-    page.click("#find")
     page.wait_for_selector(".answer[data-method='prototype']")
+    earlier = page.locator(".card").first.element_handle()
+    page.click("#find")
     page.wait_for_selector(".examples li:nth-child(2)")  # what was drawn became an example by itself
+    page.wait_for_function("card => !card.isConnected", arg=earlier)  # and new answers have come
     verdicts = page.locator(".verdict").all_inner_texts()
     assert len(verdicts) == 4 and set(verdicts) <= {"found", "absent"}
     before = page.locator(".answer.clickable img").first.get_attribute("src")
@@ -332,7 +435,7 @@ def test_a_taken_port_and_a_missing_gradio_are_named(served: str, monkeypatch: p
 
     desk = Studio(small_segmenter(), "small", {})
     taken = int(served.rstrip("/").rsplit(":", 1)[1])
-    with pytest.raises(ValueError, match=f"port {taken} on 127.0.0.1 is not free"):
+    with pytest.raises(ValueError, match=f"^port {taken} of 127.0.0.1 is not free; choose another --port or --host.$"):
         start(desk, "127.0.0.1", taken, 1)
     monkeypatch.setitem(sys.modules, "gradio", None)
     with pytest.raises(ImportError, match=r"pip install fsdino\[demo\]"):

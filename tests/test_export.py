@@ -14,13 +14,16 @@ import pytest
 import torch
 from PIL import Image
 
+from fsdino.data.episode_list import EpisodeList
+from fsdino.data.synthetic import SyntheticWorld
+from fsdino.evaluate import evaluate
 from fsdino.export import run
 from fsdino.export.array_resize import ArrayResize
-from fsdino.export.graphs import OPSET, graphs
+from fsdino.export.graphs import OPSET, SHOTS, graphs
 from fsdino.export.onnx_engine import METADATA_KEY, OnnxEngine, open_session
 from fsdino.export.onnx_method import OnnxMethod
 from fsdino.export.quantize import quantize_int8
-from fsdino.export.run import compare_onnx, export
+from fsdino.export.run import compare_onnx, export, mask_agreement, variations
 from fsdino.models.contract import Reference
 from fsdino.models.resize import Resize
 from fsdino.models.segmenter import FewShotSegmenter
@@ -79,6 +82,7 @@ def test_onnx_equals_torch_on_pictures_of_any_size(exported: Path, shots: int) -
         for a, b in zip(expected, got):
             assert np.abs(a.probs - b.probs).max() < 2.5e-4  # 1e-3 in logits
             assert a.score == pytest.approx(b.score, abs=1e-4) and a.present == b.present
+            assert a.presence == pytest.approx(b.presence, abs=1e-4)
 
 
 def test_memories_are_the_same_for_both_engines(exported: Path) -> None:
@@ -113,6 +117,30 @@ def test_eight_bits_are_smaller_and_close(exported: Path) -> None:
     picture = scene(seed=3)[0]
     found = [next(engine.segment([engine.remember(annotated(2))], picture)).probs for engine in (whole, small)]
     assert np.abs(found[0] - found[1]).mean() < 0.05
+
+
+def test_eight_bits_note_how_far_they_agree_with_torch(exported: Path) -> None:
+    model = load(exported)
+    agreement = OnnxEngine(exported / "int8").info["agreement"]
+    assert agreement == pytest.approx(mask_agreement(model, exported / "int8"), abs=1e-6) and 0.5 < agreement <= 1
+    assert mask_agreement(model, exported) > 0.999 and "agreement" not in OnnxEngine(exported).info
+    assert mask_agreement(traceable(seed=1), exported) < 0.9, "other weights give other masks"
+
+
+def test_eight_bits_can_be_evaluated(exported: Path, tmp_path: Path) -> None:
+    index = SyntheticWorld("novel", 3)
+    found = evaluate(OnnxMethod(exported / "int8"), index, EpisodeList.draw(index, 0, 1, 2, seed=4), tmp_path)
+    assert len(found.rows) == 2
+
+
+def test_graphs_are_compared_with_other_numbers_of_pictures_classes_and_references() -> None:
+    remember, segment = graphs(traceable())
+    assert {len(inputs[0]) for inputs in variations(remember)} == {1, SHOTS, 5}
+    sizes = [dict(zip(segment.input_names, inputs)) for inputs in variations(segment)]
+    assert {len(one["images"]) for one in sizes} == {len(one["prototypes"]) for one in sizes} == {1, 2}
+    grid = segment.inputs[segment.input_names.index("fg")].shape[1] // SHOTS
+    wanted = {shots * grid for shots in (1, SHOTS, 5)}
+    assert {one["fg"].shape[1] for one in sizes} == {one["tokens"].shape[2] for one in sizes} == wanted
 
 
 def test_the_compact_variant_exports_too_as_programs(tmp_path: Path) -> None:

@@ -57,13 +57,14 @@ def finding(probs: Any, score: float = 1.0, present: bool = True) -> Finding:
 
 def test_overlaps_go_to_the_more_probable_class() -> None:
     found = [finding([[0.9, 0.6, 0.4]]), finding([[0.2, 0.8, 0.45]]), finding([[1.0, 1.0, 1.0]], present=False)]
-    labels, scores = resolve(iter(found), (1, 3), 0.5)
-    assert labels.tolist() == [[1, 2, 0]] and scores == [1.0, 1.0, 0.0]
+    together = resolve(iter(found), (1, 3), 0.5)
+    assert together.labels.tolist() == [[1, 2, 0]] and together.scores == [1.0, 1.0, 0.0]
+    np.testing.assert_allclose(together.probs, [[0.9, 0.8, 0.0]], atol=1e-3)
 
 
 def test_low_scores_count_as_absent() -> None:
-    labels, scores = resolve(iter([finding([[0.9]], score=0.2)]), (1, 1), 0.5, min_score=0.3)
-    assert labels.tolist() == [[0]] and scores == [0.0]
+    found = resolve(iter([finding([[0.9]], score=0.2)]), (1, 1), 0.5, min_score=0.3)
+    assert found.labels.tolist() == [[0]] and found.scores == [0.0]
 
 
 @pytest.mark.parametrize("overrides", [{}, {"variant": "compact"}, {"dense_source": "adapter"}, {"reader": "pivot"}])
@@ -462,7 +463,7 @@ def test_memories_of_another_model_are_refused(model_dir: str, support_dir: Path
 
 def test_too_many_classes_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="255 classes at once; a label map holds 254"):
-        Outputs(tmp_path, [str(i) for i in range(255)], ["labels"], {})
+        Outputs(tmp_path, [str(i) for i in range(255)], ["labels"], {}, {})
 
 
 def test_other_methods_of_the_package_predict_too(support_dir: Path, photos: Path, tmp_path: Path) -> None:

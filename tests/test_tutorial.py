@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -41,3 +42,5 @@ def test_the_tutorial_runs(tmp_path: Path) -> None:
     for said in ("from a mask:", "from a box:", "from a click:", "in-domain classes", "adapted:"):
         assert said in done.stdout
     assert (tmp_path / "out" / "labels" / "b.png").is_file() and (tmp_path / "first.fsmem").is_file()
+    if find_spec("onnxruntime") and find_spec("onnxscript"):
+        assert (tmp_path / "out-onnx" / "labels" / "b.png").is_file()

@@ -65,6 +65,36 @@ def test_files_are_as_readable_as_others(folder: Path) -> None:
     assert len(set(modes.values())) == 1
 
 
+def test_a_write_that_breaks_leaves_the_older_model(
+    model: FewShotSegmenter, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> str:
+        raise OSError("no space left")
+
+    for step in ("fsdino.weights.save_file", "fsdino.hub.model_card"):
+        with monkeypatch.context() as broken:
+            broken.setattr(step, refuse)
+            with pytest.raises(OSError, match="no space left"):
+                save_pretrained(small_segmenter(seed=1), folder)
+        assert fingerprint(load(folder)) == fingerprint(model)
+
+
+def test_processes_may_write_the_same_model(
+    model: FewShotSegmenter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def save_beside_another(tensors: dict[str, torch.Tensor], path: Path, **options: Any) -> None:
+        save_file(tensors, path, **options)
+        with monkeypatch.context() as other:
+            other.setattr("fsdino.weights.save_file", save_file)
+            other.setattr("fsdino.weights.os.getpid", lambda: 0)
+            save_pretrained(model, tmp_path)
+
+    monkeypatch.setattr("fsdino.weights.save_file", save_beside_another)
+    save_pretrained(model, tmp_path)
+    assert fingerprint(load(tmp_path)) == fingerprint(model)
+    assert {path.name for path in tmp_path.iterdir()} == {"model.safetensors", "config.json", "README.md"}
+
+
 def test_the_threshold_is_kept(model: FewShotSegmenter, tmp_path: Path) -> None:
     changed = small_segmenter()
     changed.threshold = 0.35

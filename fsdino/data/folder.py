@@ -12,7 +12,7 @@ from fsdino.data.class_index import ClassIndex
 from fsdino.data.coco import read_json
 from fsdino.data.images import PICTURE_SUFFIXES, check_mask_size, image_size, read_image, read_mask
 from fsdino.data.label_maps import LabelMapIndex
-from fsdino.data.layout import DataSetError, existing, files_by_stem
+from fsdino.data.layout import DataSetError, existing, files_by_stem, shown
 
 MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".gif")
 LAYOUTS = (
@@ -107,7 +107,7 @@ def folder(
     if (base / "images").is_dir() and (base / "masks").is_dir():
         files = _twin_trees(base / "images", base / "masks")
     else:
-        files = {path.name: _class_folder(path) for path in sorted(base.iterdir()) if path.is_dir()}
+        files = {path.name: _class_folder(path) for path in shown(base) if path.is_dir()}
         files = files or {base.resolve().name: _class_folder(base)}  # no folder inside: all pictures are of one class
     files = {class_name: pairs for class_name, pairs in files.items() if pairs}
     if not files:
@@ -145,7 +145,7 @@ def _label_folder(
 
 
 def _twin_trees(images: Path, masks: Path) -> dict[str, dict[str, tuple[Path, Path]]]:
-    classes = sorted(path.name for path in images.iterdir() if path.is_dir())
+    classes = [path.name for path in shown(images) if path.is_dir()]
     found = {}
     for class_name in classes or ["object"]:
         image_dir, mask_dir = (images / class_name, masks / class_name) if classes else (images, masks)
@@ -159,7 +159,7 @@ def _twin_trees(images: Path, masks: Path) -> dict[str, dict[str, tuple[Path, Pa
 
 def _class_folder(path: Path) -> dict[str, tuple[Path, Path]]:
     """Pictures of one class beside their masks: `dog.jpg` + `dog.png`, or `dog.png` + `dog_mask.png`."""
-    files = [p for p in sorted(path.iterdir()) if p.suffix.lower() in PICTURE_SUFFIXES]
+    files = [p for p in shown(path) if p.suffix.lower() in PICTURE_SUFFIXES]
     masks = {p.stem.removesuffix("_mask"): p for p in files if p.stem.endswith("_mask")}
     rest = [p for p in files if not p.stem.endswith("_mask")]
     photos = {p.stem: p for p in rest if p.suffix.lower() not in MASK_SUFFIXES}

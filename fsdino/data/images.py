@@ -5,32 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
+
+from fsdino.models.picture import IGNORE as IGNORE
+from fsdino.models.picture import to_mask, to_rgb
 
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 # what Pillow raises for files that are no picture, cut short, or say that they have gigapixels
 UNREADABLE = (UnidentifiedImageError, SyntaxError, OSError, ValueError, Image.DecompressionBombError)
-IGNORE = 255  # label of pixels that take part in no loss and no score
-
-
-def to_rgb(image: Image.Image) -> np.ndarray:
-    """Turn any PIL picture into RGB bytes as a viewer would show it.
-
-    Args:
-        image: a picture of any mode; its EXIF orientation is applied, transparent pixels are laid on white, 16 bit
-            channels keep their upper eight bits, grey becomes three equal channels.
-
-    Returns:
-        (H, W, 3) uint8.
-    """
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I;16") or image.mode == "I":
-        grey = (np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)
-        return np.repeat(grey[..., None], 3, axis=-1)
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return np.asarray(image.convert("RGB")).copy()
 
 
 def read_image(path: str | Path) -> np.ndarray:
@@ -78,10 +60,7 @@ def read_labels(path: str | Path) -> np.ndarray:
 
 
 def read_mask(path: str | Path, threshold: int = 128) -> np.ndarray:
-    """Read a black and white mask picture.
-
-    A picture of nothing but 0, 1 and 255 with a 1 in it holds labels: 1 object, 255 ignore. Any other is cut at
-    `threshold`.
+    """Read a black and white mask picture, see `to_mask`.
 
     Args:
         path: a grey, palette or one-bit picture, also JPEG.
@@ -95,14 +74,7 @@ def read_mask(path: str | Path, threshold: int = 128) -> np.ndarray:
         ValueError: the file is no picture, or is cut short.
     """
     with _opened(path) as image:
-        values = np.asarray(image if image.mode == "1" or image.mode.startswith("I") else image.convert("L"))
-        if image.mode == "P" and np.asarray(image).max(initial=0) <= 1:
-            values = np.asarray(image)  # two colours count by their index, whatever they look like
-    values = values.astype(np.int64)
-    present = set(np.unique(values).tolist())
-    if 1 in present and present <= {0, 1, IGNORE}:
-        return values.astype(np.uint8)
-    return ((values >> 8 if values.max(initial=0) > 255 else values) >= threshold).astype(np.uint8)
+        return to_mask(image, threshold)
 
 
 def check_mask_size(mask: np.ndarray, image_size: tuple[int, int], mask_path: str | Path) -> None:

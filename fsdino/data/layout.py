@@ -61,15 +61,20 @@ def read_names(path: str | Path) -> list[str]:
     return names
 
 
+def shown(folder: Path) -> list[Path]:
+    """What lies in a folder, sorted, without what systems and editors hide there: `._0.jpg`, `.ipynb_checkpoints`."""
+    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+
+
 def files_by_stem(folder: Path, suffixes: Iterable[str]) -> dict[str, Path]:
-    """Files of a folder by name without suffix, sorted.
+    """Files of a folder by name without suffix, sorted; hidden ones (`._0.jpg`) do not count.
 
     Raises:
         DataSetError: two files differ in their suffix only.
     """
     wanted = tuple(suffixes)
     found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
+    for path in shown(folder):
         if path.suffix.lower() in wanted and path.is_file():
             if path.stem in found:
                 raise DataSetError(f"'{found[path.stem]}' and '{path.name}' have the same name: remove one.")

@@ -68,10 +68,22 @@ def painted(drawn: Sequence[Mapping[str, Any]], size: tuple[int, int]) -> np.nda
     for mark in drawn:
         corners = np.rint(mark["points"]).astype(np.int32)
         if mark["tool"] == "outline":
-            cv2.fillPoly(mask, [corners], 1)
+            _fill(mask, corners)
         elif mark["tool"] in PAINT_TOOLS:
             _line(mask, corners, mark["width"], 1 if mark["tool"] == "brush" else 0)
     return mask
+
+
+def _fill(mask: np.ndarray, corners: np.ndarray) -> None:
+    """A closed line and all that it goes round, once or several times, in place; OpenCV leaves out what is twice in."""
+    turns = np.zeros((mask.shape[0], mask.shape[1] + 1), np.int32)  # summed along a row: how often it goes round
+    for (x0, y0), (x1, y1) in zip(corners, np.roll(corners, -1, axis=0)):
+        if y0 != y1:
+            rows = np.arange(min(y0, y1), max(y0, y1))
+            crossed = x0 + (rows - y0) * (x1 - x0) / (y1 - y0)
+            turns[rows, np.ceil(crossed).astype(int)] += 1 if y1 > y0 else -1
+    mask[turns.cumsum(1)[:, :-1] != 0] = 1
+    cv2.polylines(mask, [corners], True, 1)
 
 
 def _line(mask: np.ndarray, corners: np.ndarray, width: float, value: int) -> None:

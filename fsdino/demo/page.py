@@ -20,7 +20,7 @@ from PIL import Image
 from fsdino.data.images import read_image
 from fsdino.demo.marks import reference_from
 from fsdino.demo.samples import embedded_world
-from fsdino.demo.studio import MAX_EXAMPLES, MAX_PICTURES, Example, Session, Studio, masks_zip
+from fsdino.demo.studio import MAX_EXAMPLES, MAX_PICTURES, Card, Click, Example, Session, Studio, masks_zip
 from fsdino.models.contract import Segmentation
 from fsdino.visualize import overlay
 
@@ -94,6 +94,7 @@ def build_page(studio: Studio, upload_mb: int) -> Any:
         left, right, files = [session, board, examples], [session, results], [masks, concept]
         quiet: dict[str, Any] = {"api_visibility": "private"}
         slow = {**quiet, "show_progress": "minimal", "show_progress_on": [results]}
+        slow |= {"concurrency_id": "search", "concurrency_limit": 1}  # the answer to the last question comes last
         board.picked(desk.picked, session, [session, board], **quiet)
         gr.on([add.click], desk.add, [session, board], left, **quiet)
         examples.removed(desk.forget, session, [session, examples], **quiet)
@@ -164,74 +165,75 @@ class Desk:
 
     def forget(self, session: Session, event: gr.EventData) -> tuple[Session, Any]:
         """Take an example away."""
-        if 0 <= int(event._data["index"]) < len(session.examples):
-            session.examples.pop(int(event._data["index"]))
+        session.examples = [example for example in session.examples if example.key != event._data["key"]]
         return session, example_list(session)
 
     def take(self, session: Session, event: gr.EventData) -> tuple[Session, Any]:
         """Take pictures to search; what cannot be read is said and left out."""
         for file in event._data["files"]:
-            if len(session.pictures) >= MAX_PICTURES:
+            if len(session.cards) >= MAX_PICTURES:
                 gr.Warning(f"{MAX_PICTURES} pictures are the most that this page keeps; `fsdino predict` has no limit.")
                 break
             try:
-                session.pictures.append(opened(file["path"], file["name"]))
+                session.cards.append(Card(*opened(file["path"], file["name"])))
             except (ValueError, OSError) as error:
                 gr.Warning(str(error))
-        session.found += [{} for _ in range(len(session.pictures) - len(session.found))]
         return session, self.cards(session)
 
     def drop(self, session: Session, event: gr.EventData) -> tuple[Session, Any]:
         """Take a picture away."""
-        gone = int(event._data["index"])
-        if 0 <= gone < len(session.pictures):
-            session.pictures.pop(gone)
-            session.found.pop(gone)
-            kept = ((i, clicks) for i, clicks in session.clicks.items() if i != gone)
-            session.clicks = {i - (i > gone): clicks for i, clicks in kept}
+        session.cards = [card for card in session.cards if card.key != event._data["key"]]
         return session, self.cards(session)
 
     def search(self, session: Session, names: Sequence[str]) -> tuple[Any, ...]:
         """Ask the chosen methods about every picture."""
-        if not session.pictures:
+        if not session.cards:
             raise ValueError("there is no picture to search yet; drop some on the right.")
         return self._searched(session, names, None)
 
     def search_if_ready(self, session: Session, names: Sequence[str]) -> tuple[Any, ...]:
         """As `search`, where there are examples and pictures."""
-        ready = session.pictures and any(not example.reference.negative for example in session.examples)
-        return self.search(session, names) if ready else (session, self.cards(session), gr.skip(), gr.skip())
+        ready = session.cards and any(not example.reference.negative for example in session.examples)
+        return self.search(session, names) if ready else self._unsearched(session)
 
     def correct(self, session: Session, names: Sequence[str], event: gr.EventData) -> tuple[Any, ...]:
         """A click on the main answer: more of this, or less."""
-        index, x, y = (event._data[key] for key in ("index", "x", "y"))
-        height, width = session.pictures[index][1].shape[:2]
+        card, x, y = session.card(event._data["key"]), event._data["x"], event._data["y"]
+        if card is None:
+            return self._unsearched(session)
+        height, width = card.image.shape[:2]
         place = (min(max(x, 0), 1) * width - 0.5, min(max(y, 0), 1) * height - 0.5, bool(event._data["on"]))
-        before = list(session.clicks.get(index, []))
-        session.clicks[index] = [*before, place]
+        before, card.clicks = card.clicks, [*card.clicks, place]
         try:
-            return self._searched(session, names, index)
+            return self._searched(session, names, card)
         except ValueError as error:
-            session.clicks[index] = before
+            card.clicks = before
             gr.Warning(str(error))
-            return session, self.cards(session), gr.skip(), gr.skip()
+            return self._unsearched(session)
 
     def restore(self, session: Session, names: Sequence[str], event: gr.EventData) -> tuple[Any, ...]:
         """Forget the corrections of a picture."""
-        session.clicks.pop(int(event._data["index"]), None)
-        return self._searched(session, names, int(event._data["index"]))
+        card = session.card(event._data["key"])
+        if card is None:
+            return self._unsearched(session)
+        card.clicks = []
+        return self._searched(session, names, card)
 
     def sample(self, session: Session) -> tuple[Session, Any, Any, Any]:
         """A class of the embedded world that the bundled model has never seen, and scenes with and without it."""
         reference, pictures = embedded_world(session.samples)
-        session.samples, session.draft, session.clicks = session.samples + 1, None, {}
-        session.examples, session.pictures = [self.studio.example(reference)], pictures
-        session.found = [{} for _ in pictures]
+        session.samples, session.draft = session.samples + 1, None
+        session.examples = [self.studio.example(reference)]
+        session.cards = [Card(name, picture) for name, picture in pictures]
         return session, on_board(session), example_list(session), self.cards(session)
 
-    def _searched(self, session: Session, names: Sequence[str], only: int | None) -> tuple[Any, ...]:
+    def _unsearched(self, session: Session) -> tuple[Any, ...]:
+        """The pictures as they are, and the files to keep unchanged."""
+        return session, self.cards(session), gr.skip(), gr.skip()
+
+    def _searched(self, session: Session, names: Sequence[str], only: Card | None) -> tuple[Any, ...]:
         chosen = [name for name in self.studio.names if name in names] or [self.studio.name]
-        session.found = self.studio.search(session, chosen, only=only)
+        self.studio.search(session, chosen, only=only)
         folder = Path(tempfile.mkdtemp(prefix="results-", dir=os.environ["GRADIO_TEMP_DIR"]))
         archive = masks_zip(session, folder / "masks.zip")
         kept = self.studio.concept(session, "concept", folder / "concept.fsmem")
@@ -241,21 +243,17 @@ class Desk:
     def cards(self, session: Session) -> Any:
         """The pictures with what was found in them."""
         items = []
-        for i, (name, picture) in enumerate(session.pictures):
-            results, clicks = session.found[i], session.clicks.get(i, [])
-            answers: list[dict[str, Any]] = [{"source": source_of(picture, ANSWER_SIDE), "alt": name, "present": True}]
-            if results:
-                answers = [self._answer(method, picture, found, clicks) for method, found in results.items()]
+        for card in list(session.cards):
+            plain = {"source": source_of(card.image, ANSWER_SIDE), "alt": card.name, "present": True}
+            answers = [self._answer(method, card, found) for method, found in card.found.items()] or [plain]
             if len(answers) == 1:
                 answers[0]["method"] = ""
-            items.append({"name": name, "clicks": len(clicks), "answers": answers})
+            items.append({"key": card.key, "name": card.name, "clicks": len(card.clicks), "answers": answers})
         return gr.HTML(items=items, turn=time.monotonic_ns())  # drawn anew also where nothing has changed
 
-    def _answer(
-        self, method: str, picture: np.ndarray, found: Segmentation, clicks: Sequence[tuple[float, float, bool]]
-    ) -> dict[str, Any]:
+    def _answer(self, method: str, card: Card, found: Segmentation) -> dict[str, Any]:
         is_main = method == self.studio.name
-        drawn = drawn_over(picture, found.mask.cpu().numpy(), clicks if is_main else ())
+        drawn = drawn_over(card.image, found.mask.cpu().numpy(), card.clicks if is_main else ())
         return {
             "method": method,
             "source": source_of(drawn, ANSWER_SIDE),
@@ -312,13 +310,14 @@ def example_item(number: int, example: Example) -> dict[str, Any]:
     mask = np.asarray(Image.fromarray(example.mask * np.uint8(255)).resize(image.size, Image.Resampling.BOX)) > 127
     drawn = overlay(image, np.where(mask, 6 if negative else 1, 0))  # label 6 has the palette's warning colour
     return {
+        "key": example.key,
         "source": encoded(Image.fromarray(drawn)),
         "label": f"{number} · not this" if negative else f"{number} · this",
         "negative": negative,
     }
 
 
-def drawn_over(picture: np.ndarray, mask: np.ndarray, clicks: Sequence[tuple[float, float, bool]]) -> np.ndarray:
+def drawn_over(picture: np.ndarray, mask: np.ndarray, clicks: Sequence[Click]) -> np.ndarray:
     """A picture with its mask and the corrections, at the size that is shown."""
     image = shown_at(picture, ANSWER_SIDE)
     labels = np.asarray(Image.fromarray(mask.astype(np.uint8)).resize(image.size, Image.Resampling.NEAREST))

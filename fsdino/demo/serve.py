@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
+import socket
 import tempfile
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -90,15 +94,16 @@ def demo(
         open_browser: Open the page in the browser.
 
     Returns:
-        Exit code, after Ctrl+C.
+        Exit code, after Ctrl+C or when the process is asked to end (SIGTERM, SIGHUP).
 
     Raises:
         ImportError: If gradio is not installed.
-        ValueError: If a model cannot be used, or the port is taken.
+        ValueError: If a model cannot be used, or this machine cannot listen there.
     """
     if max_upload_mb < 1:
         raise ValueError(f"max_upload_mb {max_upload_mb} is not positive; 20 takes photographs of any camera.")
-    with tempfile.TemporaryDirectory(prefix="fsdino-demo-") as uploads:
+    check_address(host, port)
+    with ending_as_by_ctrl_c(), tempfile.TemporaryDirectory(prefix="fsdino-demo-") as uploads:
         keep_offline(uploads)
         studio = open_studio(model, listed(compare), device)
         page, url = start(studio, host, port, max_upload_mb, open_browser)
@@ -110,6 +115,40 @@ def demo(
         finally:
             page.close(verbose=False)
     return 0
+
+
+def check_address(host: str, port: int | None) -> None:
+    """Raise a ValueError unless this machine can listen at a port of a host; None is any port."""
+    if port is not None and not 0 < port < 2**16:
+        raise ValueError(f"there is no port {port}; choose one from 1 to 65535, or leave --port out.")
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        if os.name == "posix":
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does
+        try:
+            probe.bind((host, port or 0))
+        except OSError as error:
+            where = host if port is None else f"port {port} of {host}"
+            reason = (error.strerror or str(error)).lower()
+            raise ValueError(f"cannot listen on {where}: {reason}; choose another --port or --host.") from error
+
+
+@contextmanager
+def ending_as_by_ctrl_c() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP end the block as Ctrl+C does, where they would end the process without another word."""
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    names = ("SIGTERM", "SIGHUP") if threading.current_thread() is threading.main_thread() else ()
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    changed = [number for number in numbers if signal.getsignal(number) is signal.SIG_DFL]
+    for number in changed:
+        signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        for number in changed:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def keep_offline(uploads: str) -> None:
@@ -137,7 +176,7 @@ def start(studio: Studio, host: str, port: int | None, max_upload_mb: int, open_
 
     Raises:
         ImportError: If gradio is not installed.
-        ValueError: If the port is taken.
+        ValueError: If no such port is free.
     """
     try:
         import gradio  # noqa: F401
@@ -157,5 +196,5 @@ def start(studio: Studio, host: str, port: int | None, max_upload_mb: int, open_
         )  # fmt: skip
     except OSError as error:
         where = f"port {port}" if port else "a port from 7860 to 7959"
-        raise ValueError(f"{where} on {host} is not free ({error}); choose another --port or --host.") from error
+        raise ValueError(f"{where} of {host} is not free; choose another --port or --host.") from error
     return page, url

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,19 +28,23 @@ from fsdino.predict.torch_engine import TorchEngine
 
 PROTOTYPE = "prototype"
 MAX_EXAMPLES, MAX_PICTURES = 20, 40  # of one visitor: both are held in memory
+Click = tuple[float, float, bool]  # x, y in pixels of the picture, and whether the object is there
+_keys = itertools.count()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Example:
     """An example as it was given, and the mask that it comes down to.
 
     Args:
         reference: With a mask or with hints.
         mask: (H, W) uint8 in {0, 1}.
+        key: What the page calls it.
     """
 
     reference: Reference
     mask: np.ndarray
+    key: int = field(default_factory=_keys.__next__)
 
     @property
     def as_mask(self) -> Reference:
@@ -45,25 +52,48 @@ class Example:
         return Reference(self.reference.image, mask=self.mask, name=self.reference.name)
 
 
+@dataclass(eq=False)
+class Card:
+    """A picture to search. Clicks and results are replaced, never changed in place: a search may be reading them.
+
+    Args:
+        name: Of its file.
+        image: (H, W, 3) uint8.
+        clicks: Corrections.
+        found: Method to result; empty before the first search.
+        key: What the page calls it.
+    """
+
+    name: str
+    image: np.ndarray
+    clicks: list[Click] = field(default_factory=list)
+    found: dict[str, Segmentation] = field(default_factory=dict)
+    key: int = field(default_factory=_keys.__next__)
+
+
 @dataclass
 class Session:
-    """What one visitor has given and got.
+    """What one visitor has given and got; what is given may change while a search is running.
 
     Args:
         draft: Picture on the drawing board, (H, W, 3) uint8, and its name.
         examples: The examples so far.
-        pictures: Name and picture (H, W, 3) uint8 of everything to search.
-        clicks: Corrections by picture: x, y in its pixels and whether the object is there.
-        found: By picture, method to result; empty before the first search.
+        cards: The pictures to search.
+        searched: The examples of the last search.
+        memories: Method to itself and what it remembers of those.
         samples: How often a sample was asked for: each time it is another.
     """
 
     draft: tuple[str, np.ndarray] | None = None
     examples: list[Example] = field(default_factory=list)
-    pictures: list[tuple[str, np.ndarray]] = field(default_factory=list)
-    clicks: dict[int, list[tuple[float, float, bool]]] = field(default_factory=dict)
-    found: list[dict[str, Segmentation]] = field(default_factory=list)
+    cards: list[Card] = field(default_factory=list)
+    searched: tuple[Example, ...] = ()
+    memories: dict[str, tuple[FewShotMethod, Any]] = field(default_factory=dict)
     samples: int = 0
+
+    def card(self, key: int) -> Card | None:
+        """The picture of that key; None where it was taken away meanwhile."""
+        return next((card for card in self.cards if card.key == key), None)
 
 
 class Studio:
@@ -100,33 +130,36 @@ class Studio:
             raise ValueError(f"{self.name} learns from masks alone; outline or paint the object.")
         return Example(reference, drawn_mask(self.main, reference))
 
-    def search(
-        self, session: Session, names: Sequence[str], *, only: int | None = None
-    ) -> list[dict[str, Segmentation]]:
-        """Find what the examples show.
+    def search(self, session: Session, names: Sequence[str], *, only: Card | None = None) -> None:
+        """Find what the examples show; each picture's card gets its results.
 
         Args:
-            session: Examples, pictures and corrections.
+            session: Examples, pictures and corrections, as they are now.
             names: Which of `names` to ask.
-            only: Search this picture alone and keep the other results.
-
-        Returns:
-            By picture, method to result.
+            only: Search this picture alone, and keep what other methods found in it.
 
         Raises:
             ValueError: If there is no example, or none that shows the object.
         """
-        if all(example.reference.negative for example in session.examples):
+        examples, cards = tuple(session.examples), list(session.cards) if only is None else [only]
+        if all(example.reference.negative for example in examples):
             raise ValueError("there is no example of the object yet; draw one and add it.")
-        results = [dict(found) for found in session.found] if only is not None else [{} for _ in session.pictures]
+        if examples != session.searched:
+            session.searched, session.memories = examples, {}
+        results = [{} if only is None else dict(card.found) for card in cards]
         for name in names:
-            method, references = self._ready(name, session.examples)
-            memory = method.remember(references)
-            for i, (_, picture) in enumerate(session.pictures):
-                if only is None or i == only:
-                    clicks = session.clicks.get(i, []) if name == self.name else []
-                    results[i][name] = ask(method, memory, picture, clicks)
-        return results
+            method, memory = self._remembered(session, name)
+            for card, found in zip(cards, results):
+                found[name] = ask(method, memory, card.image, card.clicks if name == self.name else [])
+        for card, found in zip(cards, results):
+            card.found = found
+
+    def _remembered(self, session: Session, name: str) -> tuple[FewShotMethod, Any]:
+        """A method and its memory of the searched examples, made once."""
+        if name not in session.memories:
+            method, references = self._ready(name, session.searched)
+            session.memories[name] = method, method.remember(references)
+        return session.memories[name]
 
     def _ready(self, name: str, examples: Sequence[Example]) -> tuple[FewShotMethod, list[Reference]]:
         """A method and the examples in the form that it knows."""
@@ -140,18 +173,21 @@ class Studio:
         return prototype_of(self.main, masks), masks
 
     def concept(self, session: Session, class_name: str, path: Path) -> Path:
-        """Write what the main method remembers of the examples as a .fsmem file."""
-        engine = TorchEngine(self.main)
-        _, references = self._ready(self.name, session.examples)
-        shown = next(example for example in session.examples if not example.reference.negative)
+        """Write what the main method remembers of the examples of the last search as a .fsmem file."""
+        engine = self._engine
+        _, memory = self._remembered(session, self.name)
+        shown = next(example for example in session.searched if not example.reference.negative)
         small = thumbnail(np.asarray(shown.reference.image), shown.mask)
-        arrays = engine.pack(self.main.remember(references))
-        return save_concept(Concept(class_name, engine.fingerprint, arrays, small), path, positional=engine.positional)
+        concept = Concept(class_name, engine.fingerprint, engine.pack(memory), small)
+        return save_concept(concept, path, positional=engine.positional)
+
+    @cached_property
+    def _engine(self) -> TorchEngine:
+        """Packs memories; made once, since the fingerprint reads all weights."""
+        return TorchEngine(self.main)
 
 
-def ask(
-    method: FewShotMethod, memory: object, picture: np.ndarray, clicks: Sequence[tuple[float, float, bool]]
-) -> Segmentation:
+def ask(method: FewShotMethod, memory: object, picture: np.ndarray, clicks: Sequence[Click]) -> Segmentation:
     """Segment a picture, with corrections where there are some."""
     if not clicks:
         return method.segment(memory, picture)
@@ -221,14 +257,14 @@ def masks_zip(session: Session, path: Path) -> Path:
     writer = csv.writer(table)
     writer.writerow(("picture", "method", "present", "presence", "score", "pixels"))
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:  # PNG is compressed already
-        for number, ((name, _), results) in enumerate(zip(session.pictures, session.found), start=1):
-            for method, found in results.items():
+        for number, card in enumerate(list(session.cards), start=1):
+            for method, found in card.found.items():
                 mask = found.mask.cpu().numpy()
-                row = (name, method, found.present, f"{found.presence:.4f}", f"{found.score:.4f}", int(mask.sum()))
+                row = (card.name, method, found.present, f"{found.presence:.4f}", f"{found.score:.4f}", int(mask.sum()))
                 writer.writerow(row)
                 buffer = io.BytesIO()
                 Image.fromarray(mask.astype(np.uint8) * np.uint8(255)).save(buffer, format="PNG")
-                stem = _file_name(f"{number:02d} {Path(name).stem}")
+                stem = _file_name(f"{number:02d} {Path(card.name).stem}")
                 archive.writestr(f"{_file_name(method)}/{stem}.png", buffer.getvalue())
         archive.writestr("scores.csv", table.getvalue())
     return path

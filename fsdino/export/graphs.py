@@ -10,10 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
+from fsdino.export.onnx_engine import POSITION_AXES
 from fsdino.models.memory import SupportMemory
 from fsdino.models.segmenter import FewShotSegmenter
 
 OPSET = 18
+SHOTS = 3  # references of the example inputs
 MEMORY_ARRAYS = tuple(field.name for field in fields(SupportMemory) if field.name != "grid")
 
 
@@ -124,9 +126,9 @@ def graphs(model: FewShotSegmenter) -> list[Graph]:
     """
     model.encoder.freeze_size_()
     generator = torch.Generator().manual_seed(0)
-    side, shots, classes = model.img_size, 3, 2
-    images = torch.rand(shots, 3, side, side, generator=generator)
-    masks = (torch.rand(shots, side, side, generator=generator) > 0.5).float()
+    side, classes = model.img_size, 2
+    images = torch.rand(SHOTS, 3, side, side, generator=generator)
+    masks = (torch.rand(SHOTS, side, side, generator=generator) > 0.5).float()
     remember = RememberGraph(model)
     with torch.no_grad():
         memory = remember.model.encode_support_feats(model.encoder(images), masks[None])
@@ -140,8 +142,8 @@ def graphs(model: FewShotSegmenter) -> list[Graph]:
     first_only: list[Any] = []
     for name in names:
         shape: dict[int, Any] = {0: class_dim}
-        if name in ("tokens", "fg", "bg"):
-            shape[2 if name == "tokens" else 1] = Dim("positions", max=2**24)
+        if axis := POSITION_AXES.get(name):
+            shape[axis] = Dim("positions", max=2**24)
         first_only.append(shape)
     return [
         Graph(

@@ -17,6 +17,7 @@ FORMAT_VERSION = 1
 METADATA_KEY = "fsdino"
 REMEMBER_FILE, SEGMENT_FILE = "remember.onnx", "segment.onnx"
 CLASSES_AT_ONCE = 16  # bounds the memory of a picture with many classes
+POSITION_AXES = {"tokens": 2, "fg": 1, "bg": 1}  # of the memory's arrays that grow with the references
 Memory = dict[str, np.ndarray]
 
 
@@ -84,7 +85,8 @@ class OnnxEngine(Engine):
             logits, iou, presence = self.decode(chunk, images)
             for i in range(logits.shape[1]):
                 probs = 1 / (1 + np.exp(-self.resize.invert(logits[0, i], size)))
-                yield Finding(probs, float(iou[0, i].clip(0.0, 1.0)), bool(presence[0, i] > 0))
+                likely = float(1 / (1 + np.exp(-presence[0, i])))
+                yield Finding(probs, float(iou[0, i].clip(0.0, 1.0)), bool(presence[0, i] > 0), likely)
 
     def encode(self, images: np.ndarray, masks: np.ndarray) -> Memory:
         """Run the remember graph.
@@ -133,8 +135,7 @@ def stack_arrays(memories: Sequence[Memory]) -> Memory:
     stacked = {}
     for name in memories[0]:
         parts = [memory[name] for memory in memories]
-        if name in ("tokens", "fg", "bg"):
-            axis = -2 if name == "tokens" else -1
+        if axis := POSITION_AXES.get(name):
             longest = max(part.shape[axis] for part in parts)
             parts = [_fill(part, longest, axis) for part in parts]
         stacked[name] = np.concatenate(parts)

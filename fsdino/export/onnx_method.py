@@ -1,4 +1,4 @@
-"""Exported graphs as a method of the package, so that `evaluate` measures what quantisation costs."""
+"""Exported graphs as a method of the package, so that `fsdino.evaluate.evaluate` measures what 8 bits cost."""
 
 from __future__ import annotations
 

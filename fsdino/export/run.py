@@ -10,14 +10,27 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from fsdino.export.graphs import OPSET, Graph, export_onnx, export_program, graphs
-from fsdino.export.onnx_engine import FORMAT_VERSION, METADATA_KEY
+from fsdino.data.synthetic import SyntheticWorld
+from fsdino.export.graphs import OPSET, SHOTS, Graph, export_onnx, export_program, graphs
+from fsdino.export.onnx_engine import (
+    FORMAT_VERSION,
+    METADATA_KEY,
+    POSITION_AXES,
+    REMEMBER_FILE,
+    SEGMENT_FILE,
+    OnnxEngine,
+)
+from fsdino.export.onnx_method import OnnxMethod
 from fsdino.lists import listed
+from fsdino.models.reference import Reference
 from fsdino.models.segmenter import FewShotSegmenter
+from fsdino.visualize import mask_iou
 from fsdino.weights import fingerprint, load_segmenter, save_pretrained
 
 ExportFormat = Literal["safetensors", "pt2", "onnx", "int8"]
 EXPORT_FORMATS: tuple[ExportFormat, ...] = ("safetensors", "pt2", "onnx", "int8")
+INT8_DIR = "int8"
+SCENES = 6  # on which 8-bit masks are compared with torch's
 TOLERANCE = 1e-3  # largest difference allowed between a graph and torch, in logits
 
 
@@ -70,9 +83,13 @@ def export_files(
     Returns:
         Exit code; the files are listed with their sizes.
     """
-    folder = export(model, out, listed(formats), half)  # type: ignore[arg-type]
+    folder, wanted = Path(out), listed(formats)
+    export(model, out, wanted, half)  # type: ignore[arg-type]
     for path in sorted(path for path in folder.rglob("*") if path.suffix in (".safetensors", ".pt2", ".onnx")):
         print(f"{path.stat().st_size / 1e6:8.1f} MB  {path}")
+    if "int8" in wanted:
+        agreement = OnnxEngine(folder / INT8_DIR).info["agreement"]
+        print(f"IoU of the 8-bit masks with torch's: {100 * agreement:.1f} %, on {SCENES} scenes of the embedded world")
     return 0
 
 
@@ -85,7 +102,8 @@ def export_graphs(model: FewShotSegmenter, folder: Path, formats: Sequence[str])
         formats: Which of pt2, onnx and int8.
 
     Returns:
-        Largest difference from torch by file name, in logits.
+        Largest difference from torch by file name, in logits. Of the int8 graphs, which round, their files note under
+        "agreement" how far their masks are torch's.
 
     Raises:
         ValueError: If the model has the "pivot" reader, or a graph differs from torch.
@@ -113,7 +131,10 @@ def export_graphs(model: FewShotSegmenter, folder: Path, formats: Sequence[str])
     if "int8" in formats:
         from fsdino.export.quantize import quantize_int8
 
-        quantize_int8(folder, folder / "int8")
+        quantized = quantize_int8(folder, folder / INT8_DIR)
+        noted = {**metadata(model), "agreement": mask_agreement(model, quantized)}
+        for file in (REMEMBER_FILE, SEGMENT_FILE):
+            note_metadata(quantized / file, noted)
     return differences
 
 
@@ -144,10 +165,45 @@ def note_metadata(path: Path, info: dict[str, Any]) -> None:
 
 
 def variations(graph: Graph) -> list[tuple[torch.Tensor, ...]]:
-    """Inputs of the sizes that the graph was traced with, and of others: one picture, one class, one reference."""
+    """Inputs of the sizes that the graph was traced with, and of others: one picture, one class, fewer and more
+    references."""
     first = tuple(tensor[:1] for tensor in graph.inputs)
-    mixed = (graph.inputs[0][:1], *graph.inputs[1:]) if graph.name == "segment" else graph.inputs
-    return [graph.inputs, first, mixed]
+    if graph.name == "remember":
+        return [graph.inputs, first, tuple(torch.cat([tensor, tensor[:2]]) for tensor in graph.inputs)]
+    mixed = (graph.inputs[0][:1], *graph.inputs[1:])
+    return [graph.inputs, first, mixed, with_references(graph, 1), with_references(graph, 5)]
+
+
+def with_references(graph: Graph, shots: int) -> tuple[torch.Tensor, ...]:
+    """The inputs of a segment graph, its memories of another number of references (those traced, over and over)."""
+    found = []
+    for name, tensor in zip(graph.input_names, graph.inputs):
+        if axis := POSITION_AXES.get(name):
+            parts = tensor.chunk(SHOTS, axis)
+            tensor = torch.cat([parts[i % SHOTS] for i in range(shots)], axis)
+        found.append(tensor)
+    return tuple(found)
+
+
+def mask_agreement(model: FewShotSegmenter, folder: Path) -> float:
+    """How far the masks of exported graphs are those of torch, from a reference and scenes of the embedded world.
+
+    Args:
+        model: The segmenter, in evaluation mode.
+        folder: With its graphs as ONNX.
+
+    Returns:
+        Mean IoU in [0, 1]; 1 where both masks are empty.
+    """
+    index = SyntheticWorld("novel", SCENES + 1)
+    class_id = min(index.class_names)
+    first, *others = index.pictures(class_id)
+    reference = Reference(index.load_image(first), mask=index.load_mask(first, class_id) == 1)
+    answers = []
+    for method in (model, OnnxMethod(folder)):
+        memory = method.remember([reference])
+        answers.append([method.segment(memory, index.load_image(name)).probs > model.threshold for name in others])
+    return float(np.mean([np.nan_to_num(mask_iou(a, b), nan=1.0) for a, b in zip(*answers)]))
 
 
 def compare_program(graph: Graph, path: Path) -> float:

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from fsdino.models.picture import to_mask, to_rgb
 from fsdino.models.resize import Resize
 
 Picture = Image.Image | np.ndarray | Tensor
@@ -27,8 +28,10 @@ class Reference:
     are pixels of the picture, x from the left and y from the top, pixel centres at whole numbers.
 
     Args:
-        image: PIL picture, numpy (H, W, 3) uint8, or tensor (3, H, W) float in [0, 1].
-        mask: Same height and width as the picture, anything but 0 is the object; PIL, numpy or tensor (H, W).
+        image: PIL picture as a viewer shows it (see `to_rgb`), numpy (H, W, 3) uint8, or tensor (3, H, W) float in
+            [0, 1].
+        mask: Same height and width as the picture: numpy or tensor (H, W), of which anything but 0 is the object, or
+            a black and white PIL picture, read as `to_mask` says.
         points: (N, 2) clicks as x, y.
         labels: N numbers, 1 for a click on the object and 0 for one off it; None: all are on it.
         box: x0, y0, x1, y1 around the object.
@@ -51,7 +54,8 @@ def image_tensor(image: Picture, name: str) -> Tensor:
     """Turn a picture of any accepted kind into a tensor.
 
     Args:
-        image: PIL picture, numpy (H, W, 3) uint8, or tensor (3, H, W) float in [0, 1].
+        image: PIL picture of any mode, turned as its EXIF says (see `to_rgb`), numpy (H, W, 3) uint8, or tensor
+            (3, H, W) float in [0, 1].
         name: What error messages call it.
 
     Returns:
@@ -69,7 +73,7 @@ def image_tensor(image: Picture, name: str) -> Tensor:
         if image.numel() and float(image.max()) > 1.5:
             raise ValueError(f"{name}: expected values in [0, 1], got up to {float(image.max()):.0f}; divide by 255.")
         return image.float()
-    array = np.asarray(image.convert("RGB")) if isinstance(image, Image.Image) else np.asarray(image)
+    array = to_rgb(image) if isinstance(image, Image.Image) else np.asarray(image)
     if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8:
         raise ValueError(
             f"{name}: expected a uint8 array (H, W, 3), got {array.dtype} {array.shape}; convert it to RGB uint8."
@@ -93,7 +97,7 @@ def reference_tensors(reference: Reference) -> tuple[Tensor, Tensor]:
     image = image_tensor(reference.image, name)
     if reference.mask is None:
         raise ValueError(f"{name}: a reference needs a mask; give Reference(image, mask=mask).")
-    mask = reference.mask if isinstance(reference.mask, Tensor) else torch.from_numpy(np.array(reference.mask))
+    mask = _plane(reference.mask)
     if mask.ndim != 2:
         raise ValueError(f"{name}: expected a mask (H, W), got shape {tuple(mask.shape)}; give a single plane.")
     if mask.shape != image.shape[-2:]:
@@ -104,6 +108,13 @@ def reference_tensors(reference: Reference) -> tuple[Tensor, Tensor]:
     if not bool((mask != 0).any()):
         raise ValueError(f"mask {name!r} has no foreground pixel; a reference needs at least one.")
     return image, (mask != 0).float()
+
+
+def _plane(mask: Picture) -> Tensor:
+    """A mask of any accepted kind as a tensor, not 0 on the object."""
+    if isinstance(mask, Tensor):
+        return mask
+    return torch.from_numpy(to_mask(mask) == 1 if isinstance(mask, Image.Image) else np.array(mask))
 
 
 def prompt_points(

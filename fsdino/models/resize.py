@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fsdino.models.picture import IGNORE
+
 ResizeMode = Literal["squash", "pad"]
-IGNORE = 255
 
 
 class Resize:

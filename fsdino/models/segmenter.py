@@ -100,7 +100,7 @@ class FewShotSegmenter(FewShotMethod, HubModel):
         """Masks of what is pointed at.
 
         SAM's decoder answers first; the segmenter, which then knows the object, looks at the same picture again, and
-        the two logits are averaged.
+        the two logits are averaged, each above its own border.
 
         Args:
             feats: One (B, C, h, w) map per tap of the encoder, in its order.
@@ -108,7 +108,7 @@ class FewShotSegmenter(FewShotMethod, HubModel):
             labels: (B, P) long: 1 on the object, 0 off it, 2 and 3 the corners of a box, -1 no point.
 
         Returns:
-            Logits (B, 1, 4h, 4w).
+            Logits (B, 1, 4h, 4w), above 0 on the object.
 
         Raises:
             ValueError: If the segmenter was built without SAM's prompted half.
@@ -118,7 +118,8 @@ class FewShotSegmenter(FewShotMethod, HubModel):
         drawn = sam(self._adapt(feats), points, labels).mask_logits[:, :1].float()
         soft = F.interpolate(drawn, (self.img_size,) * 2, mode="bilinear", align_corners=False).sigmoid()
         again = self.decode_query_feats(self.encode_support_feats(feats, soft), feats)
-        return 0.5 * (drawn + again.mask_logits.float())
+        cut = math.log(self.threshold / (1.0 - self.threshold))  # where the segmenter's masks end; SAM's end at 0
+        return 0.5 * (drawn + again.mask_logits.float() - cut)
 
     def _prompter(self) -> SamPrompter:
         if self.sam is None:

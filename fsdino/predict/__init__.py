@@ -1,6 +1,6 @@
 """Masks of the user's objects in the user's pictures. Nothing here imports torch until a torch engine is opened."""
 
-from fsdino.predict.engine import Engine, Finding, resolve
+from fsdino.predict.engine import Engine, Finding, Labelling, resolve
 from fsdino.predict.run import open_engine, predict, remember
 from fsdino.predict.support import Annotated, Support, read_support
 
@@ -8,6 +8,7 @@ __all__ = [
     "Annotated",
     "Engine",
     "Finding",
+    "Labelling",
     "Support",
     "open_engine",
     "predict",

@@ -12,7 +12,7 @@ import numpy as np
 
 from fsdino.data.folder import MASK_SUFFIXES
 from fsdino.data.images import PICTURE_SUFFIXES, read_image, read_mask
-from fsdino.data.layout import DataSetError
+from fsdino.data.layout import DataSetError, shown
 
 HINTS = ("points", "labels", "box", "scribble")
 
@@ -60,7 +60,7 @@ def masks_of(references: Iterable[Annotated], who: str) -> list[np.ndarray]:
     return masks
 
 
-def hinted_folder(path: Path) -> dict[str, list[Annotated]]:
+def hinted_folder(path: Path, max_references: int = 0) -> dict[str, list[Annotated]]:
     """Read a folder per class, or one class's folder, in which some pictures have a JSON of hints beside them.
 
     `dog.jpg` has `dog.json` (`{"points": [[x, y], ...], "labels": [1, 0], "box": [x0, y0, x1, y1], "scribble": [[x, y],
@@ -68,7 +68,8 @@ def hinted_folder(path: Path) -> dict[str, list[Annotated]]:
     `negative` alone.
 
     Args:
-        path: The folder.
+        path: The folder. What is hidden in it (`.x`) is left out.
+        max_references: Pictures read per class, the first in the order of their names; 0 reads all.
 
     Returns:
         Class name to references, sorted; empty where no picture has a JSON beside it.
@@ -76,28 +77,33 @@ def hinted_folder(path: Path) -> dict[str, list[Annotated]]:
     Raises:
         DataSetError: If a JSON is damaged or of no picture, or a picture has neither JSON nor mask.
     """
-    folders = [path, *sorted(child for child in path.iterdir() if child.is_dir())]
-    if not any(_pictures(folder).get(file.stem) for folder in folders for file in folder.glob("*.json")):
+    folders = [path, *(child for child in shown(path) if child.is_dir())]
+    if not any(_pictures(folder).get(file.stem) for folder in folders for file in _hints(folder)):
         return {}
-    found = {folder.resolve().name: _read_class(folder) for folder in folders}
+    found = {folder.resolve().name: _read_class(folder, max_references) for folder in folders}
     return {name: references for name, references in found.items() if references}
+
+
+def _hints(folder: Path) -> list[Path]:
+    return [file for file in shown(folder) if file.suffix == ".json"]
 
 
 def _pictures(folder: Path) -> dict[str, list[Path]]:
     """Picture files by stem, those that may not be masks first; `x_mask` counts to `x`."""
-    files = [file for file in sorted(folder.iterdir()) if file.suffix.lower() in PICTURE_SUFFIXES]
+    files = [file for file in shown(folder) if file.suffix.lower() in PICTURE_SUFFIXES]
     grouped: dict[str, list[Path]] = {}
     for file in sorted(files, key=lambda file: (file.stem.endswith("_mask"), file.suffix.lower() in MASK_SUFFIXES)):
         grouped.setdefault(file.stem.removesuffix("_mask"), []).append(file)
     return dict(sorted(grouped.items()))
 
 
-def _read_class(folder: Path) -> list[Annotated]:
+def _read_class(folder: Path, max_references: int) -> list[Annotated]:
     pictures = _pictures(folder)
-    for file in sorted(folder.glob("*.json")):
+    for file in _hints(folder):
         if file.stem not in pictures:
             raise DataSetError(f"'{file}' has no picture of the same name: add '{file.stem}.jpg' or remove the JSON.")
-    return [_read(folder, stem, files) for stem, files in pictures.items()]
+    chosen = list(pictures.items())[: max_references or None]
+    return [_read(folder, stem, files) for stem, files in chosen]
 
 
 def _read(folder: Path, stem: str, files: list[Path]) -> Annotated:

@@ -20,11 +20,30 @@ class Finding:
         probs: (H, W) float32 in [0, 1], at the picture's own size.
         score: The model's estimate of the mask's quality, in [0, 1].
         present: Whether the class is in the picture at all.
+        presence: Probability that it is, in [0, 1]; None from a model that does not say.
     """
 
     probs: np.ndarray
     score: float
     present: bool
+    presence: float | None = None
+
+
+@dataclass
+class Labelling:
+    """All classes of one picture; each pixel belongs to one of them or to the background.
+
+    Args:
+        labels: (H, W) uint8, 0 for background and k for the k-th class.
+        probs: (H, W) float16, the probability of each pixel's class, 0 on the background.
+        scores: Each class's score, 0 where it is absent.
+        presences: Each class's probability to be in the picture, or None.
+    """
+
+    labels: np.ndarray
+    probs: np.ndarray
+    scores: list[float]
+    presences: list[float | None]
 
 
 class Engine(ABC):
@@ -57,9 +76,7 @@ class Engine(ABC):
         """The memory of packed arrays."""
 
 
-def resolve(
-    findings: Iterator[Finding], size: tuple[int, int], threshold: float, min_score: float = 0.0
-) -> tuple[np.ndarray, list[float]]:
+def resolve(findings: Iterator[Finding], size: tuple[int, int], threshold: float, min_score: float = 0.0) -> Labelling:
     """Give each pixel to the most probable of the classes, or to the background.
 
     Args:
@@ -69,10 +86,11 @@ def resolve(
         min_score: Classes whose score is below count as absent.
 
     Returns:
-        Label map (H, W) uint8 with 0 for background and k for the k-th finding, and the score of each finding, 0 where
-        the class is absent.
+        The labels, with the probability of each pixel and the score and presence of each class.
     """
-    labels, best, scores = np.zeros(size, np.uint8), np.full(size, threshold, np.float32), []
+    labels, best = np.zeros(size, np.uint8), np.full(size, threshold, np.float32)
+    scores: list[float] = []
+    presences: list[float | None] = []
     for label, finding in enumerate(findings, start=1):
         is_there = finding.present and finding.score >= min_score
         if is_there:
@@ -80,7 +98,9 @@ def resolve(
             labels[wins] = label
             best[wins] = finding.probs[wins]
         scores.append(finding.score if is_there else 0.0)
-    return labels, scores
+        presences.append(finding.presence)
+    best[labels == 0] = 0.0
+    return Labelling(labels, best.astype(np.float16), scores, presences)
 
 
 def tiles(size: tuple[int, int], tile: int, overlap: float = 0.25) -> list[tuple[int, int, int, int]]:
@@ -107,7 +127,7 @@ def segment_tiled(engine: Engine, memories: Sequence[Any], picture: np.ndarray, 
     """Segment a large picture window by window, for objects that would be too small in the whole.
 
     Where windows overlap the probabilities are averaged with weights that fall towards a window's edges. A class is
-    present when it is in any window; its score is the best of those windows.
+    present when it is in any window; its score is the best of those windows, its presence the highest of all windows.
 
     Args:
         engine: What segments.
@@ -122,15 +142,21 @@ def segment_tiled(engine: Engine, memories: Sequence[Any], picture: np.ndarray, 
     sums = np.zeros((len(memories), *size), np.float32)
     weight_sum = np.zeros(size, np.float32)
     scores, present = [0.0] * len(memories), [False] * len(memories)
+    presences: list[list[float]] = [[] for _ in memories]
     for top, left, bottom, right in tiles(size, tile):
         window = np.s_[top:bottom, left:right]
         weight = np.minimum.outer(_ramp(bottom - top), _ramp(right - left))
         weight_sum[window] += weight
         for i, finding in enumerate(engine.segment(memories, picture[window])):
+            if finding.presence is not None:
+                presences[i].append(finding.presence)
             if finding.present:  # the probabilities of an absent class count as 0
                 sums[i][window] += weight * finding.probs
                 present[i], scores[i] = True, max(scores[i], finding.score)
-    return [Finding(sums[i] / weight_sum, scores[i], present[i]) for i in range(len(memories))]
+    return [
+        Finding(sums[i] / weight_sum, scores[i], present[i], max(presences[i], default=None))
+        for i in range(len(memories))
+    ]
 
 
 def _ramp(length: int) -> np.ndarray:

@@ -50,27 +50,71 @@ def polygons(mask: np.ndarray) -> list[np.ndarray]:
     Returns:
         Arrays (N, 2) of pixel coordinates (x, y), N at least 3; parts without area are left out.
     """
-    contours, tree = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
-    found = []
-    for i, contour in enumerate(contours):
-        if tree[0][i][3] != -1:
-            continue  # a hole; it comes with its outline
-        outline = contour[:, 0]
-        child = tree[0][i][2]
-        while child != -1:
-            outline = _tie(outline, contours[child][:, 0])
-            child = tree[0][child][0]
-        if len(outline) >= 3:
-            found.append(outline)
-    return found
+    contours, tree = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    borders = [contour[:, 0] for contour in contours]
+    holes = [i for i in range(len(borders)) if tree[0][i][3] != -1]
+    for hole in holes:
+        borders[hole] = np.roll(borders[hole], -int(borders[hole][:, 0].argmin()), axis=0)  # leftmost pixel first
+    ties = _ties(borders, holes, mask.shape[1])
+    outlines = [_corners(_walk(borders, ties, i)) for i in range(len(borders)) if tree[0][i][3] == -1]
+    return [outline for outline in outlines if len(outline) >= 3]
 
 
-def _tie(outline: np.ndarray, hole: np.ndarray) -> np.ndarray:
-    """Walk along the outline, over the shortest way to the hole, around it and back."""
-    distance = ((outline[:, None] - hole[None]) ** 2).sum(-1)
-    at, start = np.unravel_index(int(distance.argmin()), distance.shape)
-    around = np.roll(hole, -start, axis=0)
-    return np.concatenate([outline[: at + 1], around, around[:1], outline[at:]])
+def _ties(borders: Sequence[np.ndarray], holes: Sequence[int], width: int) -> dict[int, list[tuple[int, int]]]:
+    """Where to leave a border for a hole: left of the hole's leftmost pixel, at the first pixel of another border.
+
+    What lies between belongs to the mask, and that border begins farther left than the hole, so that all holes hang
+    on an outline in the end.
+
+    Args:
+        borders: Every pixel (N, 2) along outlines and holes, a hole's leftmost first.
+        holes: Which of them are holes.
+        width: Of the mask.
+
+    Returns:
+        Border to pairs of the position on it and the hole that hangs there, in the order of the positions.
+    """
+    if not holes:
+        return {}
+    owner = np.repeat(np.arange(len(borders)), [len(border) for border in borders])
+    position = np.concatenate([np.arange(len(border)) for border in borders])
+    points = np.concatenate(borders).astype(np.int64)
+    place = points[:, 1] * width + points[:, 0]
+    order = place.argsort(kind="stable")
+    starts = [int(borders[hole][0, 1]) * width + int(borders[hole][0, 0]) for hole in holes]
+    ties: dict[int, list[tuple[int, int]]] = {}
+    for hole, after in zip(holes, place[order].searchsorted(starts, side="right")):
+        found = int(after) - 1
+        while owner[order[found]] == hole:  # its own leftmost pixel
+            found -= 1
+        at = order[found]
+        ties.setdefault(int(owner[at]), []).append((int(position[at]), hole))
+    return {border: sorted(hanging) for border, hanging in ties.items()}
+
+
+def _walk(borders: Sequence[np.ndarray], ties: dict[int, list[tuple[int, int]]], outline: int) -> np.ndarray:
+    """All pixels along an outline; at each tie over to the hole, around it in the same way, and back."""
+    pieces: list[np.ndarray] = []
+    path = [(outline, 0, iter(ties.get(outline, ())))]
+    while path:
+        border, start, ahead = path.pop()
+        tie = next(ahead, None)
+        if tie is None:
+            pieces.append(borders[border][start:])
+            if path:
+                pieces.append(borders[border][:1])
+        else:
+            at, hole = tie
+            pieces.append(borders[border][start : at + 1])
+            path += [(border, at, ahead), (hole, 0, iter(ties.get(hole, ())))]
+    return np.concatenate(pieces)
+
+
+def _corners(path: np.ndarray) -> np.ndarray:
+    """The pixels of a closed path at which it turns."""
+    path = path[(path != np.roll(path, 1, axis=0)).any(1)]
+    step = np.roll(path, -1, axis=0) - path
+    return path[(step != np.roll(step, 1, axis=0)).any(1)]
 
 
 def yolo_lines(labels: np.ndarray, names: Sequence[str]) -> str:

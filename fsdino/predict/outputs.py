@@ -6,19 +6,27 @@ import csv
 import json
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
 
+from fsdino.predict.engine import Labelling
 from fsdino.predict.formats import MAX_CLASSES, annotation, instances, label_png, yolo_lines
+from fsdino.predict.pictures import Source
+from fsdino.predict.record import Entry, check_settings, read_record, write_record
 from fsdino.visualize import overlay
 
 Format = Literal["labels", "overlays", "coco", "yolo"]
 FORMATS: tuple[Format, ...] = ("labels", "overlays", "coco", "yolo")
+SUFFIXES = {"labels": ".png", "overlays": ".jpg", "yolo": ".txt"}  # formats with a file per picture
 RECORD_FILE = "progress.jsonl"
+SUMMARIES = ("classes.json", "scores.csv", "predictions.json", "yolo/classes.txt")
+TEXT: dict[str, Any] = {"encoding": "utf-8", "errors": "surrogateescape"}  # names on disk may be any bytes
 OVERLAY_SIDE = 448  # pixels; smaller pictures are enlarged, or the captions would hide them
 
 
@@ -30,11 +38,13 @@ class Outputs:
         names: Class names in the order of their labels 1, 2, ...
         formats: What to write.
         settings: What the results depend on; a folder with results of other settings is refused.
+        pictures: The pictures of this run by name, each with the file that it comes from.
         split_instances: Whether the COCO file has an annotation per connected part.
-        overwrite: Start over instead of continuing.
+        overwrite: Start over instead of continuing: what an earlier run wrote here is removed.
 
     Attributes:
-        done: Names of the pictures that are finished.
+        done: Names of the pictures that are finished: made of the same file, and all that was written is there. What
+            is left of those that have to be made again is removed.
 
     Raises:
         ValueError: If a format is unknown, there are too many classes, or the folder holds results of other settings.
@@ -46,6 +56,7 @@ class Outputs:
         names: Sequence[str],
         formats: Sequence[str],
         settings: Mapping[str, Any],
+        pictures: Mapping[str, Source],
         *,
         split_instances: bool = False,
         overwrite: bool = False,
@@ -56,59 +67,68 @@ class Outputs:
             raise ValueError(f"{len(names)} classes at once; a label map holds {MAX_CLASSES}, so run them in parts.")
         self.folder, self.names, self.formats = Path(folder), list(names), list(formats)
         self.split_instances = split_instances
+        self._pictures, self._stems = dict(pictures), file_stems(pictures)
         self._record_path = self.folder / RECORD_FILE
         self._lock = threading.Lock()
         self.folder.mkdir(parents=True, exist_ok=True)
         if overwrite:
-            self._record_path.unlink(missing_ok=True)
+            self._clear()
         self.done = self._open_record(json.loads(json.dumps({**settings, "classes": self.names})))
 
+    def _clear(self) -> None:
+        """Remove what an earlier run wrote, as far as its record tells."""
+        with suppress(ValueError):  # a damaged record tells nothing
+            settings, older = read_record(self._record_path)
+            self._remove({*(SUMMARIES if settings else ()), *_files_of(older)})
+        self._record_path.unlink(missing_ok=True)
+
     def _open_record(self, settings: dict[str, Any]) -> set[str]:
-        """Check that an older record is of the same settings and drop a line that a killed run left unfinished."""
-        lines = (
-            self._record_path.read_text(encoding="utf-8").splitlines(keepends=True)
-            if self._record_path.exists()
-            else []
-        )
-        if lines and not lines[-1].endswith("\n"):
-            lines = lines[:-1]
-        older = self._settings_of(lines[0]) if lines else settings
-        for key in sorted({*older, *settings}):
-            if older.get(key) != settings.get(key):
-                raise ValueError(
-                    f"'{self.folder}' holds results of another {key} ({older.get(key)}, now {settings.get(key)}); "
-                    "choose another --out, or start over with --overwrite true."
-                )
-        lines = lines or [json.dumps({"settings": settings}) + "\n"]
-        partial = self._record_path.with_suffix(".part")
-        partial.write_text("".join(lines), encoding="utf-8")
-        partial.replace(self._record_path)
-        return {json.loads(line)["picture"] for line in lines[1:]}
+        """Keep what holds of an older record and remove the files of the rest; gives the pictures that are done."""
+        before, older = read_record(self._record_path)
+        check_settings(self._record_path, before, settings)
+        ours = {file for name in self._pictures for file in self._files(name)}
+        kept = [entry for entry in older if self._holds(entry, ours)]
+        self._remove(_files_of(older) - _files_of(kept))
+        write_record(self._record_path, settings, kept)
+        return {entry["picture"] for entry in kept} & self._pictures.keys()
 
-    def _settings_of(self, line: str) -> dict[str, Any]:
-        """The settings on a record's first line."""
-        try:
-            return dict(json.loads(line)["settings"])
-        except (ValueError, TypeError, KeyError) as error:
-            raise ValueError(
-                f"'{self._record_path}' is no record of an earlier run; choose another --out, or start over with "
-                "--overwrite true."
-            ) from error
+    def _holds(self, entry: Entry, ours: set[str]) -> bool:
+        """Whether a picture of this run is finished, or one of another run has no file that this run writes."""
+        name = entry["picture"]
+        if name not in self._pictures:
+            return ours.isdisjoint(_files_of([entry]))
+        files = self._files(name)
+        same = entry.get("source") == list(self._pictures[name]) and entry.get("files") == files
+        return same and all((self.folder / file).is_file() for file in files)
 
-    def write(self, name: str, stem: str, picture: np.ndarray, labels: np.ndarray, scores: Sequence[float]) -> None:
+    def _files(self, name: str) -> list[str]:
+        """What is written for one picture, relative to the folder."""
+        return [f"{kind}/{self._stems[name]}{SUFFIXES[kind]}" for kind in SUFFIXES if kind in self.formats]
+
+    def _remove(self, files: Iterable[str]) -> None:
+        for file in files:
+            if ".." not in Path(file).parts and not Path(file).is_absolute():
+                (self.folder / file).unlink(missing_ok=True)
+
+    def write(self, name: str, picture: np.ndarray, found: Labelling) -> None:
         """Write all files of one picture, then record it as done.
 
         Args:
-            name: The picture's name.
-            stem: What its files are called, without suffix; '/' makes folders.
+            name: One of the run's pictures.
             picture: (H, W, 3) uint8.
-            labels: (H, W), 0 background.
-            scores: One per class, 0 where it is absent.
+            found: Its classes.
         """
-        height, width = labels.shape
-        record: dict[str, Any] = {"picture": name, "height": height, "width": width}
+        labels, scores, stem = found.labels, found.scores, self._stems[name]
         pixels = np.bincount(labels.reshape(-1), minlength=len(self.names) + 1)[1:]
-        record["classes"] = [[round(score, 4), int(count)] for score, count in zip(scores, pixels)]
+        presences = [None if presence is None else round(presence, 4) for presence in found.presences]
+        entry: Entry = {
+            "picture": name,
+            "source": self._pictures[name],
+            "files": self._files(name),
+            "height": labels.shape[0],
+            "width": labels.shape[1],
+            "classes": [[round(s, 4), int(count), p] for s, count, p in zip(scores, pixels, presences)],
+        }
         if "labels" in self.formats:
             self._save(label_png(labels), "labels", f"{stem}.png", format="PNG")
         if "overlays" in self.formats:
@@ -120,13 +140,19 @@ class Outputs:
         if "yolo" in self.formats:
             self._place("yolo", f"{stem}.txt").write_text(yolo_lines(labels, self.names), encoding="utf-8")
         if "coco" in self.formats:
-            record["annotations"] = [
-                annotation(part, int(label), scores[label - 1])
-                for label in np.flatnonzero(pixels) + 1
-                for part in (instances(labels == label) if self.split_instances else [labels == label])
-            ]
+            entry["annotations"] = self._annotations(found, [int(k) for k in np.flatnonzero(pixels) + 1])
         with self._lock, self._record_path.open("a", encoding="utf-8") as record_file:
-            record_file.write(json.dumps(record) + "\n")
+            record_file.write(json.dumps(entry) + "\n")
+
+    def _annotations(self, found: Labelling, present: Sequence[int]) -> list[dict[str, Any]]:
+        """COCO annotations of the labels that are there: one per class, or per part with the part's own score."""
+        if not self.split_instances:
+            return [annotation(found.labels == label, label, found.scores[label - 1]) for label in present]
+        return [
+            annotation(part, label, found.scores[label - 1] * float(found.probs[part == 1].mean(dtype=np.float32)))
+            for label in present
+            for part in instances(found.labels == label)
+        ]
 
     def _save(self, image: Image.Image, kind: str, name: str, **options: Any) -> None:
         """Write a picture whole or not at all, so that a run killed here leaves nothing half done."""
@@ -140,30 +166,58 @@ class Outputs:
         target.parent.mkdir(parents=True, exist_ok=True)
         return target
 
-    def finish(self) -> None:
-        """Write what covers all pictures: classes.json, scores.csv, for coco predictions.json, for yolo classes.txt."""
-        with self._record_path.open(encoding="utf-8") as record_file:
-            next(record_file)
-            records = sorted((json.loads(line) for line in record_file), key=lambda record: str(record["picture"]))
+    def finish(self) -> int:
+        """Write what covers all pictures: classes.json, scores.csv, for coco predictions.json, for yolo classes.txt.
+
+        Returns:
+            Number of the run's pictures that are finished.
+        """
+        entries = [entry for entry in read_record(self._record_path)[1] if entry["picture"] in self._pictures]
+        entries.sort(key=lambda entry: str(entry["picture"]))
         classes = {str(i): name for i, name in enumerate(self.names, start=1)}
         (self.folder / "classes.json").write_text(json.dumps(classes, indent=2) + "\n", encoding="utf-8")
-        with (self.folder / "scores.csv").open("w", newline="", encoding="utf-8") as table:
+        with (self.folder / "scores.csv").open("w", newline="", **TEXT) as table:
             writer = csv.writer(table)
-            writer.writerow(("picture", "class", "score", "pixels"))
-            for record in records:
-                writer.writerows((record["picture"], name, *row) for name, row in zip(self.names, record["classes"]))
+            writer.writerow(("picture", "class", "score", "pixels", "presence"))
+            for entry in entries:
+                writer.writerows((entry["picture"], name, *row) for name, row in zip(self.names, entry["classes"]))
         if "yolo" in self.formats:
-            self._place("yolo", "classes.txt").write_text("".join(f"{name}\n" for name in self.names), encoding="utf-8")
+            self._place("yolo", "classes.txt").write_text("".join(f"{name}\n" for name in self.names), **TEXT)
         if "coco" in self.formats:
-            (self.folder / "predictions.json").write_text(json.dumps(self._coco(records)) + "\n", encoding="utf-8")
+            (self.folder / "predictions.json").write_text(json.dumps(self._coco(entries)) + "\n", encoding="utf-8")
+        return len(entries)
 
-    def _coco(self, records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    def _coco(self, entries: Sequence[Entry]) -> dict[str, Any]:
         images: list[dict[str, Any]] = []
         annotations: list[dict[str, Any]] = []
-        for image_id, record in enumerate(records, start=1):
-            size = {"height": record["height"], "width": record["width"]}
-            images.append({"id": image_id, "file_name": record["picture"], **size})
-            for entry in record["annotations"]:
-                annotations.append({"id": len(annotations) + 1, "image_id": image_id, **entry})
+        for image_id, entry in enumerate(entries, start=1):
+            size = {"height": entry["height"], "width": entry["width"]}
+            images.append({"id": image_id, "file_name": entry["picture"], **size})
+            for one in entry["annotations"]:
+                annotations.append({"id": len(annotations) + 1, "image_id": image_id, **one})
         categories = [{"id": i, "name": name} for i, name in enumerate(self.names, start=1)]
         return {"images": images, "annotations": annotations, "categories": categories}
+
+
+def file_stems(names: Iterable[str]) -> dict[str, str]:
+    """What the files of each picture are called: as the picture without suffix, or with it where two would meet.
+
+    `classes` is taken: YOLO's folder has a file of that name.
+
+    Args:
+        names: Of the pictures, unique, with '/' between folders.
+
+    Returns:
+        Name to stem; the stems are unique, also where capitals do not count.
+    """
+    stems = {name: Path(name).with_suffix("").as_posix() for name in names}
+    while True:
+        counts = Counter(stem.lower() for stem in ("classes", *stems.values()))
+        met = {name for name, stem in stems.items() if counts[stem.lower()] > 1 and stem != name}
+        if not met:
+            return stems
+        stems |= {name: name for name in met}
+
+
+def _files_of(entries: Iterable[Entry]) -> set[str]:
+    return {str(file) for entry in entries for file in entry.get("files", ())}

@@ -7,6 +7,8 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from itertools import takewhile
 from pathlib import Path
 
 import cv2
@@ -15,6 +17,12 @@ import numpy as np
 from fsdino.data.images import PICTURE_SUFFIXES, read_image
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")
+MAX_FRAMES = 10_000_000  # four days; headers that say more are wrong
+Source = tuple[str, int, int]  # a file's path, size in bytes and time of the last change in ns
+
+
+class EndOfVideo(Exception):
+    """A video has fewer frames than its header says."""
 
 
 @dataclass(frozen=True)
@@ -23,11 +31,13 @@ class Item:
 
     Args:
         name: Its place relative to what was asked for, with '/' between folders; unique.
-        read: Gives (H, W, 3) uint8 RGB; raises ValueError or OSError when it cannot.
+        read: Gives (H, W, 3) uint8 RGB; raises ValueError or OSError when it cannot, EndOfVideo past the last frame.
+        source: The file that it comes from; another one, or an edited one, has another source.
     """
 
     name: str
     read: Callable[[], np.ndarray]
+    source: Source
 
 
 def find_pictures(images: str, *, exclude: str | Path | None = None, frame_step: int = 1) -> list[Item]:
@@ -35,86 +45,137 @@ def find_pictures(images: str, *, exclude: str | Path | None = None, frame_step:
 
     Args:
         images: A folder (searched through all levels), a glob ("photos/*.jpg", "**" for all levels), a picture or a
-            video.
+            video. Hidden files and folders are left out.
         exclude: Folder whose files are left out: the outputs, when they lie among the pictures.
         frame_step: Every how many frames of a video count.
 
     Returns:
-        The pictures, sorted by name.
+        The pictures, sorted by name. Names are relative to the folder, or to the part of a glob before its first
+        wildcard, whatever else is found.
 
     Raises:
-        ValueError: If there is none, or `frame_step` is not positive.
+        ValueError: If there is none, all are excluded, or `frame_step` is not positive.
     """
     if frame_step < 1:
         raise ValueError(f"frame_step {frame_step} is not positive; 1 takes every frame.")
-    path = Path(images)
-    if path.is_dir():
-        base, files = path, [file for file in path.rglob("*") if file.is_file() or file.is_symlink()]  # also to nowhere
-    elif path.is_file():
-        base, files = path.parent, [path]
-    else:
-        files = [Path(found) for found in glob.glob(images, recursive=True) if Path(found).is_file()]
-        base = _common_folder(files)
-    barred = Path(exclude).resolve() if exclude else None
-    files = [
-        file
-        for file in sorted(set(files))
-        if file.suffix.lower() in PICTURE_SUFFIXES + VIDEO_SUFFIXES
-        and not file.name.startswith(".")
-        and (barred is None or barred not in file.resolve().parents)
-    ]
+    base, found = _listed(images)
+    files = [file for file in sorted(set(found)) if _is_picture(file.relative_to(base))]
     if not files:
         kinds = ", ".join(PICTURE_SUFFIXES + VIDEO_SUFFIXES)
         raise ValueError(f"no pictures at '{images}'; expected a folder, a glob or a file of {kinds}.")
+    barred = Path(exclude).resolve() if exclude else None
+    wanted = [file for file in files if barred not in file.resolve().parents]
+    if not wanted:
+        raise ValueError(
+            f"all pictures at '{images}' lie in the folder of the results, '{exclude}', whose pictures are left out; "
+            "choose an --out that does not hold them."
+        )
     items: list[Item] = []
-    for file in files:
+    for file in wanted:
         name = file.relative_to(base).as_posix()
         if file.suffix.lower() in VIDEO_SUFFIXES:
             items += _frames(file, name, frame_step)
         else:
-            items.append(Item(name, lambda file=file: read_image(file)))  # type: ignore[misc]
+            items.append(Item(name, partial(read_image, file), _source(file)))
     return items
 
 
-def _common_folder(files: Sequence[Path]) -> Path:
-    if not files:
-        return Path()
-    folders = [file.parent for file in files]
-    return next(
-        parent for parent in (folders[0], *folders[0].parents) if all(f.is_relative_to(parent) for f in folders)
-    )
+def _listed(images: str) -> tuple[Path, list[Path]]:
+    """The folder that names are relative to, and all files."""
+    path = Path(images)
+    if path.is_dir():
+        return path, [file for file in path.rglob("*") if file.is_file() or file.is_symlink()]  # also to nowhere
+    if path.is_file():
+        return path.parent, [path]
+    base = Path(*takewhile(lambda part: not glob.has_magic(part), path.parts))
+    return base, [Path(found) for found in glob.glob(images, recursive=True) if Path(found).is_file()]
+
+
+def _is_picture(path: Path) -> bool:
+    """Whether a relative path says picture or video, and nothing of it is hidden."""
+    hidden = any(part.startswith(".") and part != ".." for part in path.parts)
+    return not hidden and path.suffix.lower() in PICTURE_SUFFIXES + VIDEO_SUFFIXES
+
+
+def _source(file: Path) -> Source:
+    resolved = file.resolve()
+    if not resolved.exists():  # a link to nowhere, which reading reports
+        return str(resolved), 0, 0
+    stat = resolved.stat()
+    return str(resolved), stat.st_size, stat.st_mtime_ns
 
 
 class _Video:
-    """Frames of a video by number; asked for in order it never seeks."""
+    """Frames of a video by number; asked for in order it never seeks, and is closed after the last.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        path: The file.
+        step: Every how many frames count.
+
+    Attributes:
+        numbers: The frames that count, as far as is known before they are read.
+    """
+
+    def __init__(self, path: Path, step: int) -> None:
         self.path = path
+        self.numbers = range(0, self._count(), step)
         self._capture: cv2.VideoCapture | None = None
         self._next = 0
+        self._end = MAX_FRAMES
 
-    def count(self) -> int:
+    def _count(self) -> int:
+        """Frames that the header names, or that are there when it names none."""
+        if not self._has_plain_name():
+            return 1
         capture = cv2.VideoCapture(str(self.path))
-        count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) if capture.isOpened() else 0
+        count = capture.get(cv2.CAP_PROP_FRAME_COUNT)
+        if not 0 < count <= MAX_FRAMES:  # unknown is 0, below 0 or not a number
+            count = sum(1 for _ in iter(capture.grab, False))
         capture.release()
-        return max(count, 1)  # a damaged video has one frame, which cannot be read and so is listed
+        return max(int(count), 1)  # a damaged video has one frame, which cannot be read and so is listed
+
+    def _has_plain_name(self) -> bool:
+        """Whether OpenCV can be given the file's name; it crashes on bytes that are no UTF-8."""
+        return str(self.path).encode("utf-8", "ignore").decode() == str(self.path)
 
     def read(self, number: int) -> np.ndarray:
+        """One frame (H, W, 3) uint8 RGB.
+
+        Raises:
+            ValueError: If the file is no video, or has a name that OpenCV cannot take.
+            EndOfVideo: If the video is over before this frame.
+        """
+        if not self._has_plain_name():
+            raise ValueError("the name of the video is not UTF-8; rename the file.")
+        frame = self._decode(number) if number < self._end else None
+        if frame is None or number == self.numbers[-1]:
+            self._close()
+        if frame is not None:
+            return cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+        self._end = min(self._end, number)
+        if number == 0:
+            raise ValueError(f"frame 0 of video '{self.path}' cannot be read; the file is cut or damaged.")
+        raise EndOfVideo(f"video '{self.path}' ends before frame {number}.")
+
+    def _decode(self, number: int) -> np.ndarray | None:
         if self._capture is None or number < self._next:
-            self._capture, self._next = cv2.VideoCapture(str(self.path)), 0
+            self._close()
+            self._capture = cv2.VideoCapture(str(self.path))
         while self._next < number and self._capture.grab():
             self._next += 1
         found, frame = self._capture.read()
         self._next += 1
-        if not found:
-            raise ValueError(f"frame {number} of video '{self.path}' cannot be read; the file is cut or damaged.")
-        return cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
+        return frame if found else None
+
+    def _close(self) -> None:
+        if self._capture is not None:
+            self._capture.release()
+        self._capture, self._next = None, 0
 
 
 def _frames(file: Path, name: str, step: int) -> list[Item]:
-    video = _Video(file)
-    numbers = range(0, video.count(), step)
-    return [Item(f"{name}/{i:06d}", lambda i=i: video.read(i)) for i in numbers]  # type: ignore[misc]
+    video, source = _Video(file, step), _source(file)
+    return [Item(f"{name}/{i:06d}", partial(video.read, i), source) for i in video.numbers]
 
 
 def read_ahead(items: Sequence[Item], ahead: int = 4) -> Iterator[tuple[Item, np.ndarray | Exception]]:

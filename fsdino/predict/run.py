@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from itertools import chain, count
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,9 +16,9 @@ from tqdm import tqdm
 
 from fsdino.concepts import Concept, load_concept, save_concept, thumbnail
 from fsdino.lists import listed
-from fsdino.predict.engine import Engine, resolve, segment_tiled
+from fsdino.predict.engine import Engine, Labelling, resolve, segment_tiled
 from fsdino.predict.outputs import Format, Outputs
-from fsdino.predict.pictures import Item, find_pictures, read_ahead
+from fsdino.predict.pictures import EndOfVideo, Item, find_pictures, read_ahead
 from fsdino.predict.support import MEMORY_SUFFIX, Support, read_support
 
 Runtime = Literal["torch", "onnx", "openvino"]
@@ -111,11 +114,12 @@ def predict(
         min_score: Classes whose score in a picture is below, in [0, 1], count as absent.
         threshold: Probability above which a pixel belongs to a class; the model's own when left out.
         tile: Side in pixels of windows to cut large pictures into, for small objects; 0 takes pictures as a whole.
-        split_instances: Whether the COCO JSON has an annotation per connected part.
+        split_instances: Whether the COCO JSON has an annotation per connected part, whose score is the class's times
+            the part's mean probability.
         frame_step: Every how many frames of a video count.
         runtime: torch, or onnx or openvino for exported graphs without torch.
         device: cpu, cuda, or auto.
-        overwrite: Start over instead of continuing.
+        overwrite: Start over instead of continuing; the earlier results are removed.
 
     Returns:
         Exit code: 0, or 1 when pictures could not be read (they are listed on standard error).
@@ -132,6 +136,8 @@ def predict(
     kinds = listed(formats)
     settings = {
         "model": engine.fingerprint,
+        "runtime": runtime,
+        "graph": None if runtime == "torch" else _graph_digest(Path(model)),
         "support": wanted.digest(),
         "formats": sorted(kinds),
         "min_score": min_score,
@@ -139,20 +145,21 @@ def predict(
         "tile": tile,
         "split_instances": split_instances,
     }
-    options = {"split_instances": split_instances, "overwrite": overwrite}
-    outputs = Outputs(out, wanted.class_names(), kinds, settings, **options)
     memories = list(remember_all(engine, wanted).values())
+    pictures = {item.name: item.source for item in items}
+    options = {"split_instances": split_instances, "overwrite": overwrite}
+    outputs = Outputs(out, wanted.class_names(), kinds, settings, pictures, **options)
 
-    def find(picture: np.ndarray) -> tuple[np.ndarray, list[float]]:
+    def find(picture: np.ndarray) -> Labelling:
         is_large = tile > 0 and max(picture.shape[:2]) > tile
         found = iter(segment_tiled(engine, memories, picture, tile)) if is_large else engine.segment(memories, picture)
         return resolve(found, (picture.shape[0], picture.shape[1]), cut, min_score)
 
     failed = run_all(items, outputs, find)
-    outputs.finish()
+    done = outputs.finish()
     for name, reason in failed.items():
         print(f"not read: {name}: {reason}", file=sys.stderr)
-    print(f"{len(items) - len(failed)} of {len(items)} pictures, {', '.join(kinds)} and scores.csv in {out}")
+    print(f"{done} of {done + len(failed)} pictures, {', '.join(kinds)} and scores.csv in {out}")
     return 1 if failed else 0
 
 
@@ -165,20 +172,29 @@ def _check_options(min_score: float, threshold: float | None, tile: int) -> None
         raise ValueError(f"tile {tile} is too small; use at least 32 pixels, or 0 for no tiles.")
 
 
-def run_all(
-    items: Sequence[Item], outputs: Outputs, find: Callable[[np.ndarray], tuple[np.ndarray, list[float]]]
-) -> dict[str, str]:
+def _graph_digest(folder: Path) -> str:
+    """Name the files of exported graphs: a model's graphs of float32 and of eight bits have one fingerprint."""
+    from fsdino.export.onnx_engine import REMEMBER_FILE, SEGMENT_FILE
+
+    digest = hashlib.sha256()
+    for name in (REMEMBER_FILE, SEGMENT_FILE):
+        with (folder / name).open("rb") as file:
+            for part in iter(partial(file.read, 1 << 20), b""):
+                digest.update(part)
+    return digest.hexdigest()[:16]
+
+
+def run_all(items: Sequence[Item], outputs: Outputs, find: Callable[[np.ndarray], Labelling]) -> dict[str, str]:
     """Segment all pictures that are not done yet, while others are decoded and written in threads.
 
     Args:
         items: The pictures.
         outputs: Where the results go.
-        find: Label map (H, W) and scores of a picture (H, W, 3).
+        find: All classes of a picture (H, W, 3).
 
     Returns:
-        Reasons of the pictures that could not be read, by name.
+        Reasons of the pictures that could not be read, by name. Frames past a video's end are no pictures.
     """
-    stems = _stems(items)
     failed: dict[str, str] = {}
     todo = [item for item in items if item.name not in outputs.done]
     writes: list[Future[None]] = []
@@ -187,26 +203,16 @@ def run_all(
         tqdm(total=len(items), initial=len(items) - len(todo), unit="picture", desc="predict") as bar,
     ):
         for item, picture in read_ahead(todo):
-            if isinstance(picture, Exception):
+            if isinstance(picture, np.ndarray):
+                writes.append(writers.submit(outputs.write, item.name, picture, find(picture)))
+            elif not isinstance(picture, EndOfVideo):
                 failed[item.name] = str(picture).splitlines()[0] if str(picture) else type(picture).__name__
-            else:
-                labels, scores = find(picture)
-                writes.append(writers.submit(outputs.write, item.name, stems[item.name], picture, labels, scores))
             while len(writes) > WRITES_WAITING:
                 writes.pop(0).result()
             bar.update()
         for write in writes:
             write.result()
     return failed
-
-
-def _stems(items: Sequence[Item]) -> dict[str, str]:
-    """File names of the outputs: the pictures' without suffix, or with it where two would meet."""
-    stems = {item.name: str(Path(item.name).with_suffix("").as_posix()) for item in items}
-    counts: dict[str, int] = {}
-    for stem in stems.values():
-        counts[stem.lower()] = counts.get(stem.lower(), 0) + 1
-    return {name: stem if counts[stem.lower()] == 1 else name for name, stem in stems.items()}
 
 
 def remember(
@@ -243,19 +249,26 @@ def remember(
     if is_file and len(names) > 1:
         raise ValueError(f"'{out}' is one file for {len(names)} classes ({', '.join(names[:5])}); name a folder.")
     engine = open_engine(model, runtime, device)
-    written = []
+    written, files = [], _file_names(names)
     for name in names:
         references = wanted.references[name]
         arrays = engine.pack(engine.remember(references))
         shown = next((one for one in references if one.mask is not None and not one.negative), references[0])
         mask = np.zeros(shown.image.shape[:2], np.uint8) if shown.mask is None else shown.mask
         concept = Concept(name, engine.fingerprint, arrays, thumbnail(shown.image, mask))
-        path = Path(out) if is_file else Path(out) / f"{_file_name(name)}{MEMORY_SUFFIX}"
+        path = Path(out) if is_file else Path(out) / f"{files[name]}{MEMORY_SUFFIX}"
         written.append(save_concept(concept, path, positional=engine.positional))
         print(f"{name}: {len(references)} reference{'s' * (len(references) > 1)} in {written[-1]}")
     return written
 
 
-def _file_name(class_name: str) -> str:
-    """A class name as a file name of any system."""
-    return "".join(char if char.isalnum() or char in " -_." else "_" for char in class_name).strip(" .") or "class"
+def _file_names(class_names: Sequence[str]) -> dict[str, str]:
+    """Class names as file names of any system; of names that look alike there, all but the first get a number."""
+    files: dict[str, str] = {}
+    taken: set[str] = set()
+    for name in class_names:
+        plain = "".join(char if char.isalnum() or char in " -_." else "_" for char in name).strip(" .") or "class"
+        choices = chain([plain], (f"{plain}-{number}" for number in count(2)))
+        files[name] = next(choice for choice in choices if choice.lower() not in taken)
+        taken.add(files[name].lower())
+    return files

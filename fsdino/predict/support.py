@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from fsdino.concepts import load_concept
 from fsdino.data.class_index import ClassIndex
 from fsdino.data.coco import CocoIndex
 from fsdino.data.folder import LAYOUTS, folder
@@ -38,7 +40,7 @@ class Support:
         """Name the content, so that a later run can tell whether it looks for the same things."""
         digest = hashlib.sha256()
         for name in self.class_names():
-            digest.update(name.encode())
+            digest.update(name.encode("utf-8", "surrogateescape"))
             for reference in self.references.get(name, []):
                 digest.update(reference.content())
             if name in self.memory_files:
@@ -55,7 +57,8 @@ def read_support(support: str | Path, *, images: str | Path | None = None, max_r
       `hinted_folder`
     - trees `refs/images/<class>/` and `refs/masks/<class>/`, or `images/`, `labels/` and `classes.json`
     - a COCO-format JSON with masks
-    - a saved memory (`cat.fsmem`), or a folder of them
+    - a saved memory (`cat.fsmem`), or a folder of them; the class is the one that was remembered, whatever the file is
+      called
 
     Args:
         support: The folder or file.
@@ -66,23 +69,24 @@ def read_support(support: str | Path, *, images: str | Path | None = None, max_r
         The classes with their references or memory files.
 
     Raises:
-        ValueError: If nothing usable is there, a mask is missing, empty, or of another size than its picture.
+        ValueError: If nothing usable is there, a mask is missing, empty, or of another size than its picture, or two
+            classes have one name.
     """
     path = Path(support)
     if not path.exists():
         raise ValueError(f"support '{path}' does not exist; expected one of: {_layouts()}.")
     if path.is_file() and path.suffix == MEMORY_SUFFIX:
-        return Support(memory_files={path.stem: path})
+        return _from_memories([path])
     if path.is_file() and path.suffix.lower() == ".json":
         beside = path.parent / "images"
         image_dir = Path(images) if images else (beside if beside.is_dir() else path.parent)
         return _from_index(CocoIndex(path, image_dir, name=path.stem), max_references)
     if path.is_file():
         raise ValueError(f"support '{path}' is a single file; expected one of: {_layouts()}.")
-    if memories := sorted(path.glob(f"*{MEMORY_SUFFIX}")):
-        return Support(memory_files={file.stem: file for file in memories})
-    if hinted := hinted_folder(path):
-        return Support(references={name: found[: max_references or None] for name, found in hinted.items()})
+    if memories := sorted(file for file in path.glob(f"*{MEMORY_SUFFIX}") if not file.name.startswith(".")):
+        return _from_memories(memories)
+    if hinted := hinted_folder(path, max_references):
+        return Support(references=hinted)
     return _from_index(folder(path, name=str(path)), max_references)
 
 
@@ -91,11 +95,25 @@ def _layouts() -> str:
     return "; ".join((*LAYOUTS, hints, "a COCO JSON with masks", f"a saved memory (*{MEMORY_SUFFIX})"))
 
 
+def _from_memories(files: Sequence[Path]) -> Support:
+    found: dict[str, Path] = {}
+    for file in files:
+        name = load_concept(file).class_name
+        if name in found:
+            raise ValueError(f"'{found[name]}' and '{file}' both remember class '{name}'; take one of them away.")
+        found[name] = file
+    return Support(memory_files=found)
+
+
 def _from_index(index: ClassIndex, max_references: int) -> Support:
-    references = {}
+    references: dict[str, list[Annotated]] = {}
     for class_id, name in index.class_names.items():
         pictures = index.pictures(class_id)
         chosen = pictures[: max_references or None]
+        if chosen and name in references:
+            raise DataSetError(
+                f"support '{index.name}' has two classes of the name '{name}'; rename one, or give both one number."
+            )
         if chosen:
             references[name] = [_annotated(index, picture, class_id) for picture in chosen]
     if not references:

@@ -56,7 +56,8 @@ class TorchEngine(Engine):
             for i in range(len(chunk)):
                 probs = method.resize.invert(output.mask_logits[i, 0].float(), size).sigmoid()
                 score = float(output.iou_pred[i, 0].float().clamp(0.0, 1.0))
-                yield Finding(probs.cpu().numpy(), score, bool(output.presence_logit[i, 0] > 0))
+                logit = output.presence_logit[i, 0].float()
+                yield Finding(probs.cpu().numpy(), score, bool(logit > 0), float(logit.sigmoid()))
 
     def _stacked(self, memories: Sequence[SupportMemory]) -> SupportMemory:
         """The classes as one memory; picture after picture asks for the same ones, which are joined once."""

@@ -17,7 +17,6 @@ from tqdm import tqdm
 
 from fsdino.data.class_index import ClassIndex
 from fsdino.data.episode_list import EpisodeList
-from fsdino.metrics import IGNORE
 from fsdino.models.contract import FewShotMethod, Reference
 from fsdino.train.loggers import log_picture
 
@@ -250,15 +249,9 @@ class EpisodeStrips(Callback):
             query, truth = self.index.load_image(episode.query), self.index.load_mask(episode.query, episode.class_id)
             memory = method.remember([Reference(image, mask=mask) for image, mask in zip(images, masks)])
             found = method.segment(memory, query)
-            prediction = found.mask.cpu().numpy()
-            valid = truth != IGNORE
-            either = ((prediction | (truth == 1)) & valid).sum()
-            iou = float((prediction & (truth == 1)).sum() / either) if either else 1.0
-            name = self.index.class_names[episode.class_id]
+            name, prediction = self.index.class_names[episode.class_id], found.mask
             strips.append(
-                episode_strip(
-                    images, masks, query, truth, prediction, class_name=name, iou=iou, score=found.score, size=160
-                )
+                episode_strip(images, masks, query, truth, prediction, class_name=name, score=found.score, size=160)
             )
         path.parent.mkdir(parents=True, exist_ok=True)
         return write_png(path, sheet(strips))

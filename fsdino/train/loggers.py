@@ -106,7 +106,8 @@ def make_loggers(
         folder: of the run.
         name: of the run, shown by W&B.
         project: W&B project.
-        wandb: "auto" (online with a key and a network, else offline), "offline" or "off".
+        wandb: "auto" (online with a key and a network, else offline), "offline" or "off"; `WANDB_MODE=disabled` in the
+            environment turns it off too.
         config: the resolved recipe, logged to W&B.
 
     Returns:
@@ -118,7 +119,7 @@ def make_loggers(
     if wandb not in ("auto", "offline", "off"):
         raise ValueError(f"unknown wandb mode {wandb!r}; use 'auto', 'offline' or 'off'.")
     loggers: list[Logger] = [MetricsFile(folder)]
-    if wandb == "off":
+    if wandb == "off" or os.environ.get("WANDB_MODE") == "disabled":
         return loggers
     try:
         import wandb as client

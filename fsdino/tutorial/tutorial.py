@@ -2,14 +2,15 @@
 # # FS-DINO in five minutes
 #
 # Masks of your objects, in your pictures, from a few examples: your own data, references, masks, adaptation, export.
-# Everything below runs as it stands, on a CPU and without a network. The page, the notebook and the tests are made from
-# one script, `fsdino/tutorial/tutorial.py`.
+# Everything below runs as it stands, on a CPU and without a network; the last step is left out where onnxruntime is not
+# installed. The page, the notebook and the tests are made from one script, `fsdino/tutorial/tutorial.py`.
 #
 # The bundled model knows the embedded world of shapes and textures, so that world stands in for your photographs here.
 # For photographs take a model that was trained on them (`recipes/`).
 # %%
 import json
 import os
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -121,11 +122,20 @@ code = fsdino_command(["run", "--config", "mine.yaml", *(f"--{key}={value}" for 
 # %% [markdown]
 # ## Keep and export
 #
-# The run's `export` folder opens like any model. A remembered class is a small file, and `fsdino export` writes ONNX
-# graphs that `fsdino predict --runtime onnx` runs without torch.
+# The run's `export` folder opens like any model. A remembered class is a small file.
 # %%
 adapted = fsdino.load(export)
 found = adapted.segment(adapted.remember([Reference(image, mask=mask)]), other)
 print(f"adapted: {int(found.mask.sum())} pixels, presence {found.presence:.2f}")
 code = fsdino_command(["remember", "--support", "mine/first", "--model", str(export), "--out", "first.fsmem"])
 print(code, Path("first.fsmem").stat().st_size, "bytes")
+
+# %% [markdown]
+# `fsdino export` writes ONNX graphs, and `fsdino predict --runtime onnx` runs them without torch; both need
+# `pip install fsdino[onnx]`. What was remembered in torch serves there too.
+# %%
+if find_spec("onnxruntime") and find_spec("onnxscript"):
+    code = fsdino_command(["export", "--model", str(export), "--formats", "onnx", "--out", "graphs"])
+    options = ["--support", "first.fsmem", "--images", "photos", "--out", "out-onnx"]
+    code = fsdino_command(["predict", "--runtime", "onnx", "--model", "graphs", *options])
+    print(code, sorted(str(path) for path in Path("out-onnx").rglob("*.png")))

@@ -13,13 +13,13 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from fsdino.models.picture import IGNORE, to_rgb
+
 # Okabe-Ito without black: label 1, by far the most frequent, gets the colour that fewest objects have themselves.
 PALETTE: tuple[tuple[int, int, int], ...] = (
     *((86, 180, 233), (230, 159, 0), (204, 121, 167), (0, 158, 115)),  # sky blue, orange, reddish purple, bluish green
     *((240, 228, 66), (213, 94, 0), (0, 114, 178)),  # yellow, vermilion, blue
 )
-IGNORE = 255
-
 
 def palette_color(label: int) -> tuple[int, int, int]:
     """Fill colour of a label: 1 gets the first colour of the palette, the eighth class starts over."""
@@ -39,7 +39,7 @@ def to_picture(picture: Any) -> np.ndarray:
         ValueError: When the shape is none of these.
     """
     if isinstance(picture, Image.Image):
-        return np.array(picture.convert("RGB"))
+        return to_rgb(picture)
     is_tensor = hasattr(picture, "detach")  # duck-typed: this module must work where torch is absent
     array = picture.detach().float().cpu().numpy() if is_tensor else np.asarray(picture)
     if is_tensor and array.ndim == 3:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -102,6 +104,15 @@ def test_every_kind_says_something_else(model: FewShotSegmenter) -> None:
     for a in range(3):
         for b in range(a):
             assert not torch.allclose(memories[a].fg, memories[b].fg, atol=1e-6, rtol=0)
+
+
+def test_what_is_drawn_ends_at_0_wherever_the_segmenter_ends(model: FewShotSegmenter, monkeypatch) -> None:
+    points, labels = torch.tensor([[[10.0, 20.0]]]), torch.tensor([[1]])
+    with torch.no_grad():
+        feats = model.encoder(torch.rand(1, 3, 56, 56, generator=torch.Generator().manual_seed(5)))
+        plain = model.draw(feats, points, labels)
+        monkeypatch.setattr(model, "threshold", 0.25)  # masks end at the logit -log(3) then, and SAM's half at 0
+        torch.testing.assert_close(model.draw(feats, points, labels), plain + 0.5 * math.log(3))
 
 
 def test_negative_references_are_background_and_nothing_else() -> None:

@@ -2,7 +2,7 @@
 const list = element.querySelector("ul");
 
 function show() {
-  list.replaceChildren(...(props.items ?? []).map((item, i) => {
+  list.replaceChildren(...(props.items ?? []).map((item) => {
     const entry = document.createElement("li");
     entry.dataset.negative = item.negative;
     const picture = new Image();
@@ -15,7 +15,7 @@ function show() {
     remove.textContent = "×";
     remove.title = "Remove this example";
     remove.setAttribute("aria-label", remove.title);
-    remove.addEventListener("click", () => trigger("removed", { index: i }));
+    remove.addEventListener("click", () => trigger("removed", { key: item.key }));
     entry.append(picture, label, remove);
     return entry;
   }));

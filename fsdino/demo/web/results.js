@@ -10,7 +10,7 @@ function make(tag, name, text) {
   return made;
 }
 
-function figure(answer, i) {
+function figure(answer, key) {
   const made = make("figure", "answer");
   made.dataset.method = answer.method;
   made.dataset.present = answer.present;
@@ -26,7 +26,7 @@ function figure(answer, i) {
       const frame = picture.getBoundingClientRect();
       const share = [(event.clientX - frame.left) / frame.width, (event.clientY - frame.top) / frame.height];
       made.dataset.busy = "yes";
-      trigger("corrected", { index: i, x: share[0], y: share[1], on });
+      trigger("corrected", { key, x: share[0], y: share[1], on });
       event.preventDefault();
     };
     picture.addEventListener("click", (event) => correct(event, !event.shiftKey));
@@ -43,24 +43,24 @@ function figure(answer, i) {
 function show() {
   const items = props.items ?? [];
   root.dataset.empty = items.length ? "no" : "yes";
-  cards.replaceChildren(...items.map((item, i) => {
+  cards.replaceChildren(...items.map((item) => {
     const card = make("section", "card");
     const head = make("header");
     head.append(make("span", "name", item.name), make("span", "push"));
     if (item.clicks) {
       const undo = make("button", "plain", item.clicks === 1 ? "Undo correction" : `Undo ${item.clicks} corrections`);
       undo.type = "button";
-      undo.addEventListener("click", () => trigger("restored", { index: i }));
+      undo.addEventListener("click", () => trigger("restored", { key: item.key }));
       head.append(undo);
     }
     const remove = make("button", "plain", "×");
     remove.type = "button";
     remove.title = "Remove this picture";
     remove.setAttribute("aria-label", remove.title);
-    remove.addEventListener("click", () => trigger("removed", { index: i }));
+    remove.addEventListener("click", () => trigger("removed", { key: item.key }));
     head.append(remove);
     const row = make("div", "row");
-    row.append(...item.answers.map((answer) => figure(answer, i)));
+    row.append(...item.answers.map((answer) => figure(answer, item.key)));
     card.append(head, row);
     return card;
   }));

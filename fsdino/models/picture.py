@@ -1,0 +1,51 @@
+"""A PIL picture or mask as a plain array, by the same rules wherever one comes in. Nothing here imports torch."""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image, ImageOps
+
+IGNORE = 255  # label of pixels that take part in no loss and no score
+
+
+def to_rgb(image: Image.Image) -> np.ndarray:
+    """Turn any PIL picture into RGB bytes as a viewer would show it.
+
+    Args:
+        image: A picture of any mode; its EXIF orientation is applied, transparent pixels are laid on white, 16 bit
+            channels keep their upper eight bits, grey becomes three equal channels.
+
+    Returns:
+        (H, W, 3) uint8.
+    """
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I;16") or image.mode == "I":
+        grey = (np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)
+        return np.repeat(grey[..., None], 3, axis=-1)
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return np.asarray(image.convert("RGB")).copy()
+
+
+def to_mask(image: Image.Image, threshold: int = 128) -> np.ndarray:
+    """Turn a black and white PIL picture into a mask.
+
+    A picture of nothing but 0, 1 and 255 with a 1 in it holds labels: 1 object, 255 ignore. Any other is cut at
+    `threshold`, so that what JPEG leaves around the object does not count.
+
+    Args:
+        image: A grey, palette, one-bit or RGB picture.
+        threshold: Smallest brightness in [1, 255] that counts as object.
+
+    Returns:
+        (H, W) uint8 in {0, 1}, or {0, 1, 255} from labels.
+    """
+    values = np.asarray(image if image.mode == "1" or image.mode.startswith("I") else image.convert("L"))
+    if image.mode == "P" and np.asarray(image).max(initial=0) <= 1:
+        values = np.asarray(image)  # two colours count by their index, whatever they look like
+    values = values.astype(np.int64)
+    present = set(np.unique(values).tolist())
+    if 1 in present and present <= {0, 1, IGNORE}:
+        return values.astype(np.uint8)
+    return ((values >> 8 if values.max(initial=0) > 255 else values) >= threshold).astype(np.uint8)

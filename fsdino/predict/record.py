@@ -1,0 +1,56 @@
+"""The record of a run: a line of settings, then a line per finished picture, which a killed run leaves readable."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+Entry = dict[str, Any]
+
+
+def read_record(path: Path) -> tuple[dict[str, Any], list[Entry]]:
+    """Read a record.
+
+    Args:
+        path: The file; it need not be there.
+
+    Returns:
+        Settings and one entry per picture, the latest, without a last line that was cut; both empty without a file.
+
+    Raises:
+        ValueError: If the file is no record.
+    """
+    if not path.exists():
+        return {}, []
+    try:
+        lines = [dict(json.loads(line)) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
+        latest = {str(entry["picture"]): entry for entry in lines[1:]}
+        return (dict(lines[0]["settings"]) if lines else {}), list(latest.values())
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(
+            f"'{path}' is no record of an earlier run; choose another --out, or start over with --overwrite true."
+        ) from error
+
+
+def write_record(path: Path, settings: Mapping[str, Any], entries: Iterable[Entry]) -> None:
+    """Write a record whole or not at all."""
+    partial = path.with_suffix(".part")
+    with partial.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(line) + "\n" for line in ({"settings": settings}, *entries))
+    partial.replace(path)
+
+
+def check_settings(path: Path, older: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    """Insist that a record's settings are those of now.
+
+    Raises:
+        ValueError: If they are others; it names the first that differs.
+    """
+    for key in sorted({*older, *settings}) if older else ():
+        if older.get(key) != settings.get(key):
+            raise ValueError(
+                f"'{path.parent}' holds results of another {key} ({older.get(key)}, now {settings.get(key)}); "
+                "choose another --out, or start over with --overwrite true."
+            )
