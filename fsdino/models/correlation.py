@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fsdino.models.layers import LayerNorm2d
 
-CHUNK = 1024  # query positions at a time: bounds the volume held at once, whatever the picture's size
+CHUNK = 256  # query positions at a time: bounds the volume held at once and keeps it near the processor
 MASKED = -1e4  # stands for minus infinity, also in half precision
 
 
