@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ __all__ = [
 
 Transform = Callable[[np.ndarray, np.ndarray, np.random.Generator], tuple[np.ndarray, np.ndarray]]
 _MAX_TRIES = 50  # draws of a picture before an impossible request is reported
+_MAX_CLASSES = 8  # draws of a class before that is an error
 
 
 class EpisodeData(Dataset[dict[str, Any]]):
@@ -70,6 +72,10 @@ class EpisodeData(Dataset[dict[str, Any]]):
             "query_id": spec.query,
             "support_ids": spec.support,
         }
+
+
+class _NoPicture(ValueError):
+    """A class whose pictures cannot make an episode."""
 
 
 class TrainEpisodes(Dataset[dict[str, Any]]):
@@ -139,15 +145,25 @@ class TrainEpisodes(Dataset[dict[str, Any]]):
     def __getitem__(self, i: int) -> dict[str, Any]:
         """Draw episode i.
 
+        A class without usable pictures (all of its pixels are ignored, or its masks are empty) is warned of, and
+        another one drawn.
+
         Returns:
             As `EpisodeData`, without `query_mask_original`, and `support_truths` (K, S, S) uint8 {0, 1, 255 = ignore},
             for methods that are also asked to find the references' objects.
 
         Raises:
-            ValueError: the class drawn has no usable picture (all of its pixels are ignored or its masks are empty).
+            ValueError: no class drawn has usable pictures.
         """
         rng = np.random.default_rng(np.random.SeedSequence([self.seed, self.epoch, i]))
-        class_id = self._draw_class(rng)
+        for _ in range(_MAX_CLASSES - 1):
+            try:
+                return self._episode(i, self._draw_class(rng), rng)
+            except _NoPicture as error:
+                warnings.warn(f"{error} Another class is drawn in its place.", stacklevel=2)
+        return self._episode(i, self._draw_class(rng), rng)
+
+    def _episode(self, i: int, class_id: int, rng: np.random.Generator) -> dict[str, Any]:
         absent = bool(rng.random() < self.absent_prob)
         if absent and class_id not in self._candidates:
             self._candidates[class_id] = self.index.candidates(class_id)
@@ -182,7 +198,7 @@ class TrainEpisodes(Dataset[dict[str, Any]]):
                 return picture, image, mask
         name = self.index.class_names[class_id]
         wanted = f"without class '{name}'" if absent else f"with a usable mask of class '{name}'"
-        raise ValueError(
+        raise _NoPicture(
             f"found no picture {wanted} in '{self.index.name}' ({len(pool)} tried at random): "
             + ("set absent_prob to 0." if absent else "repair its masks or leave the class out.")
         )

@@ -155,6 +155,22 @@ def test_a_class_whose_pixels_are_all_ignored():
         TrainEpisodes(MemoryIndex(), [0], 28, ignore_classes=[0])[0]
 
 
+def test_such_a_class_is_warned_of_and_another_one_drawn():
+    index = MemoryIndex()
+    kept = SubsetIndex(index, {0: ["0_0", "0_1"], 1: index.pictures(1)})
+
+    class Ignored(SubsetIndex):
+        def load_mask(self, picture_id, class_id):
+            mask = super().load_mask(picture_id, class_id)
+            return np.full_like(mask, 255) if (picture_id, class_id) == ("0_1", 0) else mask
+
+    data = TrainEpisodes(Ignored(kept, {0: kept.pictures(0), 1: kept.pictures(1)}), [0, 1], 28, length=12)
+    with pytest.warns(UserWarning, match="usable mask of class 'square0'.*Another class is drawn"):
+        items = [data[i] for i in range(12)]
+    assert {item["class_id"] for item in items} == {1}
+    assert _same(items[3], data[3])  # still decided by its number alone
+
+
 def test_a_class_that_is_everywhere_cannot_be_absent():
     index = SubsetIndex.of_pictures(MemoryIndex(), [f"0_{k}" for k in range(5)])
     with pytest.raises(ValueError, match=r"found no picture without class 'square0' in 'memory'.*set absent_prob to 0"):
