@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -70,9 +71,11 @@ def image_tensor(image: Picture, name: str) -> Tensor:
                 f"{name}: expected a float tensor (3, H, W), got {image.dtype} {tuple(image.shape)}; "
                 "convert it, or give a PIL picture or a uint8 array (H, W, 3)."
             )
-        if image.numel() and float(image.max()) > 1.5:
+        if image.numel() and not float(image.max()) <= 1.5:
             raise ValueError(f"{name}: expected values in [0, 1], got up to {float(image.max()):.0f}; divide by 255.")
         return image.float()
+    if isinstance(image, str | Path):
+        raise ValueError(f"{name}: expected a picture, got the path '{image}'; open it: PIL.Image.open('{image}').")
     array = to_rgb(image) if isinstance(image, Image.Image) else np.asarray(image)
     if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8:
         raise ValueError(
@@ -148,7 +151,8 @@ def prompt_points(
     if on_object and not (labels != OFF).any():
         raise ValueError(f"{reference.name}: all points are off the object (label 0); add one that is on it, label 1.")
     height, width = size
-    outside = (points < -0.5).any(1) | (points[:, 0] > width - 0.5) | (points[:, 1] > height - 0.5)
+    inside = (points >= -0.5).all(1) & (points[:, 0] <= width - 0.5) & (points[:, 1] <= height - 0.5)
+    outside = ~inside  # also what is no number
     if outside.any():
         x, y = points[outside.argmax()]
         raise ValueError(

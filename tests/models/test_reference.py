@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from fsdino.models.reference import SCRIBBLE_POINTS, Reference, prompt_points, to_square
+from fsdino.models.reference import SCRIBBLE_POINTS, Reference, image_tensor, prompt_points, to_square
 from fsdino.models.resize import Resize
 
 IMAGE = np.zeros((40, 80, 3), np.uint8)
@@ -66,6 +66,7 @@ def test_scribbles_become_a_few_points_along_the_stroke() -> None:
         ({"labels": [1]}, "labels came without points"),
         ({"points": [(80, 2)]}, r"position \(80, 2\) is outside the picture of 80x40 pixels"),
         ({"points": [(-1, 2)]}, "outside the picture"),
+        ({"points": [(float("nan"), 2)]}, r"position \(nan, 2\) is outside the picture"),
         ({"box": (5, 5, 5, 9)}, "x0 < x1 and y0 < y1"),
         ({"box": (5, 5, 9)}, "expected a box x0, y0, x1, y1"),
         ({"scribble": np.zeros((3, 4))}, r"expected a scribble of corners \(N, 2\) or a picture \(40, 80\)"),
@@ -79,3 +80,15 @@ def test_what_cannot_be_used_is_refused(kinds: dict[str, Any], message: str) -> 
 def test_a_correction_may_be_off_the_object_alone() -> None:
     reference = Reference(IMAGE, points=[(3, 4)], labels=[0])
     assert prompt_points(reference, (40, 80), SAME, on_object=False)[1].tolist() == [0]
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        ("cat.jpg", r"got the path 'cat.jpg'; open it: PIL.Image.open\('cat.jpg'\)"),
+        (torch.full((3, 8, 8), float("nan")), r"expected values in \[0, 1\], got up to nan"),
+    ],
+)
+def test_what_is_no_picture_is_refused(image: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        image_tensor(image, "picture 0")
