@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,6 +63,7 @@ def save_concept(concept: Concept, path: str | Path, *, max_bytes: int = 1_000_0
         "class_name": concept.class_name,
         "fingerprint": concept.fingerprint,
         "thumbnail": picture,
+        "sha256": _digest(arrays),
     }
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -100,6 +102,8 @@ def load_concept(path: str | Path, fingerprint: str | None = None) -> Concept:
         raise ValueError(
             f"'{path}' has format version {version}, this fsdino reads up to {FORMAT_VERSION}; update fsdino."
         )
+    if metadata.get("sha256") not in (None, _digest(arrays)):  # files of earlier versions have none
+        raise ValueError(f"saved memory '{path}' is damaged (its sha256 is another); remember the class again.")
     if fingerprint is not None and metadata["fingerprint"] != fingerprint:
         raise ValueError(
             f"'{path}' was remembered by model {metadata['fingerprint']}, this is model {fingerprint}, whose features "
@@ -148,6 +152,14 @@ def thumbnail(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
     small = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BOX))
     return overlay(small, np.asarray(Image.fromarray(mask * np.uint8(255)).resize(size, Image.Resampling.BOX)) > 127)
+
+
+def _digest(arrays: dict[str, np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for name, array in sorted(arrays.items()):
+        digest.update(f"{name} {array.dtype} {array.shape}".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
 
 
 def _half(array: np.ndarray) -> np.ndarray:

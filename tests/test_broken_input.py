@@ -169,6 +169,7 @@ BROKEN: dict[str, tuple[Callable[[Place], list[str]], str]] = {
     "a COCO mask of text": (lambda p: p.predict(support=coco(p, **annotated_with("x"))), "refs.json'"),
     "a COCO picture that is not there": (lambda p: (path := coco(p), (p.root / "0.png").unlink(),
                                                     p.predict(support=path))[2], "0.png"),
+    "fewer than no references": (lambda p: [*p.predict(), "--max_references", "-1"], "max_references -1"),
     "a memory cut short": (lambda p: p.predict(support=p.write("cat.fsmem", "x" * 99)), "cannot be read"),
     "a memory of another model": (lambda p: p.predict(support=other_memory(p)), "was remembered by model"),
     "a memory that is none": (lambda p: p.predict(support=foreign_memory(p)), "is no saved memory"),

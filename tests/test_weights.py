@@ -335,8 +335,12 @@ def test_wrong_concepts_are_named(concept: Concept, tmp_path: Path) -> None:
         load_concept(path, "0000")
     with pytest.raises(FileNotFoundError, match="does not exist; make it with `fsdino remember`"):
         load_concept(tmp_path / "none.fsmem")
-    path.write_bytes(path.read_bytes()[:300])
+    whole = path.read_bytes()
+    path.write_bytes(whole[:300])
     with pytest.raises(ValueError, match="cannot be read"):
+        load_concept(path)
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(ValueError, match="is damaged"):
         load_concept(path)
     save_file({"a": torch.zeros(1)}, tmp_path / "other.fsmem")
     with pytest.raises(ValueError, match="no saved memory, though in safetensors form"):

@@ -72,6 +72,8 @@ def read_support(support: str | Path, *, images: str | Path | None = None, max_r
         ValueError: If nothing usable is there, a mask is missing, empty, or of another size than its picture, or two
             classes have one name.
     """
+    if max_references < 0:
+        raise ValueError(f"max_references {max_references} is no number of pictures; 0 takes all.")
     path = Path(support)
     if not path.exists():
         raise ValueError(f"support '{path}' does not exist; expected one of: {_layouts()}.")
