@@ -25,11 +25,11 @@ from timing import interleaved
 
 from fsdino.config import preset
 from fsdino.evaluate import evaluate
-from fsdino.job import make_job
 from fsdino.methods.registry import build_method
 from fsdino.models.contract import FewShotMethod, Reference
 from fsdino.models.segmenter import FewShotSegmenter
 from fsdino.recipe import read_recipe
+from fsdino.runs import make_job
 from fsdino.train.optim import count_parameters
 from fsdino.weights import load
 

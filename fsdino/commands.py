@@ -11,8 +11,8 @@ from fsdino.recipe import Recipe
 
 def run(recipe: Recipe, trainer_options: dict[str, Any]) -> int:
     """Cache, distill, train, evaluate and export; ends with one table and a sheet of pictures."""
-    from fsdino.job import open_run
     from fsdino.report import measure
+    from fsdino.runs import open_run
 
     started = time.perf_counter()
     job = open_run(recipe, trainer_options)
@@ -31,7 +31,7 @@ def run(recipe: Recipe, trainer_options: dict[str, Any]) -> int:
 
 def cache(recipe: Recipe, trainer_options: dict[str, Any]) -> int:
     """Write the caches of a recipe."""
-    from fsdino.job import open_run
+    from fsdino.runs import open_run
 
     open_run(recipe, trainer_options).cache()
     return 0
@@ -39,7 +39,7 @@ def cache(recipe: Recipe, trainer_options: dict[str, Any]) -> int:
 
 def distill(recipe: Recipe, trainer_options: dict[str, Any]) -> int:
     """Stage 1."""
-    from fsdino.job import open_run
+    from fsdino.runs import open_run
 
     print(f"checkpoint {open_run(recipe, trainer_options).distill()}")
     return 0
@@ -47,7 +47,7 @@ def distill(recipe: Recipe, trainer_options: dict[str, Any]) -> int:
 
 def train(recipe: Recipe, trainer_options: dict[str, Any]) -> int:
     """Stage 2, after stage 1 where the recipe has one."""
-    from fsdino.job import open_run
+    from fsdino.runs import open_run
 
     job = open_run(recipe, trainer_options)
     print(f"checkpoint {job.train(job.distill())}")
@@ -56,8 +56,8 @@ def train(recipe: Recipe, trainer_options: dict[str, Any]) -> int:
 
 def evaluate(recipe: Recipe, trainer_options: dict[str, Any]) -> int:
     """Measure the run of a recipe (training it first where that is not done) on its novel classes."""
-    from fsdino.job import open_run
     from fsdino.report import measure
+    from fsdino.runs import open_run
 
     job = open_run(recipe, trainer_options)
     report = measure(job, job.train(job.distill()))
@@ -68,7 +68,7 @@ def evaluate(recipe: Recipe, trainer_options: dict[str, Any]) -> int:
 
 def export(recipe: Recipe, trainer_options: dict[str, Any]) -> int:
     """Write the best model of a recipe's run."""
-    from fsdino.job import open_run
+    from fsdino.runs import open_run
     from fsdino.weights import load
 
     job = open_run(recipe, trainer_options)

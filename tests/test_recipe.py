@@ -12,12 +12,13 @@ import torch
 import yaml
 
 from fsdino.bundled import bundled_file
-from fsdino.job import Job, open_run
+from fsdino.job import Job
 from fsdino.methods.registry import build_method
 from fsdino.methods.training import MethodModule
 from fsdino.models.contract import FewShotMethod
 from fsdino.models.segmenter import FewShotSegmenter
 from fsdino.recipe import Recipe, read_recipe
+from fsdino.runs import open_run
 
 RECIPES = sorted(Path(__file__).parent.parent.joinpath("recipes").glob("*.yaml"))
 

@@ -11,7 +11,7 @@ from fsdino.commands import export, train
 from fsdino.data.episode import EpisodeData, collate_episodes
 from fsdino.data.episode_list import EpisodeList, EpisodeSpec
 from fsdino.data.synthetic import SyntheticWorld
-from fsdino.job import Job, make_job
+from fsdino.job import Job
 from fsdino.methods.episodes import EpisodesWithMaps, FssamMaps
 from fsdino.methods.fssam import Fssam
 from fsdino.methods.job import MethodJob
@@ -19,6 +19,7 @@ from fsdino.methods.registry import load_method
 from fsdino.methods.training import MethodModule
 from fsdino.recipe import Recipe, read_recipe
 from fsdino.report import measure
+from fsdino.runs import make_job
 from fsdino.teachers.pictures import PictureList
 from fsdino.weights import load
 from tests.contract import assert_same, episodes
