@@ -11,12 +11,11 @@ import numpy as np
 
 from fsdino.export.array_resize import ArrayResize
 from fsdino.predict.annotated import Annotated, masks_of
-from fsdino.predict.engine import Engine, Finding
+from fsdino.predict.engine import CLASSES_AT_ONCE, Engine, Finding
 
 FORMAT_VERSION = 1
 METADATA_KEY = "fsdino"
 REMEMBER_FILE, SEGMENT_FILE = "remember.onnx", "segment.onnx"
-CLASSES_AT_ONCE = 16  # bounds the memory of a picture with many classes
 POSITION_AXES = {"tokens": 2, "fg": 1, "bg": 1}  # of the memory's arrays that grow with the references
 Memory = dict[str, np.ndarray]
 

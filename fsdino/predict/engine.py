@@ -11,6 +11,8 @@ import numpy as np
 
 from fsdino.predict.support import Annotated
 
+CLASSES_AT_ONCE = 16  # bounds the memory of a picture with many classes
+
 
 @dataclass
 class Finding:

@@ -12,11 +12,9 @@ import torch
 from fsdino.models.contract import FewShotMethod, Memory, Reference, image_tensor
 from fsdino.models.memory import SupportMemory, stack_memories
 from fsdino.models.segmenter import FewShotSegmenter
-from fsdino.predict.engine import Engine, Finding
+from fsdino.predict.engine import CLASSES_AT_ONCE, Engine, Finding
 from fsdino.predict.support import Annotated
 from fsdino.weights import fingerprint
-
-CLASSES_AT_ONCE = 16  # bounds the memory of a picture with many classes
 
 
 class TorchEngine(Engine):
@@ -31,7 +29,7 @@ class TorchEngine(Engine):
         self.fingerprint = fingerprint(method)
         self.threshold = method.threshold
         config = getattr(method, "config", None)
-        self.positional = getattr(config, "reader", "pooled") == "pivot"
+        self.positional = getattr(config, "variant", "") == "full" and getattr(config, "reader", "") == "pivot"
         self._together: tuple[list[Any], Any] = ([], None)
 
     def remember(self, references: Sequence[Annotated]) -> Any:
