@@ -169,8 +169,7 @@ def evaluate(
         Scores and rows.
 
     Raises:
-        ValueError: if the folder holds rows of another measurement.
-        RuntimeError: if episodes are missing at the end.
+        ValueError: if the folder holds rows of another measurement, or episodes are missing at the end.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -192,7 +191,7 @@ def evaluate(
         trainer.strategy.barrier()
     rows = read_rows(folder)
     if len(rows) != len(episodes):
-        raise RuntimeError(
+        raise ValueError(
             f"{folder} has {len(rows)} of {len(episodes)} episodes; the other processes' rows must lie in the same "
             "folder: give the run one that all machines share (or turn trainer.limit_predict_batches off)."
         )

@@ -14,11 +14,12 @@ from safetensors.torch import load_file
 
 from fsdino.bundled import bundled_file
 from fsdino.data.objects import ClassObjects, ObjectData, ObjectSource, RegionObjects
+from fsdino.files import file_sha256
 from fsdino.models.resize import Resize
 from fsdino.ranks import write_once
 from fsdino.teachers.architecture import SamConfig, load_prompting_, load_vit_
 from fsdino.teachers.cache import only_writer
-from fsdino.teachers.sam import SamTeacher, file_sha256, save_sam
+from fsdino.teachers.sam import SamTeacher, save_sam
 from fsdino.train.teach import TeachModule
 
 if TYPE_CHECKING:

@@ -52,7 +52,7 @@ def test_two_processes_change_no_count(tmp_path, reference) -> None:
 
 
 def test_missing_episodes_are_no_result(tmp_path) -> None:
-    with pytest.raises(RuntimeError, match="has 3 of 11 episodes"):
+    with pytest.raises(ValueError, match="has 3 of 11 episodes"):
         _run(tmp_path, trainer=_quiet(limit_predict_batches=3))
 
 

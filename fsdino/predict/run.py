@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
 from itertools import chain, count
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from fsdino.concepts import Concept, load_concept, save_concept, thumbnail
+from fsdino.files import file_sha256
 from fsdino.lists import listed
 from fsdino.predict.engine import Engine, Labelling, resolve, segment_tiled
 from fsdino.predict.outputs import Format, Outputs
@@ -176,12 +175,7 @@ def _graph_digest(folder: Path) -> str:
     """Name the files of exported graphs: a model's graphs of float32 and of eight bits have one fingerprint."""
     from fsdino.export.onnx_engine import REMEMBER_FILE, SEGMENT_FILE
 
-    digest = hashlib.sha256()
-    for name in (REMEMBER_FILE, SEGMENT_FILE):
-        with (folder / name).open("rb") as file:
-            for part in iter(partial(file.read, 1 << 20), b""):
-                digest.update(part)
-    return digest.hexdigest()[:16]
+    return " ".join(file_sha256(folder / name)[:16] for name in (REMEMBER_FILE, SEGMENT_FILE))
 
 
 def run_all(items: Sequence[Item], outputs: Outputs, find: Callable[[np.ndarray], Labelling]) -> dict[str, str]:

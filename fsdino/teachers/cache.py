@@ -16,10 +16,10 @@ from lightning.pytorch.callbacks import BasePredictionWriter
 from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler
 
+from fsdino.files import file_sha256
 from fsdino.models.encoder import FeatureEncoder
 from fsdino.models.resize import Resize
 from fsdino.teachers.pictures import PictureData, PictureList
-from fsdino.teachers.sam import file_sha256
 from fsdino.teachers.shards import CacheRecipe, ShardStore, read_manifest, shard_bytes, shard_path
 
 

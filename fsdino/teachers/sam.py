@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from segment_anything.modeling import Sam
 from torch import Tensor
 
+from fsdino.files import file_sha256
 from fsdino.teachers.architecture import SAM_CONFIGS, SamConfig, build_sam, config_from_state_dict
 from fsdino.teachers.prompting import decode_prompts
 
@@ -201,22 +202,6 @@ def save_sam(sam: Sam, config: SamConfig, path: str | Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     state = {key: value.detach().cpu().contiguous() for key, value in sam.state_dict().items()}
     save_file(state, path, metadata={_CONFIG_KEY: _config_json(config)})
-
-
-def file_sha256(path: str | Path) -> str:
-    """Digest of a file.
-
-    Args:
-        path: the file.
-
-    Returns:
-        Its sha256 in lower-case hex.
-    """
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _local_file(checkpoint: str) -> Path:

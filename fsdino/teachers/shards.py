@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from fsdino.teachers.sam import file_sha256
+from fsdino.files import file_sha256
 
 MANIFEST = "manifest.json"
 

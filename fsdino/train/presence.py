@@ -265,15 +265,21 @@ def presence_stage(
         The checkpoint to go on with: `trained` itself where the stage is left out or no picture lacks its class.
     """
     target = folder / trained.name
-    if count == 0 or target.is_file():
-        return target if count else trained
-    if not data.trained:
-        print("presence: no picture lacks the class, so 'absent' cannot be learnt; the head stays as it is")
+    if count == 0:
         return trained
-    model = train_presence(load_segmenter(trained, device=device), data, count, batch_size, workers)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_once(lambda: save_with(model, trained, target))
-    return target
+
+    def make() -> None:
+        if target.is_file():
+            return
+        if not data.trained:
+            print("presence: no picture lacks the class, so 'absent' cannot be learnt; the head stays as it is")
+            return
+        model = train_presence(load_segmenter(trained, device=device), data, count, batch_size, workers)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_with(model, trained, target)
+
+    write_once(make)
+    return target if target.is_file() else trained
 
 
 def save_with(model: FewShotSegmenter, trained: Path, target: Path) -> None:

@@ -4,8 +4,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from fsdino.files import file_sha256
 from fsdino.teachers.architecture import build_sam
-from fsdino.teachers.sam import SamTeacher, file_sha256, save_sam
+from fsdino.teachers.sam import SamTeacher, save_sam
 from tests.teachers.test_architecture import SMALL
 
 

@@ -1,0 +1,22 @@
+"""What is asked of files everywhere; imports nothing heavy."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+
+def file_sha256(path: str | Path) -> str:
+    """Digest of a file.
+
+    Args:
+        path: the file.
+
+    Returns:
+        Its sha256 in lower-case hex.
+    """
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
