@@ -17,16 +17,16 @@ import torch
 from experiments import RESULTS
 from provenance import provenance
 
-from fsdino.bundled import bundled_file
-from fsdino.commands import run
-from fsdino.data.synthetic import SyntheticScenes
-from fsdino.job import Job
+from fsdino.base.bundled import bundled_file
+from fsdino.base.storage import load_segmenter, save_pretrained
+from fsdino.data.world.index import SyntheticScenes
 from fsdino.models.segmenter import FewShotSegmenter
-from fsdino.recipe import Recipe, read_recipe
+from fsdino.pipeline.commands import run
+from fsdino.pipeline.recipe import Recipe, read_recipe
+from fsdino.pipeline.run import Job
 from fsdino.teachers.sam import SamTeacher
-from fsdino.train.presence import PresenceData, train_presence
-from fsdino.train.teach import evaluate_prompts
-from fsdino.weights import load_segmenter, save_pretrained
+from fsdino.training.presence import PresenceData, train_presence
+from fsdino.training.teacher import evaluate_prompts
 
 ASSET = Path("fsdino/assets/fsdino_tiny")
 

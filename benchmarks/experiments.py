@@ -20,24 +20,24 @@ import torch
 from filelock import FileLock
 from provenance import provenance
 
-from fsdino.baseline import choose_prototype
-from fsdino.data import open_data_set
+from fsdino.base.method import FewShotMethod
+from fsdino.base.storage import load
+from fsdino.cache.cache import EmbeddingCache, FrozenTaps
+from fsdino.cache.image_list import PictureList
+from fsdino.data.catalog import open_data_set
 from fsdino.data.class_index import CombinedIndex
-from fsdino.data.episode import EpisodeData
-from fsdino.datasets import TestSet, open_test
-from fsdino.evaluate import Evaluation, evaluate
-from fsdino.evaluation.methods import identity
-from fsdino.job import Job
+from fsdino.data.episodes.episode import EpisodeData
+from fsdino.data.splits import TestSet, open_test
+from fsdino.evaluation.baseline import choose_prototype
+from fsdino.evaluation.measure import Evaluation, evaluate
+from fsdino.evaluation.method_choice import identity
 from fsdino.methods.prototype import AllForeground
-from fsdino.models.contract import FewShotMethod
 from fsdino.models.encoder import FeatureEncoder
 from fsdino.models.segmenter import FewShotSegmenter
-from fsdino.recipe import Recipe, read_recipe
-from fsdino.teachers.cache import EmbeddingCache, FrozenTaps
-from fsdino.teachers.pictures import PictureList
-from fsdino.train.meta_data import CachedEpisodes
-from fsdino.train.optim import count_parameters
-from fsdino.weights import load
+from fsdino.pipeline.recipe import Recipe, read_recipe
+from fsdino.pipeline.run import Job
+from fsdino.training.episode_data import CachedEpisodes
+from fsdino.training.optim import count_parameters
 
 RESULTS, ROOT = Path(__file__).parent / "results", Path("runs/experiments")
 Run = tuple[str, list[str]]  # a name and the overrides of the recipe

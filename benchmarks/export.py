@@ -16,15 +16,15 @@ from typing import Any
 import torch
 from provenance import ROOT, provenance, write_rows
 
-from fsdino.data.episode import EpisodeData, collate_episodes
-from fsdino.data.episode_list import EpisodeList
-from fsdino.data.synthetic import SyntheticWorld
-from fsdino.evaluate import predict_episode
+from fsdino.base.method import FewShotMethod
+from fsdino.base.storage import fingerprint, load_segmenter
+from fsdino.data.episodes.episode import EpisodeData, collate_episodes
+from fsdino.data.episodes.episode_list import EpisodeList
+from fsdino.data.world.index import SyntheticWorld
+from fsdino.evaluation.measure import predict_episode
+from fsdino.export.command import export_graphs
 from fsdino.export.onnx_method import OnnxMethod
-from fsdino.export.run import export_graphs
-from fsdino.metrics import FewShotIoU
-from fsdino.models.contract import FewShotMethod
-from fsdino.weights import fingerprint, load_segmenter
+from fsdino.metrics.few_shot import FewShotIoU
 
 EPISODES = ROOT / "benchmarks" / "episodes" / "synthetic_fold0_1shot.json"
 BAR = 0.5  # mIoU that a cheaper form may lose
@@ -42,7 +42,7 @@ def forms(model: str, folder: Path) -> dict[str, FewShotMethod]:
         "onnxruntime int8": OnnxMethod(folder / "int8", threads),
     }
     if find_spec("openvino") is not None:
-        from fsdino.export.openvino_engine import OpenvinoEngine
+        from fsdino.predict.engines.openvino import OpenvinoEngine
 
         found["OpenVINO float32"] = OnnxMethod(folder, threads, OpenvinoEngine)
     return found

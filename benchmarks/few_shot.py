@@ -18,14 +18,14 @@ from typing import Any
 import yaml
 from provenance import ROOT, provenance, read_rows, write_rows
 
-from fsdino.data.protocols import protocol as protocol_named
-from fsdino.evaluation.episodes import EpisodeChoice
-from fsdino.evaluation.methods import MethodChoice, identity
-from fsdino.evaluation.run import Measured, Work, measure_folds, write_results
+from fsdino.base.method import FewShotMethod
+from fsdino.data.episodes.protocols import protocol as protocol_named
+from fsdino.evaluation.command import Measured, Work, measure_folds, write_results
+from fsdino.evaluation.episode_choice import EpisodeChoice
+from fsdino.evaluation.method_choice import MethodChoice, identity
 from fsdino.evaluation.tables import result_rows
-from fsdino.models.contract import FewShotMethod
 from fsdino.models.segmenter import FewShotSegmenter
-from fsdino.train.optim import count_parameters
+from fsdino.training.optim import count_parameters
 
 DEFAULT_METHODS = ("tiny", "prototype", "prototype:encoder_weights=random", "all_foreground:img_size=112")
 # What makes two rows the same measurement.

@@ -13,11 +13,11 @@ import numpy as np
 from PIL import Image
 from provenance import ROOT
 
-from fsdino.data.episode_list import EpisodeList
-from fsdino.data.synthetic import SyntheticWorld
-from fsdino.models.contract import FewShotMethod, Reference
+from fsdino.base.method import FewShotMethod, Reference
+from fsdino.base.storage import load
+from fsdino.data.episodes.episode_list import EpisodeList
+from fsdino.data.world.index import SyntheticWorld
 from fsdino.visualize import episode_strip, sheet
-from fsdino.weights import load
 
 EPISODES = ROOT / "benchmarks" / "episodes" / "synthetic_fold0_1shot.json"
 OUT = ROOT / "benchmarks" / "results" / "gallery.png"

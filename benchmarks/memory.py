@@ -19,9 +19,9 @@ from provenance import ROOT, provenance, write_rows
 from subjects import annotated
 from timing import resident_mb
 
-from fsdino.export.run import export
+from fsdino.export.command import export
+from fsdino.predict.command import open_engine
 from fsdino.predict.engine import resolve
-from fsdino.predict.run import open_engine
 
 MODEL, BAR = "tiny", 20.0  # megabytes that may come from fragmentation
 LINE = "resident"

@@ -23,15 +23,15 @@ from provenance import provenance, read_rows, write_rows
 from subjects import noise
 from timing import interleaved
 
-from fsdino.config import preset
-from fsdino.evaluate import evaluate
-from fsdino.methods.registry import build_method
-from fsdino.models.contract import FewShotMethod, Reference
+from fsdino.base.method import FewShotMethod, Reference
+from fsdino.base.registry import build_method
+from fsdino.base.storage import load
+from fsdino.evaluation.measure import evaluate
+from fsdino.models.config import preset
 from fsdino.models.segmenter import FewShotSegmenter
-from fsdino.recipe import read_recipe
-from fsdino.runs import make_job
-from fsdino.train.optim import count_parameters
-from fsdino.weights import load
+from fsdino.pipeline.folder import make_job
+from fsdino.pipeline.recipe import read_recipe
+from fsdino.training.optim import count_parameters
 
 TRAINED = {"sansa": "SANSA", "fssam": "FSSAM"}
 FROZEN = "SAM2, frozen"

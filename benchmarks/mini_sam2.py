@@ -16,9 +16,9 @@ from experiments import RESULTS
 from provenance import provenance, write_rows
 from torch import Tensor
 
-from fsdino.data.synthetic import SyntheticScenes
-from fsdino.methods.sam2_pretrain import Sam2PretrainModule, second_view
-from fsdino.methods.sam2_weights import build_sam2
+from fsdino.assets.pretrain_sam2 import Sam2PretrainModule, second_view
+from fsdino.data.world.index import SyntheticScenes
+from fsdino.methods.sam2.weights import build_sam2
 from fsdino.teachers.prompting import central_clicks, mask_iou, tight_boxes
 
 

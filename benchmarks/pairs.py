@@ -18,8 +18,8 @@ from cells import Row, groups, run_name
 from comparisons import COMPARISONS
 from provenance import ROOT, provenance, read_rows, write_rows
 
-from fsdino.evaluate import read_rows as read_episodes
-from fsdino.metrics import percentile_interval, resampled_miou
+from fsdino.evaluation.measure import read_rows as read_episodes
+from fsdino.metrics.few_shot import percentile_interval, resampled_miou
 
 RESULTS, RUNS = ROOT / "benchmarks" / "results", ROOT / "runs" / "experiments"
 BASELINES = ("prototype", "prototype, random encoder", "all foreground")

@@ -27,11 +27,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from fsdino.config import VARIANTS, preset
-from fsdino.methods.registry import build_method
-from fsdino.models.contract import FewShotMethod
+from fsdino.base.method import FewShotMethod
+from fsdino.base.registry import build_method
+from fsdino.models.config import VARIANTS, preset
 from fsdino.models.segmenter import FewShotSegmenter
-from fsdino.report import part_parameters
+from fsdino.pipeline.report import part_parameters
 
 PRESETS = ("tiny", "photos", "s14", "b14", "l14")
 ENCODER_PARTS = ("encoder", "sam2.net.vision_encoder", "sam.image_encoder")

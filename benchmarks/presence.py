@@ -14,19 +14,19 @@ import numpy as np
 import torch
 from provenance import provenance, write_rows
 
+from fsdino.base.storage import fingerprint, load_segmenter
+from fsdino.cache.cache import FrozenTaps
+from fsdino.cache.image_list import PictureList
 from fsdino.data.class_index import ClassIndex
-from fsdino.data.episode import EpisodeData, collate_episodes
-from fsdino.data.episode_list import EpisodeList, EpisodeSpec
-from fsdino.evaluate import predict_episode
-from fsdino.job import Job
-from fsdino.metrics import FewShotIoU, intersection_union
+from fsdino.data.episodes.episode import EpisodeData, collate_episodes
+from fsdino.data.episodes.episode_list import EpisodeList, EpisodeSpec
+from fsdino.evaluation.measure import predict_episode
+from fsdino.metrics.few_shot import FewShotIoU, intersection_union
 from fsdino.models.segmenter import FewShotSegmenter
-from fsdino.recipe import read_recipe
-from fsdino.teachers.cache import FrozenTaps
-from fsdino.teachers.pictures import PictureList
-from fsdino.train.meta_data import CachedEpisodes
-from fsdino.train.presence import calibration_error, roc_area
-from fsdino.weights import fingerprint, load_segmenter
+from fsdino.pipeline.recipe import read_recipe
+from fsdino.pipeline.run import Job
+from fsdino.training.episode_data import CachedEpisodes
+from fsdino.training.presence import calibration_error, roc_area
 
 RESULTS = Path(__file__).parent / "results"
 PROTOCOL = "600 one-shot episodes of novel classes, each also with a query that lacks the class"

@@ -20,18 +20,18 @@ import torch.nn.functional as F
 from provenance import provenance, write_rows
 from torch import Tensor
 
-from fsdino.bundled import bundled_file
+from fsdino.base.bundled import bundled_file
+from fsdino.base.reference import Reference, prompt_points
+from fsdino.base.storage import fingerprint, load_segmenter
 from fsdino.data.class_index import ClassIndex
-from fsdino.data.episode import image_tensor
-from fsdino.data.episode_list import EpisodeList
-from fsdino.data.synthetic import SyntheticWorld
+from fsdino.data.episodes.episode import image_tensor
+from fsdino.data.episodes.episode_list import EpisodeList
+from fsdino.data.world.index import SyntheticWorld
 from fsdino.models.memory import SupportMemory
-from fsdino.models.reference import Reference, prompt_points
 from fsdino.models.segmenter import FewShotSegmenter
 from fsdino.teachers.prompting import central_clicks, decode_prompts, mask_iou, sample_clicks, tight_boxes
 from fsdino.teachers.sam import SamTeacher
-from fsdino.train.meta_data import held_out_classes, validation_episodes
-from fsdino.weights import fingerprint, load_segmenter
+from fsdino.training.episode_data import held_out_classes, validation_episodes
 
 RESULTS = Path(__file__).parent / "results"
 KINDS = ("one click", "three clicks", "box", "scribble")

@@ -17,18 +17,18 @@ from speed_rows import Row, line, rounded, verdict
 from subjects import annotated, bare_encoder, build, noise, reference, segmenter
 from timing import Timings, interleaved, peak_mb_of, print_peak, resident_mb
 
-from fsdino.config import preset
-from fsdino.export.onnx_engine import OnnxEngine
-from fsdino.export.run import export_graphs
-from fsdino.models.contract import image_tensor
-from fsdino.predict.torch_engine import TorchEngine
-from fsdino.teachers.cache import EmbeddingCache, cache_recipe
-from fsdino.teachers.pictures import PictureList
+from fsdino.base.method import image_tensor
+from fsdino.cache.cache import EmbeddingCache, cache_recipe
+from fsdino.cache.image_list import PictureList
+from fsdino.cache.shards import ShardStore
+from fsdino.export.command import export_graphs
+from fsdino.models.config import preset
+from fsdino.predict.engines.onnx import OnnxEngine
+from fsdino.predict.engines.torch import TorchEngine
 from fsdino.teachers.sam import SamTeacher
-from fsdino.teachers.shards import ShardStore
-from fsdino.train.distill import DistillModule
-from fsdino.train.distill_data import DistillPictures
-from fsdino.train.optim import build_optimizer
+from fsdino.training.distill import DistillModule
+from fsdino.training.distill_data import DistillPictures
+from fsdino.training.optim import build_optimizer
 
 READER_BARS = {
     "b14": {"after the encoder": "<= 0.10", "segment": "<= 1.10", "remember": "<= 1.05"},

@@ -10,8 +10,8 @@ import torch
 from params import encoder_parts, entries
 from torch import Tensor, nn
 
-from fsdino.config import preset
-from fsdino.models.contract import FewShotMethod, Reference
+from fsdino.base.method import FewShotMethod, Reference
+from fsdino.models.config import preset
 from fsdino.models.encoder import FeatureEncoder
 from fsdino.models.segmenter import FewShotSegmenter
 from fsdino.predict.support import Annotated

@@ -7,7 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from fsdino.data.synthetic import SPLITS, SyntheticWorld
+from fsdino.data.world.index import SPLITS, SyntheticWorld
 from fsdino.data.world.shapes import NUM_SHAPES, shape_template
 from fsdino.data.world.textures import NUM_TEXTURES, texture_tile
 from fsdino.visualize import overlay, row_of_panels, sheet, write_png

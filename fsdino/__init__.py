@@ -11,10 +11,10 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "FewShotSegmenter": "fsdino.models.segmenter",
     "SupportMemory": "fsdino.models.segmenter",
-    "Reference": "fsdino.models.contract",
-    "Segmentation": "fsdino.models.contract",
-    "SegmenterConfig": "fsdino.config",
-    "load": "fsdino.weights",
+    "Reference": "fsdino.base.method",
+    "Segmentation": "fsdino.base.method",
+    "SegmenterConfig": "fsdino.models.config",
+    "load": "fsdino.base.storage",
 }
 __all__ = ["__version__", *_PUBLIC]
 

@@ -11,28 +11,28 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
 
-# command -> (module:function, one line of help). Recipe commands take `--config FILE` and overrides, see fsdino.recipe.
+# command -> (module:function, one line of help). Recipe commands take `--config FILE` and overrides, see fsdino.pipeline.recipe.
 RECIPE_COMMANDS = {
-    "run": ("fsdino.commands:run", "a whole recipe: cache, distill, train, evaluate, export"),
-    "cache": ("fsdino.commands:cache", "write the teacher's embeddings and the frozen encoder's maps of a recipe"),
-    "distill": ("fsdino.commands:distill", "stage 1: the adapter learns SAM's embedding, coarse to fine"),
-    "train": ("fsdino.commands:train", "stage 2: episodes of base classes"),
-    "evaluate": ("fsdino.commands:evaluate", "measure any method on any data set, or with --config a recipe's run"),
-    "export": ("fsdino.commands:export", "write a model as safetensors, pt2, onnx, int8; with --config a run's best"),
+    "run": ("fsdino.pipeline.commands:run", "a whole recipe: cache, distill, train, evaluate, export"),
+    "cache": ("fsdino.pipeline.commands:cache", "write the teacher's embeddings and the frozen encoder's maps of a recipe"),
+    "distill": ("fsdino.pipeline.commands:distill", "stage 1: the adapter learns SAM's embedding, coarse to fine"),
+    "train": ("fsdino.pipeline.commands:train", "stage 2: episodes of base classes"),
+    "evaluate": ("fsdino.pipeline.commands:evaluate", "measure any method on any data set, or with --config a recipe's run"),
+    "export": ("fsdino.pipeline.commands:export", "write a model as safetensors, pt2, onnx, int8; with --config a run's best"),
 }
 FUNCTION_COMMANDS = {
-    "predict": ("fsdino.predict.run:predict", "masks of your objects in your pictures, from a few examples"),
-    "remember": ("fsdino.predict.run:remember", "save what references show as a small file"),
+    "predict": ("fsdino.predict.command:predict", "masks of your objects in your pictures, from a few examples"),
+    "remember": ("fsdino.predict.command:remember", "save what references show as a small file"),
     "compare": ("fsdino.evaluation.compare:compare", "two evaluations of the same episodes: which method is better"),
     "demo": ("fsdino.demo.serve:demo", "a local page: draw on an example, drop pictures, see the masks"),
-    "data": ("fsdino.commands:data", "what of a data set is on disk, what is missing, which file to fetch"),
-    "episodes": ("fsdino.commands:episodes", "draw or verify a fixed list of test episodes"),
-    "pretrain": ("fsdino.commands:pretrain", "train the tiny encoder of the embedded world"),
-    "teach": ("fsdino.commands:teach", "train a small promptable SAM"),
-    "pretrain-sam2": ("fsdino.commands:pretrain_sam2", "train the mini SAM2 of the embedded world"),
+    "data": ("fsdino.pipeline.commands:data", "what of a data set is on disk, what is missing, which file to fetch"),
+    "episodes": ("fsdino.pipeline.commands:episodes", "draw or verify a fixed list of test episodes"),
+    "pretrain": ("fsdino.pipeline.commands:pretrain", "train the tiny encoder of the embedded world"),
+    "teach": ("fsdino.pipeline.commands:teach", "train a small promptable SAM"),
+    "pretrain-sam2": ("fsdino.pipeline.commands:pretrain_sam2", "train the mini SAM2 of the embedded world"),
 }
 # without --config these recipe commands take options of their own
-WITHOUT_RECIPE = {"evaluate": "fsdino.evaluation.run:evaluate", "export": "fsdino.export.run:export_files"}
+WITHOUT_RECIPE = {"evaluate": "fsdino.evaluation.command:evaluate", "export": "fsdino.export.command:export_files"}
 # what may be given without a name in front of it
 POSITIONAL = {
     "remember": ("support",), "data": ("name",), "episodes": ("name",), "evaluate": ("method",), "compare": ("a", "b"),
@@ -97,7 +97,7 @@ def call(name: str, arguments: Sequence[str]) -> int:
     if name in RECIPE_COMMANDS and (has_recipe or name not in WITHOUT_RECIPE):
         if not has_recipe and not wants_help:
             raise ValueError("give a recipe to run: --config recipes/tiny.yaml; its header says how long it takes.")
-        from fsdino.recipe import read_recipe
+        from fsdino.pipeline.recipe import read_recipe
 
         calm()
         recipe, trainer_options = read_recipe(arguments)

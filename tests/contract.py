@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fsdino.models.contract import FewShotMethod, Reference, SegmenterOutput
+from fsdino.base.method import FewShotMethod, Reference, SegmenterOutput
 
 _BUILT: dict[type, FewShotMethod] = {}
 

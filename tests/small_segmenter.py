@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from fsdino.config import SegmenterConfig
+from fsdino.models.config import SegmenterConfig
 from fsdino.models.segmenter import FewShotSegmenter
 from fsdino.predict.support import Annotated
 

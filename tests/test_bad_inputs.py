@@ -11,9 +11,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from fsdino.base.storage import save_pretrained
 from fsdino.cli import main
 from fsdino.evaluation.work import plain_error
-from fsdino.weights import save_pretrained
 from tests.data.trees import TREES, block, coco_tree, labels, mask_folder_tree, photo
 from tests.small_segmenter import small_segmenter
 

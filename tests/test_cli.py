@@ -55,7 +55,7 @@ def test_usage_has_a_line_for_each_command() -> None:
 
 
 def test_evaluate_takes_a_recipe_or_a_method(monkeypatch) -> None:
-    monkeypatch.setattr("fsdino.commands.evaluate", lambda recipe, options: 70 + len(recipe.name))
+    monkeypatch.setattr("fsdino.pipeline.commands.evaluate", lambda recipe, options: 70 + len(recipe.name))
     assert main(["evaluate", "--config", "recipes/tiny.yaml"]) == 74
     seen = {}
 
@@ -63,6 +63,6 @@ def test_evaluate_takes_a_recipe_or_a_method(monkeypatch) -> None:
         seen.update(method=method, num_workers=num_workers, skip_rare=skip_rare, folds=folds)
         return 3
 
-    monkeypatch.setattr("fsdino.evaluation.run.evaluate", evaluate)
+    monkeypatch.setattr("fsdino.evaluation.command.evaluate", evaluate)
     assert main(["evaluate", "tiny", "--skip-rare", "--num-workers=2", "--folds", "0,1"]) == 3
     assert seen == {"method": "tiny", "num_workers": 2, "skip_rare": True, "folds": "0,1"}

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from fsdino.data import data_set_entry, open_data_set
+from fsdino.data.catalog import data_set_entry, open_data_set
 from fsdino.data.class_index import ClassIndex
-from fsdino.data.fss import PUBLISHED_QUERIES
 from fsdino.data.images import check_mask_size
+from fsdino.data.readers.fss import PUBLISHED_QUERIES
+from fsdino.data.readers.voc import PUBLISHED_PAIRS
 from fsdino.data.requirements import REQUIREMENTS, Requirement
-from fsdino.data.voc import PUBLISHED_PAIRS
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def check_data_set(name: str, root: str | Path | None = None, num_samples: int =
     """Look at a data set as `fsdino evaluate` and `fsdino train` would, and at a few of its pictures.
 
     Args:
-        name: one of `fsdino.data.DATA_SETS`.
+        name: one of `fsdino.data.catalog.DATA_SETS`.
         root: folder on disk; not needed for the embedded world.
         num_samples: pictures to open with their masks, spread evenly.
 

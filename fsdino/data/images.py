@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from fsdino.models.picture import IGNORE as IGNORE
-from fsdino.models.picture import to_mask, to_rgb
+from fsdino.base.image import IGNORE as IGNORE
+from fsdino.base.image import to_mask, to_rgb
 
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 # what Pillow raises for files that are no picture, cut short, or say that they have gigapixels

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fsdino.data import davis, fss, lvis, parts, voc
+from fsdino.data.readers import davis, fss, lvis, parts, voc
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from fsdino.models.reference import Reference
+from fsdino.base.reference import Reference
 
 PAINT_TOOLS = ("outline", "brush", "erase")
 HINT_TOOLS = ("scribble", "box", "click")

@@ -17,11 +17,11 @@ import gradio as gr
 import numpy as np
 from PIL import Image
 
+from fsdino.base.method import Segmentation
 from fsdino.data.images import read_image
 from fsdino.demo.marks import reference_from
 from fsdino.demo.samples import embedded_world
 from fsdino.demo.studio import MAX_EXAMPLES, MAX_PICTURES, Card, Click, Example, Session, Studio, masks_zip
-from fsdino.models.contract import Segmentation
 from fsdino.visualize import overlay
 
 WEB = Path(__file__).parent / "web"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from fsdino.data.synthetic import SyntheticWorld
-from fsdino.models.reference import Reference
+from fsdino.base.reference import Reference
+from fsdino.data.world.index import SyntheticWorld
 
 NUM_WITH, NUM_WITHOUT = 4, 2
 CLASSES = (7, 23, 36, 2, 24)  # whose first scene shows them whole

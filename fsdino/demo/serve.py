@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fsdino.demo.studio import PROTOTYPE, Studio
-from fsdino.lists import listed
+from fsdino.predict.lists import listed
 
 # Everything from this server alone; Gradio's own scripts evaluate templates and use data and blob addresses.
 POLICY = (
@@ -56,7 +56,7 @@ def open_studio(model: str, compare: Sequence[str], device: str) -> Studio:
     Returns:
         The studio.
     """
-    from fsdino.predict.run import open_engine
+    from fsdino.predict.command import open_engine
 
     opened = {name: open_engine(name, "torch", device).method for name in (model, *compare) if name != PROTOTYPE}  # type: ignore[attr-defined]
     named = {name: shown_name(name) for name in opened}

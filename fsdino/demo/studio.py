@@ -17,14 +17,14 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from fsdino.baseline import GRIDS
-from fsdino.concepts import Concept, save_concept, thumbnail
+from fsdino.base.method import FewShotMethod, Segmentation
+from fsdino.base.reference import Reference, image_tensor, prompt_points, reference_tensors
+from fsdino.evaluation.baseline import GRIDS
 from fsdino.methods.prototype import PrototypeMethod
-from fsdino.methods.score_cut import choose_cut
-from fsdino.models.contract import FewShotMethod, Segmentation
-from fsdino.models.reference import Reference, image_tensor, prompt_points, reference_tensors
+from fsdino.metrics.score_cut import choose_cut
 from fsdino.models.segmenter import FewShotSegmenter
-from fsdino.predict.torch_engine import TorchEngine
+from fsdino.predict.engines.torch import TorchEngine
+from fsdino.predict.memory_file import Concept, save_concept, thumbnail
 
 PROTOTYPE = "prototype"
 MAX_EXAMPLES, MAX_PICTURES = 20, 40  # of one visitor: both are held in memory

@@ -6,8 +6,8 @@ from typing import Any, TextIO
 
 from lightning import LightningModule, Trainer
 
-from fsdino.evaluate import EvaluateModule
-from fsdino.train.callbacks import StageProgress, batch_pictures
+from fsdino.evaluation.measure import EvaluateModule
+from fsdino.training.callbacks import StageProgress, batch_pictures
 
 
 class EvaluationProgress(StageProgress):

@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 
 from fsdino.data.class_index import ClassIndex
-from fsdino.data.davis import davis_score
-from fsdino.evaluate import Evaluation, read_rows
-from fsdino.metrics import Interval, bootstrap_interval
+from fsdino.data.readers.davis import davis_score
+from fsdino.evaluation.measure import Evaluation, read_rows
+from fsdino.metrics.few_shot import Interval, bootstrap_interval
 
 TableFormat = Literal["csv", "parquet"]
 EPISODES = "episodes"  # file name without suffix

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from fsdino.export.onnx_engine import POSITION_AXES
 from fsdino.models.memory import SupportMemory
 from fsdino.models.segmenter import FewShotSegmenter
+from fsdino.predict.engines.onnx import POSITION_AXES
 
 OPSET = 18
 SHOTS = 3  # references of the example inputs

@@ -1,4 +1,4 @@
-"""Exported graphs as a method of the package, so that `fsdino.evaluate.evaluate` measures what 8 bits cost."""
+"""Exported graphs as a method of the package, so that `fsdino.evaluation.measure.evaluate` measures what 8 bits cost."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fsdino.export.onnx_engine import OnnxEngine
-from fsdino.models.contract import FewShotMethod, SegmenterOutput
+from fsdino.base.method import FewShotMethod, SegmenterOutput
+from fsdino.base.resize import Resize
 from fsdino.models.memory import SupportMemory
-from fsdino.models.resize import Resize
+from fsdino.predict.engines.onnx import OnnxEngine
 
 
 class OnnxMethod(FewShotMethod):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fsdino.export.onnx_engine import METADATA_KEY, REMEMBER_FILE, SEGMENT_FILE
+from fsdino.predict.engines.onnx import METADATA_KEY, REMEMBER_FILE, SEGMENT_FILE
 
 
 def quantize_int8(source: str | Path, out: str | Path) -> Path:

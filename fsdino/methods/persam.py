@@ -16,10 +16,10 @@ import torch.nn.functional as F
 from segment_anything.modeling import Sam
 from torch import Tensor, nn
 
-from fsdino.methods.calibration import minmax
+from fsdino.base.method import FewShotMethod, Memory, SegmenterOutput
+from fsdino.base.resize import Resize, ResizeMode
+from fsdino.methods.fssam.formulas import minmax
 from fsdino.methods.prototype import CERTAIN, masked_average
-from fsdino.models.contract import FewShotMethod, Memory, SegmenterOutput
-from fsdino.models.resize import Resize, ResizeMode
 
 
 @dataclass

@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fsdino.models.contract import FewShotMethod, Memory, SegmenterOutput
+from fsdino.base.method import FewShotMethod, Memory, SegmenterOutput
+from fsdino.base.resize import Resize, ResizeMode
 from fsdino.models.encoder import FeatureEncoder
-from fsdino.models.resize import Resize, ResizeMode
 
 Kind = Literal["fg_bg", "softmax"]
 # Logit of an answer that is certain: sigmoid(10) = 0.99995.

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fsdino.models.contract import Memory
+from fsdino.base.method import Memory
 from fsdino.models.correlation import unit_tokens
 
 

@@ -16,7 +16,7 @@ class PresenceHead(nn.Module):
     Args:
         dim: Width D of the mask token.
         statistics: Whether it also sees how the logits of guess and mask are spread; a head trained with absent objects
-            (`fsdino.train.presence`) does.
+            (`fsdino.training.presence`) does.
     """
 
     def __init__(self, dim: int, statistics: bool = False) -> None:

@@ -11,10 +11,8 @@ import torch.nn.functional as F
 from segment_anything.modeling import PromptEncoder
 from torch import Tensor, nn
 
-from fsdino.config import SegmenterConfig
-from fsdino.hub import HubModel
-from fsdino.models.adapter import SamAdapter
-from fsdino.models.contract import (
+from fsdino.base.hub import HubModel
+from fsdino.base.method import (
     FewShotMethod,
     Picture,
     Reference,
@@ -24,15 +22,17 @@ from fsdino.models.contract import (
     prompt_points,
     reference_tensors,
 )
+from fsdino.base.reference import ON
+from fsdino.base.resize import Resize
+from fsdino.models.adapter import SamAdapter
+from fsdino.models.clicks import SamPrompter, click_logits, grid_code
+from fsdino.models.config import SegmenterConfig
 from fsdino.models.correlation import PivotReader, PooledReader, unit_tokens
 from fsdino.models.decoder import MaskDecoder
 from fsdino.models.encoder import FeatureEncoder
 from fsdino.models.memory import SupportMemory, grid_weights, prototypes, stack_memories, support_tokens
-from fsdino.models.pointing import SamPrompter, click_logits, grid_code
 from fsdino.models.presence import PresenceHead
 from fsdino.models.prompts import PromptGenerator
-from fsdino.models.reference import ON
-from fsdino.models.resize import Resize
 
 Stage = Literal["distill", "episodes"]
 CERTAIN = 10.0  # presence logit of an object that was clicked on

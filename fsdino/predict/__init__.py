@@ -1,7 +1,7 @@
 """Masks of the user's objects in the user's pictures. Nothing here imports torch until a torch engine is opened."""
 
+from fsdino.predict.command import open_engine, predict, remember
 from fsdino.predict.engine import Engine, Finding, Labelling, resolve
-from fsdino.predict.run import open_engine, predict, remember
 from fsdino.predict.support import Annotated, Support, read_support
 
 __all__ = [

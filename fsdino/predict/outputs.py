@@ -17,7 +17,7 @@ from PIL import Image
 
 from fsdino.predict.engine import Labelling
 from fsdino.predict.formats import MAX_CLASSES, annotation, instances, label_png, yolo_lines
-from fsdino.predict.pictures import Source
+from fsdino.predict.images import Source
 from fsdino.predict.record import Entry, check_settings, read_record, write_record
 from fsdino.visualize import overlay
 

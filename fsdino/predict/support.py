@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
-from fsdino.concepts import load_concept
 from fsdino.data.class_index import ClassIndex
-from fsdino.data.coco import CocoIndex
-from fsdino.data.folder import LAYOUTS, folder
-from fsdino.data.layout import DataSetError
-from fsdino.predict.annotated import Annotated, hinted_folder
+from fsdino.data.files import DataSetError
+from fsdino.data.readers.coco import CocoIndex
+from fsdino.data.readers.folder import LAYOUTS, folder
+from fsdino.predict.hints import Annotated, hinted_folder
+from fsdino.predict.memory_file import load_concept
 
 __all__ = ["MEMORY_SUFFIX", "Annotated", "Support", "read_support"]
 MEMORY_SUFFIX = ".fsmem"

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from segment_anything.modeling import Sam
 from torch import Tensor
 
-from fsdino.files import file_sha256
+from fsdino.base.digest import file_sha256
 from fsdino.teachers.architecture import SAM_CONFIGS, SamConfig, build_sam, config_from_state_dict
 from fsdino.teachers.prompting import decode_prompts
 

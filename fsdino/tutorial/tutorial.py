@@ -19,7 +19,7 @@ from PIL import Image
 import fsdino
 from fsdino import Reference
 from fsdino.cli import main as fsdino_command
-from fsdino.data.synthetic import SyntheticWorld
+from fsdino.data.world.index import SyntheticWorld
 
 torch.set_num_threads(max(1, (os.cpu_count() or 2) // 2))
 quick = bool(os.environ.get("FSDINO_TUTORIAL_QUICK"))  # the tests take fewer pictures and shorter training

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from fsdino.models.picture import IGNORE, to_rgb
+from fsdino.base.image import IGNORE, to_rgb
 
 # Okabe-Ito without black: label 1, by far the most frequent, gets the colour that fewest objects have themselves.
 PALETTE: tuple[tuple[int, int, int], ...] = (

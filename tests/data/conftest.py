@@ -2,7 +2,7 @@
 
 import pytest
 
-from fsdino.data.coco import CocoIndex
+from fsdino.data.readers.coco import CocoIndex
 from tests.data.trees import shared_data
 
 

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import torch
 
-from fsdino.methods.sam2 import Sam2
-from fsdino.methods.sam2_config import SIZES, HieraSize, Sam2Version, sam2_config
+from fsdino.methods.sam2.net import Sam2
+from fsdino.methods.sam2.sizes import SIZES, HieraSize, Sam2Version, sam2_config
 from fsdino.models.encoder import FeatureEncoder
 
 SIDE = 64  # pixels: a 4 x 4 map

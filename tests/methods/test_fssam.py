@@ -9,10 +9,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from fsdino.methods import fssam as fssam_module
-from fsdino.methods.calibrated_attention import _attend, calibrated_attention, rope_angles
-from fsdino.methods.calibration import calibration_bias, cosine_map, minmax, query_priors, refine_memory
-from fsdino.methods.fssam import Fssam
+from fsdino.methods.fssam import method as fssam_module
+from fsdino.methods.fssam.attention import _attend, calibrated_attention, rope_angles
+from fsdino.methods.fssam.formulas import calibration_bias, cosine_map, minmax, query_priors, refine_memory
+from fsdino.methods.fssam.method import Fssam
 from tests.contract import FewShotContract, episodes, reached
 from tests.methods.small import small_encoder, small_sam2
 
@@ -219,7 +219,7 @@ def test_the_bias_lies_on_the_query_memory_alone(shots: int, monkeypatch: pytest
 
     query, images, masks = episodes(method, 1, shots)
     memory = method.encode_support(images, masks)
-    monkeypatch.setattr("fsdino.methods.calibrated_attention.F.scaled_dot_product_attention", spy)
+    monkeypatch.setattr("fsdino.methods.fssam.attention.F.scaled_dot_product_attention", spy)
     method.decode_query(memory, query)
     side = method.sam2.grid**2
     calibrated = [bias for bias in biases if bias.shape[-1] > 2 * side]

@@ -13,7 +13,7 @@ from fsdino.methods.prototype import (
     masked_average,
     prototype_score,
 )
-from fsdino.methods.score_cut import choose_cut
+from fsdino.metrics.score_cut import choose_cut
 from fsdino.models.encoder import FeatureEncoder
 from tests.contract import FewShotContract, episodes
 

@@ -12,10 +12,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import Sam2VideoInferenceSession, Sam2VideoModel
 
-from fsdino.methods.sam2 import Sam2
-from fsdino.methods.sam2_config import SIZES, sam2_config
-from fsdino.methods.sam2_weights import build_sam2, hub_keys, save_sam2
-from fsdino.methods.sansa import Sansa
+from fsdino.methods.sam2.net import Sam2
+from fsdino.methods.sam2.sizes import SIZES, sam2_config
+from fsdino.methods.sam2.weights import build_sam2, hub_keys, save_sam2
+from fsdino.methods.sansa.method import Sansa
 from tests.contract import episodes
 from tests.methods.small import SIDE, small_sam2
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from fsdino.methods.sam2_config import SIZES
-from fsdino.methods.sansa import Sansa
-from fsdino.models.contract import Reference
+from fsdino.base.method import Reference
+from fsdino.methods.sam2.sizes import SIZES
+from fsdino.methods.sansa.method import Sansa
 from tests.contract import FewShotContract, assert_same, episodes, picture, reached
 from tests.methods.small import SIDE, small_sam2
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from fsdino.config import SegmenterConfig
+from fsdino.models.config import SegmenterConfig
 from fsdino.models.segmenter import FewShotSegmenter
 
 SMALL: dict[str, Any] = {

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from fsdino.config import PRESETS, SegmenterConfig, preset
+from fsdino.models.config import PRESETS, SegmenterConfig, preset
 from fsdino.models.segmenter import FewShotSegmenter
 
 

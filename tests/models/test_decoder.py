@@ -6,7 +6,7 @@ from segment_anything import sam_model_registry
 from segment_anything.modeling import MaskDecoder as SamMaskDecoder
 from segment_anything.modeling import TwoWayTransformer
 
-from fsdino.config import preset
+from fsdino.models.config import preset
 from fsdino.models.decoder import Attention, MaskDecoder
 from fsdino.models.segmenter import FewShotSegmenter
 from tests.models.small import randn

@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from fsdino.files import file_sha256
+from fsdino.base.digest import file_sha256
 from fsdino.teachers.architecture import build_sam
 from fsdino.teachers.sam import SamTeacher, save_sam
 from tests.teachers.test_architecture import SMALL

@@ -1,0 +1,1 @@
+"""What every system shares: the method contract, references, results, images, files."""

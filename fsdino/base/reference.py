@@ -1,0 +1,239 @@
+"""References of every kind: a picture with a mask, or with points, a box or a scribble that point at the object."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from fsdino.base.image import to_mask, to_rgb
+from fsdino.base.resize import Resize
+
+Picture = Image.Image | np.ndarray | Tensor
+
+OFF, ON, BOX_START, BOX_END = 0, 1, 2, 3  # SAM's labels of points; -1 stands for no point
+SCRIBBLE_POINTS = 8  # points that a scribble becomes: SAM has learnt from a few clicks, not from hundreds
+
+
+@dataclass
+class Reference:
+    """One annotated picture of the object to find.
+
+    A mask says everything, so what else is given beside one is not used; points, a box and a scribble add up. Positions
+    are pixels of the picture, x from the left and y from the top, pixel centres at whole numbers.
+
+    Args:
+        image: PIL picture as a viewer shows it (see `to_rgb`), numpy (H, W, 3) uint8, or tensor (3, H, W) float in
+            [0, 1].
+        mask: Same height and width as the picture: numpy or tensor (H, W), of which anything but 0 is the object, or
+            a black and white PIL picture, read as `to_mask` says.
+        points: (N, 2) clicks as x, y.
+        labels: N numbers, 1 for a click on the object and 0 for one off it; None: all are on it.
+        box: x0, y0, x1, y1 around the object.
+        scribble: A stroke on the object: the corners (N, 2) of a line as x, y, or a picture (H, W) of the stroke.
+        negative: The reference shows what is not meant: "not this".
+        name: What error messages call it, for instance the file's name.
+    """
+
+    image: Picture
+    mask: Picture | None = None
+    points: Any = None
+    labels: Any = None
+    box: Sequence[float] | None = None
+    scribble: Any = None
+    negative: bool = False
+    name: str = "reference"
+
+
+def image_tensor(image: Picture, name: str) -> Tensor:
+    """Turn a picture of any accepted kind into a tensor.
+
+    Args:
+        image: PIL picture of any mode, turned as its EXIF says (see `to_rgb`), numpy (H, W, 3) uint8, or tensor
+            (3, H, W) float in [0, 1].
+        name: What error messages call it.
+
+    Returns:
+        (3, H, W) float32 in [0, 1].
+
+    Raises:
+        ValueError: If shape, dtype or range is another.
+    """
+    if isinstance(image, Tensor):
+        if image.ndim != 3 or image.shape[0] != 3 or not image.is_floating_point():
+            raise ValueError(
+                f"{name}: expected a float tensor (3, H, W), got {image.dtype} {tuple(image.shape)}; "
+                "convert it, or give a PIL picture or a uint8 array (H, W, 3)."
+            )
+        if image.numel() and not float(image.max()) <= 1.5:
+            raise ValueError(f"{name}: expected values in [0, 1], got up to {float(image.max()):.0f}; divide by 255.")
+        return image.float()
+    if isinstance(image, str | Path):
+        raise ValueError(f"{name}: expected a picture, got the path '{image}'; open it: PIL.Image.open('{image}').")
+    array = to_rgb(image) if isinstance(image, Image.Image) else np.asarray(image)
+    if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8:
+        raise ValueError(
+            f"{name}: expected a uint8 array (H, W, 3), got {array.dtype} {array.shape}; convert it to RGB uint8."
+        )
+    return torch.from_numpy(array.copy()).permute(2, 0, 1).float() / 255.0
+
+
+def reference_tensors(reference: Reference) -> tuple[Tensor, Tensor]:
+    """Check a reference with a mask and turn it into tensors.
+
+    Args:
+        reference: An annotated picture.
+
+    Returns:
+        The picture (3, H, W) float in [0, 1] and its mask (H, W) float in {0, 1}.
+
+    Raises:
+        ValueError: If the mask is missing, empty, of another size, or not a single plane.
+    """
+    name = reference.name
+    image = image_tensor(reference.image, name)
+    if reference.mask is None:
+        raise ValueError(f"{name}: a reference needs a mask; give Reference(image, mask=mask).")
+    mask = _plane(reference.mask)
+    if mask.ndim != 2:
+        raise ValueError(f"{name}: expected a mask (H, W), got shape {tuple(mask.shape)}; give a single plane.")
+    if mask.shape != image.shape[-2:]:
+        raise ValueError(
+            f"{name}: the mask is {tuple(mask.shape)} but its picture {tuple(image.shape[-2:])} (rows, columns); "
+            "resize the mask with nearest neighbour."
+        )
+    if not bool((mask != 0).any()):
+        raise ValueError(f"mask {name!r} has no foreground pixel; a reference needs at least one.")
+    return image, (mask != 0).float()
+
+
+def _plane(mask: Picture) -> Tensor:
+    """A mask of any accepted kind as a tensor, not 0 on the object."""
+    if isinstance(mask, Tensor):
+        return mask
+    return torch.from_numpy(to_mask(mask) == 1 if isinstance(mask, Image.Image) else np.array(mask))
+
+
+def prompt_points(
+    reference: Reference, size: tuple[int, int], resize: Resize, on_object: bool = True
+) -> tuple[Tensor, Tensor]:
+    """All that a reference without a mask points at, as SAM's points in the network's square.
+
+    Args:
+        reference: With points, a box or a scribble.
+        size: (H, W) of its picture.
+        resize: The way to the square.
+        on_object: Whether one of the points has to be on the object; a correction may be off it alone.
+
+    Returns:
+        Points (P, 2) float32 as x, y in pixels of the square, and labels (P,) int64: 1 on the object, 0 off it, 2 and 3
+        the corners of a box.
+
+    Raises:
+        ValueError: If nothing is given, nothing points at the object, a position is outside the picture, or a shape or
+            a label is wrong.
+    """
+    points, labels = _clicks(reference)
+    if reference.scribble is not None:
+        stroke = _stroke(reference, size)
+        points, labels = np.concatenate([points, stroke]), np.concatenate([labels, np.full(len(stroke), ON)])
+    if reference.box is not None:
+        points = np.concatenate([points, _corners(reference)])
+        labels = np.concatenate([labels, [BOX_START, BOX_END]])
+    if not len(points):
+        raise ValueError(f"{reference.name}: a reference needs a mask, points, a box or a scribble with a stroke.")
+    if on_object and not (labels != OFF).any():
+        raise ValueError(f"{reference.name}: all points are off the object (label 0); add one that is on it, label 1.")
+    height, width = size
+    inside = (points >= -0.5).all(1) & (points[:, 0] <= width - 0.5) & (points[:, 1] <= height - 0.5)
+    outside = ~inside  # also what is no number
+    if outside.any():
+        x, y = points[outside.argmax()]
+        raise ValueError(
+            f"{reference.name}: position ({x:g}, {y:g}) is outside the picture of {width}x{height} pixels (width x "
+            "height); give x, y in its pixels."
+        )
+    return to_square(torch.from_numpy(points), size, resize), torch.from_numpy(labels)
+
+
+def to_square(points: Tensor, size: tuple[int, int], resize: Resize) -> Tensor:
+    """Positions in a picture as positions in the network's square, pixel centres at whole numbers in both.
+
+    Args:
+        points: (P, 2) x, y in pixels of the picture.
+        size: (H, W) of the picture.
+        resize: The way to the square.
+
+    Returns:
+        (P, 2) float32 x, y in pixels of the square.
+    """
+    rows, cols = resize.content_size(*size)
+    scale = torch.tensor([cols / size[1], rows / size[0]], dtype=torch.float32, device=points.device)
+    return (points.float() + 0.5) * scale - 0.5
+
+
+def _clicks(reference: Reference) -> tuple[np.ndarray, np.ndarray]:
+    if reference.points is None:
+        if reference.labels is not None:
+            raise ValueError(f"{reference.name}: labels came without points; give both or neither.")
+        return np.zeros((0, 2), np.float32), np.zeros(0, np.int64)
+    points = np.asarray(reference.points, dtype=np.float32)
+    labels = np.ones(len(points), np.int64) if reference.labels is None else np.asarray(reference.labels)
+    if points.ndim != 2 or points.shape[1] != 2 or labels.shape != (len(points),):
+        raise ValueError(
+            f"{reference.name}: expected points (N, 2) and N labels, got {points.shape} and {labels.shape}; give "
+            "x, y and a 1 or 0 for every point."
+        )
+    if not np.isin(labels, (OFF, ON)).all():
+        raise ValueError(f"{reference.name}: labels are 1 (on the object) or 0 (off it), got {labels.tolist()}.")
+    return points, labels.astype(np.int64)
+
+
+def _corners(reference: Reference) -> np.ndarray:
+    box = np.asarray(reference.box, dtype=np.float32)
+    if box.shape != (4,) or box[2] <= box[0] or box[3] <= box[1]:
+        raise ValueError(
+            f"{reference.name}: expected a box x0, y0, x1, y1 with x0 < x1 and y0 < y1, got {box.tolist()}."
+        )
+    return box.reshape(2, 2)
+
+
+def _stroke(reference: Reference, size: tuple[int, int]) -> np.ndarray:
+    """A few points along a scribble, (P, 2) float32."""
+    given = reference.scribble
+    stroke = given.cpu().numpy() if isinstance(given, Tensor) else np.array(given)
+    if stroke.shape == size:
+        return _spread(np.argwhere(stroke != 0)[:, ::-1].astype(np.float32))
+    if stroke.ndim == 2 and stroke.shape[1] == 2 and len(stroke):
+        return _along(stroke.astype(np.float32))
+    raise ValueError(
+        f"{reference.name}: expected a scribble of corners (N, 2) or a picture {size} of a stroke, got {stroke.shape}."
+    )
+
+
+def _along(corners: np.ndarray) -> np.ndarray:
+    """Evenly spaced points on a line through its corners."""
+    lengths = np.hypot(*np.diff(corners, axis=0).T)
+    way = np.concatenate([[0.0], np.cumsum(lengths)])
+    places = (np.arange(SCRIBBLE_POINTS) + 0.5) / SCRIBBLE_POINTS * way[-1]
+    spread = np.stack([np.interp(places, way, corners[:, axis]) for axis in (0, 1)], axis=1).astype(np.float32)
+    return spread if way[-1] > 0 else corners[:1]
+
+
+def _spread(pixels: np.ndarray) -> np.ndarray:
+    """Pixels of a stroke that lie far from each other, each time the farthest from those chosen."""
+    if not len(pixels):
+        return pixels
+    centre = pixels.mean(0)
+    chosen = [int(((pixels - centre) ** 2).sum(1).argmin())]
+    distance = np.full(len(pixels), np.inf)
+    while len(chosen) < min(SCRIBBLE_POINTS, len(pixels)):
+        distance = np.minimum(distance, ((pixels - pixels[chosen[-1]]) ** 2).sum(1))
+        chosen.append(int(distance.argmax()))
+    return pixels[chosen]

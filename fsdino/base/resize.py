@@ -1,0 +1,118 @@
+"""The one way from a picture's own size to the network's square and back."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fsdino.base.image import IGNORE
+
+ResizeMode = Literal["squash", "pad"]
+
+
+class Resize:
+    """Bring pictures and masks to a square of `size` pixels, and predictions back to the picture's own size.
+
+    Args:
+        size: Side of the square, in pixels.
+        mode: "squash" ignores the aspect ratio; "pad" keeps it and fills the right and bottom.
+
+    Raises:
+        ValueError: If the size is not positive or the mode unknown.
+    """
+
+    def __init__(self, size: int, mode: ResizeMode = "squash") -> None:
+        if size < 1:
+            raise ValueError(f"size {size} is not positive; give the side of the square in pixels.")
+        if mode not in ("squash", "pad"):
+            raise ValueError(f"resize mode {mode!r} is unknown; use 'squash' or 'pad'.")
+        self.size = size
+        self.mode: ResizeMode = mode
+
+    def __repr__(self) -> str:
+        return f"Resize(size={self.size}, mode={self.mode!r})"
+
+    def image(self, img: Tensor) -> Tensor:
+        """Resize pictures, bilinear, smoothed where they shrink.
+
+        Args:
+            img: (..., 3, H, W) float in [0, 1].
+
+        Returns:
+            (..., 3, size, size) float in [0, 1]; padding is 0 (black).
+        """
+        return self._pad(_bilinear(img, self.content_size(img.shape[-2], img.shape[-1])), 0.0)
+
+    def soft_mask(self, mask: Tensor) -> Tensor:
+        """Resize support masks so that a pixel holds the share of it that the object covers.
+
+        Args:
+            mask: (..., H, W) float or bool in [0, 1].
+
+        Returns:
+            (..., size, size) float in [0, 1]; padding is 0.
+        """
+        mask = mask if mask.is_floating_point() else mask.float()
+        return self._pad(_bilinear(mask, self.content_size(*mask.shape[-2:])).clamp(0.0, 1.0), 0.0)
+
+    def truth(self, mask: Tensor) -> Tensor:
+        """Resize truth masks to the nearest pixel's label.
+
+        Args:
+            mask: (..., H, W) long in {0, 1, 255}.
+
+        Returns:
+            (..., size, size) long; padding is 255 (ignored by losses and scores).
+        """
+        flat = mask.reshape(-1, 1, *mask.shape[-2:]).float()
+        content = F.interpolate(flat, size=self.content_size(*mask.shape[-2:]), mode="nearest-exact")
+        return self._pad(content.reshape(*mask.shape[:-2], *content.shape[-2:]), float(IGNORE)).long()
+
+    def invert(self, logits: Tensor, original_size: tuple[int, int]) -> Tensor:
+        """Bring a square prediction back to the picture's own size, without the padding.
+
+        Args:
+            logits: (..., s, s) float on a square grid of any side s that covers the same square.
+            original_size: (H, W) of the picture, in pixels.
+
+        Returns:
+            (..., H, W) float, bilinear.
+        """
+        if self.mode == "squash":
+            return _bilinear(logits, original_size)
+        content = self.content_size(*original_size)
+        rows, cols = (
+            (torch.arange(n, device=logits.device, dtype=torch.float32) + 0.5) / n * (2.0 * c / self.size) - 1.0
+            for n, c in zip(original_size, content)
+        )
+        grid = torch.stack(torch.meshgrid(cols, rows, indexing="xy"), dim=-1)  # (H, W, 2) as (x, y) in [-1, 1]
+        flat = logits.reshape(1, -1, *logits.shape[-2:])
+        sampled = F.grid_sample(flat.float(), grid[None], mode="bilinear", padding_mode="border", align_corners=False)
+        return sampled.to(logits.dtype).reshape(*logits.shape[:-2], *original_size)
+
+    def content_size(self, height: int, width: int) -> tuple[int, int]:
+        """Size (rows, columns) that a picture of this height and width takes inside the square."""
+        if self.mode == "squash":
+            return self.size, self.size
+        longest = max(height, width)
+        return max(1, round(height * self.size / longest)), max(1, round(width * self.size / longest))
+
+    def _pad(self, content: Tensor, value: float) -> Tensor:
+        height, width = content.shape[-2:]
+        if (height, width) == (self.size, self.size):
+            return content
+        return F.pad(content, (0, self.size - width, 0, self.size - height), value=value)
+
+
+def _bilinear(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bilinear resize of the last two dimensions, whatever the number of leading ones."""
+    if tuple(x.shape[-2:]) == tuple(size):
+        return x
+    shrinks = size[0] < x.shape[-2] or size[1] < x.shape[-1]
+    flat = x.reshape(-1, 1, *x.shape[-2:])
+    # antialias changes nothing where a picture grows, and not every exporter knows it
+    out = F.interpolate(flat, size=size, mode="bilinear", align_corners=False, antialias=shrinks)
+    return out.reshape(*x.shape[:-2], *size)

@@ -1,0 +1,1 @@
+"""Maps of frozen networks on disk."""

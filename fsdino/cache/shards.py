@@ -1,0 +1,267 @@
+"""The files of an embedding cache: a manifest that says what was cached, and fp16 shards with marks of what is done.
+
+    cache/manifest.json      the recipe; once all shards are done, also their digests
+    cache/shard-00000.npy    (pictures, *entry_shape) float16
+    cache/shard-00000.part   while the shard is written: one byte a picture, 1 = its row is complete
+    cache/shard-00000.json   after that: {"sha256": ..., "pictures": ...}
+
+A shard holds a fixed run of the picture list and has one writer, so any number of processes can share the work and a
+run that was killed goes on, also with another number of processes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fsdino.base.digest import file_sha256
+
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class CacheRecipe:
+    """What a cache holds; two caches with equal recipes are interchangeable.
+
+    Args:
+        source: name of the network, for people.
+        fingerprint: sha256 over the network's weights and sizes.
+        pictures: name of the picture list, for people.
+        pictures_sha256: the list's digest.
+        num_pictures: its length.
+        img_size: side of the square the pictures were brought to, in pixels.
+        resize_mode: "squash" or "pad".
+        views: what was embedded of each picture: "plain", "hflip".
+        entry_shape: shape of one picture's row, the views first.
+        dtype: of the numbers on disk.
+        shard_size: pictures in a shard.
+        precision: Lightning's precision that the network ran in.
+    """
+
+    source: str
+    fingerprint: str
+    pictures: str
+    pictures_sha256: str
+    num_pictures: int
+    img_size: int
+    resize_mode: str
+    views: tuple[str, ...]
+    entry_shape: tuple[int, ...]
+    dtype: str = "float16"
+    shard_size: int = 512
+    precision: str = "32-true"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "views", tuple(self.views))
+        object.__setattr__(self, "entry_shape", tuple(self.entry_shape))
+
+    @property
+    def num_shards(self) -> int:
+        """Number of shard files."""
+        return -(-self.num_pictures // self.shard_size)
+
+    def shard_pictures(self, shard: int) -> range:
+        """Places in the picture list that a shard holds."""
+        return range(shard * self.shard_size, min(self.num_pictures, (shard + 1) * self.shard_size))
+
+    def check_same(self, expected: CacheRecipe, folder: Path) -> None:
+        """Refuses a cache that was made for something else.
+
+        Args:
+            expected: what is wanted.
+            folder: where this recipe was read, for the message.
+
+        Raises:
+            ValueError: naming the first field that differs, with both values.
+        """
+        for field in dataclasses.fields(self):
+            got, want = getattr(self, field.name), getattr(expected, field.name)
+            if got != want and field.name not in ("source", "pictures", "shard_size"):
+                raise ValueError(
+                    f"cache {folder} was made with {field.name} = {got!r}, this run needs {want!r}; "
+                    "give another cache folder or delete this one."
+                )
+
+
+def read_manifest(folder: str | Path) -> tuple[CacheRecipe, dict[str, str]]:
+    """Opens a cache's manifest.
+
+    Args:
+        folder: the cache.
+
+    Returns:
+        The recipe, and shard name -> sha256 of a finished cache (empty before).
+
+    Raises:
+        FileNotFoundError: if there is no manifest.
+        ValueError: if it cannot be read.
+    """
+    path = Path(folder) / MANIFEST
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} is no embedding cache (no {MANIFEST}); make one with `fsdino cache`.")
+    try:
+        values = json.loads(path.read_text())
+        return CacheRecipe(**values["recipe"]), dict(values["shards"])
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is damaged ({error}); delete the folder and run `fsdino cache` again.") from error
+
+
+def write_manifest(folder: str | Path, recipe: CacheRecipe, shards: dict[str, str]) -> None:
+    """Writes the manifest in one step, so that it is never seen half-written.
+
+    Args:
+        folder: the cache.
+        recipe: what it holds.
+        shards: shard name -> sha256; empty until all are done.
+    """
+    _write_json(Path(folder) / MANIFEST, {"recipe": dataclasses.asdict(recipe), "shards": shards})
+
+
+def shard_path(folder: str | Path, shard: int, suffix: str = ".npy") -> Path:
+    """The file of a shard: its data (.npy), its progress (.part) or its mark of completion (.json)."""
+    return Path(folder) / f"shard-{shard:05d}{suffix}"
+
+
+def shard_bytes(recipe: CacheRecipe, shard: int) -> int:
+    """Size of a shard's data file with its header, in bytes."""
+    shape = (len(recipe.shard_pictures(shard)), *recipe.entry_shape)
+    dtype, header = np.dtype(recipe.dtype), io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": dtype.str, "fortran_order": False, "shape": shape})
+    return len(header.getvalue()) + math.prod(shape) * dtype.itemsize
+
+
+class ShardStore:
+    """The writing side of a cache. Two stores may work on one folder if they never write the same shard.
+
+    Args:
+        folder: the cache; made if it is not there.
+        recipe: what it shall hold.
+
+    Raises:
+        ValueError: if the folder holds a cache with another recipe.
+    """
+
+    def __init__(self, folder: str | Path, recipe: CacheRecipe) -> None:
+        self.folder = Path(folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if (self.folder / MANIFEST).is_file():
+            found, _ = read_manifest(self.folder)
+            found.check_same(recipe, self.folder)
+            recipe = found  # its shard size rules
+        else:
+            write_manifest(self.folder, recipe, {})
+        self.recipe = recipe
+        self._open: dict[int, tuple[np.memmap, np.memmap]] = {}
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether every shard is there with its mark, and the manifest lists them all."""
+        listed = len(read_manifest(self.folder)[1]) == self.recipe.num_shards
+        return listed and all(self._is_done(shard) for shard in range(self.recipe.num_shards))
+
+    def pending(self, rank: int = 0, world_size: int = 1) -> list[int]:
+        """Pictures that one of several writers still has to embed.
+
+        Args:
+            rank: the writer.
+            world_size: number of writers; shard s belongs to writer s mod world_size.
+
+        Returns:
+            Places in the picture list, in order.
+        """
+        places: list[int] = []
+        for shard in range(rank, self.recipe.num_shards, world_size):
+            if self._is_done(shard):
+                continue
+            part = shard_path(self.folder, shard, ".part")
+            pictures = self.recipe.shard_pictures(shard)
+            marks = np.fromfile(part, np.uint8) if part.is_file() else np.zeros(len(pictures), np.uint8)
+            places += [place for place, done in zip(pictures, marks) if not done]
+            if marks.all():  # killed between the last picture and the mark of completion
+                self._finish(shard)
+        return places
+
+    def put(self, places: list[int], rows: np.ndarray) -> None:
+        """Writes pictures: first the rows, then their marks, so that a mark never promises what is not there.
+
+        Args:
+            places: places in the picture list.
+            rows: (N, *entry_shape).
+
+        Raises:
+            ValueError: if a number does not fit float16, or a row has another shape than the recipe's.
+        """
+        if rows.shape[1:] != self.recipe.entry_shape:
+            raise ValueError(
+                f"expected rows of shape {self.recipe.entry_shape}, got {rows.shape[1:]}; "
+                "the network does not give what the recipe says."
+            )
+        with np.errstate(over="ignore"):
+            rows = rows.astype(self.recipe.dtype)
+        if not np.isfinite(rows).all():
+            bad = places[int(np.argmin([np.isfinite(row).all() for row in rows]))]
+            raise ValueError(
+                f"embedding of picture {bad} is not finite in {self.recipe.dtype}; "
+                "check the picture and the network's weights."
+            )
+        for shard in sorted({place // self.recipe.shard_size for place in places}):
+            self._put_shard(shard, places, rows)
+
+    def finalize(self) -> None:
+        """Writes all digests into the manifest if every shard is done; called by one process, after the others."""
+        shards = {}
+        for shard in range(self.recipe.num_shards):
+            mark = shard_path(self.folder, shard, ".json")
+            if not self._is_done(shard):
+                return
+            shards[shard_path(self.folder, shard).name] = json.loads(mark.read_text())["sha256"]
+        write_manifest(self.folder, self.recipe, shards)
+
+    def _is_done(self, shard: int) -> bool:
+        return all(shard_path(self.folder, shard, suffix).is_file() for suffix in (".json", ".npy"))
+
+    def _put_shard(self, shard: int, places: list[int], rows: np.ndarray) -> None:
+        data, marks = self._maps(shard)
+        mine = [i for i, place in enumerate(places) if place // self.recipe.shard_size == shard]
+        local = [places[i] - shard * self.recipe.shard_size for i in mine]
+        data[local] = rows[mine]
+        data.flush()
+        marks[local] = 1
+        marks.flush()
+        if marks.all():
+            del self._open[shard]
+            self._finish(shard)
+
+    def _maps(self, shard: int) -> tuple[np.memmap, np.memmap]:
+        """The open files of a shard; a fresh pair starts with the data, so that marks never outlive their rows."""
+        if shard not in self._open:
+            count = len(self.recipe.shard_pictures(shard))
+            path, part = shard_path(self.folder, shard), shard_path(self.folder, shard, ".part")
+            if not part.is_file():
+                shape = (count, *self.recipe.entry_shape)
+                np.lib.format.open_memmap(path, "w+", dtype=np.dtype(self.recipe.dtype), shape=shape).flush()
+                temporary = part.with_suffix(".part.tmp")
+                temporary.write_bytes(bytes(count))
+                os.replace(temporary, part)
+            data = np.lib.format.open_memmap(path, "r+")
+            self._open[shard] = (data, np.memmap(part, np.uint8, "r+", shape=(count,)))
+        return self._open[shard]
+
+    def _finish(self, shard: int) -> None:
+        sha256, pictures = file_sha256(shard_path(self.folder, shard)), len(self.recipe.shard_pictures(shard))
+        _write_json(shard_path(self.folder, shard, ".json"), {"sha256": sha256, "pictures": pictures})
+        shard_path(self.folder, shard, ".part").unlink(missing_ok=True)
+
+
+def _write_json(path: Path, values: dict[str, Any]) -> None:
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(values, indent=1) + "\n")
+    os.replace(temporary, path)

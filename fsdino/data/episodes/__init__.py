@@ -1,0 +1,1 @@
+"""Episodes: fixed lists, tensors, published protocols."""

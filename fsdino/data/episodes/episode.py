@@ -1,0 +1,262 @@
+"""Episodes as tensors: fixed ones for measuring, freely drawn ones for training."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from fsdino.data.class_index import ClassIndex, CombinedIndex, SubsetIndex
+from fsdino.data.episodes.episode_list import EpisodeList, EpisodeSpec
+from fsdino.data.images import IGNORE, check_mask_size
+
+if TYPE_CHECKING:
+    from fsdino.base.resize import Resize
+
+__all__ = [
+    "ClassIndex", "CombinedIndex", "EpisodeData", "EpisodeList", "EpisodeSpec", "SubsetIndex", "TrainEpisodes",
+    "collate_episodes",
+]  # fmt: skip
+
+Transform = Callable[[np.ndarray, np.ndarray, np.random.Generator], tuple[np.ndarray, np.ndarray]]
+_MAX_TRIES = 50  # draws of a picture before an impossible request is reported
+_MAX_CLASSES = 8  # draws of a class before that is an error
+
+
+class EpisodeData(Dataset[dict[str, Any]]):
+    """The episodes of a fixed list, in order.
+
+    Args:
+        index: data set that holds the pictures.
+        episodes: what to load.
+        resize: square side S in pixels, or the method's own `Resize`.
+    """
+
+    def __init__(self, index: ClassIndex, episodes: EpisodeList, resize: Resize | int) -> None:
+        self.index, self.episodes, self.resize = index, episodes, _as_resize(resize)
+
+    def __len__(self) -> int:
+        return len(self.episodes)
+
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        """Load episode i.
+
+        Returns:
+            `query_image` (3, S, S) float in [0, 1]; `query_mask` (S, S) long and `query_mask_original` (H, W) long at
+            the picture's own size, both {0, 1, 255 = ignore}; `support_images` (K, 3, S, S); `support_masks` (K, S, S)
+            float in [0, 1]; `class_id`; `episode_index`; `query_id`; `support_ids`.
+
+        Raises:
+            ValueError: a support has no object pixel, or a mask does not have its picture's size.
+        """
+        spec = self.episodes.episodes[i]
+        image, mask = _load(self.index, spec.query, spec.class_id)
+        supports = [_load(self.index, picture, spec.class_id) for picture in spec.support]
+        for picture, (_, support_mask) in zip(spec.support, supports):
+            if not (support_mask == 1).any():
+                name = self.index.class_names.get(spec.class_id, spec.class_id)
+                raise ValueError(
+                    f"support mask of class '{name}' in picture '{picture}' has no foreground pixel; a reference needs "
+                    "at least one: repair the mask or draw the episodes again."
+                )
+        item = _tensors(self.resize, image, mask, supports)
+        return item | {
+            "query_mask_original": torch.from_numpy(mask).long(),
+            "class_id": spec.class_id,
+            "episode_index": i,
+            "query_id": spec.query,
+            "support_ids": spec.support,
+        }
+
+
+class _NoPicture(ValueError):
+    """A class whose pictures cannot make an episode."""
+
+
+class TrainEpisodes(Dataset[dict[str, Any]]):
+    """Randomly drawn episodes for training; item i depends on (seed, epoch, i) alone, whatever the number of workers.
+
+    A class is drawn (uniformly, unless weights are given), then a query, then K other pictures as supports.
+
+    Args:
+        index: data set of training pictures.
+        classes: class ids to train on; those with fewer than K + 1 pictures are left out.
+        resize: square side S in pixels, or the method's own `Resize`.
+        shots: references per episode (K).
+        length: episodes per epoch.
+        seed: seed of all draws.
+        epoch: number of the epoch; build a new data set for each.
+        ignore_classes: novel classes whose pixels become 255 in query masks and background in support masks.
+        absent_prob: share in [0, 1] of episodes whose query does not show the class (its mask is 0 or 255).
+        transform: joint augmentation of (image, mask, generator), e.g. `JointAugment`.
+        class_weights: class -> how often it is drawn, relative to the others; None draws all equally often.
+
+    Raises:
+        ValueError: no class has enough pictures, or a class no weight.
+    """
+
+    def __init__(
+        self,
+        index: ClassIndex,
+        classes: Sequence[int],
+        resize: Resize | int,
+        shots: int = 1,
+        length: int = 1000,
+        seed: int = 0,
+        epoch: int = 0,
+        ignore_classes: Sequence[int] = (),
+        absent_prob: float = 0.0,
+        transform: Transform | None = None,
+        class_weights: Mapping[int, float] | None = None,
+    ) -> None:
+        self.index, self.resize = index, _as_resize(resize)
+        self.shots, self.length, self.seed, self.epoch = shots, length, seed, epoch
+        self.ignore_classes, self.absent_prob, self.transform = frozenset(ignore_classes), absent_prob, transform
+        self.pictures = {c: found for c in classes if len(found := index.pictures(c)) > shots}
+        self.classes = list(self.pictures)
+        self._candidates: dict[int, Sequence[str]] = {}
+        if not self.classes:
+            raise ValueError(
+                f"no foreground class of '{index.name}' has {shots + 1} pictures, which a {shots}-shot training "
+                f"episode needs ({len(classes)} classes were given): add pictures or take fewer shots."
+            )
+        self._probs = None if class_weights is None else self._shares(class_weights)
+
+    def __len__(self) -> int:
+        return self.length
+
+    def _shares(self, weights: Mapping[int, float]) -> np.ndarray:
+        """Probability of every class of `classes`."""
+        values = np.array([weights.get(c, 0.0) for c in self.classes])
+        if not (values >= 0).all() or values.sum() <= 0:
+            raise ValueError("no class that can be drawn has a weight above 0; correct class_weights.")
+        return values / values.sum()
+
+    def _draw_class(self, rng: np.random.Generator) -> int:
+        if self._probs is None:
+            return self.classes[int(rng.integers(len(self.classes)))]
+        return self.classes[int(rng.choice(len(self.classes), p=self._probs))]
+
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        """Draw episode i.
+
+        A class without usable pictures (all of its pixels are ignored, or its masks are empty) is warned of, and
+        another one drawn.
+
+        Returns:
+            As `EpisodeData`, without `query_mask_original`, and `support_truths` (K, S, S) uint8 {0, 1, 255 = ignore},
+            for methods that are also asked to find the references' objects.
+
+        Raises:
+            ValueError: no class drawn has usable pictures.
+        """
+        rng = np.random.default_rng(np.random.SeedSequence([self.seed, self.epoch, i]))
+        for _ in range(_MAX_CLASSES - 1):
+            try:
+                return self._episode(i, self._draw_class(rng), rng)
+            except _NoPicture as error:
+                warnings.warn(f"{error} Another class is drawn in its place.", stacklevel=2)
+        return self._episode(i, self._draw_class(rng), rng)
+
+    def _episode(self, i: int, class_id: int, rng: np.random.Generator) -> dict[str, Any]:
+        absent = bool(rng.random() < self.absent_prob)
+        if absent and class_id not in self._candidates:
+            self._candidates[class_id] = self.index.candidates(class_id)
+        pool = self._candidates[class_id] if absent else self.pictures[class_id]
+        query_id, image, mask = self._pick(pool, class_id, rng, set(), absent)
+        support_ids: list[str] = []
+        supports = []
+        for _ in range(self.shots):
+            taken = {query_id, *support_ids}
+            picture, support_image, support_mask = self._pick(self.pictures[class_id], class_id, rng, taken, False)
+            support_ids.append(picture)
+            supports.append(self._augmented(support_image, support_mask, rng))
+        image, mask = self._augmented(image, mask, rng)
+        item = _tensors(self.resize, image, mask, supports)
+        truths = [self.resize.truth(torch.from_numpy(other).long()).to(torch.uint8) for _, other in supports]
+        item["support_truths"] = torch.stack(truths)
+        names = {"query_id": query_id, "support_ids": tuple(support_ids)}
+        return item | {"class_id": class_id, "episode_index": i} | names
+
+    def _pick(
+        self, pool: Sequence[str], class_id: int, rng: np.random.Generator, taken: set[str], absent: bool
+    ) -> tuple[str, np.ndarray, np.ndarray]:
+        """Draw a picture that shows the class (or, when `absent`, does not) once ignored pixels are taken out."""
+        for _ in range(_MAX_TRIES * (1 + len(taken))):
+            picture = pool[int(rng.integers(len(pool)))]
+            if picture in taken or (absent and class_id in self.index.classes_in(picture)):
+                continue
+            image, mask = _load(self.index, picture, class_id)
+            for other in sorted(self.index.classes_in(picture) & self.ignore_classes):
+                mask = np.where(self.index.load_mask(picture, other) != 0, IGNORE, mask).astype(np.uint8)
+            if absent or (mask == 1).any():
+                return picture, image, mask
+        name = self.index.class_names[class_id]
+        wanted = f"without class '{name}'" if absent else f"with a usable mask of class '{name}'"
+        raise _NoPicture(
+            f"found no picture {wanted} in '{self.index.name}' ({len(pool)} tried at random): "
+            + ("set absent_prob to 0." if absent else "repair its masks or leave the class out.")
+        )
+
+    def _augmented(
+        self, image: np.ndarray, mask: np.ndarray, rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
+        return (image, mask) if self.transform is None else self.transform(image, mask, rng)
+
+
+def collate_episodes(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Stack episodes into a batch.
+
+    Args:
+        items: B episodes of one data set.
+
+    Returns:
+        Tensors with a leading B; `class_id` and `episode_index` as (B,) long; `query_mask_original`, `query_id` and
+        `support_ids` stay lists of length B, as pictures differ in size.
+    """
+    batch: dict[str, Any] = {}
+    for key in items[0]:
+        values = [item[key] for item in items]
+        if key in ("query_mask_original", "query_id", "support_ids"):
+            batch[key] = values
+        elif isinstance(values[0], Tensor):
+            batch[key] = torch.stack(values)
+        else:
+            batch[key] = torch.tensor(values, dtype=torch.long)
+    return batch
+
+
+def image_tensor(image: np.ndarray) -> Tensor:
+    """(H, W, 3) uint8 -> (3, H, W) float in [0, 1]."""
+    return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).float() / 255
+
+
+def _load(index: ClassIndex, picture: str, class_id: int) -> tuple[np.ndarray, np.ndarray]:
+    image, mask = index.load_image(picture), index.load_mask(picture, class_id)
+    check_mask_size(mask, image.shape[:2], f"{picture} (class {class_id})")
+    return image, mask
+
+
+def _tensors(
+    resize: Resize, image: np.ndarray, mask: np.ndarray, supports: Sequence[tuple[np.ndarray, np.ndarray]]
+) -> dict[str, Any]:
+    soft = [resize.soft_mask(torch.from_numpy((m == 1).astype(np.float32))) for _, m in supports]
+    return {
+        "query_image": resize.image(image_tensor(image)),
+        "query_mask": resize.truth(torch.from_numpy(mask).long()),
+        "support_images": torch.stack([resize.image(image_tensor(picture)) for picture, _ in supports]),
+        "support_masks": torch.stack(soft),
+    }
+
+
+def _as_resize(resize: Resize | int) -> Resize:
+    if not isinstance(resize, int):
+        return resize
+    from fsdino.base.resize import Resize as SquareResize
+
+    return SquareResize(resize)

@@ -1,0 +1,110 @@
+"""Published evaluation protocols by name: seed, number of episodes, scoring resolution, training pictures, supports."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from fsdino.data.class_index import ClassIndex
+from fsdino.data.episodes.episode_list import EpisodeList, Order
+from fsdino.data.episodes.filters import TrainFilter
+
+_PARTS = {"pascal-part": 2500, "paco-part": 2500}
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How a published line of work measures.
+
+    The seed is this package's: each line draws with its own random numbers, which cannot be had from the outside, so
+    a list follows a protocol in number and manner, not episode by episode.
+
+    Attributes:
+        name: name of the preset.
+        source: the line of work it follows.
+        seed: seed of the episode list.
+        episodes: data set -> episodes a fold, where it differs from `default_episodes`.
+        default_episodes: episodes a fold.
+        scoring: "network" scores at the network's square, "original" at the picture's own size.
+        train_filter: which pictures of base classes are trained on (`fsdino.data.episodes.filters`).
+        replacement: supports may repeat each other.
+    """
+
+    name: str
+    source: str
+    seed: int = 0
+    episodes: dict[str, int] = field(default_factory=dict)
+    default_episodes: int = 1000
+    scoring: Literal["network", "original"] = "original"
+    train_filter: TrainFilter = "none"
+    replacement: bool = False
+
+    def order(self, dataset: str) -> Order:
+        """How queries are chosen: DAVIS and PerSeg start from the first picture, FSS-1000 takes each picture once."""
+        if dataset.startswith("davis") or dataset == "perseg":
+            return "first"
+        return "each" if dataset == "fss1000" else "random"
+
+    def num_episodes(self, dataset: str) -> int:
+        """Episodes a fold, for order "random"."""
+        return self.episodes.get(dataset, self.default_episodes)
+
+    def draw(
+        self,
+        index: ClassIndex,
+        fold: int,
+        shots: int = 1,
+        num_episodes: int | None = None,
+        seed: int | None = None,
+        skip_rare: bool = False,
+    ) -> EpisodeList:
+        """Draw this protocol's list.
+
+        Args:
+            index: data set of test pictures.
+            fold: which of its folds.
+            shots: references per episode.
+            num_episodes: in place of the protocol's number.
+            seed: in place of the protocol's seed.
+            skip_rare: leave out classes with too few pictures instead of refusing.
+
+        Raises:
+            ValueError: as `EpisodeList.draw`.
+        """
+        return EpisodeList.draw(
+            index,
+            fold,
+            shots,
+            self.num_episodes(index.name) if num_episodes is None else num_episodes,
+            self.seed if seed is None else seed,
+            self.name,
+            self.order(index.name),
+            self.replacement,
+            skip_rare,
+        )
+
+
+PROTOCOLS: dict[str, Protocol] = {
+    protocol.name: protocol
+    for protocol in (
+        Protocol("fsdino", "this package", episodes={"lvis92i": 2300, "coco386": 250} | _PARTS),
+        Protocol("hsnet", "HSNet, DCAMA, VRP-SAM", scoring="network", train_filter="hsnet", replacement=True),
+        Protocol(
+            "pfenet", "PFENet, BAM, FSSAM", seed=321, episodes={"coco20i": 4000}, scoring="original",
+            train_filter="pfenet",
+        ),
+        Protocol("sansa", "SANSA", episodes={"lvis92i": 2300} | _PARTS, scoring="network", train_filter="hsnet"),
+        Protocol("matcher-lvis", "Matcher, GF-SAM", episodes={"lvis92i": 2300} | _PARTS, scoring="network"),
+    )
+}  # fmt: skip
+
+
+def protocol(name: str) -> Protocol:
+    """A preset by name.
+
+    Raises:
+        ValueError: there is no such preset.
+    """
+    if name not in PROTOCOLS:
+        raise ValueError(f"there is no protocol '{name}'; known: {', '.join(PROTOCOLS)}.")
+    return PROTOCOLS[name]

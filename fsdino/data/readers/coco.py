@@ -1,0 +1,249 @@
+"""COCO-format JSON files, and COCO-20i made of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from pycocotools import mask as rle_tools
+
+from fsdino.data.class_index import ClassIndex
+from fsdino.data.files import DataSetError, existing, first_existing
+from fsdino.data.images import IGNORE, read_image
+
+Overlap = Literal["union", "painted"]
+_Instance = tuple[int, bool, Any]  # class id, crowd, segmentation as pycocotools takes it
+
+
+class CocoIndex(ClassIndex):
+    """Instances of a COCO-format JSON as one binary mask per picture and class.
+
+    A class's mask is 1 on its instances; a region marked `iscrowd` is 255 (ignore) where no instance of the class lies.
+    Picture ids are the JSON's file names, class ids its category ids. With `overlap="union"` each class's mask is the
+    union of its instances, so masks of two classes may overlap. With `overlap="painted"` they come from one label map,
+    as COCO-20i's do: crowds are painted first (as ignore), then the instances in the order of the file, later ones over
+    earlier ones.
+
+    Args:
+        annotations: JSON with `images`, `annotations` and `categories`; polygons (several parts allowed), RLE and
+            compressed RLE.
+        image_dir: folder that the file names are relative to.
+        name: name of the data set.
+        min_cover: smallest share of the picture, in [0, 1], that a class has to exceed to count for the picture.
+        min_pixels: smallest number of pixels that a class needs to count for the picture.
+        overlap: see above.
+        num_folds: the class with position i among the sorted ids is novel in fold i mod `num_folds`.
+        file_name: picture's JSON entry -> file name, for files that do not name it in `file_name`.
+
+    Raises:
+        DataSetError: a file is missing or damaged, an annotation is of an unknown picture or category, a mask has
+            another size than its picture, or no class has a picture.
+    """
+
+    def __init__(
+        self,
+        annotations: str | Path,
+        image_dir: str | Path,
+        name: str = "coco",
+        min_cover: float = 0.0,
+        min_pixels: int = 0,
+        overlap: Overlap = "union",
+        num_folds: int = 4,
+        file_name: Callable[[dict[str, Any]], str] | None = None,
+    ) -> None:
+        self.name, self.overlap = name, overlap
+        self.annotations = existing(annotations, "the JSON file with the masks")
+        self.image_dir = existing(image_dir, "the folder of pictures")
+        raw = read_json(self.annotations, ("images", "annotations", "categories"))
+        self._sizes: dict[str, tuple[int, int]] = {}
+        self._instances: dict[str, list[_Instance]] = {}
+        try:
+            self.class_names = {int(c["id"]): str(c["name"]) for c in raw["categories"]}
+            self._read_instances(raw, file_name or (lambda entry: str(entry["file_name"])))
+        except (KeyError, TypeError, AttributeError) as error:
+            raise self._malformed(error) from error
+        class_ids = sorted(self.class_names)
+        self.folds = [class_ids[fold::num_folds] for fold in range(num_folds)]
+        self._painted: tuple[str, np.ndarray] | None = None  # masks of one picture are asked for one after the other
+        self._pictures = self._count(min_cover, min_pixels)
+        if not any(self._pictures.values()):
+            raise DataSetError(f"'{self.annotations}' has no class with a picture: it holds no usable mask.")
+
+    def pictures(self, class_id: int) -> list[str]:
+        return list(self._pictures.get(class_id, []))
+
+    def all_images(self) -> list[str]:
+        """Ids of all pictures in the JSON, also those without a mask."""
+        return sorted(self._sizes)
+
+    def load_image(self, picture_id: str) -> np.ndarray:
+        return read_image(self.image_dir / picture_id)
+
+    def classes_in(self, picture_id: str) -> set[int]:
+        return {class_id for class_id, _, _ in self._instances.get(picture_id, [])}
+
+    def load_mask(self, picture_id: str, class_id: int) -> np.ndarray:
+        size = self._size(picture_id)
+        if self.overlap == "painted":
+            labels = self.label_map(picture_id)
+            mask = (labels == class_id).astype(np.uint8)
+            mask[labels == -1] = IGNORE
+            return mask
+        crowd, mask = np.zeros(size, np.uint8), np.zeros(size, np.uint8)
+        for own_class, is_crowd, segmentation in self._instances[picture_id]:
+            if own_class == class_id:
+                np.maximum(mask if not is_crowd else crowd, self._decode(picture_id, segmentation),
+                           out=mask if not is_crowd else crowd)
+        mask[(crowd == 1) & (mask == 0)] = IGNORE
+        return mask
+
+    def label_map(self, picture_id: str) -> np.ndarray:
+        """One class id a pixel in the documented painting order.
+
+        Returns:
+            (H, W) int64: category id, 0 where there is none (category ids start at 1), -1 on crowds.
+        """
+        if self._painted is None or self._painted[0] != picture_id:
+            labels = np.zeros(self._size(picture_id), np.int64)
+            for class_id, crowd, segmentation in sorted(self._instances[picture_id], key=lambda one: not one[1]):
+                labels[self._decode(picture_id, segmentation) == 1] = -1 if crowd else class_id
+            self._painted = (picture_id, labels)
+        return self._painted[1]
+
+    def _size(self, picture_id: str) -> tuple[int, int]:
+        if picture_id not in self._sizes:
+            raise DataSetError(f"picture '{picture_id}' is not in '{self.annotations}': check the episode list.")
+        return self._sizes[picture_id]
+
+    def _decode(self, picture_id: str, segmentation: Any) -> np.ndarray:
+        height, width = self._sizes[picture_id]
+        if isinstance(segmentation, list):
+            # pycocotools takes a first polygon of four numbers for a box; less than three corners have no area
+            polygons = [p.tolist() for p in segmentation if len(p) >= 6]
+            if not polygons:
+                return np.zeros((height, width), np.uint8)
+            return rle_tools.decode(rle_tools.merge(rle_tools.frPyObjects(polygons, height, width)))
+        if not isinstance(segmentation, dict) or not {"size", "counts"} <= segmentation.keys():
+            raise self._malformed(f"a mask of picture '{picture_id}' is neither polygons nor RLE")
+        if list(segmentation["size"]) != [height, width]:
+            raise DataSetError(
+                f"a mask of picture '{picture_id}' in '{self.annotations}' has size {list(segmentation['size'])}, the "
+                f"picture is [{height}, {width}] (height, width): export the masks at the picture's size."
+            )
+        if isinstance(segmentation["counts"], list):
+            segmentation = rle_tools.frPyObjects(segmentation, height, width)
+        return rle_tools.decode(segmentation)
+
+    def _malformed(self, reason: Exception | str) -> DataSetError:
+        shown = f"{type(reason).__name__}: {reason}" if isinstance(reason, Exception) else reason
+        return DataSetError(f"'{self.annotations}' is not of COCO's form ({shown}): export it again.")
+
+    def _read_instances(self, raw: dict[str, Any], file_name: Callable[[dict[str, Any]], str]) -> None:
+        names: dict[int, str] = {}
+        for entry in raw["images"]:
+            picture = file_name(entry)
+            if picture in self._sizes:
+                raise DataSetError(f"'{self.annotations}' lists picture '{picture}' twice: remove one entry.")
+            names[entry["id"]] = picture
+            self._sizes[picture] = (int(entry["height"]), int(entry["width"]))
+            self._instances[picture] = []
+        for annotation in raw["annotations"]:
+            where = f"annotation {annotation.get('id')} in '{self.annotations}'"
+            if annotation["image_id"] not in names:
+                raise DataSetError(f"{where} is of image id {annotation['image_id']}, which 'images' does not list: "
+                                   "remove the annotation or add the picture's entry.")
+            if annotation["category_id"] not in self.class_names:
+                raise DataSetError(f"{where} is of category {annotation['category_id']}, which 'categories' does not "
+                                   "list: add the category.")
+            if not annotation.get("segmentation"):
+                raise DataSetError(f"{where} has no 'segmentation' (boxes only?): masks are needed.")
+            crowd = bool(annotation.get("iscrowd", 0))
+            instance = (int(annotation["category_id"]), crowd, _compact(annotation["segmentation"]))
+            self._instances[names[annotation["image_id"]]].append(instance)
+
+    def _count(self, min_cover: float, min_pixels: int) -> dict[int, list[str]]:
+        """Class id -> pictures that count for it. Masks are drawn only where a smallest size is asked for."""
+        found: dict[int, list[str]] = {class_id: [] for class_id in self.class_names}
+        for picture in sorted(self._sizes):
+            height, width = self._sizes[picture]
+            for class_id in sorted({c for c, crowd, _ in self._instances[picture] if not crowd}):
+                if min_cover > 0 or min_pixels > 0:
+                    pixels = self.object_pixels(picture, class_id)
+                    if pixels < min_pixels or pixels <= min_cover * height * width:
+                        continue
+                found[class_id].append(picture)
+        return found
+
+
+def coco20i(root: str | Path, split: Literal["train", "val"] = "val", overlap: Overlap = "painted") -> CocoIndex:
+    """COCO-20i: 80 classes, fold f tests those at positions f, f + 4, ... f + 76.
+
+    Args:
+        root: folder with `train2014/`, `val2014/` and `annotations/instances_{train,val}2014.json`, or the one
+            holding it as `COCO2014/`.
+        split: pictures to use: "train" for base classes, "val" for test episodes.
+        overlap: "painted" = one label per pixel, as in the field; "union" = each class's own instances.
+
+    Raises:
+        DataSetError: a file or folder is missing.
+
+    Source: Nguyen and Todorovic, 2019 (folds as in the later literature).
+    """
+    annotations = f"annotations/instances_{split}2014.json"
+    base = first_existing(root, ("COCO2014", "coco2014", "coco", "COCO", "."), annotations)
+    return CocoIndex(base / annotations, base / f"{split}2014", "coco20i", overlap=overlap)
+
+
+def coco_folder(
+    root: str | Path,
+    annotations: str = "instances.json",
+    images: str = "images",
+    name: str = "coco",
+    min_cover: float = 0.0,
+    min_pixels: int = 0,
+    overlap: Overlap = "union",
+    num_folds: int = 4,
+) -> CocoIndex:
+    """Any COCO-format file with its pictures.
+
+    Args:
+        root: folder that holds both, or the JSON file itself (the pictures are looked for beside it then).
+        annotations: the JSON file, relative to the root.
+        images: the folder of pictures, relative to the root; "." for the root itself.
+        name, min_cover, min_pixels, overlap, num_folds: as in `CocoIndex`.
+
+    Raises:
+        DataSetError: a file is missing or damaged.
+    """
+    base = existing(root, "the folder with the COCO-format file")
+    path = base if base.is_file() else base / annotations
+    folder = path.parent if base.is_file() else base
+    image_dir = folder / images if (folder / images).is_dir() or not base.is_file() else folder
+    return CocoIndex(path, image_dir, name, min_cover, min_pixels, overlap, num_folds)
+
+
+def read_json(path: Path, keys: Iterable[str]) -> dict[str, Any]:
+    """Read a JSON object that must have certain keys.
+
+    Raises:
+        DataSetError: the file is no JSON object, or lacks a key.
+    """
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataSetError(f"'{path}' is no JSON file ({error}): copy or download it again.") from error
+    missing = [key for key in keys if not isinstance(raw, dict) or key not in raw]
+    if missing:
+        lacking = ", ".join(repr(key) for key in missing)
+        raise DataSetError(f"'{path}' has no {lacking}: it is no COCO-format file with masks.")
+    return raw
+
+
+def _compact(segmentation: Any) -> Any:
+    """Polygons as arrays: a third of the memory of lists of Python numbers."""
+    if isinstance(segmentation, list):
+        return [np.asarray(polygon, dtype=np.float64) for polygon in segmentation]
+    return segmentation

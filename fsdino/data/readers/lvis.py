@@ -1,0 +1,112 @@
+"""LVIS-92i: 920 classes of LVIS v1 in ten folds of 92."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from fsdino.data.files import existing, first_existing
+from fsdino.data.readers.coco import CocoIndex, read_json
+
+NUM_FOLDS = 10
+PUBLISHED_CLASSES = 920  # for one shot
+ROOTS = ("LVIS", "lvis", ".")
+
+
+class LvisIndex(CocoIndex):
+    """LVIS v1 for few-shot segmentation.
+
+    The validation categories with more pictures than shots are sorted by id; with n of them fold f tests those at the
+    positions f + 10 v for v < n // 10 (920 and 92 for one shot). LVIS is annotated federatedly: that a class is absent
+    is only known for the pictures that list it so, and `candidates` keeps to these.
+
+    Args:
+        root: folder with `train2017/`, `val2017/` (also inside `coco/`) and `lvis_v1_{train,val}.json`, or the one
+            holding it as `LVIS/`. Picture ids are such as `val2017/000000000139.jpg`.
+        split: pictures to use: "train" for base classes, "val" for test episodes. The folds come from the validation
+            file either way.
+        shots: references per episode (K), which decides the classes.
+
+    Raises:
+        DataSetError: a file is missing or damaged.
+
+    Source: Gupta et al., 2019; Liu et al., 2024 (folds).
+    """
+
+    def __init__(self, root: str | Path, split: Literal["train", "val"] = "val", shots: int = 1) -> None:
+        self._known_absent: dict[int, set[str]] = {}
+        annotations, image_dir = lvis_files(root, split)
+        super().__init__(annotations, image_dir, "lvis92i", file_name=self._note_picture)
+        if split == "val":
+            pictures = {class_id: len(self.pictures(class_id)) for class_id in self.class_names}
+        else:
+            pictures = pictures_per_class(existing(annotations.with_name("lvis_v1_val.json"), "the folds' source"))
+        self.folds = lvis_folds(pictures, shots)
+
+    def candidates(self, class_id: int) -> list[str]:
+        return sorted(self._known_absent.get(class_id, set()) | set(self.pictures(class_id)))
+
+    def _note_picture(self, entry: dict[str, Any]) -> str:
+        name = picture_name(entry)
+        for class_id in entry.get("neg_category_ids", ()):
+            self._known_absent.setdefault(int(class_id), set()).add(name)
+        return name
+
+
+def lvis_folds(pictures: dict[int, int], shots: int) -> list[list[int]]:
+    """The ten folds.
+
+    Args:
+        pictures: class id -> number of validation pictures.
+        shots: a class needs more pictures than this.
+
+    Returns:
+        Class ids per fold, all of the same length.
+    """
+    ids = sorted(class_id for class_id, count in pictures.items() if count > shots)
+    return [[ids[fold + NUM_FOLDS * v] for v in range(len(ids) // NUM_FOLDS)] for fold in range(NUM_FOLDS)]
+
+
+def pictures_per_class(annotations: Path) -> dict[int, int]:
+    """Class id -> number of pictures with an instance of it in a COCO-format file.
+
+    Raises:
+        DataSetError: the file is damaged.
+    """
+    raw = read_json(annotations, ("annotations", "categories"))
+    pairs = {(int(a["category_id"]), a["image_id"]) for a in raw["annotations"]}
+    counts = {int(category["id"]): 0 for category in raw["categories"]}
+    for class_id, _ in pairs:
+        counts[class_id] = counts.get(class_id, 0) + 1
+    return counts
+
+
+def picture_name(entry: dict[str, Any]) -> str:
+    """`val2017/000000000139.jpg` from a picture's JSON entry: LVIS gives `coco_url` only, PACO `file_name`."""
+    source = str(entry.get("file_name") or entry["coco_url"])
+    if "/" not in source and "coco_url" in entry:
+        source = str(entry["coco_url"])
+    return "/".join(source.split("/")[-2:])
+
+
+def lvis_files(root: str | Path, split: str) -> tuple[Path, Path]:
+    """The annotation file and the folder that holds `train2017` and `val2017`.
+
+    Raises:
+        DataSetError: one of them is missing.
+    """
+    name = f"lvis_v1_{split}.json"
+    base = first_existing(root, (*ROOTS, "annotations", "LVIS/annotations"), name)
+    return base / name, coco2017_folder(base)
+
+
+def coco2017_folder(base: Path) -> Path:
+    """The folder with COCO 2017's pictures, at `base`, in `coco/` inside it, or one above.
+
+    Raises:
+        DataSetError: it is in none of them.
+    """
+    for place in (base, base / "coco", base.parent, base.parent / "coco"):
+        if (place / "val2017").is_dir() or (place / "train2017").is_dir():
+            return place
+    return existing(base / "val2017", "COCO's val2017 pictures").parent

@@ -1,0 +1,51 @@
+"""PerSeg: forty personal objects, the first picture of each as the reference."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from fsdino.data.files import DataSetError, existing, files_by_stem, first_existing
+from fsdino.data.images import PICTURE_SUFFIXES, read_image
+from fsdino.data.readers.folder import MASK_SUFFIXES, MaskFolderIndex
+
+PUBLISHED_CLASSES = 40
+
+
+class PersegIndex(MaskFolderIndex):
+    """PerSeg; its masks are colour pictures in which everything that is not black is the object.
+
+    Args:
+        root: folder with `Images/<object>/<number>.jpg` and `Annotations/<object>/<number>.png`, or one holding it as
+            `PerSeg/` or `data/`. All objects are novel in fold 0; draw episodes with order "first".
+
+    Raises:
+        DataSetError: a folder, picture or mask is missing.
+
+    Source: Zhang et al., 2024 (PerSAM).
+    """
+
+    def __init__(self, root: str | Path) -> None:
+        base = first_existing(root, ("PerSeg", "data", "."), "Annotations")
+        image_dir, files = existing(base / "Images", "PerSeg's pictures"), {}
+        for folder in sorted(path for path in image_dir.iterdir() if path.is_dir()):
+            pictures = files_by_stem(folder, PICTURE_SUFFIXES)
+            masks = files_by_stem(existing(base / "Annotations" / folder.name, "the object's masks"), MASK_SUFFIXES)
+            lacking = sorted(set(pictures) - set(masks))
+            if lacking:
+                raise DataSetError(f"picture '{pictures[lacking[0]]}' has no mask "
+                                   f"'{base / 'Annotations' / folder.name / lacking[0]}.png': unpack PerSeg again.")
+            files[folder.name] = {stem: (path, masks[stem]) for stem, path in pictures.items()}
+        super().__init__("perseg", files, folds=[range(len(files))])
+
+    def _read_mask(self, path: Path) -> np.ndarray:
+        with Image.open(path) as image:
+            if image.mode in ("1", "L", "P"):
+                return super()._read_mask(path) if image.mode != "P" else _not_black(read_image(path))
+        return _not_black(read_image(path))
+
+
+def _not_black(colours: np.ndarray) -> np.ndarray:
+    return np.asarray((colours > 0).any(axis=-1), dtype=np.uint8)

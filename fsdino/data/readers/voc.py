@@ -1,0 +1,131 @@
+"""PASCAL-5i: VOC 2012 with SBD's additional masks, 20 classes in four folds of five."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from fsdino.data.files import DataSetError, existing, files_by_stem, first_existing, read_names
+from fsdino.data.images import read_labels
+from fsdino.data.readers.label_maps import LabelMapIndex
+
+CLASSES = (
+    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
+    "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
+)  # fmt: skip
+FOLDS = tuple(tuple(range(5 * fold + 1, 5 * fold + 6)) for fold in range(4))
+MIN_PIXELS = 2 * 32 * 32  # smaller objects were left out when the benchmark was made
+PUBLISHED_PAIRS = {"train": (2286, 3425, 5883, 2086), "val": (346, 451, 725, 346)}  # (picture, class) pairs per fold
+ROOTS = ("VOCdevkit/VOC2012", "VOC2012", ".")
+
+
+class VocIndex(LabelMapIndex):
+    """PASCAL-5i. Class ids are VOC's own label numbers, 1 to 20; the border label 255 is ignored.
+
+    Masks are `SegmentationClassAug/*.png`. Where that folder is missing they are read from the two official sources,
+    VOC's `SegmentationClass/*.png` and SBD's `benchmark_RELEASE/dataset/cls/*.mat` (beside or above VOC2012), VOC's
+    first. "val" are the pictures of `ImageSets/Segmentation/val.txt`, "train" all others with a mask.
+
+    Args:
+        root: folder with `JPEGImages`, `SegmentationClassAug` and `ImageSets`, or one holding it as `VOC2012` or
+            `VOCdevkit/VOC2012`. If it has published lists of pairs, `splits/pascal/{trn,val}/fold<f>.txt` (lines such
+            as `2007_000032__01`, the class number last), these decide which picture counts for which class.
+        split: "train" for base classes, "val" for test episodes.
+        min_pixels: smallest number of pixels that a class needs to count for a picture, where there is no such list.
+
+    Raises:
+        DataSetError: a file or folder is missing or damaged.
+
+    Source: Shaban et al., 2017 (folds and smallest size); Hariharan et al., 2011 (SBD).
+    """
+
+    def __init__(self, root: str | Path, split: Literal["train", "val"] = "val", min_pixels: int = MIN_PIXELS) -> None:
+        base = first_existing(root, ROOTS, "JPEGImages")
+        labels = label_files(Path(root), base)
+        val = set(read_names(base / "ImageSets/Segmentation/val.txt"))
+        stems = sorted(val if split == "val" else set(labels) - val)
+        lacking = [stem for stem in stems if stem not in labels]
+        if lacking:
+            listed = base / "ImageSets/Segmentation/val.txt"
+            raise DataSetError(f"picture '{lacking[0]}' of '{listed}' has no label map ({len(lacking)} such): "
+                               "fetch VOC's SegmentationClass or SegmentationClassAug again.")
+        if not stems:
+            raise DataSetError(f"'{base}' has label maps for val pictures only: fetch SegmentationClassAug or SBD.")
+        files = {stem: (base / f"JPEGImages/{stem}.jpg", labels[stem]) for stem in stems}
+        names = dict(enumerate(CLASSES, start=1))
+        pairs = _published_pairs(Path(root), base, split)
+        super().__init__("pascal5i", files, names, FOLDS, min_pixels=min_pixels, pairs=pairs)
+
+    def _read_map(self, path: Path) -> np.ndarray:
+        return _read_sbd(path) if path.suffix == ".mat" else read_labels(path)
+
+
+def label_files(root: Path, base: Path) -> dict[str, Path]:
+    """Picture name -> label map, from SegmentationClassAug, or from VOC and SBD themselves.
+
+    Raises:
+        DataSetError: there is none.
+    """
+    if (base / "SegmentationClassAug").is_dir():
+        return files_by_stem(base / "SegmentationClassAug", (".png",))
+    found: dict[str, Path] = {}
+    for place in (root, base, base.parent, base.parent.parent):
+        sbd = place / "benchmark_RELEASE/dataset/cls"
+        if sbd.is_dir():
+            found = files_by_stem(sbd, (".mat",))
+            break
+    if (base / "SegmentationClass").is_dir():
+        found |= files_by_stem(base / "SegmentationClass", (".png",))
+    if not found:
+        raise DataSetError(f"'{base}' has neither SegmentationClassAug nor SegmentationClass: unpack "
+                           "VOCtrainval_11-May-2012.tar there, and SegmentationClassAug (or SBD's benchmark.tgz).")
+    return found
+
+
+def _published_pairs(root: Path, base: Path, split: str) -> dict[int, list[str]] | None:
+    folder = "trn" if split == "train" else "val"
+    for place in (root / "splits/pascal", base / "splits/pascal", root / "splits"):
+        lists = [place / folder / f"fold{fold}.txt" for fold in range(4)]
+        if lists[0].is_file():
+            pairs: dict[int, list[str]] = {class_id: [] for class_id in range(1, 21)}
+            for path in lists:
+                for line in read_names(path):
+                    stem, _, number = line.rpartition("__")
+                    if not number.isdigit() or int(number) not in pairs:
+                        raise DataSetError(f"line '{line}' of '{path}' is not '<picture>__<class 01 to 20>': "
+                                           "fetch the list again or remove the splits folder.")
+                    pairs[int(number)].append(stem)
+            return pairs
+    return None
+
+
+def _read_sbd(path: Path) -> np.ndarray:
+    """SBD's class map: field Segmentation of the struct GTcls."""
+    content = read_mat(path)
+    if "GTcls" not in content:
+        raise DataSetError(f"'{path}' has no GTcls: it is no class map of SBD (dataset/cls/*.mat).")
+    return np.asarray(content["GTcls"]["Segmentation"][0, 0]).astype(np.int64)
+
+
+def read_mat(path: Path, **options: bool) -> dict[str, np.ndarray]:
+    """Read a MATLAB file.
+
+    Args:
+        path: the file.
+        options: for `scipy.io.loadmat`.
+
+    Raises:
+        ImportError: scipy is not installed.
+        DataSetError: the file is missing or damaged.
+    """
+    try:
+        from scipy.io import loadmat
+    except ImportError as error:
+        raise ImportError(f"reading '{path}' needs scipy: pip install scipy.") from error
+    existing(path, "a MATLAB file of masks")
+    try:
+        return loadmat(str(path), **options)
+    except Exception as error:  # scipy raises a dozen kinds for damaged files
+        raise DataSetError(f"'{path}' cannot be read ({error}): download it again.") from error

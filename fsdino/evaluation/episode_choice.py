@@ -1,0 +1,130 @@
+"""Which episodes an evaluation runs: the folds asked for, each with its list, and base classes to choose a cut on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from fsdino.data.catalog import open_data_set
+from fsdino.data.class_index import ClassIndex
+from fsdino.data.episodes.episode_list import EpisodeList
+from fsdino.data.episodes.protocols import protocol as protocol_named
+from fsdino.data.splits import TestSet, open_train
+from fsdino.pipeline.recipe import DataPart, DataSpec
+
+
+@dataclass(frozen=True)
+class EpisodeChoice:
+    """What is asked for: a data set, its folds, and where their lists come from.
+
+    Args:
+        data: one of `fsdino.data.catalog.DATA_SETS`.
+        root: its folder on disk.
+        folds: "all", or numbers with commas.
+        shots: references per episode.
+        protocol: preset that lists are drawn by, see `fsdino.data.episodes.protocols`.
+        list_path: fixed lists in place of drawn ones; `{fold}` and `{shots}` are filled in.
+        number: episodes a fold, in place of the protocol's; of a list whose length follows from the data set (FSS-1000,
+            DAVIS, PerSeg), so many evenly spread.
+        seed: of the draw, in place of the protocol's.
+        skip_rare: leave out classes with too few pictures instead of refusing.
+        data_options: further arguments of the data set's reader.
+    """
+
+    data: str
+    root: str | None = None
+    folds: str = "all"
+    shots: int = 1
+    protocol: str = "fsdino"
+    list_path: str | None = None
+    number: int | None = None
+    seed: int | None = None
+    skip_rare: bool = False
+    data_options: dict[str, Any] = field(default_factory=dict)
+
+    def open(self) -> ClassIndex:
+        """The data set of test pictures."""
+        return open_data_set(self.data, self.root, "test", **self.data_options)
+
+    def lists(self, index: ClassIndex) -> list[EpisodeList]:
+        """The list of each fold, checked against the data set: what does not fit is said before anything is measured.
+
+        Raises:
+            ValueError: for folds that the data set has not, or a list that does not fit it.
+        """
+        return [self._list(index, fold) for fold in chosen_folds(self.folds, index)]
+
+    def _list(self, index: ClassIndex, fold: int) -> EpisodeList:
+        if self.list_path is None:
+            plan = protocol_named(self.protocol)
+            drawn = plan.draw(index, fold, self.shots, self.number, self.seed, self.skip_rare)
+            return drawn if self.number is None else spread(drawn, self.number)
+        path = self.list_path.format(fold=fold, shots=self.shots)
+        given = EpisodeList.load(path, index.name)
+        if (given.fold, given.shots) != (fold, self.shots):
+            raise ValueError(
+                f"list '{path}' is of fold {given.fold}, {given.shots} shot(s), asked for was fold {fold}, "
+                f"{self.shots} shot(s): name the lists with {{fold}} and {{shots}}, or give --folds {given.fold} "
+                f"--shots {given.shots}."
+            )
+        given.verify(index)
+        return given
+
+    def base(self, test: TestSet) -> tuple[ClassIndex, EpisodeList]:
+        """Training pictures and episodes of base classes of a fold, none of whose pictures is tested.
+
+        Args:
+            test: the fold's test set.
+
+        Raises:
+            ValueError: the data set has no base class to choose on.
+        """
+        spec = DataSpec(self.data, self.root, self.data_options)
+        found = open_train(DataPart([spec], test=spec, fold=test.episodes.fold, shots=self.shots), test)
+        assert found.val_episodes is not None  # the default share holds some classes out
+        return found.index, found.val_episodes
+
+
+def spread(episodes: EpisodeList, number: int) -> EpisodeList:
+    """So many episodes of a longer list, evenly spread over it; a shorter one as it is."""
+    if len(episodes) <= number:
+        return episodes
+    places = [i * len(episodes) // number for i in range(number)]
+    return replace(episodes, episodes=tuple(episodes.episodes[place] for place in places))
+
+
+def chosen_folds(folds: str, index: ClassIndex) -> list[int]:
+    """Fold numbers from what was typed.
+
+    Args:
+        folds: "all", or numbers with commas.
+        index: the data set.
+
+    Returns:
+        Numbers without repeats, in the order given; folds without classes are left out of "all".
+
+    Raises:
+        ValueError: for anything else, or a fold that is not there.
+    """
+    if folds == "all":
+        return [fold for fold, classes in enumerate(index.folds) if classes]
+    try:
+        numbers = list(dict.fromkeys(int(part) for part in folds.split(",")))
+    except ValueError as error:
+        raise ValueError(f"folds '{folds}' are no numbers; give --folds all, or for instance --folds 0,2.") from error
+    for number in numbers:
+        index.novel_classes(number)  # says which folds there are
+    return numbers
+
+
+def check_list_path(path: str) -> None:
+    """Refuse a pattern that cannot be filled in.
+
+    Raises:
+        ValueError: it holds other braces than {fold} and {shots}.
+    """
+    try:
+        Path(path.format(fold=0, shots=1))
+    except (KeyError, IndexError, ValueError) as error:
+        raise ValueError(f"list '{path}' holds other braces than {{fold}} and {{shots}}; correct --list.") from error

@@ -1,0 +1,260 @@
+"""Measure a method on a fixed list: the same counts whatever the workers, batches, processes or interruptions."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Subset
+
+from fsdino.base.method import FewShotMethod
+from fsdino.data.class_index import ClassIndex
+from fsdino.data.episodes.episode import EpisodeData, collate_episodes
+from fsdino.data.episodes.episode_list import EpisodeList
+from fsdino.data.readers.davis import boundary_f
+from fsdino.metrics.few_shot import FewShotIoU, FewShotScore, Interval, bootstrap_interval, intersection_union
+
+Scoring = Literal["original", "network"]
+COLUMNS = (
+    "episode", "class_id", "query", "support", "inter_bg", "inter_fg", "union_bg", "union_fg", "score", "presence",
+    "boundary_f",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a method scored on a list.
+
+    Attributes:
+        score: pooled mIoU, FB-IoU and the table of classes.
+        interval: mIoU with its 95 % bootstrap interval over episodes.
+        rows: one row an episode, the columns of `COLUMNS`.
+    """
+
+    score: FewShotScore
+    interval: Interval
+    rows: pd.DataFrame
+
+
+def predict_episode(method: FewShotMethod, batch: dict[str, Any], i: int) -> tuple[Tensor, float, float]:
+    """Predict episode i of a batch, by itself: batched arithmetic rounds differently, counts must not.
+
+    Args:
+        method: any method of the package.
+        batch: from `collate_episodes`, with pixels or with cached maps.
+        i: which of its episodes.
+
+    Returns:
+        Logits (s, s), predicted IoU and presence logit.
+    """
+    one = slice(i, i + 1)
+    if "query_feats" in batch:
+        support = list(batch["support_feats"][one].flatten(0, 1).unbind(1))
+        memory = method.encode_support_feats(support, batch["support_masks"][one])  # type: ignore[operator]
+        output = method.decode_query_feats(memory, list(batch["query_feats"][one].unbind(1)))  # type: ignore[operator]
+    else:
+        output = method(batch["query_image"][one], batch["support_images"][one], batch["support_masks"][one])
+    return output.mask_logits[0, 0].float(), float(output.iou_pred[0, 0]), float(output.presence_logit[0, 0])
+
+
+class EvaluateModule(LightningModule):
+    """The predict step of an evaluation.
+
+    Args:
+        method: what is measured; in evaluation mode afterwards.
+        class_ids: classes of the list.
+        scoring: "original" counts at the picture's own size, "network" at the network's.
+        done: rows of episodes that were measured before; they count in `running`.
+        boundary: also measure DAVIS's F of each episode.
+
+    Attributes:
+        running: metric over what was measured so far.
+
+    Raises:
+        ValueError: for another scoring.
+    """
+
+    def __init__(
+        self,
+        method: FewShotMethod,
+        class_ids: Sequence[int],
+        scoring: Scoring = "original",
+        done: pd.DataFrame | None = None,
+        boundary: bool = False,
+    ) -> None:
+        super().__init__()
+        if scoring not in ("original", "network"):
+            raise ValueError(f"unknown scoring {scoring!r}; use 'original' (the picture's own size) or 'network'.")
+        self.method, self.scoring, self.boundary = method.eval(), scoring, boundary
+        self.running = FewShotIoU(class_ids, sync_on_compute=False)  # for the bar: this process's share
+        if done is not None:
+            add_rows(self.running, done)
+
+    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> list[dict[str, Any]]:
+        """Rows of the batch's episodes."""
+        rows = []
+        for i, class_id in enumerate(batch["class_id"].tolist()):
+            logits, score, presence = predict_episode(self.method, batch, i)
+            truth = batch["query_mask_original"][i] if self.scoring == "original" else batch["query_mask"][i]
+            logits = self.method.resize.invert(logits, (truth.shape[-2], truth.shape[-1]))
+            mask = logits.sigmoid() > self.method.threshold
+            inter, union = intersection_union(mask, truth)
+            self.running.add_counts(inter, union, class_id)
+            rows.append({
+                "episode": int(batch["episode_index"][i]), "class_id": class_id, "query": batch["query_id"][i],
+                "support": " ".join(batch["support_ids"][i]), "inter_bg": int(inter[0]), "inter_fg": int(inter[1]),
+                "union_bg": int(union[0]), "union_fg": int(union[1]), "score": score, "presence": presence,
+                "boundary_f": boundary_f(mask.cpu().numpy(), truth.cpu().numpy()) if self.boundary else None,
+            })  # fmt: skip
+        return rows
+
+
+class RowWriter(Callback):
+    """Appends rows as they come, so that an interrupted evaluation goes on where it stopped.
+
+    Args:
+        folder: the evaluation's folder; each process writes its own file.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_predict_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, *args: Any, **kwargs: Any) -> None:
+        """Writes the rows of one batch."""
+        path = self.folder / f"rows.{trainer.global_rank}.csv"
+        with path.open("a", newline="", encoding="utf-8") as file:
+            csv.DictWriter(file, COLUMNS).writerows(outputs)
+
+
+def evaluate(
+    method: FewShotMethod,
+    index: ClassIndex,
+    episodes: EpisodeList,
+    folder: str | Path,
+    *,
+    scoring: Scoring = "original",
+    fingerprint: str = "",
+    data: Dataset | None = None,
+    batch_size: int = 1,
+    num_workers: int = 0,
+    trainer: Trainer | None = None,
+    boundary: bool = False,
+) -> Evaluation:
+    """Measure a method on a list, or go on with a measurement that was interrupted.
+
+    Args:
+        method: what is measured.
+        index: the data set of the list.
+        episodes: the list.
+        folder: rows and scores go here; rows of the same list, method and scoring that are there are kept.
+        scoring: "original" or "network", see `EvaluateModule`.
+        fingerprint: of the method's weights; a folder with rows of another one is refused.
+        data: replaces `EpisodeData(index, episodes, method.resize)`, for instance with cached maps.
+        batch_size: episodes loaded at a time; each is computed by itself.
+        num_workers: loader processes.
+        trainer: Lightning's, for devices and nodes; None = one process on the CPU.
+        boundary: also measure DAVIS's F of each episode.
+
+    Returns:
+        Scores and rows.
+
+    Raises:
+        ValueError: if the folder holds rows of another measurement, or episodes are missing at the end.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    _claim(folder, {"episodes": episodes.content_hash, "scoring": scoring, "method": fingerprint})
+    before = read_rows(folder)
+    done = set(before["episode"].tolist())
+    rest = [i for i in range(len(episodes)) if i not in done]
+    if rest:
+        data = EpisodeData(index, episodes, method.resize) if data is None else data
+        loader = DataLoader(
+            Subset(data, rest), batch_size=batch_size, collate_fn=collate_episodes, num_workers=num_workers
+        )
+        trainer = trainer or Trainer(
+            accelerator="cpu", devices=1, logger=False, enable_checkpointing=False, enable_model_summary=False
+        )
+        trainer.callbacks.append(RowWriter(folder))  # type: ignore[attr-defined]
+        module = EvaluateModule(method, episodes.class_ids, scoring, before, boundary)
+        trainer.predict(module, loader, return_predictions=False)
+        trainer.strategy.barrier()
+    rows = read_rows(folder)
+    if len(rows) != len(episodes):
+        raise ValueError(
+            f"{folder} has {len(rows)} of {len(episodes)} episodes; the other processes' rows must lie in the same "
+            "folder: give the run one that all machines share (or turn trainer.limit_predict_batches off)."
+        )
+    return summarise(rows, episodes.class_ids)
+
+
+def summarise(rows: pd.DataFrame, class_ids: Sequence[int]) -> Evaluation:
+    """Scores of a table of rows.
+
+    Args:
+        rows: the columns of `COLUMNS`.
+        class_ids: classes that were asked for.
+
+    Returns:
+        The evaluation; its rows are in the order of the list.
+    """
+    rows = rows.sort_values("episode").reset_index(drop=True)
+    metric = add_rows(FewShotIoU(class_ids), rows)
+    columns = (rows[name].to_numpy(np.int64) for name in ("class_id", "inter_fg", "union_fg"))
+    return Evaluation(metric.compute(), bootstrap_interval(*columns), rows)
+
+
+def add_rows(metric: FewShotIoU, rows: pd.DataFrame) -> FewShotIoU:
+    """Add episodes that were counted before to a metric; returns it."""
+    for row in rows.itertuples():
+        inter, union = torch.tensor([row.inter_bg, row.inter_fg]), torch.tensor([row.union_bg, row.union_fg])
+        metric.add_counts(inter, union, int(row.class_id))  # type: ignore[arg-type]
+    return metric
+
+
+def _claim(folder: Path, wanted: dict[str, str]) -> None:
+    """Note what is measured here; refuse a folder that holds something else."""
+    path = folder / "measurement.json"
+    if path.is_file():
+        found = json.loads(path.read_text(encoding="utf-8"))
+        for key, value in wanted.items():
+            if found.get(key) != value:
+                raise ValueError(
+                    f"{folder} holds rows of another measurement: {key} {found.get(key)!r} there, {value!r} here; "
+                    "take another folder or delete it."
+                )
+        return
+    path.write_text(json.dumps(wanted, indent=2) + "\n", encoding="utf-8")
+
+
+def read_rows(folder: Path) -> pd.DataFrame:
+    """All complete rows of all processes of a measurement, each episode once; none where nothing was measured.
+
+    Args:
+        folder: the evaluation's folder.
+
+    Returns:
+        The columns of `COLUMNS`.
+    """
+    rows: list[dict[str, Any]] = []
+    for path in sorted(folder.glob("rows.*.csv")):
+        text = path.read_text(encoding="utf-8")
+        whole = text[: text.rfind("\n") + 1]  # a killed process may have left half a line
+        if whole != text:
+            path.write_text(whole, encoding="utf-8")
+        rows += csv.DictReader(whole.splitlines(), COLUMNS)  # type: ignore[arg-type]
+    table = pd.DataFrame(rows, columns=list(COLUMNS))
+    whole_numbers = ["episode", "class_id", "inter_bg", "inter_fg", "union_bg", "union_fg"]
+    table = table.astype(dict.fromkeys(whole_numbers, "int64") | dict.fromkeys(("score", "presence"), "float64"))
+    table["boundary_f"] = pd.to_numeric(table["boundary_f"])  # empty where it was not asked for
+    return table.drop_duplicates("episode")

@@ -1,0 +1,231 @@
+"""`fsdino export` as a plain function: a model as safetensors, torch.export programs and ONNX graphs, each checked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from fsdino.base.reference import Reference
+from fsdino.base.storage import fingerprint, load_segmenter, save_pretrained
+from fsdino.data.world.index import SyntheticWorld
+from fsdino.export.graphs import OPSET, SHOTS, Graph, export_onnx, export_program, graphs
+from fsdino.export.onnx_method import OnnxMethod
+from fsdino.models.segmenter import FewShotSegmenter
+from fsdino.predict.engines.onnx import (
+    FORMAT_VERSION,
+    METADATA_KEY,
+    POSITION_AXES,
+    REMEMBER_FILE,
+    SEGMENT_FILE,
+    OnnxEngine,
+)
+from fsdino.predict.lists import listed
+from fsdino.visualize import mask_iou
+
+ExportFormat = Literal["safetensors", "pt2", "onnx", "int8"]
+EXPORT_FORMATS: tuple[ExportFormat, ...] = ("safetensors", "pt2", "onnx", "int8")
+INT8_DIR = "int8"
+SCENES = 6  # on which 8-bit masks are compared with torch's
+TOLERANCE = 1e-3  # largest difference allowed between a graph and torch, in logits
+
+
+def export(
+    model: str,
+    out: str,
+    formats: Sequence[ExportFormat] = ("safetensors", "onnx"),
+    half: bool = False,
+) -> Path:
+    """Write a model for use elsewhere; every graph is compared with torch before it counts as written.
+
+    Args:
+        model: A preset, model folder, checkpoint or Hub id.
+        out: Folder for the files: model.safetensors and config.json, {remember,segment}.onnx, {remember,segment}.pt2,
+            and int8/{remember,segment}.onnx.
+        formats: Any of safetensors, pt2 (torch.export), onnx, int8 (onnx with 8-bit weights).
+        half: Store safetensors in half precision.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: If a format is unknown, the model has parts that cannot be exported, or a graph computes other
+            numbers than torch.
+    """
+    asked: list[str] = list(formats) or ["nothing"]
+    if unknown := [name for name in asked if name not in EXPORT_FORMATS]:
+        raise ValueError(f"export format {unknown[0]!r} is unknown; use {', '.join(EXPORT_FORMATS)}.")
+    segmenter, folder = load_segmenter(model), Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    if "safetensors" in formats:
+        save_pretrained(segmenter, folder, half=half)
+        segmenter = load_segmenter(folder)  # half precision rounds the weights: graphs are of what was stored
+    if {"pt2", "onnx", "int8"} & set(formats):
+        export_graphs(segmenter, folder, formats)
+    return folder
+
+
+def export_files(
+    out: str, model: str = "tiny", formats: Sequence[ExportFormat] | str = ("safetensors", "onnx"), half: bool = False
+) -> int:
+    """Write a model for use elsewhere; every graph is compared with torch before it counts as written.
+
+    Args:
+        out: Folder for the files.
+        model: A preset, model folder, checkpoint or Hub id.
+        formats: Any of safetensors, pt2 (torch.export), onnx, int8 (onnx with 8-bit weights), comma-separated.
+        half: Store safetensors in half precision.
+
+    Returns:
+        Exit code; the files are listed with their sizes.
+    """
+    folder, wanted = Path(out), listed(formats)
+    export(model, out, wanted, half)  # type: ignore[arg-type]
+    for path in sorted(path for path in folder.rglob("*") if path.suffix in (".safetensors", ".pt2", ".onnx")):
+        print(f"{path.stat().st_size / 1e6:8.1f} MB  {path}")
+    if "int8" in wanted:
+        agreement = OnnxEngine(folder / INT8_DIR).info["agreement"]
+        print(f"IoU of the 8-bit masks with torch's: {100 * agreement:.1f} %, on {SCENES} scenes of the embedded world")
+    return 0
+
+
+def export_graphs(model: FewShotSegmenter, folder: Path, formats: Sequence[str]) -> dict[str, float]:
+    """Write the graphs of a segmenter.
+
+    Args:
+        model: On the CPU; its encoder accepts the native size alone afterwards.
+        folder: Where to.
+        formats: Which of pt2, onnx and int8.
+
+    Returns:
+        Largest difference from torch by file name, in logits. Of the int8 graphs, which round, their files note under
+        "agreement" how far their masks are torch's.
+
+    Raises:
+        ValueError: If the model has the "pivot" reader, or a graph differs from torch.
+    """
+    if model.config.variant == "full" and model.config.reader == "pivot":
+        raise ValueError("the 'pivot' reader has no graph of changing size; export a model with reader 'pooled'.")
+    differences = {}
+    for graph in graphs(model.eval()):
+        program = export_program(graph)
+        if "pt2" in formats:
+            path = folder / f"{graph.name}.pt2"
+            torch.export.save(program, path)
+            differences[path.name] = compare_program(graph, path)
+        if "onnx" in formats or "int8" in formats:
+            path = folder / f"{graph.name}.onnx"
+            export_onnx(graph, program, path)
+            note_metadata(path, metadata(model))
+            differences[path.name] = compare_onnx(graph, path)
+    for name, difference in differences.items():
+        if not difference <= TOLERANCE:
+            raise ValueError(
+                f"'{folder / name}' differs from torch by {difference:.1e}, allowed are {TOLERANCE:.0e}; do not use "
+                "it, and report the versions of torch, onnxscript and onnxruntime."
+            )
+    if "int8" in formats:
+        from fsdino.export.quantize import quantize_int8
+
+        quantized = quantize_int8(folder, folder / INT8_DIR)
+        noted = {**metadata(model), "agreement": mask_agreement(model, quantized)}
+        for file in (REMEMBER_FILE, SEGMENT_FILE):
+            note_metadata(quantized / file, noted)
+    return differences
+
+
+def metadata(model: FewShotSegmenter) -> dict[str, Any]:
+    """What a graph's user must know, kept inside the file."""
+    return {
+        "format_version": FORMAT_VERSION,
+        "fingerprint": fingerprint(model),
+        "img_size": model.img_size,
+        "resize_mode": model.resize.mode,
+        "threshold": model.threshold,
+        "opset": OPSET,
+        "input_range": [0, 1],
+        "mean": model.encoder.mean.flatten().tolist(),  # applied inside the graph
+        "std": model.encoder.std.flatten().tolist(),
+        "segmenter": model.config.to_dict(),
+    }
+
+
+def note_metadata(path: Path, info: dict[str, Any]) -> None:
+    """Write the metadata into an ONNX file."""
+    import onnx
+
+    proto = onnx.load(path)
+    onnx.helper.set_model_props(proto, {METADATA_KEY: json.dumps(info)})
+    proto.producer_name = "fsdino"
+    onnx.save(proto, path)
+
+
+def variations(graph: Graph) -> list[tuple[torch.Tensor, ...]]:
+    """Inputs of the sizes that the graph was traced with, and of others: one picture, one class, fewer and more
+    references."""
+    first = tuple(tensor[:1] for tensor in graph.inputs)
+    if graph.name == "remember":
+        return [graph.inputs, first, tuple(torch.cat([tensor, tensor[:2]]) for tensor in graph.inputs)]
+    mixed = (graph.inputs[0][:1], *graph.inputs[1:])
+    return [graph.inputs, first, mixed, with_references(graph, 1), with_references(graph, 5)]
+
+
+def with_references(graph: Graph, shots: int) -> tuple[torch.Tensor, ...]:
+    """The inputs of a segment graph, its memories of another number of references (those traced, over and over)."""
+    found = []
+    for name, tensor in zip(graph.input_names, graph.inputs):
+        if axis := POSITION_AXES.get(name):
+            parts = tensor.chunk(SHOTS, axis)
+            tensor = torch.cat([parts[i % SHOTS] for i in range(shots)], axis)
+        found.append(tensor)
+    return tuple(found)
+
+
+def mask_agreement(model: FewShotSegmenter, folder: Path) -> float:
+    """How far the masks of exported graphs are those of torch, from a reference and scenes of the embedded world.
+
+    Args:
+        model: The segmenter, in evaluation mode.
+        folder: With its graphs as ONNX.
+
+    Returns:
+        Mean IoU in [0, 1]; 1 where both masks are empty.
+    """
+    index = SyntheticWorld("novel", SCENES + 1)
+    class_id = min(index.class_names)
+    first, *others = index.pictures(class_id)
+    reference = Reference(index.load_image(first), mask=index.load_mask(first, class_id) == 1)
+    answers = []
+    for method in (model, OnnxMethod(folder)):
+        memory = method.remember([reference])
+        answers.append([method.segment(memory, index.load_image(name)).probs > model.threshold for name in others])
+    return float(np.mean([np.nan_to_num(mask_iou(a, b), nan=1.0) for a, b in zip(*answers)]))
+
+
+def compare_program(graph: Graph, path: Path) -> float:
+    """Largest difference between a saved program and the module, over several sizes of input."""
+    module = torch.export.load(path).module()
+    with torch.no_grad():
+        return max(
+            float((a - b).abs().max())
+            for inputs in variations(graph)
+            for a, b in zip(module(*inputs), graph.module(*inputs))
+        )
+
+
+def compare_onnx(graph: Graph, path: Path) -> float:
+    """Largest difference between an ONNX file in onnxruntime and the module, over several sizes of input."""
+    from fsdino.predict.engines.onnx import open_session
+
+    session = open_session(path)
+    largest = 0.0
+    for inputs in variations(graph):
+        with torch.no_grad():
+            expected = graph.module(*inputs)
+        found = session.run(None, {name: tensor.numpy() for name, tensor in zip(graph.input_names, inputs)})
+        largest = max(largest, *(float(np.abs(a.numpy() - b).max()) for a, b in zip(expected, found)))
+    return largest

@@ -1,0 +1,235 @@
+"""FSSAM: the query becomes its own memory, and the reference cleans it.
+
+SAM2 matches the *same* object between frames, but a reference shows another object of the class. So a coarse prior from
+DINOv2 features gives the query a pseudo memory of itself, which is refined and then calibrated by the reference inside
+SAM2's memory attention. After arXiv 2505.14100 (ICML 2025); the formulas are in `calibration`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fsdino.base.method import FewShotMethod, Memory, SegmenterOutput
+from fsdino.base.resize import Resize, ResizeMode
+from fsdino.methods.fssam.attention import calibrated_attention
+from fsdino.methods.fssam.formulas import query_priors, refine_memory
+from fsdino.methods.prototype import masked_average
+from fsdino.methods.sam2.net import Sam2
+from fsdino.methods.sam2.sizes import Sam2Version
+from fsdino.methods.sam2.weights import build_sam2
+from fsdino.models.encoder import FeatureEncoder
+
+
+@dataclass
+class FssamMemory(Memory):
+    """What FSSAM keeps of B episodes; T = h*w memory positions, K references.
+
+    Averages over the references are enough where SAM2's keys and values are averaged, because both are linear in the
+    memory; so the size hardly grows with K.
+
+    Args:
+        foreground: (B, K, C), the object's mean DINOv2 feature in each reference.
+        background: (B, K, C), the rest's.
+        prototypes: (B, K, memory_dim), the object's mean memory in each reference.
+        map: (B, T, memory_dim), the memory, mean over the references.
+        pointer: (B, D), the object pointer, mean over the references.
+        weights: (B, T), the mask on the memory's grid, mean over the references.
+    """
+
+    foreground: Tensor
+    background: Tensor
+    prototypes: Tensor
+    map: Tensor
+    pointer: Tensor
+    weights: Tensor
+
+
+class Fssam(FewShotMethod):
+    """FSSAM on a SAM2 and a DINOv2; memory encoder, memory attention and mask decoder train, the rest is frozen.
+
+    Args:
+        sam2: With its weights loaded.
+        encoder: Its last tap is used.
+        rounds: Of the memory refinement; 0 leaves it out.
+        strength: Of the calibration bias; 0 leaves it out.
+        resize_mode: "squash" as published, or "pad".
+    """
+
+    memory_type = FssamMemory
+
+    def __init__(
+        self,
+        sam2: Sam2,
+        encoder: FeatureEncoder,
+        rounds: int = 3,
+        strength: float = 10.0,
+        resize_mode: ResizeMode = "squash",
+    ) -> None:
+        super().__init__(Resize(max(sam2.img_size, encoder.img_size), resize_mode))
+        self.sam2 = sam2.requires_grad_(False).switch_off_object_score_()
+        self.encoder = encoder
+        self.rounds = rounds
+        self.strength = strength
+        for part in self._trained():
+            part.requires_grad_(True)
+        self.train(self.training)
+
+    @classmethod
+    def build(
+        cls,
+        size: str = "small",
+        img_size: int = 512,
+        version: Sam2Version = "2.0",
+        weights: str | None = None,
+        sha256: str | None = None,
+        encoder: str = "vit_base_patch14_dinov2",
+        encoder_img_size: int = 560,
+        tap: int = 11,
+        encoder_kwargs: dict[str, Any] | None = None,
+        encoder_weights: str | None = None,
+        encoder_stride: int | None = None,
+        **kwargs: Any,
+    ) -> Fssam:
+        """FSSAM from names, published sizes by default, with random or official weights.
+
+        Args:
+            size: A name of `SIZES`; with weights, their own size counts.
+            img_size: Side of SAM2's square input in pixels.
+            version: "2.0" or "2.1"; with weights, their own version counts.
+            weights: Hub id, folder or Meta's `.pt` file of SAM2, see `build_sam2`; None for random.
+            sha256: Expected digest of a `.pt` file.
+            encoder: timm's name of the Vision Transformer.
+            encoder_img_size: Side of its square input in pixels.
+            tap: Block (from 0) that is read; the last one, as published.
+            encoder_kwargs: For `timm.create_model`.
+            encoder_weights: "timm", a path, or None for random.
+            encoder_stride: Pixels between patches where they overlap for a finer map; None: the patch size.
+            kwargs: For the constructor.
+
+        Returns:
+            The method.
+        """
+        features = FeatureEncoder(encoder, encoder_img_size, (tap,), encoder_kwargs, encoder_weights, encoder_stride)
+        return cls(build_sam2(size, img_size, version, weights, sha256), features, **kwargs)
+
+    def _trained(self) -> tuple[nn.Module, ...]:
+        net = self.sam2.net
+        return net.memory_encoder, net.memory_attention, net.mask_decoder
+
+    def train(self, mode: bool = True) -> Fssam:
+        """Only the three trained parts leave eval mode."""
+        super().train(mode)
+        self.sam2.eval()
+        for part in self._trained():
+            part.train(mode)
+        return self
+
+    def trainable_parameters(self) -> list[nn.Parameter]:
+        """Those of memory encoder, memory attention and mask decoder."""
+        return [p for p in self.parameters() if p.requires_grad]
+
+    def encode_support(
+        self, support_images: Tensor, support_masks: Tensor, support_features: Tensor | None = None
+    ) -> FssamMemory:
+        """Prototypes and memory of the references; shapes as in `FewShotMethod`.
+
+        Args:
+            support_images: (B, K, 3, S, S) in [0, 1].
+            support_masks: (B, K, S, S) in [0, 1].
+            support_features: (B, K, N, C), what `features` gives for the pictures; None computes it.
+
+        Returns:
+            The memory of batch B.
+        """
+        batch = len(support_images)
+        images, masks = support_images.flatten(0, 1), support_masks.flatten(0, 1)[:, None]
+        features = self.features(images) if support_features is None else support_features.flatten(0, 1)  # (B*K, N, C)
+        area = _pool(masks, int(features.shape[1] ** 0.5)).to(features.dtype)  # (B*K, N)
+        frame = self.sam2.encode(self._fit(images))
+        tokens, pointers = self.sam2.encode_given_mask(frame, self._fit(masks))
+        weights = _pool(masks, self.sam2.grid).to(tokens.dtype)  # (B*K, T)
+
+        def split(x: Tensor) -> Tensor:
+            return x.unflatten(0, (batch, -1))  # (B*K, ...) -> (B, K, ...)
+
+        return FssamMemory(
+            foreground=split(masked_average(features, area)),
+            background=split(masked_average(features, 1 - area)),
+            prototypes=split(masked_average(tokens, weights)),
+            map=split(tokens).mean(1),
+            pointer=split(pointers).mean(1),
+            weights=split(weights).mean(1),
+        )
+
+    def decode_query(
+        self, memory: FssamMemory, query_image: Tensor, query_features: Tensor | None = None
+    ) -> SegmenterOutput:
+        """Prior, pseudo memory, refinement, calibrated attention, SAM2's decoder; best mask by predicted IoU.
+
+        Args:
+            memory: Of batch B, or of batch 1 for all pictures.
+            query_image: (B, 3, S, S) in [0, 1].
+            query_features: (B, N, C), what `features` gives for the pictures; None computes it.
+
+        Returns:
+            Outputs of batch B.
+        """
+        batch, sam2 = len(query_image), self.sam2
+        features = self.features(query_image) if query_features is None else query_features
+        memory = memory.to(features.dtype)
+        prior_a, prior_b = query_priors(features, memory.foreground, memory.background, sam2.img_size)
+        frame = sam2.encode(self._fit(query_image))
+        refined, _ = refine_memory(
+            sam2.encode_memory(frame, prior_a),
+            sam2.encode_memory(frame, prior_b),
+            _pool(prior_a, sam2.grid).to(features.dtype),
+            _pool(prior_b, sam2.grid).to(features.dtype),
+            memory.prototypes.expand(batch, -1, -1),
+            self.rounds,
+        )
+        pointers = torch.stack([memory.pointer.expand(batch, -1), sam2.mask_pointer(frame, prior_b)], dim=1)
+        tokens, positions, num_pointer_tokens = self._context(memory, refined, pointers)
+        weights = memory.weights.expand(batch, -1)
+        embedding = calibrated_attention(sam2, frame, tokens, positions, weights, num_pointer_tokens, self.strength)
+        found = sam2.decode(frame, embedding).best()
+        return SegmenterOutput(found.mask_logits, found.iou_pred, found.object_logits)
+
+    def _context(self, memory: FssamMemory, refined: Tensor, pointers: Tensor) -> tuple[Tensor, Tensor, int]:
+        """Tokens (B, 2*T + P, memory_dim) with one temporal code for all, their codes, and P."""
+        sam2, device = self.sam2, refined.device
+        where = sam2.memory_position(device) + sam2.temporal_code(0)  # (T, memory_dim)
+        ages = torch.ones(pointers.shape[1], device=device)
+        pointer_tokens, pointer_codes = sam2.split_pointers(pointers, sam2.pointer_code(ages))
+        tokens = torch.cat([memory.map.expand(len(refined), -1, -1), refined, pointer_tokens], dim=1)
+        return tokens, torch.cat([where, where, pointer_codes]), pointer_tokens.shape[1]
+
+    def features(self, images: Tensor) -> Tensor:
+        """What the priors compare: the frozen encoder's last tap.
+
+        Args:
+            images: (N, 3, S, S) in [0, 1].
+
+        Returns:
+            (N, tokens, C).
+        """
+        return self.encoder(_resize(images, self.encoder.img_size))[-1].flatten(2).transpose(1, 2)
+
+    def _fit(self, x: Tensor) -> Tensor:
+        return _resize(x, self.sam2.img_size)
+
+
+def _resize(x: Tensor, size: int) -> Tensor:
+    """(N, C, S, S) -> (N, C, size, size); S is the larger of the two input sizes, so this only shrinks."""
+    if x.shape[-1] == size:
+        return x
+    return F.interpolate(x, size=(size, size), mode="bilinear", align_corners=False, antialias=True).clamp(0, 1)
+
+
+def _pool(masks: Tensor, grid: int) -> Tensor:
+    """(N, 1, S, S) -> (N, grid*grid): the share of each cell that is covered."""
+    return F.adaptive_avg_pool2d(masks, grid).flatten(1)

@@ -1,0 +1,1 @@
+"""SAM2 as SANSA and FSSAM use it."""

@@ -1,0 +1,75 @@
+"""AdaptFormer adapters in SAM2's image encoder: the only weights that SANSA trains."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from fsdino.methods.sam2.net import Sam2
+
+
+class Adapter(nn.Module):
+    """AdaptFormer's bottleneck (Chen et al. 2022): norm, down, ReLU, up, times a small scale. Starts at zero output.
+
+    Args:
+        dim: Width of the stream.
+        bottleneck: Inner width.
+        scale: Factor of the output.
+    """
+
+    def __init__(self, dim: int, bottleneck: int, scale: float = 0.1) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(dim)
+        self.down = nn.Linear(dim, bottleneck)
+        self.up = nn.Linear(bottleneck, dim)
+        self.scale = scale
+        nn.init.zeros_(self.up.weight)
+        nn.init.zeros_(self.up.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., dim) -> (..., dim)."""
+        return self.scale * self.up(self.down(self.norm(x)).relu())
+
+
+class AdaptedMlp(nn.Module):
+    """A block's norm and MLP with an adapter beside them, all fed by the stream after attention.
+
+    Args:
+        norm: The block's second norm.
+        mlp: The block's MLP.
+        adapter: Parallel to both.
+    """
+
+    def __init__(self, norm: nn.Module, mlp: nn.Module, adapter: Adapter) -> None:
+        super().__init__()
+        self.norm = norm
+        self.mlp = mlp
+        self.adapter = adapter
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., dim) -> (..., dim), to be added to the stream."""
+        return self.mlp(self.norm(x)) + self.adapter(x)
+
+
+def add_adapters_(sam2: Sam2, factor: float, stages: Sequence[int] = (2, 3)) -> list[nn.Parameter]:
+    """Put an adapter into every Hiera block of some stages.
+
+    Args:
+        sam2: Changed in place; load weights before.
+        factor: Bottleneck width over the block's *input* width (so a stage's first block has half of the others').
+        stages: Of 0 to 3.
+
+    Returns:
+        The adapters' parameters.
+    """
+    backbone = sam2.net.vision_encoder.backbone
+    ends = [0, *(end + 1 for end in backbone.stage_ends)]
+    parameters: list[nn.Parameter] = []
+    for stage in stages:
+        for block in backbone.blocks[ends[stage] : ends[stage + 1]]:
+            adapter = Adapter(block.dim_out, int(factor * block.dim)).to(sam2.mean.device, sam2.dtype)
+            block.mlp = AdaptedMlp(block.layer_norm2, block.mlp, adapter)
+            block.layer_norm2 = nn.Identity()  # the norm now lives beside the adapter, which reads the raw stream
+            parameters += adapter.parameters()
+    return parameters

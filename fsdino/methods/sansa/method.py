@@ -1,0 +1,240 @@
+"""SANSA: few-shot segmentation as tracking through a pseudo-video, with adapters in SAM2's image encoder.
+
+References and target are frames of a short video; SAM2 carries the object from the annotated frames to the target.
+Small adapters teach the frozen features that "same object" means "same class". After "SANSA: Unleashing the hidden
+semantics in SAM2 for few-shot segmentation", arXiv 2505.21795. By default two things differ from the publication: any
+number of references is used, and their order does not matter (`memory_order="video"` brings the published memory back).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from fsdino.base.method import (
+    FewShotMethod,
+    Memory,
+    Reference,
+    SegmenterOutput,
+    image_tensor,
+    prompt_points,
+    reference_tensors,
+)
+from fsdino.base.resize import Resize, ResizeMode
+from fsdino.methods.sam2.net import Decoded, Frame, Sam2
+from fsdino.methods.sam2.sizes import Sam2Version
+from fsdino.methods.sam2.weights import build_sam2
+from fsdino.methods.sansa.adapters import add_adapters_
+
+MemoryOrder = Literal["set", "video"]
+Presence = Literal["always", "object_score"]
+
+
+@dataclass
+class SansaMemory(Memory):
+    """Memory frames of B pseudo-videos.
+
+    Args:
+        maps: (B, K, h*w, memory_dim), without position and temporal code.
+        pointers: (B, K, D).
+    """
+
+    maps: Tensor
+    pointers: Tensor
+
+    def append(self, tokens: Tensor, pointers: Tensor) -> SansaMemory:
+        """The memory with one more frame: tokens (B, h*w, memory_dim), pointers (B, D)."""
+        return SansaMemory(
+            torch.cat([self.maps, tokens[:, None]], dim=1), torch.cat([self.pointers, pointers[:, None]], dim=1)
+        )
+
+
+class Sansa(FewShotMethod):
+    """SANSA on a SAM2 of any size.
+
+    Args:
+        sam2: Frozen here; its weights must be loaded already.
+        factor: Adapter bottleneck over block width: 0.3 strict, 0.8 generalist, 0 for frozen SAM2 without adapters.
+        stages: Hiera stages that get adapters.
+        memory_order: "set": all references are equal, any number of them. "video": the published memory, in which the
+            first reference is the conditioning frame, the six latest others fill the slots with their temporal codes,
+            and further ones are dropped.
+        presence: "always": SAM2's object score is switched off, as published. "object_score": it answers "absent".
+        resize_mode: "squash" as published, or "pad".
+
+    Raises:
+        ValueError: For an unknown `memory_order` or `presence`.
+    """
+
+    memory_type = SansaMemory
+
+    def __init__(
+        self,
+        sam2: Sam2,
+        factor: float = 0.3,
+        stages: Sequence[int] = (2, 3),
+        memory_order: MemoryOrder = "set",
+        presence: Presence = "always",
+        resize_mode: ResizeMode = "squash",
+    ) -> None:
+        super().__init__(Resize(sam2.img_size, resize_mode))
+        if memory_order not in ("set", "video"):
+            raise ValueError(f"unknown memory_order {memory_order!r}; use 'set' or 'video'.")
+        if presence not in ("always", "object_score"):
+            raise ValueError(f"unknown presence {presence!r}; use 'always' or 'object_score'.")
+        self.memory_order: MemoryOrder = memory_order
+        self.sam2 = sam2.requires_grad_(False)
+        if presence == "always":
+            sam2.switch_off_object_score_()
+        if factor > 0:
+            add_adapters_(sam2, factor, stages)
+        self.train(self.training)
+
+    @classmethod
+    def build(
+        cls,
+        size: str = "tiny",
+        img_size: int = 1024,
+        version: Sam2Version = "2.0",
+        weights: str | None = None,
+        sha256: str | None = None,
+        **kwargs: Any,
+    ) -> Sansa:
+        """SANSA from a size's name, with random or official SAM2 weights.
+
+        Args:
+            size: A name of `SIZES`; ignored when `weights` are given, which know their size.
+            img_size: Side of the square input in pixels.
+            version: "2.0" as published, or "2.1"; ignored when `weights` are given.
+            weights: Hub id, folder or Meta's `.pt` file, see `build_sam2`; None for random.
+            sha256: Expected digest of a `.pt` file.
+            kwargs: For the constructor.
+
+        Returns:
+            The method.
+        """
+        return cls(build_sam2(size, img_size, version, weights, sha256), **kwargs)
+
+    def train(self, mode: bool = True) -> Sansa:
+        """Adapters have no mode; SAM2 is frozen and stays in eval mode."""
+        super().train(mode)
+        self.sam2.eval()
+        return self
+
+    def trainable_parameters(self) -> list[nn.Parameter]:
+        """The adapters'."""
+        return [p for p in self.parameters() if p.requires_grad]
+
+    def encode_support(self, support_images: Tensor, support_masks: Tensor) -> SansaMemory:
+        """Memory-encode references with masks; shapes as in `FewShotMethod`."""
+        batch = len(support_images)
+        frame = self.sam2.encode(support_images.flatten(0, 1))
+        tokens, pointers = self.sam2.encode_given_mask(frame, support_masks.flatten(0, 1)[:, None])
+        return SansaMemory(tokens.unflatten(0, (batch, -1)), pointers.unflatten(0, (batch, -1)))
+
+    def encode_support_points(self, support_images: Tensor, points: Tensor, labels: Tensor) -> SansaMemory:
+        """Memory-encode references whose object is pointed at: SAM2 first draws the mask itself.
+
+        Args:
+            support_images: (B, K, 3, S, S) in [0, 1].
+            points: (B, K, P, 2), x and y in pixels of the square.
+            labels: (B, K, P) long: 1 object, 0 background, 2 and 3 the corners of a box, -1 padding.
+
+        Returns:
+            The memory of batch B.
+        """
+        batch = len(support_images)
+        frame = self.sam2.encode(support_images.flatten(0, 1))
+        embedding = self.sam2.without_memory(frame)
+        drawn = self.sam2.decode(frame, embedding, points.flatten(0, 1), labels.flatten(0, 1), multimask=False)
+        tokens, pointers = self._remember_prediction(frame, drawn)
+        return SansaMemory(tokens.unflatten(0, (batch, -1)), pointers.unflatten(0, (batch, -1)))
+
+    def decode_query(self, memory: SansaMemory, query_image: Tensor) -> SegmenterOutput:
+        """Track the object into the target; three masks, the best by predicted IoU."""
+        return _output(self._track(memory, self.sam2.encode(query_image)))
+
+    def forward_targets(
+        self, target_images: Tensor, support_images: Tensor, support_masks: Tensor
+    ) -> list[SegmenterOutput]:
+        """Segment several targets in turn; each prediction becomes a pseudo-reference for those after it.
+
+        This is the training scheme of the paper's section 4 (one annotated reference, J = 3 targets).
+
+        Args:
+            target_images: (B, J, 3, S, S) in [0, 1].
+            support_images: (B, K, 3, S, S) in [0, 1].
+            support_masks: (B, K, S, S) in [0, 1].
+
+        Returns:
+            J outputs of batch B; gradients flow through the pseudo-references.
+        """
+        memory = self.encode_support(support_images, support_masks)
+        outputs = []
+        for j in range(target_images.shape[1]):
+            frame = self.sam2.encode(target_images[:, j])
+            found = self._track(memory, frame)
+            outputs.append(_output(found))
+            if j + 1 < target_images.shape[1]:
+                memory = memory.append(*self._remember_prediction(frame, found))
+        return outputs
+
+    @torch.no_grad()
+    def remember(self, references: Sequence[Reference]) -> SansaMemory:
+        """As `FewShotMethod.remember`; points, a box or a scribble may stand for a mask."""
+        if len(references) == 0:
+            return super().remember(references)
+        parts = [self._remember_one(reference) for reference in references]
+        return SansaMemory(torch.cat([m.maps for m in parts], dim=1), torch.cat([m.pointers for m in parts], dim=1))
+
+    def _remember_one(self, reference: Reference) -> SansaMemory:
+        if reference.mask is None and not reference.negative:
+            image = image_tensor(reference.image, reference.name)
+            points, labels = prompt_points(reference, (image.shape[-2], image.shape[-1]), self.resize)
+            return self.encode_support_points(
+                self.resize.image(image.to(self.device))[None, None],
+                points.to(self.device)[None, None],
+                labels.to(self.device)[None, None],
+            )
+        image, mask = reference_tensors(self._only_mask(reference))
+        return self.encode_support(
+            self.resize.image(image.to(self.device))[None, None],
+            self.resize.soft_mask(mask.to(self.device))[None, None],
+        )
+
+    def _remember_prediction(self, frame: Frame, found: Decoded) -> tuple[Tensor, Tensor]:
+        probs = self.sam2.to_input_size(found.mask_logits)
+        return self.sam2.encode_memory(frame, probs), found.pointers[:, 0]
+
+    def _track(self, memory: SansaMemory, frame: Frame) -> Decoded:
+        tokens, positions, num_pointer_tokens = self._context(memory)
+        tokens = tokens.to(self.sam2.dtype).expand(len(frame.embedding), -1, -1)
+        embedding = self.sam2.attend(frame, tokens, positions, num_pointer_tokens)
+        return self.sam2.decode(frame, embedding).best()
+
+    def _context(self, memory: SansaMemory) -> tuple[Tensor, Tensor, int]:
+        """Memory tokens (B, T, memory_dim), their codes (T, memory_dim), and how many of T are pointers."""
+        num, device = memory.maps.shape[1], memory.maps.device
+        spatial, pointing = list(range(num)), list(range(num))
+        offsets, ages = [0] * num, torch.ones(num, device=device)
+        if self.memory_order == "video":
+            config = self.sam2.net.config
+            spatial = [0, *range(max(1, num - config.num_maskmem + 1), num)]
+            offsets = [0, *(num - k for k in spatial[1:])]
+            pointing = [0, *range(max(1, num - config.max_object_pointers_in_encoder + 1), num)]
+            longest = min(num, config.max_object_pointers_in_encoder - 1)
+            ages = torch.tensor([num - k for k in pointing], device=device, dtype=torch.float32) / longest
+        where = self.sam2.memory_position(device)  # (h*w, memory_dim)
+        codes = torch.stack([self.sam2.temporal_code(offset) for offset in offsets])  # (slots, memory_dim)
+        positions = (where[None] + codes[:, None]).flatten(0, 1)
+        pointers, pointer_codes = self.sam2.split_pointers(memory.pointers[:, pointing], self.sam2.pointer_code(ages))
+        tokens = torch.cat([memory.maps[:, spatial].flatten(1, 2), pointers], dim=1)
+        return tokens, torch.cat([positions, pointer_codes]), pointers.shape[1]
+
+
+def _output(found: Decoded) -> SegmenterOutput:
+    return SegmenterOutput(found.mask_logits, found.iou_pred, found.object_logits)

@@ -1,0 +1,1 @@
+"""Few-shot scores, thresholds and intervals."""

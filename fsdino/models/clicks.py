@@ -1,0 +1,127 @@
+"""Clicks and boxes to masks: SAM's prompt encoder and mask decoder as they came, on the distilled embedding."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from segment_anything.modeling import PromptEncoder
+from torch import Tensor, nn
+
+from fsdino.base.reference import BOX_START, OFF, ON
+from fsdino.models.config import SegmenterConfig
+from fsdino.models.decoder import DecoderOutput, MaskDecoder
+
+NO_POINT = -1
+# Chosen on held-out base classes of the embedded world: how far a click is heard, in shares of the square's side; how
+# alike to the clicked position a place must be; and how loud it is, in logits.
+CLICK_REACH, CLICK_TEMPERATURE, CLICK_LOGIT = 0.125, 0.2, 6.0
+
+
+class SamPrompter(nn.Module):
+    """The prompted half of SAM (arXiv 2304.02643), frozen; its keys are those of a SAM checkpoint.
+
+    Episode training turns the segmenter's own decoder into a reader of prototypes, which no longer answers to clicks
+    (`benchmarks/results/prompts.csv`), so a promptable segmenter keeps SAM's as well. It runs for references without a
+    mask and for corrections, never in `segment`.
+
+    Args:
+        config: Of the segmenter.
+        grid_size: Side of the encoder's grid.
+    """
+
+    def __init__(self, config: SegmenterConfig, grid_size: int) -> None:
+        super().__init__()
+        c = config
+        self.img_size = c.img_size
+        square = (c.img_size, c.img_size)
+        self.prompt_encoder = PromptEncoder(c.prompt_dim, (grid_size, grid_size), square, c.mask_in_chans)
+        self.mask_decoder = MaskDecoder(
+            c.prompt_dim, c.decoder_depth, c.decoder_mlp_dim, c.decoder_heads, c.decoder_iou_dim
+        )
+        self.requires_grad_(False)
+
+    def forward(
+        self, embedding: Tensor, points: Tensor, labels: Tensor, mask_logits: Tensor | None = None
+    ) -> DecoderOutput:
+        """Draw what is pointed at.
+
+        Args:
+            embedding: (B, D, h, w) pictures in SAM's space.
+            points: (B, P, 2) as x, y in pixels of the square.
+            labels: (B, P) long: 1 on the object, 0 off it, 2 and 3 the corners of a box, -1 no point.
+            mask_logits: (B, 1, 4h, 4w) an earlier answer to correct, or None.
+
+        Returns:
+            Masks, their predicted IoU, and tokens.
+        """
+        h, w = embedding.shape[-2:]
+        encoder = self.prompt_encoder
+        frequencies = encoder.pe_layer.positional_encoding_gaussian_matrix
+        sparse = self.point_tokens(points, labels).to(embedding.dtype)
+        if mask_logits is None:
+            dense = encoder.no_mask_embed.weight[..., None, None].expand(len(embedding), -1, h, w)
+        else:
+            dense = encoder.mask_downscaling(mask_logits.to(embedding.dtype))
+        image_pe = grid_code(frequencies, (h, w)).to(embedding.dtype)
+        return self.mask_decoder(embedding, image_pe, sparse, dense)
+
+    def point_tokens(self, points: Tensor, labels: Tensor) -> Tensor:
+        """SAM's tokens of points, (B, P, D) float32; without a box one "no point" more, as SAM has it."""
+        if not bool((labels == BOX_START).any()):
+            points = torch.cat([points, torch.zeros_like(points[:, :1])], dim=1)
+            labels = torch.cat([labels, torch.full_like(labels[:, :1], NO_POINT)], dim=1)
+        encoder = self.prompt_encoder
+        kinds = torch.cat([encoder.not_a_point_embed.weight, *(e.weight for e in encoder.point_embeddings)]).float()
+        shares = (points.float() + 0.5) / self.img_size
+        where = fourier_code(encoder.pe_layer.positional_encoding_gaussian_matrix, 2.0 * shares - 1.0)
+        return torch.where((labels == NO_POINT)[..., None], 0.0, where) + kinds[labels + 1]
+
+
+def click_logits(tokens: Tensor, points: Tensor, labels: Tensor, size: tuple[int, int], img_size: int) -> Tensor:
+    """What clicks say of the places near them that look like the clicked ones.
+
+    Args:
+        tokens: (B, h*w, C) unit-length tokens of the picture.
+        points: (B, P, 2) as x, y in pixels of the square.
+        labels: (B, P) long: 1 on the object, 0 off it; others say nothing.
+        size: (h, w).
+        img_size: Side of the square, in pixels.
+
+    Returns:
+        (B, 1, h, w), above 0 where the object is, below where it is not.
+    """
+    h, w = size
+    shares = (points.float() + 0.5) / img_size  # (B, P, 2) in [0, 1]
+    rows, cols = ((torch.arange(n, device=tokens.device) + 0.5) / n for n in size)
+    away = (rows[:, None] - shares[..., 1, None, None]) ** 2 + (cols - shares[..., 0, None, None]) ** 2  # (B, P, h, w)
+    row, col = ((shares[..., k] * n).long().clamp(0, n - 1) for k, n in ((1, h), (0, w)))
+    clicked = tokens.gather(1, (row * w + col)[..., None].expand(-1, -1, tokens.shape[-1]))  # (B, P, C)
+    alike = (clicked @ tokens.transpose(1, 2)).float().unflatten(-1, size)
+    heard = torch.exp(-away / (2 * CLICK_REACH**2) + (alike - 1.0) / CLICK_TEMPERATURE)
+    sign = (labels == ON).float() - (labels == OFF).float()
+    return CLICK_LOGIT * (sign[..., None, None] * heard).sum(1, keepdim=True)
+
+
+def fourier_code(frequencies: Tensor, positions: Tensor) -> Tensor:
+    """SAM's random Fourier position encoding.
+
+    Args:
+        frequencies: (2, D / 2).
+        positions: (..., 2) as x, y in [-1, 1].
+
+    Returns:
+        (..., D) float32 whatever the frequencies' dtype.
+    """
+    rates = frequencies.float()
+    angles = 2.0 * math.pi * (positions[..., :1] * rates[0] + positions[..., 1:] * rates[1])
+    return torch.cat([angles.sin(), angles.cos()], dim=-1)
+
+
+def grid_code(frequencies: Tensor, size: tuple[int, int]) -> Tensor:
+    """The position encoding of a grid (h, w) that covers the square, (1, D, h, w) float32."""
+    rates = frequencies.float()
+    rows, cols = (2.0 * (torch.arange(n, device=rates.device) + 0.5) / n - 1.0 for n in size)
+    angles = cols[None, :, None] * rates[0] + rows[:, None, None] * rates[1]  # (h, w, D / 2)
+    angles = 2.0 * math.pi * angles
+    return torch.cat([angles.sin(), angles.cos()], dim=-1).permute(2, 0, 1)[None]

@@ -1,0 +1,171 @@
+"""What defines a segmenter, and the named sizes."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, Literal
+
+Variant = Literal["compact", "compact_frozen", "full"]
+VARIANTS = ("compact", "compact_frozen", "full")
+
+
+@dataclass
+class SegmenterConfig:
+    """Everything that `FewShotSegmenter` needs; channels and grid follow from the encoder.
+
+    Args:
+        encoder: Name of a Vision Transformer in timm.
+        img_size: Side of the network's square, in pixels; a multiple of the encoder's patch.
+        adapter_tap: Block (from 0) whose output the adapter turns into SAM's space.
+        reader_taps: Blocks (from 0) whose outputs query and references are compared at.
+        encoder_kwargs: Handed to `timm.create_model`.
+        encoder_weights: "timm" downloads timm's weights, a path loads a file, None leaves them random.
+        encoder_stride: Pixels between patches where they overlap for a finer map; None: the patch size.
+        resize_mode: "squash" or "pad", see `Resize`.
+        variant: "compact" (prototypes), "full" (4D reader); "compact_frozen" trains neither decoder nor adapter.
+        prompt_dim: Width D of SAM's space.
+        adapter_dim: Width of the adapter's convolutions.
+        adapter_hidden: Width of the adapter's attention.
+        adapter_heads: Attention heads of the adapter.
+        decoder_depth: Two-way blocks of the mask decoder.
+        decoder_mlp_dim: Hidden width of the decoder's token MLPs.
+        decoder_heads: Attention heads of the decoder.
+        decoder_iou_dim: Hidden width of the decoder's IoU head.
+        mask_in_chans: Hidden channels of SAM's mask stem.
+        reader: "pooled" or "pivot", see `correlation`; used by the full variant.
+        reader_dim: Channels of the reader's 2D part.
+        contrastive: Whether the reader also sees foreground minus background correlation.
+        self_correlation: Whether the reader also spreads its first guess over the query's own similarities.
+        dense_source: What the compact cosine maps compare: the reader "taps", or the "adapter" embedding as well.
+        channel_match: Whether the reader weighs the channels in which query and prototypes agree.
+        sparse: Whether projected prototypes go to the decoder as prompt tokens.
+        skip: Whether the coarse logits are added to the decoder's mask logits.
+        freeze_adapter: Whether the adapter keeps its distilled weights in episode training.
+        threshold: Probability above which a pixel belongs to the object.
+        presence_statistics: Whether the presence head sees more than token and first guess; set by the training of that
+            head, see `fsdino.training.presence`.
+        promptable: Whether SAM's prompted half is kept, frozen, for references with points, boxes or scribbles and for
+            corrections; `segment` does not use it.
+    """
+
+    encoder: str = "vit_base_patch14_dinov2"
+    img_size: int = 518
+    adapter_tap: int = 2
+    reader_taps: tuple[int, ...] = (5, 8, 11)
+    encoder_kwargs: dict[str, Any] = field(default_factory=dict)
+    encoder_weights: str | None = None
+    encoder_stride: int | None = None
+    resize_mode: Literal["squash", "pad"] = "squash"
+    variant: Variant = "full"
+    prompt_dim: int = 256
+    adapter_dim: int = 256
+    adapter_hidden: int = 128
+    adapter_heads: int = 4
+    decoder_depth: int = 2
+    decoder_mlp_dim: int = 2048
+    decoder_heads: int = 8
+    decoder_iou_dim: int = 256
+    mask_in_chans: int = 16
+    reader: Literal["pooled", "pivot"] = "pooled"
+    reader_dim: int = 64
+    contrastive: bool = True
+    self_correlation: bool = True
+    dense_source: Literal["taps", "adapter"] = "taps"
+    channel_match: bool = True
+    sparse: bool = True
+    skip: bool = True
+    freeze_adapter: bool = True
+    threshold: float = 0.5
+    presence_statistics: bool = False
+    promptable: bool = False
+
+    def __post_init__(self) -> None:
+        self.reader_taps = tuple(self.reader_taps)  # lists come from YAML and JSON
+        for name, value, known in (
+            ("variant", self.variant, VARIANTS),
+            ("reader", self.reader, ("pooled", "pivot")),
+            ("dense_source", self.dense_source, ("taps", "adapter")),
+        ):
+            if value not in known:
+                raise ValueError(f"{name} {value!r} is unknown; use one of {', '.join(known)}.")
+        if not self.reader_taps:
+            raise ValueError("reader_taps is empty; name at least one block, counted from 0.")
+
+    @property
+    def taps(self) -> tuple[int, ...]:
+        """All blocks that the encoder must return, in order."""
+        return tuple(sorted({self.adapter_tap, *self.reader_taps}))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON and YAML."""
+        return {**asdict(self), "reader_taps": list(self.reader_taps)}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> SegmenterConfig:
+        """The config of `to_dict`.
+
+        Raises:
+            ValueError: If a key is unknown.
+        """
+        known = {f.name for f in fields(cls)}
+        if unknown := sorted(set(values) - known):
+            raise ValueError(f"SegmenterConfig has no {', '.join(unknown)}; it has {', '.join(sorted(known))}.")
+        return cls(**values)
+
+
+PRESETS: dict[str, SegmenterConfig] = {
+    "tiny": SegmenterConfig(
+        encoder="vit_small_patch14_dinov2",
+        encoder_kwargs={"embed_dim": 192, "depth": 6, "num_heads": 3, "init_values": 1.0},
+        img_size=112,
+        encoder_stride=7,
+        adapter_tap=2,
+        reader_taps=(3, 4, 5),
+        prompt_dim=64,
+        adapter_dim=64,
+        adapter_hidden=64,
+        adapter_heads=4,
+        decoder_mlp_dim=256,
+        decoder_heads=4,
+        decoder_iou_dim=64,
+        reader_dim=32,
+    ),
+    "photos": SegmenterConfig(
+        encoder="vit_tiny_patch16_224",
+        img_size=448,
+        adapter_tap=2,
+        reader_taps=(5, 8, 11),
+        prompt_dim=64,
+        adapter_dim=64,
+        adapter_hidden=64,
+        adapter_heads=4,
+        decoder_mlp_dim=256,
+        decoder_heads=4,
+        decoder_iou_dim=64,
+        reader_dim=32,
+    ),
+    # at 1,369 positions the self-correlation is a tenth of what comes after the encoder, for no measured gain
+    "s14": SegmenterConfig(encoder="vit_small_patch14_dinov2", self_correlation=False),
+    "b14": SegmenterConfig(encoder="vit_base_patch14_dinov2", self_correlation=False),
+    "l14": SegmenterConfig(
+        encoder="vit_large_patch14_dinov2", adapter_tap=5, reader_taps=(11, 17, 23), self_correlation=False
+    ),
+}
+
+
+def preset(name: str, **overrides: Any) -> SegmenterConfig:
+    """A named configuration with some fields replaced.
+
+    Args:
+        name: A key of `PRESETS`.
+        overrides: Fields of `SegmenterConfig`.
+
+    Returns:
+        A new config.
+
+    Raises:
+        ValueError: If the name is unknown.
+    """
+    if name not in PRESETS:
+        raise ValueError(f"preset {name!r} is unknown; use one of {', '.join(PRESETS)}.")
+    return SegmenterConfig.from_dict({**replace(PRESETS[name]).to_dict(), **overrides})

@@ -1,0 +1,82 @@
+"""The folder of a run: a new one, or that of the unfinished run of the same recipe, which then goes on."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+from lightning.pytorch.utilities import rank_zero_only
+
+from fsdino.pipeline.recipe import Recipe
+from fsdino.pipeline.run import Job
+
+
+def open_run(recipe: Recipe, trainer_options: dict[str, Any], root: str | Path = "runs") -> Job:
+    """Start a run, or go on with the newest unfinished one of the same recipe.
+
+    Args:
+        recipe: what to do.
+        trainer_options: for Lightning's Trainer.
+        root: folder of all runs.
+
+    Returns:
+        The job.
+    """
+    text = yaml.safe_dump({**asdict(recipe), "trainer": trainer_options}, sort_keys=False)
+    parent = Path(root) / recipe.name
+    folder = _unfinished(parent, text)
+    if folder is not None:
+        print(f"going on with {folder}")
+    elif getattr(rank_zero_only, "rank", 0) == 0:
+        folder = _new_folder(parent)
+        (folder / "config.yaml").write_text(text)
+    else:
+        folder = _wait_for_first_rank(parent, text)
+    return make_job(recipe, trainer_options, folder)
+
+
+def _unfinished(parent: Path, text: str) -> Path | None:
+    """The newest run with this configuration that is not done."""
+    for folder in sorted(parent.glob("*"), reverse=True):
+        config = folder / "config.yaml"
+        if config.is_file() and config.read_text() == text and not (folder / "done").is_file():
+            return folder
+    return None
+
+
+def _wait_for_first_rank(parent: Path, text: str, seconds: float = 120) -> Path:
+    """The folder that the first process of a distributed run makes, where all start at once (Slurm, torchrun)."""
+    end = time.monotonic() + seconds
+    while (folder := _unfinished(parent, text)) is None:
+        if time.monotonic() > end:
+            raise TimeoutError(
+                f"the first process has made no run folder in {parent} for {seconds:.0f} s; start all processes in a "
+                "folder that the machines share."
+            )
+        time.sleep(0.2)
+    return folder
+
+
+def _new_folder(parent: Path) -> Path:
+    """A folder named after this second, numbered where another run has begun in it."""
+    start = datetime.now().strftime("%Y-%m-%d-%H%M%S")
+    for name in (start, *(f"{start}-{number}" for number in range(2, 100))):
+        try:
+            (parent / name).mkdir(parents=True)
+        except FileExistsError:
+            continue
+        return parent / name
+    raise FileExistsError(f"a hundred runs of {parent} began in the same second; start them one after the other.")
+
+
+def make_job(recipe: Recipe, trainer_options: dict[str, Any], folder: Path) -> Job:
+    """The run of a recipe in a folder, of whichever system it names."""
+    if recipe.method.name == "fsdino":
+        return Job(recipe, trainer_options, folder)
+    from fsdino.pipeline.method_job import MethodJob
+
+    return MethodJob(recipe, trainer_options, folder)

@@ -1,0 +1,268 @@
+"""`fsdino predict` and `fsdino remember` as plain functions."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import chain, count
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from tqdm import tqdm
+
+from fsdino.base.digest import file_sha256
+from fsdino.predict.engine import Engine, Labelling, resolve, segment_tiled
+from fsdino.predict.images import EndOfVideo, Item, find_pictures, read_ahead
+from fsdino.predict.lists import listed
+from fsdino.predict.memory_file import Concept, load_concept, save_concept, thumbnail
+from fsdino.predict.outputs import Format, Outputs
+from fsdino.predict.support import MEMORY_SUFFIX, Support, read_support
+
+Runtime = Literal["torch", "onnx", "openvino"]
+WRITES_WAITING = 8  # results that may wait for the disk: bounds the memory when it is slower than the model
+
+
+def open_engine(model: str, runtime: Runtime = "torch", device: str = "auto") -> Engine:
+    """Make what runs a model.
+
+    Args:
+        model: For torch whatever `fsdino.load` opens; for onnx and openvino a folder with remember.onnx and
+            segment.onnx.
+        runtime: "torch", or "onnx" and "openvino", which never import torch.
+        device: "cpu", "cuda", ...; "auto" takes a GPU where there is one. The runtimes of graphs run on the CPU.
+
+    Returns:
+        The engine.
+
+    Raises:
+        ValueError: If the runtime is unknown or cannot run on that device.
+    """
+    if runtime in ("onnx", "openvino"):
+        if device not in ("auto", "cpu"):
+            text = f"the {runtime} runtime runs on the CPU, not on {device!r}; leave --device out, or use torch."
+            raise ValueError(text)
+        if runtime == "openvino":
+            from fsdino.predict.engines.openvino import OpenvinoEngine
+
+            return OpenvinoEngine(model)
+        from fsdino.predict.engines.onnx import OnnxEngine
+
+        return OnnxEngine(model)
+    if runtime != "torch":
+        raise ValueError(f"runtime {runtime!r} is unknown; use 'torch', 'onnx' or 'openvino'.")
+    import torch
+
+    from fsdino.base.storage import load
+    from fsdino.predict.engines.torch import TorchEngine
+
+    chosen = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    try:
+        torch.empty(1, device=chosen)
+    except (RuntimeError, AssertionError) as error:  # an unknown name, or a device that this machine has not got
+        raise ValueError(f"device {device!r} is not available here; use --device cpu.") from error
+    return TorchEngine(load(model).to(chosen))
+
+
+def remember_all(engine: Engine, support: Support) -> dict[str, Any]:
+    """Remember every class of a support, by name in the order of the labels.
+
+    Raises:
+        ValueError: If a saved memory is of another model.
+    """
+    memories = {}
+    for name in support.class_names():
+        if name in support.references:
+            memories[name] = engine.remember(support.references[name])
+        else:
+            memories[name] = engine.unpack(load_concept(support.memory_files[name], engine.fingerprint).arrays)
+    return memories
+
+
+def predict(
+    support: str,
+    images: str,
+    out: str,
+    model: str = "tiny",
+    formats: Sequence[Format] | str = ("labels", "overlays"),
+    support_images: str | None = None,
+    max_references: int = 10,
+    min_score: float = 0.0,
+    threshold: float | None = None,
+    tile: int = 0,
+    split_instances: bool = False,
+    frame_step: int = 1,
+    runtime: Runtime = "torch",
+    device: str = "auto",
+    overwrite: bool = False,
+) -> int:
+    """Segment pictures after a few annotated ones; a second run continues where the first stopped.
+
+    Args:
+        support: What to look for: a folder per class with picture and mask of one name side by side, images/<class>/
+            and masks/<class>/, a COCO JSON, or saved memories (.fsmem).
+        images: Pictures to segment: a folder, a glob, a picture or a video.
+        out: Folder for the results.
+        model: A preset, model folder, checkpoint or Hub id; for onnx and openvino the folder of the
+            exported graphs.
+        formats: Any of labels (PNG label maps), overlays (pictures with masks), coco (JSON with RLE), yolo (polygons),
+            comma-separated.
+        support_images: Folder of the pictures of a COCO JSON, when it is not beside it.
+        max_references: References used per class; 0 takes all.
+        min_score: Classes whose score in a picture is below, in [0, 1], count as absent.
+        threshold: Probability above which a pixel belongs to a class; the model's own when left out.
+        tile: Side in pixels of windows to cut large pictures into, for small objects; 0 takes pictures as a whole.
+        split_instances: Whether the COCO JSON has an annotation per connected part, whose score is the class's times
+            the part's mean probability.
+        frame_step: Every how many frames of a video count.
+        runtime: torch, or onnx or openvino for exported graphs without torch.
+        device: cpu, cuda, or auto.
+        overwrite: Start over instead of continuing; the earlier results are removed.
+
+    Returns:
+        Exit code: 0, or 1 when pictures could not be read (they are listed on standard error).
+
+    Raises:
+        ValueError: If support, pictures, model or an option is not usable.
+        FileNotFoundError: If the model is not there.
+    """
+    _check_options(min_score, threshold, tile)
+    items = find_pictures(images, exclude=out, frame_step=frame_step)
+    wanted = read_support(support, images=support_images, max_references=max_references)
+    engine = open_engine(model, runtime, device)
+    cut = engine.threshold if threshold is None else threshold
+    kinds = listed(formats)
+    settings = {
+        "model": engine.fingerprint,
+        "runtime": runtime,
+        "graph": None if runtime == "torch" else _graph_digest(Path(model)),
+        "support": wanted.digest(),
+        "formats": sorted(kinds),
+        "min_score": min_score,
+        "threshold": cut,
+        "tile": tile,
+        "split_instances": split_instances,
+    }
+    memories = list(remember_all(engine, wanted).values())
+    pictures = {item.name: item.source for item in items}
+    options = {"split_instances": split_instances, "overwrite": overwrite}
+    outputs = Outputs(out, wanted.class_names(), kinds, settings, pictures, **options)
+
+    def find(picture: np.ndarray) -> Labelling:
+        is_large = tile > 0 and max(picture.shape[:2]) > tile
+        found = iter(segment_tiled(engine, memories, picture, tile)) if is_large else engine.segment(memories, picture)
+        return resolve(found, (picture.shape[0], picture.shape[1]), cut, min_score)
+
+    failed = run_all(items, outputs, find)
+    done = outputs.finish()
+    for name, reason in failed.items():
+        print(f"not read: {name}: {reason}", file=sys.stderr)
+    print(f"{done} of {done + len(failed)} pictures, {', '.join(kinds)} and scores.csv in {out}")
+    return 1 if failed else 0
+
+
+def _check_options(min_score: float, threshold: float | None, tile: int) -> None:
+    if not 0.0 <= min_score <= 1.0:
+        raise ValueError(f"min_score {min_score} is no score; use a value from 0 to 1.")
+    if threshold is not None and not 0.0 < threshold < 1.0:
+        raise ValueError(f"threshold {threshold} is no probability; use a value above 0 and below 1.")
+    if tile < 0 or 0 < tile < 32:
+        raise ValueError(f"tile {tile} is too small; use at least 32 pixels, or 0 for no tiles.")
+
+
+def _graph_digest(folder: Path) -> str:
+    """Name the files of exported graphs: a model's graphs of float32 and of eight bits have one fingerprint."""
+    from fsdino.predict.engines.onnx import REMEMBER_FILE, SEGMENT_FILE
+
+    return " ".join(file_sha256(folder / name)[:16] for name in (REMEMBER_FILE, SEGMENT_FILE))
+
+
+def run_all(items: Sequence[Item], outputs: Outputs, find: Callable[[np.ndarray], Labelling]) -> dict[str, str]:
+    """Segment all pictures that are not done yet, while others are decoded and written in threads.
+
+    Args:
+        items: The pictures.
+        outputs: Where the results go.
+        find: All classes of a picture (H, W, 3).
+
+    Returns:
+        Reasons of the pictures that could not be read, by name. Frames past a video's end are no pictures.
+    """
+    failed: dict[str, str] = {}
+    todo = [item for item in items if item.name not in outputs.done]
+    writes: list[Future[None]] = []
+    with (
+        ThreadPoolExecutor(2, thread_name_prefix="write") as writers,
+        tqdm(total=len(items), initial=len(items) - len(todo), unit="picture", desc="predict") as bar,
+    ):
+        for item, picture in read_ahead(todo):
+            if isinstance(picture, np.ndarray):
+                writes.append(writers.submit(outputs.write, item.name, picture, find(picture)))
+            elif not isinstance(picture, EndOfVideo):
+                failed[item.name] = str(picture).splitlines()[0] if str(picture) else type(picture).__name__
+            while len(writes) > WRITES_WAITING:
+                writes.pop(0).result()
+            bar.update()
+        for write in writes:
+            write.result()
+    return failed
+
+
+def remember(
+    support: str,
+    out: str,
+    model: str = "tiny",
+    support_images: str | None = None,
+    max_references: int = 10,
+    runtime: Runtime = "torch",
+    device: str = "auto",
+) -> list[Path]:
+    """Save what a model remembers of the references, for later use with `fsdino predict --support`.
+
+    Args:
+        support: As for predict: the folder of one class, folders of several, or a COCO JSON.
+        out: For one class the .fsmem file to write; for several a folder, which gets a file per class.
+        model: As for predict.
+        support_images: Folder of the pictures of a COCO JSON, when it is not beside it.
+        max_references: References used per class; 0 takes all.
+        runtime: torch, onnx or openvino.
+        device: cpu, cuda, or auto.
+
+    Returns:
+        The files written.
+
+    Raises:
+        ValueError: If support or model is not usable, or several classes are to go into one file.
+    """
+    wanted = read_support(support, images=support_images, max_references=max_references)
+    if wanted.memory_files:
+        raise ValueError(f"'{support}' is a saved memory already; give pictures with masks.")
+    names = wanted.class_names()
+    is_file = Path(out).suffix == MEMORY_SUFFIX
+    if is_file and len(names) > 1:
+        raise ValueError(f"'{out}' is one file for {len(names)} classes ({', '.join(names[:5])}); name a folder.")
+    engine = open_engine(model, runtime, device)
+    written, files = [], _file_names(names)
+    for name in names:
+        references = wanted.references[name]
+        arrays = engine.pack(engine.remember(references))
+        shown = next((one for one in references if one.mask is not None and not one.negative), references[0])
+        mask = np.zeros(shown.image.shape[:2], np.uint8) if shown.mask is None else shown.mask
+        concept = Concept(name, engine.fingerprint, arrays, thumbnail(shown.image, mask))
+        path = Path(out) if is_file else Path(out) / f"{files[name]}{MEMORY_SUFFIX}"
+        written.append(save_concept(concept, path, positional=engine.positional))
+        print(f"{name}: {len(references)} reference{'s' * (len(references) > 1)} in {written[-1]}")
+    return written
+
+
+def _file_names(class_names: Sequence[str]) -> dict[str, str]:
+    """Class names as file names of any system; of names that look alike there, all but the first get a number."""
+    files: dict[str, str] = {}
+    taken: set[str] = set()
+    for name in class_names:
+        plain = "".join(char if char.isalnum() or char in " -_." else "_" for char in name).strip(" .") or "class"
+        choices = chain([plain], (f"{plain}-{number}" for number in count(2)))
+        files[name] = next(choice for choice in choices if choice.lower() not in taken)
+        taken.add(files[name].lower())
+    return files

@@ -1,0 +1,67 @@
+"""`models.Resize` on NumPy arrays, for machines without torch: the same numbers to about 1e-6."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+
+@dataclass(frozen=True)
+class ArrayResize:
+    """The way to the network's square and back; see `fsdino.base.resize.Resize`.
+
+    Args:
+        size: Side of the square, in pixels.
+        mode: "squash" or "pad".
+    """
+
+    size: int
+    mode: str = "squash"
+
+    def image(self, picture: np.ndarray) -> np.ndarray:
+        """Resize a picture (H, W, 3) uint8 to (3, size, size) float32 in [0, 1]."""
+        planes = [_resize(picture[..., i].astype(np.float32) / 255, self._content(picture.shape)) for i in range(3)]
+        return np.stack([self._pad(plane) for plane in planes])
+
+    def soft_mask(self, mask: np.ndarray) -> np.ndarray:
+        """Resize a mask (H, W) in {0, 1} to (size, size) float32 in [0, 1], the share that the object covers."""
+        return self._pad(_resize(mask.astype(np.float32), self._content(mask.shape)).clip(0.0, 1.0))
+
+    def invert(self, logits: np.ndarray, original_size: tuple[int, int]) -> np.ndarray:
+        """Bring a prediction (s, s) back to (H, W), without the padding."""
+        if self.mode == "squash":
+            return _resize(logits.astype(np.float32), original_size)
+        content = self._content(original_size)
+        rows, columns = (
+            _sampling(n, logits.shape[-1], covered / self.size) for n, covered in zip(original_size, content)
+        )
+        return rows @ logits.astype(np.float32) @ columns.T
+
+    def _content(self, shape: tuple[int, ...]) -> tuple[int, int]:
+        if self.mode == "squash":
+            return self.size, self.size
+        longest = max(shape[:2])
+        return max(1, round(shape[0] * self.size / longest)), max(1, round(shape[1] * self.size / longest))
+
+    def _pad(self, plane: np.ndarray) -> np.ndarray:
+        height, width = plane.shape
+        return np.pad(plane, ((0, self.size - height), (0, self.size - width)))
+
+
+def _resize(plane: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Pillow's triangle filter in floating point: bilinear where it grows, smoothed where it shrinks, as torch's."""
+    if plane.shape == tuple(size):
+        return plane
+    return np.asarray(Image.fromarray(plane).resize((size[1], size[0]), Image.Resampling.BILINEAR))
+
+
+def _sampling(length: int, side: int, share: float) -> np.ndarray:
+    """Weights (length, side) that interpolate `length` points spread over the first `share` of a row of `side`."""
+    at = ((np.arange(length) + 0.5) / length * share * side - 0.5).clip(0, side - 1)
+    low = np.floor(at).astype(int)
+    weights = np.zeros((length, side), np.float32)
+    weights[np.arange(length), low] = 1 - (at - low)
+    weights[np.arange(length), np.minimum(low + 1, side - 1)] += at - low
+    return weights

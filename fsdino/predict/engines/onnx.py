@@ -1,0 +1,174 @@
+"""Runs exported graphs with onnxruntime, on a machine that need not have torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fsdino.predict.engine import CLASSES_AT_ONCE, Engine, Finding
+from fsdino.predict.engines.array_resize import ArrayResize
+from fsdino.predict.hints import Annotated, masks_of
+
+FORMAT_VERSION = 1
+METADATA_KEY = "fsdino"
+REMEMBER_FILE, SEGMENT_FILE = "remember.onnx", "segment.onnx"
+POSITION_AXES = {"tokens": 2, "fg": 1, "bg": 1}  # of the memory's arrays that grow with the references
+Memory = dict[str, np.ndarray]
+
+
+class OnnxEngine(Engine):
+    """Runs `remember.onnx` and `segment.onnx`, as `fsdino export` writes them.
+
+    Args:
+        folder: Where both lie.
+        threads: Threads of onnxruntime; 0 takes all cores.
+
+    Raises:
+        FileNotFoundError: If a graph is missing.
+        ValueError: If a graph is damaged, not of this package, too new, or the two are of different models.
+        ImportError: If onnxruntime is not installed.
+    """
+
+    positional = False
+
+    def __init__(self, folder: str | Path, threads: int = 0) -> None:
+        self._remember, info = self._open(Path(folder) / REMEMBER_FILE, threads)
+        self._segment, other = self._open(Path(folder) / SEGMENT_FILE, threads)
+        if info["fingerprint"] != other["fingerprint"]:
+            raise ValueError(
+                f"'{folder}' mixes two models: {REMEMBER_FILE} is of {info['fingerprint']}, {SEGMENT_FILE} of "
+                f"{other['fingerprint']}; export both again."
+            )
+        self.info = info
+        self.fingerprint, self.threshold = str(info["fingerprint"]), float(info["threshold"])
+        self.resize = ArrayResize(int(info["img_size"]), str(info["resize_mode"]))
+        self._memory_names = [output.name for output in self._remember.get_outputs()]
+
+    @staticmethod
+    def open_graph(path: Path, threads: int) -> Any:
+        """Open one graph; what comes back has onnxruntime's `run`, `get_outputs` and `get_modelmeta`."""
+        return open_session(path, threads)
+
+    def _open(self, path: Path, threads: int) -> tuple[Any, dict[str, Any]]:
+        """Open a graph and read what the export noted in it."""
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"'{path}' does not exist; the runtime needs a folder with {REMEMBER_FILE} and {SEGMENT_FILE}, made "
+                "by `fsdino export` with the format onnx."
+            )
+        session = self.open_graph(path, threads)
+        noted = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
+        if noted is None:
+            raise ValueError(f"'{path}' is an ONNX graph, but not one that `fsdino export` wrote.")
+        info = json.loads(noted)
+        if info["format_version"] > FORMAT_VERSION:
+            version = f"'{path}' has format version {info['format_version']}"
+            raise ValueError(f"{version}, this fsdino reads up to {FORMAT_VERSION}; update fsdino.")
+        return session, info
+
+    def remember(self, references: Sequence[Annotated]) -> Memory:
+        """See `Engine.remember`."""
+        masks = np.stack([self.resize.soft_mask(mask) for mask in masks_of(references, "an exported graph")])
+        images = np.stack([self.resize.image(reference.image) for reference in references])
+        return self.encode(images, masks)
+
+    def segment(self, memories: Sequence[Memory], picture: np.ndarray) -> Iterator[Finding]:
+        """See `Engine.segment`."""
+        images, size = self.resize.image(picture)[None], (picture.shape[0], picture.shape[1])
+        for start in range(0, len(memories), CLASSES_AT_ONCE):
+            chunk = stack_arrays(memories[start : start + CLASSES_AT_ONCE])
+            logits, iou, presence = self.decode(chunk, images)
+            for i in range(logits.shape[1]):
+                probs = 1 / (1 + np.exp(-self.resize.invert(logits[0, i], size)))
+                likely = float(1 / (1 + np.exp(-presence[0, i])))
+                yield Finding(probs, float(iou[0, i].clip(0.0, 1.0)), bool(presence[0, i] > 0), likely)
+
+    def encode(self, images: np.ndarray, masks: np.ndarray) -> Memory:
+        """Run the remember graph.
+
+        Args:
+            images: (K, 3, S, S) float32 in [0, 1].
+            masks: (K, S, S) float32 in [0, 1].
+
+        Returns:
+            Memory of batch 1.
+        """
+        outputs = self._remember.run(None, {"support_images": images, "support_masks": masks})
+        return dict(zip(self._memory_names, outputs))
+
+    def decode(self, memory: Memory, images: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Run the segment graph.
+
+        Args:
+            memory: Of batch N.
+            images: (B, 3, S, S) float32 in [0, 1].
+
+        Returns:
+            Mask logits (B, N, s, s), predicted IoU (B, N), presence logits (B, N).
+        """
+        logits, iou, presence = self._segment.run(None, {"images": images, **memory})
+        return logits, iou, presence
+
+    def pack(self, memory: Memory) -> dict[str, np.ndarray]:
+        """See `Engine.pack`."""
+        return dict(memory)
+
+    def unpack(self, arrays: dict[str, np.ndarray]) -> Memory:
+        """See `Engine.unpack`."""
+        return {name: arrays[name] for name in self._memory_names}
+
+
+def stack_arrays(memories: Sequence[Memory]) -> Memory:
+    """One memory of several classes', filled up with positions of weight 0 where one has fewer references.
+
+    Args:
+        memories: Each of batch 1.
+
+    Returns:
+        Arrays of batch N.
+    """
+    stacked = {}
+    for name in memories[0]:
+        parts = [memory[name] for memory in memories]
+        if axis := POSITION_AXES.get(name):
+            longest = max(part.shape[axis] for part in parts)
+            parts = [_fill(part, longest, axis) for part in parts]
+        stacked[name] = np.concatenate(parts)
+    return stacked
+
+
+def _fill(array: np.ndarray, length: int, axis: int) -> np.ndarray:
+    widths = [(0, 0)] * array.ndim
+    widths[axis] = (0, length - array.shape[axis])
+    return np.pad(array, widths)
+
+
+def open_session(path: Path, threads: int = 0) -> Any:
+    """Open an ONNX file in onnxruntime, on the CPU.
+
+    Args:
+        path: The file.
+        threads: Threads to use; 0 takes all cores.
+
+    Returns:
+        An `onnxruntime.InferenceSession`.
+
+    Raises:
+        ImportError: If onnxruntime is not installed.
+        ValueError: If the file is damaged.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise ImportError("the onnx runtime needs onnxruntime; install it with `pip install fsdino[onnx]`.") from error
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    try:
+        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime has an exception of its own for every kind of damage
+        raise ValueError(f"'{path}' is cut or damaged ({str(error).splitlines()[0]}); export it again.") from error

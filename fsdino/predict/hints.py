@@ -1,0 +1,135 @@
+"""One reference as arrays, and folders in which points, a box or a scribble stand for a mask. No torch here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fsdino.data.files import DataSetError, shown
+from fsdino.data.images import PICTURE_SUFFIXES, read_image, read_mask
+from fsdino.data.readers.folder import MASK_SUFFIXES
+
+HINTS = ("points", "labels", "box", "scribble")
+
+
+@dataclass
+class Annotated:
+    """One reference as arrays.
+
+    Args:
+        name: What error messages call it.
+        image: (H, W, 3) uint8 RGB.
+        mask: (H, W) uint8 in {0, 1}, or None where hints point at the object.
+        hints: Points, labels, box and scribble, as `fsdino.Reference` takes them.
+        negative: The reference shows what is not meant.
+    """
+
+    name: str
+    image: np.ndarray
+    mask: np.ndarray | None
+    hints: dict[str, Any] = field(default_factory=dict)
+    negative: bool = False
+
+    def content(self) -> bytes:
+        """Everything that counts, to tell references apart."""
+        mask = b"" if self.mask is None else self.mask.tobytes()
+        said = json.dumps([self.hints, self.negative]) if self.hints or self.negative else ""
+        return f"{self.image.shape}".encode() + self.image.tobytes() + mask + said.encode()
+
+
+def masks_of(references: Iterable[Annotated], who: str) -> list[np.ndarray]:
+    """The references' masks, for engines that know nothing else.
+
+    Args:
+        references: Of one class.
+        who: Which engine asks, for the message.
+
+    Raises:
+        ValueError: If one has no mask or shows what is not meant.
+    """
+    masks = []
+    for one in references:
+        if one.mask is None or one.negative:
+            raise ValueError(f"{one.name}: {who} takes masks of the object alone; use --runtime torch for other hints.")
+        masks.append(one.mask)
+    return masks
+
+
+def hinted_folder(path: Path, max_references: int = 0) -> dict[str, list[Annotated]]:
+    """Read a folder per class, or one class's folder, in which some pictures have a JSON of hints beside them.
+
+    `dog.jpg` has `dog.json` (`{"points": [[x, y], ...], "labels": [1, 0], "box": [x0, y0, x1, y1], "scribble": [[x, y],
+    ...], "negative": true}`, each optional), or a mask `dog.png` or `dog_mask.png`, or a mask and a JSON that says
+    `negative` alone.
+
+    Args:
+        path: The folder. What is hidden in it (`.x`) is left out.
+        max_references: Pictures read per class, the first in the order of their names; 0 reads all.
+
+    Returns:
+        Class name to references, sorted; empty where no picture has a JSON beside it.
+
+    Raises:
+        DataSetError: If a JSON is damaged or of no picture, or a picture has neither JSON nor mask.
+    """
+    folders = [path, *(child for child in shown(path) if child.is_dir())]
+    if not any(_pictures(folder).get(file.stem) for folder in folders for file in _hints(folder)):
+        return {}
+    found = {folder.resolve().name: _read_class(folder, max_references) for folder in folders}
+    return {name: references for name, references in found.items() if references}
+
+
+def _hints(folder: Path) -> list[Path]:
+    return [file for file in shown(folder) if file.suffix == ".json"]
+
+
+def _pictures(folder: Path) -> dict[str, list[Path]]:
+    """Picture files by stem, those that may not be masks first; `x_mask` counts to `x`."""
+    files = [file for file in shown(folder) if file.suffix.lower() in PICTURE_SUFFIXES]
+    grouped: dict[str, list[Path]] = {}
+    for file in sorted(files, key=lambda file: (file.stem.endswith("_mask"), file.suffix.lower() in MASK_SUFFIXES)):
+        grouped.setdefault(file.stem.removesuffix("_mask"), []).append(file)
+    return dict(sorted(grouped.items()))
+
+
+def _read_class(folder: Path, max_references: int) -> list[Annotated]:
+    pictures = _pictures(folder)
+    for file in _hints(folder):
+        if file.stem not in pictures:
+            raise DataSetError(f"'{file}' has no picture of the same name: add '{file.stem}.jpg' or remove the JSON.")
+    chosen = list(pictures.items())[: max_references or None]
+    return [_read(folder, stem, files) for stem, files in chosen]
+
+
+def _read(folder: Path, stem: str, files: list[Path]) -> Annotated:
+    said, image = folder / f"{stem}.json", read_image(files[0])
+    values = _values(said) if said.is_file() else {}
+    negative = bool(values.pop("negative", False))
+    mask = (read_mask(files[1], 128) == 1).astype(np.uint8) if len(files) > 1 else None
+    name = f"{folder.name}/{stem}"
+    if mask is None and not values:
+        raise DataSetError(f"picture '{files[0]}' has neither a mask nor hints: add '{stem}.png' or '{stem}.json'.")
+    if mask is not None and mask.shape != image.shape[:2]:
+        raise DataSetError(
+            f"{name}: the mask is {mask.shape[1]}x{mask.shape[0]} pixels and the picture "
+            f"{image.shape[1]}x{image.shape[0]} (width x height); export the mask at the picture's size."
+        )
+    if mask is not None and not mask.any():
+        raise DataSetError(f"mask of '{name}' has no foreground pixel; a reference needs at least one.")
+    return Annotated(name, image, mask, values, negative)
+
+
+def _values(file: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataSetError(f"'{file}' is not JSON ({error}); repair it or give a mask.") from error
+    known = (*HINTS, "negative")
+    if not isinstance(values, dict) or set(values) - set(known):
+        raise DataSetError(f"'{file}' holds something else than hints: expected an object with {', '.join(known)}.")
+    return values

@@ -1,1 +1,0 @@
-"""The Lightning modules that train; no layers are defined here."""

@@ -1,0 +1,257 @@
+"""What a run shows while it works: one compact progress bar, its speed, and strips of episodes."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import deque
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback, ProgressBar
+from torch import Tensor
+from tqdm import tqdm
+
+from fsdino.base.method import FewShotMethod, Reference
+from fsdino.data.class_index import ClassIndex
+from fsdino.data.episodes.episode_list import EpisodeList
+from fsdino.training.loggers import log_picture
+
+
+class RateMeter:
+    """Pictures a second over the last steps.
+
+    Args:
+        window: number of steps.
+    """
+
+    def __init__(self, window: int = 30) -> None:
+        self._steps: deque[tuple[float, int]] = deque(maxlen=window + 1)
+
+    def update(self, pictures: int) -> float:
+        """Counts a step that ends now.
+
+        Args:
+            pictures: its pictures, over all processes.
+
+        Returns:
+            Pictures a second; 0 at the first step, which has no beginning.
+        """
+        self._steps.append((time.perf_counter(), pictures))
+        seconds = self._steps[-1][0] - self._steps[0][0]
+        return sum(count for _, count in list(self._steps)[1:]) / seconds if seconds > 0 else 0.0
+
+    def pause(self) -> None:
+        """Forgets the past, so that a validation in between does not count."""
+        self._steps.clear()
+
+
+def batch_pictures(batch: Any) -> int:
+    """Number of items in a batch: the leading size of its first tensor.
+
+    Args:
+        batch: a tensor, or a mapping or sequence that holds one.
+
+    Returns:
+        The number; 0 if there is no tensor.
+    """
+    if isinstance(batch, Tensor):
+        return len(batch) if batch.ndim else 1
+    values = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, list | tuple) else ()
+    return next((count for value in values if (count := batch_pictures(value))), 0)
+
+
+class Throughput(Callback):
+    """Logs `train/pictures_per_s`.
+
+    Args:
+        every_n_steps: how often.
+    """
+
+    def __init__(self, every_n_steps: int = 10) -> None:
+        self.every_n_steps = every_n_steps
+        self._meter = RateMeter()
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Starts anew, so that loading and validation do not count."""
+        self._meter.pause()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Counts the batch."""
+        rate = self._meter.update(batch_pictures(batch) * trainer.world_size)
+        if rate and trainer.global_step % self.every_n_steps == 0:
+            pl_module.log("train/pictures_per_s", rate, batch_size=1)
+
+
+class StageProgress(ProgressBar):
+    """One bar for a whole stage: `distill 112 px  45% |███   | loss 0.123 · 311 pictures/s · 0:12 left`.
+
+    Args:
+        stage: what the bar is called.
+        unit: what is counted, "pictures" or "episodes".
+        stream: where it is drawn; None = stderr. Where that is no terminal, a line every ten seconds.
+    """
+
+    def __init__(self, stage: str, unit: str = "pictures", stream: TextIO | None = None) -> None:
+        super().__init__()
+        self.stage, self.unit, self.stream = stage, unit, stream
+        self._enabled = True
+        self._bar: Any = None  # a tqdm, whose stubs do not know a list as postfix
+        self._meter = RateMeter()
+
+    def disable(self) -> None:
+        """Draws nothing (Lightning asks all processes but the first)."""
+        self._enabled = False
+
+    def enable(self) -> None:
+        """Draws again."""
+        self._enabled = True
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Opens the bar over all steps of the run, at the step where a resumed run stands."""
+        total = trainer.estimated_stepping_batches
+        self._start(int(total) if total != float("inf") else None, trainer.global_step)
+
+    def on_train_epoch_start(self, trainer: Trainer, *_: Any) -> None:
+        """Forgets the time of validation and of loading."""
+        self._meter.pause()
+
+    def on_train_batch_end(  # type: ignore[override]
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Moves the bar to the step."""
+        parts = [f"{key.split('/')[-1]} {float(value):.3f}" for key, value in trainer.progress_bar_metrics.items()]
+        step = trainer.global_step - int(self._bar.n if self._bar is not None else 0)
+        self._advance(step, batch_pictures(batch) * trainer.world_size, parts, self._size(batch))
+
+    def on_train_end(self, *_: Any) -> None:
+        """Closes the bar."""
+        self._close()
+
+    def on_exception(self, *_: Any) -> None:
+        """Closes the bar, so that the message starts on its own line."""
+        self._close()
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Opens the bar over all batches of this process."""
+        self._start(int(sum(trainer.num_predict_batches)), 0)
+
+    def on_predict_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any
+    ) -> None:
+        """Moves the bar by a batch."""
+        self._advance(1, batch_pictures(batch) * trainer.world_size, [], None)
+
+    def on_predict_end(self, *_: Any) -> None:
+        """Closes the bar."""
+        self._close()
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Opens the bar over all batches of this process."""
+        self._start(int(sum(trainer.num_test_batches)), 0)
+
+    def on_test_batch_end(  # type: ignore[override]
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any
+    ) -> None:
+        """Moves the bar by a batch."""
+        self._advance(1, batch_pictures(batch) * trainer.world_size, [], None)
+
+    def on_test_end(self, *_: Any) -> None:
+        """Closes the bar."""
+        self._close()
+
+    def _start(self, total: int | None, done: int) -> None:
+        self._close()
+        self._meter.pause()
+        stream = self.stream or sys.stderr
+        bar: Any = tqdm
+        self._bar = bar(
+            total=total,
+            initial=done,
+            desc=self.stage,
+            file=stream,
+            disable=not self._enabled,
+            mininterval=0.2 if stream.isatty() else 10.0,
+            bar_format="{desc} {percentage:3.0f}% |{bar:20}| {postfix[0]}{elapsed} so far · {remaining} left",
+            postfix=[""],
+        )
+
+    def _advance(self, steps: int, pictures: int, parts: list[str], size: int | None) -> None:
+        rate = self._meter.update(pictures)
+        if self._bar is None or self._bar.disable:
+            return
+        parts = [*parts, f"{rate:.0f} {self.unit}/s"] if rate else parts
+        self._bar.postfix[0] = "".join(f"{part} · " for part in parts)
+        if size is not None:
+            self._bar.desc = f"{self.stage} {size} px"
+        self._bar.update(steps)
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            if not self._bar.disable:
+                self._bar.refresh()
+            self._bar.close()
+            self._bar = None
+
+    @staticmethod
+    def _size(batch: Any) -> int | None:
+        """Side of the pictures, where the batch has any."""
+        image = batch.get("image", batch.get("query_image")) if isinstance(batch, Mapping) else None
+        return int(image.shape[-1]) if isinstance(image, Tensor) else None
+
+
+class EpisodeStrips(Callback):
+    """After each validation draws some fixed episodes (support · query · truth · prediction) as one PNG.
+
+    The module that trains must hold the method as `model`.
+
+    Args:
+        index: data set of the episodes.
+        episodes: their list, of held-out base classes.
+        folder: where the PNGs go, `epoch-000.png` and so on.
+        count: episodes drawn, evenly spread over the list.
+    """
+
+    def __init__(self, index: ClassIndex, episodes: EpisodeList, folder: str | Path, count: int = 6) -> None:
+        self.index, self.folder = index, Path(folder)
+        step = max(1, len(episodes.episodes) // max(1, count))
+        self.episodes = episodes.episodes[::step][:count]
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draws, writes and logs the sheet."""
+        if trainer.sanity_checking or not trainer.is_global_zero or not self.episodes:
+            return
+        path = self.draw(pl_module.model, self.folder / f"epoch-{trainer.current_epoch:03d}.png")  # type: ignore[arg-type]
+        log_picture(trainer.loggers, "val/strips", path, trainer.global_step)
+
+    @torch.no_grad()
+    def draw(self, method: FewShotMethod, path: Path) -> Path:
+        """Runs a method on the episodes and draws them.
+
+        Args:
+            method: any method.
+            path: the PNG; its folder is made.
+
+        Returns:
+            The path.
+        """
+        from fsdino.visualize import episode_strip, sheet, write_png
+
+        strips = []
+        for episode in self.episodes:
+            masks = [self.index.load_mask(name, episode.class_id) == 1 for name in episode.support]
+            images = [self.index.load_image(name) for name in episode.support]
+            query, truth = self.index.load_image(episode.query), self.index.load_mask(episode.query, episode.class_id)
+            memory = method.remember([Reference(image, mask=mask) for image, mask in zip(images, masks)])
+            found = method.segment(memory, query)
+            name, prediction = self.index.class_names[episode.class_id], found.mask
+            strips.append(
+                episode_strip(images, masks, query, truth, prediction, class_name=name, score=found.score, size=160)
+            )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return write_png(path, sheet(strips))

@@ -1,0 +1,200 @@
+"""Distillation: the adapter learns to turn the frozen encoder's shallow map into the teacher's embedding."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from lightning import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+
+from fsdino.base.storage import CHECKPOINT_KEY, describe
+from fsdino.models.config import SegmenterConfig
+from fsdino.models.segmenter import FewShotSegmenter
+from fsdino.teachers.prompting import decode_prompts
+from fsdino.teachers.sam import SamTeacher
+from fsdino.training.losses import embedding_cosine_smooth_l1, embedding_mse, mask_agreement, resize_embedding
+from fsdino.training.optim import OptimizerName, build_optimizer, build_schedule
+
+EmbeddingLoss = Literal["mse", "cosine_smooth_l1"]
+
+
+class DistillModule(LightningModule):
+    """Stage 1 of FS-DINO (arXiv 2504.15669): only the blocks up to the adapter's tap run, only the adapter learns.
+
+    A batch is `dict(image (B, 3, S, S) float in [0, 1])` with either `target` (B, D, h, w) float16, from a cache, or
+    `teacher_image` (B, 3, T, T), which the teacher embeds now; both give the same losses, because a live embedding is
+    rounded to float16 as well. S follows the coarse-to-fine schedule of `DistillData`; the teacher's embedding is
+    brought to the student's grid.
+
+    Args:
+        model: the segmenter whose adapter learns.
+        teacher: needed for live targets and for the mask loss. Not a submodule: checkpoints hold the student alone.
+        loss: "mse" (the paper's) or "cosine_smooth_l1" on standardised teacher channels.
+        mask_weight: weight of the extra loss: what the teacher's frozen decoder makes of the student's embedding
+            under random clicks, against what it makes of the teacher's; 0 = off.
+        clicks: random clicks a picture of that loss.
+        lr: peak learning rate.
+        weight_decay: decay of matrices and kernels.
+        warmup: share of the steps spent warming up.
+        optimizer: "adamw" or "muon".
+        seed: of the new weights and of the clicks, which depend on (seed, step) alone.
+
+    Raises:
+        ValueError: for an unknown loss, a mask loss without a teacher, a teacher of another width, or a batch without
+            any target.
+    """
+
+    teacher_mean: Tensor
+    teacher_std: Tensor
+
+    def __init__(
+        self,
+        model: SegmenterConfig,
+        teacher: SamTeacher | None = None,
+        loss: EmbeddingLoss = "mse",
+        mask_weight: float = 0.0,
+        clicks: int = 4,
+        lr: float = 1e-3,
+        weight_decay: float = 0.05,
+        warmup: float = 0.05,
+        optimizer: OptimizerName = "adamw",
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if loss not in ("mse", "cosine_smooth_l1"):
+            raise ValueError(f"unknown loss {loss!r}; use 'mse' or 'cosine_smooth_l1'.")
+        if mask_weight > 0 and teacher is None:
+            raise ValueError("the mask loss needs the teacher's decoder; give a teacher or set mask_weight to 0.")
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self.model = FewShotSegmenter(model).select_trainable_("distill")
+        self.teacher: SamTeacher | None = None
+        if teacher is not None:
+            self.set_teacher(teacher)
+        self.loss, self.mask_weight, self.clicks = loss, mask_weight, clicks
+        self.lr, self.weight_decay, self.warmup, self.optimizer_name = lr, weight_decay, warmup, optimizer
+        self.seed = seed
+        self.register_buffer("teacher_mean", torch.zeros(model.prompt_dim))
+        self.register_buffer("teacher_std", torch.zeros(model.prompt_dim))
+
+    def set_teacher(self, teacher: SamTeacher) -> None:
+        """Gives the module a teacher to ask.
+
+        Args:
+            teacher: the teacher.
+
+        Raises:
+            ValueError: if its embedding has another width than the adapter's output.
+        """
+        dim = self.model.config.prompt_dim
+        if teacher.dim != dim:
+            raise ValueError(
+                f"teacher {teacher.name!r} gives {teacher.dim} channels, the adapter {dim}; "
+                f"set prompt_dim to {teacher.dim}."
+            )
+        self.teacher = teacher
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """The optimiser and its schedule over the whole run."""
+        optimizer = build_optimizer(self.model, self.optimizer_name, self.lr, self.weight_decay)
+        return build_schedule(optimizer, int(self.trainer.estimated_stepping_batches), self.warmup)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Marks the checkpoint as distilled, not yet trained on episodes."""
+        checkpoint[CHECKPOINT_KEY] = describe(self.model, "distilled")
+
+    def on_fit_start(self) -> None:
+        """Moves the teacher to this device and takes its channel statistics, once."""
+        if self.teacher is not None:
+            self.teacher.to(self.device)
+        if self.loss == "cosine_smooth_l1" and not self.teacher_std.any():
+            rows = self.trainer.datamodule.sample_targets(self)  # type: ignore[attr-defined]
+            flat = rows.float().transpose(0, 1).flatten(1)
+            self.teacher_mean.copy_(flat.mean(1))
+            self.teacher_std.copy_(flat.std(1).clamp(min=1e-4))
+
+    def target(self, batch: dict[str, Tensor]) -> Tensor:
+        """The teacher's embedding of a batch, cached or live.
+
+        Args:
+            batch: see the class.
+
+        Returns:
+            (B, D, h, w) float32 with float16's precision.
+
+        Raises:
+            ValueError: if the batch has neither `target` nor `teacher_image`, or there is no teacher for the latter.
+        """
+        if "target" in batch:
+            return batch["target"].float()
+        if "teacher_image" not in batch or self.teacher is None:
+            raise ValueError(
+                "distillation has no targets: give DistillData a cache, or its teacher_size and the module a teacher."
+            )
+        return self.teacher.embed(batch["teacher_image"]).half().float()
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        """The loss of one batch."""
+        target = self.target(batch)
+        student = self.model.embed(batch["image"]).float()
+        loss = self.embedding_loss(student, target)
+        count = len(student)
+        if self.mask_weight > 0:
+            masks = self.mask_loss(student, target)
+            self.log("train/mask_loss", masks, batch_size=count)
+            loss = loss + self.mask_weight * masks
+        self.log("train/loss", loss, prog_bar=True, batch_size=count)
+        self.log("train/lr", self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
+        self.log("train/size", float(batch["image"].shape[-1]))
+        return loss
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Error and cosine on held-out pictures at the final size."""
+        target = self.target(batch)
+        student = self.model.embed(batch["image"]).float()
+        target = resize_embedding(target, (student.shape[-2], student.shape[-1]))
+        cosine = F.cosine_similarity(student, target, dim=1).mean()
+        self.log("val/mse", F.mse_loss(student, target), prog_bar=True, batch_size=len(student), sync_dist=True)
+        self.log("val/cosine", cosine, prog_bar=True, batch_size=len(student), sync_dist=True)
+
+    def embedding_loss(self, student: Tensor, target: Tensor) -> Tensor:
+        """The distance of two embeddings, on the student's grid.
+
+        Args:
+            student: (B, D, h, w).
+            target: (B, D, H, W), any grid over the same square.
+
+        Returns:
+            Scalar.
+        """
+        target = resize_embedding(target, (student.shape[-2], student.shape[-1]))
+        if self.loss == "mse":
+            return embedding_mse(student, target)
+        return embedding_cosine_smooth_l1(student, target, self.teacher_mean, self.teacher_std)
+
+    def mask_loss(self, student: Tensor, target: Tensor) -> Tensor:
+        """How far the teacher's decoder drifts when it reads the student's embedding.
+
+        Args:
+            student: (B, D, h, w) with gradient.
+            target: (B, D, H, W) of the teacher.
+
+        Returns:
+            Scalar.
+        """
+        assert self.teacher is not None  # the constructor refused otherwise
+        sam, size, grid = self.teacher.sam, self.teacher.img_size, self.teacher.grid
+        count = len(student) * self.clicks
+        generator = torch.Generator(self.device).manual_seed(self.seed * 1_000_003 + self.global_step)
+        points = torch.rand(count, 1, 2, generator=generator, device=self.device) * (size - 1)
+        labels = torch.ones(count, 1, device=self.device)
+        picture = torch.arange(len(student), device=self.device).repeat(self.clicks)
+        with torch.no_grad():
+            teacher_logits, iou_pred = decode_prompts(sam, target, picture, points, labels)
+            best = 1 + iou_pred[:, 1:].argmax(1)
+        logits, _ = decode_prompts(sam, resize_embedding(student, (grid, grid)), picture, points, labels)
+        rows = torch.arange(count, device=self.device)
+        return mask_agreement(logits[rows, best], teacher_logits[rows, best])

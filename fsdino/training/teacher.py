@@ -1,0 +1,234 @@
+"""Training of a promptable SAM from masks: clicks, boxes and corrections, decoded for all objects at once."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from lightning import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from segment_anything.modeling import Sam
+from torch import Tensor
+
+from fsdino.teachers.architecture import SamConfig, build_sam
+from fsdino.teachers.prompting import (
+    central_clicks,
+    decode_prompts,
+    mask_iou,
+    noisy_boxes,
+    sample_clicks,
+    tight_boxes,
+)
+from fsdino.training.losses import bce_loss, dice_loss, focal_loss
+from fsdino.training.optim import OptimizerName, build_optimizer, build_schedule
+
+
+class TeachModule(LightningModule):
+    """Trains a SAM as its paper does (section 3 and appendix A), in small.
+
+    A batch is `dict(image (B, 3, S, S) float in [0, 1], masks (B, M, S, S) uint8 {0, 1, 255 = ignore},
+    valid (B, M) bool)`; S is the model's `img_size`. Each valid object gets one prompt per repetition: a click,
+    a noisy box, or both; then with some probability a corrective click with its previous mask.
+
+    Args:
+        config: sizes of the model.
+        lr: peak learning rate.
+        weight_decay: decay of matrices.
+        warmup: share of the steps spent warming up.
+        optimizer: "muon" or "adamw".
+        mask_loss: "bce_dice", or "focal_dice" (20 focal + dice, SAM's; a small model sits longer at no mask at all).
+        click_share: share of the objects prompted by one click.
+        box_share: share prompted by a box; the others get a box and a click.
+        correct_prob: probability of a corrective round in a step.
+        prompts_per_object: prompts drawn for each object of a picture.
+        seed: of the weights and of all prompts; prompts depend on (seed, step) alone, so a resumed run repeats them.
+
+    Raises:
+        ValueError: for an unknown loss or optimiser, or a batch of another size.
+    """
+
+    def __init__(
+        self,
+        config: SamConfig | None = None,
+        lr: float = 2e-3,
+        weight_decay: float = 0.05,
+        warmup: float = 0.05,
+        optimizer: OptimizerName = "muon",
+        mask_loss: Literal["focal_dice", "bce_dice"] = "bce_dice",
+        click_share: float = 0.5,
+        box_share: float = 0.3,
+        correct_prob: float = 0.5,
+        prompts_per_object: int = 1,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if mask_loss not in ("focal_dice", "bce_dice"):
+            raise ValueError(f"unknown mask_loss {mask_loss!r}; use 'focal_dice' or 'bce_dice'.")
+        self.config = config or SamConfig()
+        self.sam = build_sam(self.config, seed=seed).train()
+        self.lr, self.weight_decay, self.warmup, self.optimizer_name = lr, weight_decay, warmup, optimizer
+        self.mask_loss = mask_loss
+        self.click_share, self.box_share, self.correct_prob = click_share, box_share, correct_prob
+        self.prompts_per_object = prompts_per_object
+        self.seed = seed
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """The optimiser and its schedule over the whole run."""
+        optimizer = build_optimizer(self.sam, self.optimizer_name, self.lr, self.weight_decay)
+        return build_schedule(optimizer, int(self.trainer.estimated_stepping_batches), self.warmup)
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Picture embeddings with gradient.
+
+        Args:
+            images: (B, 3, S, S) float in [0, 1].
+
+        Returns:
+            (B, D, S / patch, S / patch).
+
+        Raises:
+            ValueError: if S is not the model's `img_size`.
+        """
+        size = self.config.img_size
+        if images.shape[-2:] != (size, size):
+            raise ValueError(
+                f"expected pictures of {size}x{size} px (the model's img_size), got "
+                f"{images.shape[-2]}x{images.shape[-1]}; resize the pictures or set img_size."
+            )
+        return self.sam.image_encoder((images * 255 - self.sam.pixel_mean) / self.sam.pixel_std)
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        """The mean loss over all prompts of a batch."""
+        embedding = self.embed(batch["image"])
+        picture, masks = _objects(batch, self.prompts_per_object)
+        if len(picture) == 0:  # scenes without an annotated object still must take part in a distributed step
+            return embedding.sum() * 0
+        draw = (self.seed * 1_000_003 + self.global_step) * 1024 + self.global_rank  # a resumed run repeats its prompts
+        generator = torch.Generator(self.device).manual_seed(draw)
+        losses = [
+            self._group_loss(embedding, picture[rows], masks[rows], use_click, use_box, generator)
+            for rows, use_click, use_box in self._groups(len(picture), generator)
+        ]
+        loss = torch.cat(losses).mean()
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch["image"]))
+        self.log("train/lr", self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
+        return loss
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Mean IoU over objects after one central click and after the tight box."""
+        embedding = self.embed(batch["image"])
+        picture, masks = _objects(batch, 1)
+        if len(picture) == 0:
+            return
+        scores = evaluate_prompts(self.sam, embedding, picture, masks)
+        for name, score in scores.items():
+            self.log(f"val/{name}", score.mean(), prog_bar=True, batch_size=len(picture), sync_dist=True)
+
+    def _groups(self, count: int, generator: torch.Generator) -> list[tuple[Tensor, bool, bool]]:
+        """Splits the objects at random into prompted by click, by box, by both."""
+        order = torch.randperm(count, generator=generator, device=self.device)
+        draws = torch.rand(1, generator=generator, device=self.device).item()
+        first = int(self.click_share * count + draws)  # stochastic rounding keeps the shares right in small batches
+        second = max(first, int((self.click_share + self.box_share) * count + draws))
+        parts = [(order[:first], True, False), (order[first:second], False, True), (order[second:], True, True)]
+        return [part for part in parts if len(part[0])]
+
+    def _group_loss(
+        self,
+        embedding: Tensor,
+        picture: Tensor,
+        masks: Tensor,
+        use_click: bool,
+        use_box: bool,
+        generator: torch.Generator,
+    ) -> Tensor:
+        truth = masks == 1
+        points = labels = boxes = None
+        if use_click:
+            points = sample_clicks(truth, generator)[:, None]
+            labels = torch.ones(points.shape[:2], device=points.device)
+        if use_box:
+            boxes = noisy_boxes(truth, generator)
+        logits, iou_pred = decode_prompts(self.sam, embedding, picture, points, labels, boxes)
+        # One click is ambiguous, so its three masks compete; the single mask learns from every prompt.
+        loss, best = self._mask_losses(logits, iou_pred, masks, multimask=not use_box)
+        if torch.rand(1, generator=generator, device=self.device).item() >= self.correct_prob:
+            return loss
+        previous = logits[torch.arange(len(best), device=best.device), best][:, None].detach()
+        click, label = _corrective_click(previous[:, 0], masks, generator)
+        points = click[:, None] if points is None else torch.cat([points, click[:, None]], dim=1)
+        labels = label[:, None] if labels is None else torch.cat([labels, label[:, None]], dim=1)
+        logits, iou_pred = decode_prompts(self.sam, embedding, picture, points, labels, boxes, previous)
+        corrected, _ = self._mask_losses(logits, iou_pred, masks, multimask=False)
+        return torch.cat([loss, corrected])
+
+    def _mask_losses(self, logits: Tensor, iou_pred: Tensor, masks: Tensor, multimask: bool) -> tuple[Tensor, Tensor]:
+        """Losses (N,) of the mask(s) that the prompt asks for, and the index (N,) of the mask that goes on."""
+        masks = F.interpolate(masks[:, None].float(), logits.shape[-2:], mode="nearest-exact")
+        truth, valid = (masks == 1).float(), (masks != 255).float()
+        logits, iou_pred = (logits, iou_pred) if multimask else (logits[:, :1], iou_pred[:, :1])
+        truth, valid = truth.expand_as(logits), valid.expand_as(logits)
+        if self.mask_loss == "focal_dice":
+            losses = 20 * focal_loss(logits, truth, valid) + dice_loss(logits, truth, valid)
+        else:
+            losses = bce_loss(logits, truth, valid) + dice_loss(logits, truth, valid)
+        with torch.no_grad():
+            iou = mask_iou(logits > 0, truth > 0, valid > 0)
+        score_loss = (iou_pred - iou) ** 2
+        if not multimask:
+            return losses[:, 0] + score_loss[:, 0], torch.zeros(len(losses), dtype=torch.long, device=losses.device)
+        smallest, best = losses[:, 1:].min(dim=1)
+        return 0.5 * (smallest + losses[:, 0]) + score_loss.mean(1), best + 1
+
+
+@torch.no_grad()
+def evaluate_prompts(sam: Sam, embedding: Tensor, picture: Tensor, masks: Tensor) -> dict[str, Tensor]:
+    """IoU of each object after one central click and after its tight box.
+
+    Args:
+        sam: the model.
+        embedding: (B, D, h, w).
+        picture: (N,) long, the picture of each object.
+        masks: (N, S, S) uint8 {0, 1, 255 = ignore}, S the model's `img_size`.
+
+    Returns:
+        `click_iou` (the best of three by the predicted IoU), `click_single_iou` (the single mask),
+        `box_iou`: (N,) each.
+    """
+    truth, valid = masks == 1, masks != 255
+    clicks = central_clicks(truth)[:, None]
+    labels = torch.ones(clicks.shape[:2], device=clicks.device)
+
+    def score(logits: Tensor) -> Tensor:
+        full = F.interpolate(logits[:, None], truth.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
+        return mask_iou(full > 0, truth, valid)
+
+    logits, iou_pred = decode_prompts(sam, embedding, picture, clicks, labels)
+    best = 1 + iou_pred[:, 1:].argmax(1)
+    boxed, _ = decode_prompts(sam, embedding, picture, boxes=tight_boxes(truth))
+    return {
+        "click_iou": score(logits[torch.arange(len(best), device=best.device), best]),
+        "click_single_iou": score(logits[:, 0]),
+        "box_iou": score(boxed[:, 0]),
+    }
+
+
+def _objects(batch: dict[str, Tensor], repeats: int) -> tuple[Tensor, Tensor]:
+    """Picture index (N,) and mask (N, S, S) of the valid objects that have a pixel, each `repeats` times."""
+    masks = batch["masks"]
+    keep = batch["valid"].bool() & (masks == 1).flatten(2).any(-1)
+    picture, index = keep.nonzero(as_tuple=True)
+    return picture.repeat(repeats), masks[picture, index].repeat(repeats, 1, 1)
+
+
+def _corrective_click(logits: Tensor, masks: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """A click (N, 2) in the error region of a prediction, with its label (N,); on the object if nothing is wrong."""
+    logits = F.interpolate(logits[:, None], masks.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
+    truth = masks == 1
+    error = ((logits > 0) != truth) & (masks != 255)
+    error = torch.where(error.flatten(1).any(1)[:, None, None], error, truth)
+    click = sample_clicks(error, generator)
+    column, row = click.long().unbind(-1)
+    label = truth[torch.arange(len(truth), device=truth.device), row, column].float()
+    return click, label

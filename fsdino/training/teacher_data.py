@@ -1,0 +1,186 @@
+"""Photographs with masks of their parts and objects, whatever they are called: what a promptable SAM learns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Protocol
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from fsdino.base.resize import Resize
+from fsdino.data.class_index import ClassIndex
+from fsdino.data.images import IGNORE, PICTURE_SUFFIXES, read_image, read_labels
+from fsdino.training.epoch_data import EpochData
+
+MIN_SHARE = 0.002  # of the picture's area; smaller pieces are no objects
+
+
+class ObjectSource(Protocol):
+    """Pictures by number, each with a map of its objects."""
+
+    def __len__(self) -> int:
+        """Number of pictures."""
+
+    def load(self, number: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Picture (H, W, 3) uint8 and labels (H, W) int: 0 = nothing, 255 = unknown, else one number an object."""
+
+
+@dataclass(frozen=True)
+class ClassObjects:
+    """Objects of some classes of a data set; each connected part of a class mask is an object.
+
+    Args:
+        index: the data set.
+        classes: whose masks may be seen.
+        ignore: classes whose pixels are unknown (255), such as the novel ones.
+    """
+
+    index: ClassIndex
+    classes: tuple[int, ...]
+    ignore: tuple[int, ...] = ()
+
+    @cached_property
+    def pictures(self) -> list[str]:
+        """Pictures with one of the classes."""
+        return sorted({p for c in self.classes for p in self.index.pictures(c)})
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def load(self, number: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """See `ObjectSource`."""
+        picture = self.pictures[number]
+        image = self.index.load_image(picture)
+        present = self.index.classes_in(picture)
+        labels = np.zeros(image.shape[:2], np.int32)
+        for class_id in sorted(present & set(self.classes)):
+            mask = self.index.load_mask(picture, class_id)
+            _, parts = cv2.connectedComponents((mask == 1).astype(np.uint8))
+            labels = np.where(parts > 0, parts + max(IGNORE, int(labels.max())), labels)
+            labels = np.where(mask == IGNORE, IGNORE, labels)
+        for class_id in sorted(present & set(self.ignore)):
+            labels = np.where(self.index.load_mask(picture, class_id) != 0, IGNORE, labels)
+        return image, labels
+
+
+class RegionObjects:
+    """Region maps by several annotators: `images/<picture>.jpg`, `labels/<picture>_<k>.png`; one is drawn each time.
+
+    Args:
+        root: the folder of both.
+
+    Raises:
+        ValueError: if a picture has no map, or there is none.
+    """
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root)
+        self.pictures = sorted(p for p in (self.root / "images").glob("*") if p.suffix.lower() in PICTURE_SUFFIXES)
+        if not self.pictures:
+            raise ValueError(f"no picture in {self.root / 'images'}; expected images/ and labels/<picture>_<k>.png.")
+        self.maps = {p.stem: sorted((self.root / "labels").glob(f"{p.stem}_*.png")) for p in self.pictures}
+        if bare := [name for name, maps in self.maps.items() if not maps]:
+            raise ValueError(f"picture {bare[0]} in {self.root} has no labels/{bare[0]}_<k>.png; add its region map.")
+
+    @property
+    def files(self) -> list[Path]:
+        """Pictures and maps, in a fixed order."""
+        return [*self.pictures, *(path for picture in self.pictures for path in self.maps[picture.stem])]
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def load(self, number: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """See `ObjectSource`."""
+        path = self.pictures[number]
+        maps = self.maps[path.stem]
+        labels = read_labels(maps[int(rng.integers(len(maps)))])
+        return read_image(path), (labels + IGNORE + 1).astype(np.int32)  # every region is an object
+
+
+class ObjectScenes(Dataset):
+    """Random pictures with some of their objects; item i depends on (seed, epoch, i) alone.
+
+    Args:
+        sources: each is drawn from in proportion to its pictures.
+        resize: to the model's square.
+        length: items an epoch.
+        seed: of all draws.
+        epoch: number of the epoch.
+        max_objects: masks an item has at most.
+
+    Items are dicts of `image` (3, S, S), `masks` (max_objects, S, S) uint8 {0, 1, 255} and `valid` (max_objects,).
+    """
+
+    def __init__(
+        self, sources: Sequence[ObjectSource], resize: Resize, length: int, seed: int = 0, epoch: int = 0,
+        max_objects: int = 6,
+    ) -> None:  # fmt: skip
+        self.sources, self.resize, self.length = list(sources), resize, length
+        self.seed, self.epoch, self.max_objects = seed, epoch, max_objects
+        self.shares = np.array([len(s) for s in sources]) / sum(len(s) for s in sources)
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, i: int) -> dict[str, Tensor]:
+        rng = np.random.default_rng([self.seed, 104_729, self.epoch, i])
+        source = self.sources[int(rng.choice(len(self.sources), p=self.shares))]
+        image, labels = source.load(int(rng.integers(len(source))), rng)
+        if rng.random() < 0.5:
+            image, labels = image[:, ::-1], labels[:, ::-1]
+        pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).float() / 255
+        square = self.resize.truth(torch.from_numpy(np.ascontiguousarray(labels)).long())
+        names, counts = square.unique(return_counts=True)
+        big = (names != 0) & (names != IGNORE) & (counts >= MIN_SHARE * square.numel())
+        chosen = names[big][torch.from_numpy(rng.permutation(int(big.sum())))][: self.max_objects]
+        masks = torch.zeros(self.max_objects, *square.shape, dtype=torch.uint8)
+        for row, name in enumerate(chosen):
+            masks[row] = (square == name).to(torch.uint8)
+            masks[row][square == IGNORE] = IGNORE
+        return {
+            "image": self.resize.image(pixels),
+            "masks": masks,
+            "valid": torch.arange(self.max_objects) < len(chosen),
+        }
+
+
+class ObjectData(EpochData):
+    """`ObjectScenes` for a `TeachModule`.
+
+    Args:
+        sources: see `ObjectScenes`.
+        resize: to the model's square.
+        epoch_length: pictures an epoch.
+        val_length: pictures of the validation draws (from the same sources: they watch the run, they choose nothing).
+        max_objects: masks of a picture.
+        batch_size: pictures a step and process.
+        num_workers: loader processes.
+        seed: of all draws.
+    """
+
+    def __init__(
+        self, sources: Sequence[ObjectSource], resize: Resize, epoch_length: int = 400, val_length: int = 32,
+        max_objects: int = 6, batch_size: int = 4, num_workers: int = 0, seed: int = 0,
+    ) -> None:  # fmt: skip
+        super().__init__(batch_size, num_workers)
+        self.sources, self.resize, self.epoch_length = list(sources), resize, epoch_length
+        self.val_length, self.max_objects, self.seed = val_length, max_objects, seed
+
+    def train_dataloader(self) -> DataLoader:
+        """Pictures of the running epoch."""
+        return self.loader(self._scenes(self.epoch_length, self.seed, self.epoch), drop_last=True)
+
+    def val_dataloader(self) -> DataLoader:
+        """The same pictures every time."""
+        return self.loader(self._scenes(self.val_length, self.seed + 1_000_003, 0))
+
+    def _scenes(self, length: int, seed: int, epoch: int) -> ObjectScenes:
+        return ObjectScenes(self.sources, self.resize, length, seed, epoch, self.max_objects)

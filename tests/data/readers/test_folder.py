@@ -1,0 +1,162 @@
+"""Folders of pictures and masks."""
+
+import numpy as np
+import pytest
+
+from fsdino.data.class_index import ClassIndex
+from fsdino.data.files import DataSetError
+from fsdino.data.readers.folder import folder, read_classes
+from tests.data.trees import block, label_folder_tree, labels, mask_folder_tree, photo, shared_data, write_json
+
+
+def _check(index: ClassIndex, classes: list[str], per_class: int) -> None:
+    assert sorted(index.class_names.values()) == classes
+    assert sorted(c for fold in index.folds for c in fold) == sorted(index.class_names)
+    for class_id in index.class_names:
+        assert len(index.pictures(class_id)) == per_class
+        for picture in index.pictures(class_id):
+            assert index.classes_in(picture) == {class_id} and index.load_image(picture).shape == (80, 100, 3)
+            assert ((index.load_mask(picture, class_id) == 1) == (block(1) == 1)).all()
+
+
+def test_masks_beside_the_pictures(tmp_path):
+    index = folder(mask_folder_tree(tmp_path))
+    _check(index, ["cup", "pen"], 3)
+    assert index.pictures(0) == ["cup/shot0", "cup/shot1", "cup/shot2"]
+    assert (index.load_mask("pen/shot0", 0) == 0).all()
+
+
+def test_png_pictures_with_mask_in_the_name(tmp_path):
+    for k in range(2):
+        photo(tmp_path / f"cup/{k}.png")
+        labels(tmp_path / f"cup/{k}_mask.png", block(1))
+    _check(folder(tmp_path), ["cup"], 2)
+
+
+def test_twin_trees(tmp_path):
+    for name in ("cup", "pen"):
+        for k in range(2):
+            photo(tmp_path / f"images/{name}/{k}.jpg")
+            labels(tmp_path / f"masks/{name}/{k}{'_mask' if k else ''}.png", 255 * block(1))
+    _check(folder(tmp_path), ["cup", "pen"], 2)
+
+
+def test_twin_folders_without_classes(tmp_path):
+    photo(tmp_path / "images/a.JPG")
+    labels(tmp_path / "masks/a.png", 255 * block(1))
+    _check(folder(tmp_path), ["object"], 1)
+
+
+def test_label_maps_with_names(tmp_path):
+    index = folder(label_folder_tree(tmp_path))
+    assert index.class_names == {c: f"class{c}" for c in range(1, 5)} and index.folds == [[1], [2], [3], [4]]
+    assert index.pictures(2) == ["0001", "0005"] and index.classes_in("0001") == {2}
+    mask = index.load_mask("0001", 2)
+    assert (mask[0] == 255).all() and ((mask == 1) == (block(1) == 1)).all()
+    assert (index.load_mask("0001", 3)[1:] == 0).all() and index.object_pixels("0001", 2) == 2500
+
+
+def test_smallest_sizes_of_label_maps(tmp_path):
+    label_folder_tree(tmp_path)
+    array = block(1, 1, 1, 5)
+    array[40:50, 40:50] = 2
+    photo(tmp_path / "images/small.jpg")
+    labels(tmp_path / "labels/small.png", array)
+    assert "small" in folder(tmp_path).pictures(1)
+    assert "small" not in folder(tmp_path, min_pixels=26).pictures(1)
+    assert "small" in folder(tmp_path, min_pixels=26).pictures(2)
+    assert "small" not in folder(tmp_path, min_cover=0.02).pictures(2)
+    few = folder(tmp_path, min_pictures=3)
+    assert few.pictures(1) and not few.pictures(3)
+
+
+def test_classes_as_a_list(tmp_path):
+    path = write_json(tmp_path / "classes.json", ["background", "cup", "pen"])
+    assert read_classes(path) == {1: "cup", 2: "pen"}
+    write_json(path, {"one": "cup"})
+    with pytest.raises(DataSetError, match=r"classes\.json' is no table of classes .* expected"):
+        read_classes(path)
+    write_json(path, 3)
+    with pytest.raises(DataSetError, match="is no table of classes"):
+        read_classes(path)
+
+
+def test_label_without_a_class(tmp_path):
+    label_folder_tree(tmp_path)
+    labels(tmp_path / "labels/0003.png", block(9))
+    with pytest.raises(DataSetError, match=r"label map '.*0003\.png' holds 9, which is no class \(known: 1 to 4, 0 = "
+                                           r"background, 255 = ignore\): add the class or repair the map"):
+        folder(tmp_path)
+
+
+def test_black_and_white_masks_given_as_label_maps(tmp_path):
+    label_folder_tree(tmp_path)
+    for path in (tmp_path / "labels").iterdir():
+        labels(path, 255 * block(1))
+    with pytest.raises(DataSetError, match=r"label maps such as '.*0000\.png' hold too few object pixels, or 0 and 255 "
+                                           r"alone: 255 means ignore, so write class numbers, or use masks/"):
+        folder(tmp_path)
+
+
+def test_classes_json_is_missing(tmp_path):
+    label_folder_tree(tmp_path)
+    (tmp_path / "classes.json").unlink()
+    with pytest.raises(DataSetError, match=r"classes\.json' \(the names of the classes, .*\) does not exist"):
+        folder(tmp_path)
+
+
+def test_a_picture_without_mask(tmp_path):
+    mask_folder_tree(tmp_path / "a")
+    (tmp_path / "a/cup/shot1.png").unlink()
+    with pytest.raises(DataSetError, match=r"picture '.*cup/shot1\.jpg' has no mask '.*cup/shot1\.png' .* add the"):
+        folder(tmp_path / "a")
+    label_folder_tree(tmp_path / "b")
+    (tmp_path / "b/labels/0000.png").unlink()
+    with pytest.raises(DataSetError, match=r"picture '.*0000\.jpg' has no mask '.*labels/0000\.png'"):
+        folder(tmp_path / "b")
+
+
+def test_a_mask_without_picture(tmp_path):
+    mask_folder_tree(tmp_path)
+    (tmp_path / "cup/shot1.jpg").unlink()
+    with pytest.raises(DataSetError, match=r"mask '.*cup/shot1\.png' has no picture of the same name: add 'shot1"):
+        folder(tmp_path)
+
+
+def test_two_pictures_of_the_same_name(tmp_path):
+    label_folder_tree(tmp_path)
+    photo(tmp_path / "images/0000.png")
+    with pytest.raises(DataSetError, match=r"'.*0000\.jpg' and '0000\.png' have the same name: remove one"):
+        folder(tmp_path)
+
+
+def test_a_mask_of_another_size(tmp_path):
+    labels(mask_folder_tree(tmp_path) / "cup/shot0.png", np.ones((10, 12)))
+    with pytest.raises(ValueError, match=r"mask '.*cup/shot0\.png' is 12x10 pixels .* its picture is 100x80"):
+        folder(tmp_path).load_mask("cup/shot0", 0)
+
+
+def test_an_unknown_picture(tmp_path):
+    with pytest.raises(DataSetError, match="has no picture 'cup/shot9'"):
+        folder(mask_folder_tree(tmp_path / "a")).load_image("cup/shot9")
+    with pytest.raises(DataSetError, match="has no picture '0099'"):
+        folder(label_folder_tree(tmp_path / "b")).load_image("0099")
+
+
+def test_a_folder_of_something_else(tmp_path):
+    (tmp_path / "readme.txt").write_text("nothing here")
+    with pytest.raises(DataSetError, match=r"holds no pictures with masks; expected one of: <class>/<name>.jpg with"):
+        folder(tmp_path)
+    with pytest.raises(DataSetError, match=r"'.*nowhere' \(the folder of pictures and masks\) does not exist"):
+        folder(tmp_path / "nowhere")
+
+
+def test_real_photographs():
+    root = shared_data("clothing")
+    index = folder(root, "clothing", min_pictures=10)
+    assert len(index.class_names) == 58 and sum(bool(index.pictures(c)) for c in index.class_names) == 47
+    for picture in index.all_pictures()[::200]:
+        image = index.load_image(picture)
+        for class_id in index.classes_in(picture):
+            mask = index.load_mask(picture, class_id)
+            assert mask.shape == image.shape[:2] and (mask == 1).any()

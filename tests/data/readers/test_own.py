@@ -1,0 +1,107 @@
+"""One's own folder without folds: which pictures are learnt from, which choose, which are tested."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fsdino.base.storage import load, save_pretrained
+from fsdino.data.catalog import open_data_set
+from fsdino.data.readers.own import own_folder, spread_pictures
+from fsdino.data.splits import open_test, open_train
+from fsdino.models.segmenter import FewShotSegmenter
+from fsdino.pipeline.recipe import DataPart, DataSpec, read_recipe
+from fsdino.pipeline.report import measure
+from fsdino.pipeline.run import Job
+from tests.small_segmenter import scene, small_segmenter
+
+RECIPE = Path(__file__).parents[3] / "recipes" / "own_folder.yaml"
+
+
+def write(root: Path, counts: dict[str, int]) -> Path:
+    """`<class>/<number>.jpg` with masks."""
+    for c, (name, count) in enumerate(counts.items()):
+        (root / name).mkdir(parents=True)
+        for i in range(count):
+            picture, mask = scene(40, 50, seed=100 * c + i)
+            Image.fromarray(picture).save(root / name / f"{i:02d}.jpg")
+            Image.fromarray(mask * np.uint8(255)).save(root / name / f"{i:02d}.png")
+    return root
+
+
+def part(root: Path, **changes: object) -> DataPart:
+    spec = DataSpec("own", str(root))
+    values = {"val_by": "pictures", "in_domain": True, "test_episodes": 10, "val_episodes": 6, **changes}
+    return DataPart(train=[spec], test=spec, **values)  # type: ignore[arg-type]
+
+
+def test_no_picture_has_two_roles(tmp_path: Path) -> None:
+    root = write(tmp_path, {"cat": 12, "dog": 6})
+    chosen = part(root)
+    test = open_test(chosen)
+    train = open_train(chosen, test)
+    assert train.val_episodes is not None
+    roles = [set(train.index.all_pictures()), set(train.val_episodes.pictures), set(test.index.all_pictures())]
+    assert all(not roles[a] & roles[b] for a in range(3) for b in range(a))
+    assert set(train.annotated.ids) >= roles[0] | roles[1]  # one cache serves both
+    assert train.classes == train.val_classes == [0, 1] and train.ignore_classes == []
+    assert [len(test.index.pictures(c)) for c in (0, 1)] == [3, 2]
+    assert [len(train.index.pictures(c)) for c in (0, 1)] == [7, 2]
+    assert test.episodes.pictures <= roles[2]
+
+
+def test_one_class_alone_is_enough(tmp_path: Path) -> None:
+    chosen = part(write(tmp_path, {"cat": 8}))
+    train = open_train(chosen, open_test(chosen))
+    assert train.classes == [0] and len(train.index.pictures(0)) == 4
+    without = open_train(part(tmp_path, val_share=0.0), open_test(chosen))
+    assert without.val_episodes is None and len(without.index.pictures(0)) == 6
+
+
+def test_pictures_are_spread_evenly() -> None:
+    world = open_data_set("synthetic", pictures_per_class=8)
+    chosen = spread_pictures(world, 0.25)
+    counts = [len(chosen & set(world.pictures(c))) for c in world.class_names]
+    assert counts == [2] * 40 and sorted(chosen)[:2] == ["000/0002", "000/0006"]
+
+
+def test_errors_say_what_to_do(tmp_path: Path) -> None:
+    write(tmp_path / "a", {"cat": 5})
+    with pytest.raises(ValueError, match="class 'cat' has 5 pictures and needs 6: two to learn from"):
+        own_folder(tmp_path / "a")
+    with pytest.raises(ValueError, match=r"test_share 1\.0 leaves nothing to train or to test on"):
+        own_folder(tmp_path / "a", test_share=1.0)
+    with pytest.raises(ValueError, match="unknown split 'val' of one's own folder"):
+        own_folder(tmp_path / "a", "val")  # type: ignore[arg-type]
+    chosen = part(write(tmp_path / "b", {"cat": 6}), shots=2)
+    with pytest.raises(ValueError, match="no class of 'own' has 3 pictures left to train on"):
+        open_train(chosen, open_test(part(tmp_path / "b")))
+
+
+def test_a_trained_segmenter_is_adapted(tmp_path: Path) -> None:
+    root = str(write(tmp_path / "mine", {"cat": 8, "dog": 6}))
+    first = small_segmenter(variant="full", promptable=True)
+    model = str(save_pretrained(first, tmp_path / "model"))
+    spec = "{name: own, root: " + root + "}"
+    recipe, options = read_recipe([
+        "--config", str(RECIPE), f"--data.train=[{spec}]", f"--data.test={spec}", f"--train.init_from={model}",
+        "--train.epochs=1", "--train.epoch_length=4", "--train.batch_size=2", "--presence.episodes=8",
+        "--data.test_episodes=4", "--data.val_episodes=4", f"--cache.dir={tmp_path / 'cache'}", "--log.wandb=off",
+        "--evaluate.strips=3", "--evaluate.baselines=false", "--trainer.accelerator=cpu",
+    ])  # fmt: skip
+    job = Job(recipe, options, tmp_path / "run")
+    job.cache()
+    assert job.distill() is None
+    trained = job.train(None)
+    adapted = load(trained)
+    assert isinstance(adapted, FewShotSegmenter) and adapted.config.presence_statistics
+    before, after = first.state_dict(), adapted.state_dict()
+    frozen = ("encoder.", "adapter.", "sam.")
+    assert all(torch.equal(before[name], after[name]) for name in before if name.startswith(frozen))
+    assert any(not torch.equal(before[name], after[name]) for name in before if name.startswith("decoder."))
+    report = measure(job, trained)
+    assert set(report.headline) == {"in-domain mIoU", "in-domain FB-IoU"} and "in-domain classes" in report.table({}, 0)

@@ -1,0 +1,294 @@
+"""The readers of the published benchmarks, on small trees in the official layouts."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fsdino.data.catalog import DATA_SETS, data_set_entry, open_data_set
+from fsdino.data.episodes.episode import EpisodeData
+from fsdino.data.episodes.protocols import PROTOCOLS
+from fsdino.data.files import DataSetError
+from fsdino.data.readers.fss import class_split, fss1000
+from fsdino.data.readers.lvis import LvisIndex, lvis_folds, picture_name
+from fsdino.data.readers.part_names import PART_FOLDS, merged_part
+from fsdino.data.readers.parts import PacoPartIndex, PascalPartIndex
+from fsdino.data.readers.perseg import PersegIndex
+from fsdino.data.readers.voc import VocIndex, read_mat
+from tests.data import trees
+
+
+@pytest.mark.parametrize("name", trees.TREES)
+def test_every_benchmark_gives_episodes(tmp_path, name):
+    root = trees.TREES[name](tmp_path)
+    for role in DATA_SETS[name].roles or {"test": ""}:
+        index = open_data_set(name, root, role)
+        assert index.name == name
+        for picture in index.all_pictures()[:4]:
+            image = index.load_image(picture)
+            assert image.dtype == np.uint8 and image.ndim == 3
+            for class_id in index.classes_in(picture):
+                mask = index.load_mask(picture, class_id)
+                assert mask.shape == image.shape[:2] and mask.dtype == np.uint8 and set(np.unique(mask)) <= {0, 1, 255}
+    index = open_data_set(name, root, "test")
+    episodes = PROTOCOLS["fsdino"].draw(index, 0, num_episodes=6, skip_rare=True)
+    episodes.verify(index)
+    items = EpisodeData(index, episodes, 28)
+    for i in range(min(6, len(items))):
+        assert (items[i]["query_mask_original"] == 1).any() and items[i]["support_masks"].max() > 0
+
+
+def test_names_and_roots():
+    with pytest.raises(ValueError, match="there is no data set 'pascal'; known: pascal5i, coco20i"):
+        data_set_entry("pascal")
+    with pytest.raises(ValueError, match=r"data set 'fss1000' \(FSS-1000\) needs the folder it lies in: give --root"):
+        open_data_set("fss1000")
+    assert open_data_set("synthetic", role="train").name == "synthetic-base"
+
+
+class TestPascal:
+    def test_folds_ignore_label_and_smallest_size(self, tmp_path):
+        index = VocIndex(trees.voc_tree(tmp_path), "val")
+        assert index.folds == [list(range(5 * f + 1, 5 * f + 6)) for f in range(4)]
+        assert index.class_names[15] == "person"
+        assert index.pictures(1) == ["2007_001002", "2007_001003"]  # those of class 2 show it too small
+        assert index.classes_in("2007_002002") == {1, 2}
+        mask = index.load_mask("2007_001002", 1)
+        assert (mask[8:10, 10:60] == 255).all() and (mask == 1).sum() == 2500
+        small = VocIndex(tmp_path, "val", min_pixels=1)
+        assert len(small.pictures(1)) == 4
+
+    def test_train_is_all_but_val(self, tmp_path):
+        root = trees.voc_tree(tmp_path)
+        train, val = VocIndex(root / "VOCdevkit", "train"), VocIndex(root / "VOCdevkit/VOC2012", "val")
+        assert len(train.all_pictures()) == len(val.all_pictures()) == 40
+        assert not set(train.all_pictures()) & set(val.all_pictures())
+
+    def test_published_lists_are_read_first(self, tmp_path):
+        root = trees.voc_tree(tmp_path)
+        for fold in range(4):
+            lines = [f"2007_{c:03d}002__{c:02d}" for c in range(5 * fold + 1, 5 * fold + 6)]
+            lines += ["2007_002002__01"] if fold == 0 else []
+            trees.text(root / f"splits/pascal/val/fold{fold}.txt", "\n".join(lines))
+        index = VocIndex(root, "val")
+        assert index.pictures(1) == ["2007_001002", "2007_002002"] and index.pictures(20) == ["2007_020002"]
+        assert index.object_pixels("2007_002002", 1) == 160
+        trees.text(root / "splits/pascal/val/fold3.txt", "2007_001002__21")
+        with pytest.raises(DataSetError, match=r"line '2007_001002__21' of '.*fold3\.txt' is not '<picture>__<class"):
+            VocIndex(root, "val")
+
+    def test_official_sources_when_the_merged_folder_is_missing(self, tmp_path):
+        savemat = pytest.importorskip("scipy.io").savemat
+        root = trees.voc_tree(tmp_path)
+        base = root / "VOCdevkit/VOC2012"
+        (base / "SegmentationClassAug").rename(base / "SegmentationClass")
+        moved = base / "SegmentationClass/2007_003000.png"
+        sbd = root / "benchmark_RELEASE/dataset/cls"
+        sbd.mkdir(parents=True)
+        savemat(sbd / "2007_003000.mat", {"GTcls": {"Segmentation": np.asarray(Image.open(moved))}})
+        moved.unlink()
+        index = VocIndex(root, "train")
+        assert "2007_003000" in index.pictures(3) and index.object_pixels("2007_003000", 3) == 2500
+        savemat(sbd / "2007_003000.mat", {"other": 1})
+        with pytest.raises(DataSetError, match=r"2007_003000\.mat' has no GTcls"):
+            VocIndex(root, "train")
+        (sbd / "2007_003000.mat").write_bytes(b"MATLAB?")
+        with pytest.raises(DataSetError, match=r"2007_003000\.mat' cannot be read \(.*\): download it again"):
+            VocIndex(root, "train")
+
+    def test_matlab_files_need_scipy(self, tmp_path, monkeypatch):
+        monkeypatch.setitem(sys.modules, "scipy.io", None)
+        with pytest.raises(ImportError, match=r"reading '.*a\.mat' needs scipy: pip install scipy"):
+            read_mat(tmp_path / "a.mat")
+
+    def test_what_is_missing(self, tmp_path):
+        root = trees.voc_tree(tmp_path)
+        base = root / "VOCdevkit/VOC2012"
+        (base / "SegmentationClassAug/2007_001002.png").unlink()
+        with pytest.raises(DataSetError, match=r"picture '2007_001002' of '.*val\.txt' has no label map \(1 such\)"):
+            VocIndex(root, "val")
+        for path in (base / "SegmentationClassAug").iterdir():
+            if path.stem in (base / "ImageSets/Segmentation/train.txt").read_text():
+                path.unlink()
+        with pytest.raises(DataSetError, match="has label maps for val pictures only: fetch SegmentationClassAug or"):
+            VocIndex(root, "train")
+        (base / "SegmentationClassAug").rename(base / "gone")
+        with pytest.raises(DataSetError, match="has neither SegmentationClassAug nor SegmentationClass: unpack"):
+            VocIndex(root, "val")
+        trees.text(base / "ImageSets/Segmentation/val.txt", "\n")
+        (base / "gone").rename(base / "SegmentationClass")
+        with pytest.raises(DataSetError, match=r"list '.*val\.txt' is empty: copy or download it again"):
+            VocIndex(root, "val")
+
+
+class TestFss:
+    def test_the_published_split_comes_with_the_package(self):
+        split = class_split()
+        assert {name: len(classes) for name, classes in split.items()} == {"train": 520, "val": 240, "test": 240}
+        assert len({name for classes in split.values() for name in classes}) == 1000
+
+    def test_the_package_s_table_is_the_given_one(self):
+        folder = trees.shared_data("splits/fss")
+        for split, name in {"train": "trn", "val": "val", "test": "test"}.items():
+            assert class_split()[split] == sorted((folder / f"{name}.txt").read_text().split())
+
+    def test_each_test_picture_is_a_query_once(self, tmp_path):
+        index = fss1000(trees.fss_tree(tmp_path))
+        assert list(index.class_names.values()) == ["cat", "dog"] and index.folds == [list(index.class_names)]
+        episodes = PROTOCOLS["hsnet"].draw(index, 0, shots=5)
+        assert len(episodes) == 20 and len({e.query for e in episodes}) == 20
+        mask = index.load_mask("cat/1", index.folds[0][0])
+        assert mask[0, 0] == 1 and mask.sum() == 2501  # 128 counts, 90 does not
+
+    def test_class_ids_are_the_same_in_all_splits(self, tmp_path):
+        root = trees.fss_tree(tmp_path)
+        ids = [set(fss1000(root, split).class_names) for split in ("train", "val", "test")]
+        assert sum(map(len, ids)) == len(set.union(*ids)) == 5
+        assert fss1000(root, "train").base_classes(0) == sorted(ids[0])
+
+    def test_what_is_missing(self, tmp_path):
+        root = trees.fss_tree(tmp_path)
+        (root / "FSS-1000/cat/3.png").unlink()
+        with pytest.raises(DataSetError, match=r"cat/3\.png' \(the mask of a picture of FSS-1000\) does not exist"):
+            fss1000(root)
+        for path in (root / "FSS-1000/cat").iterdir():
+            path.unlink()
+        with pytest.raises(DataSetError, match=r"class folder '.*cat' has no \.jpg picture: unpack FSS-1000 again"):
+            fss1000(root)
+        (root / "FSS-1000/cat").rmdir()
+        with pytest.raises(DataSetError, match=r"cat' \(a class folder of FSS-1000\) does not exist"):
+            fss1000(root)
+        with pytest.raises(DataSetError, match=r"has no class folder of FSS-1000 such as .* give --root as the folder"):
+            fss1000(tmp_path / "splits")
+
+
+class TestLvis:
+    def test_folds_are_positions_among_the_frequent_classes(self, tmp_path):
+        index = LvisIndex(trees.lvis_tree(tmp_path), "val")
+        frequent = [c for c in range(1, 26) if c % 4 > 1]  # class c has c % 4 pictures
+        assert index.folds == [[frequent[f]] for f in range(10)]
+        assert index.pictures(2) == ["val2017/000000000001.jpg", "val2017/000000000002.jpg"]
+        assert LvisIndex(tmp_path, "train").folds == index.folds
+
+    def test_published_numbers(self):
+        folds = lvis_folds({c: 2 + c % 3 for c in range(1, 924)} | {2000: 1}, shots=1)
+        assert [len(fold) for fold in folds] == [92] * 10 and folds[3][:2] == [4, 14]
+
+    def test_absence_is_only_claimed_where_it_was_looked_for(self, tmp_path):
+        index = LvisIndex(trees.lvis_tree(tmp_path), "val")
+        raw = json.loads((tmp_path / "LVIS/lvis_v1_val.json").read_text())
+        known = {entry["id"] for entry in raw["images"] if 1 in entry["neg_category_ids"]}
+        absent = [p for p in index.candidates(1) if 1 not in index.classes_in(p)]
+        assert len(absent) == len(known) and len(index.candidates(25)) < 4
+
+
+    def test_pictures_are_missing(self, tmp_path):
+        root = trees.lvis_tree(tmp_path)
+        for folder in ("train2017", "val2017"):
+            (root / f"LVIS/{folder}").rename(root / f"LVIS/gone_{folder}")
+        with pytest.raises(DataSetError, match=r"LVIS/val2017' \(COCO's val2017 pictures\) does not exist"):
+            LvisIndex(root)
+
+    def test_bare_file_names_take_their_folder_from_the_url(self):
+        entry = {"file_name": "1.jpg", "coco_url": "http://images.cocodataset.org/val2017/1.jpg"}
+        assert picture_name(entry) == "val2017/1.jpg"
+
+
+class TestParts:
+    def test_pascal_parts_are_merged_and_cropped(self, tmp_path):
+        index = PascalPartIndex(trees.pascal_part_tree(tmp_path), "val")
+        ids = {name: class_id for class_id, name in index.class_names.items()}
+        assert index.pictures(ids["dog:ear"]) == [f"2008_val{i}@0" for i in range(3)]
+        assert index.pictures(ids["car:wheel"]) == ["2008_val1@1", "2008_val2@1"]  # picture 0 has one object only
+        assert index.load_image("2008_val0@0").shape == (50, 50, 3)
+        ears = index.load_mask("2008_val0@0", ids["dog:ear"])
+        assert ears.sum() == 72 and ears[2:8, 2:8].all() and ears[2:8, 30:36].all()
+        assert (index.load_mask("2008_val0@0", ids["car:wheel"]) == 0).all()
+        assert index.classes_in("2008_val1@1") == {ids["car:wheel"]} and len(index.folds) == 4
+        assert PascalPartIndex(tmp_path, "val", min_pixels=100).pictures(ids["dog:ear"]) == []
+        assert sorted(ids) == sorted(name for fold in PART_FOLDS.values() for name in fold)
+
+    @pytest.mark.parametrize(
+        ("raw", "merged"), [("lfpa", "paw"), ("wheel_12", "wheel"), ("rear", "ear"), ("torso", "torso")]
+    )
+    def test_part_names(self, raw, merged):
+        assert merged_part(raw) == merged
+
+    def test_a_user_s_selection_of_parts(self, tmp_path):
+        root = trees.pascal_part_tree(tmp_path)
+        names = ["dog:ear", "bottle:cap", "person:hair", "car:wheel"]
+        for fold, name in enumerate(names):
+            trees.text(root / f"splits/pascal-part/fold{fold}.txt", name)
+        index = PascalPartIndex(root, "val")
+        assert [index.class_names[fold[0]] for fold in index.folds] == names
+        trees.text(root / "splits/pascal-part/fold3.txt", "car:ear")
+        with pytest.raises(DataSetError, match="names part 'car:ear', which is none; names are such as 'dog:ear'"):
+            PascalPartIndex(root, "val")
+
+    def test_pascal_files_of_something_else(self, tmp_path):
+        root = trees.pascal_part_tree(tmp_path)
+        pytest.importorskip("scipy.io").savemat(root / "Annotations_Part/2008_val1.mat", {"x": 1})
+        with pytest.raises(DataSetError, match=r"2008_val1\.mat' has no anno\.objects: it is no file of PASCAL-Part"):
+            PascalPartIndex(root, "val")
+        for path in (root / "Annotations_Part").iterdir():
+            path.unlink()
+        with pytest.raises(DataSetError, match="data set 'pascal-part' has no object with a part"):
+            PascalPartIndex(root, "val")
+        (root / "Annotations_Part").rmdir()
+        with pytest.raises(DataSetError, match=r"Annotations_Part' \(PASCAL-Part's trainval\.tar\.gz\) does not exist"):
+            PascalPartIndex(root, "val")
+
+    def test_paco_parts_are_cropped_and_folded(self, tmp_path):
+        index = PacoPartIndex(trees.paco_tree(tmp_path), "test")
+        assert index.folds == [[101, 105], [102, 106], [103, 107], [104]]  # 108 is not in the test split
+        assert PacoPartIndex(tmp_path, "train").folds == index.folds
+        picture = index.pictures(102)[0]
+        assert picture == "val2017/000000000001.jpg@10" and index.load_image(picture).shape == (50, 50, 3)
+        assert (index.load_mask(picture, 102) == trees.block(1, 16, 20, 6)[10:60, 10:60]).all()
+        assert (index.load_mask(picture, 108) == 0).all()
+        with pytest.raises(DataSetError, match=r"has no crop 'val2017/1\.jpg@3'"):
+            index.load_image("val2017/1.jpg@3")
+
+    def test_paco_parts_as_polygons_and_plain_rle(self, tmp_path):
+        path = trees.paco_tree(tmp_path) / "PACO-Part/annotations/paco_lvis_v1_test.json"
+        raw = json.loads(path.read_text())
+        raw["annotations"][1]["segmentation"] = [trees.square(20, 16, 6)]
+        raw["annotations"][2]["segmentation"] = trees.rle(trees.block(1, 16, 20, 6), compressed=False)
+        trees.write_json(path, raw)
+        index = PacoPartIndex(tmp_path, "test")
+        picture = index.pictures(101)[0]
+        assert (index.load_mask(picture, 101) == index.load_mask(picture, 102)).all()
+        assert index.load_mask(picture, 101).sum() == 36
+
+    @pytest.mark.parametrize(("key", "words"), [("obj_ann_id", "is a part of object 77, which is not in the file"),
+                                                ("image_id", "is of image id 77, which 'images' does not list")])
+    def test_dangling_paco_ids(self, tmp_path, key, words):
+        path = trees.paco_tree(tmp_path) / "PACO-Part/annotations/paco_lvis_v1_test.json"
+        raw = json.loads(path.read_text())
+        raw["annotations"][1][key] = 77
+        trees.write_json(path, raw)
+        with pytest.raises(DataSetError, match=f"annotation 100 in '.*test.json' {words}: download PACO's annotations"):
+            PacoPartIndex(tmp_path, "test")
+
+
+class TestPerseg:
+    def test_first_picture_is_the_reference(self, tmp_path):
+        index = PersegIndex(trees.perseg_tree(tmp_path))
+        assert index.class_names == {0: "backpack", 1: "toy"} and index.folds == [[0, 1]]
+        assert (index.load_mask("toy/01", 1) == trees.block(1)).all()
+        episodes = PROTOCOLS["fsdino"].draw(index, 0)
+        assert {e.support for e in episodes} == {("backpack/00",), ("toy/00",)} and len(episodes) == 4
+
+    def test_grey_and_palette_masks_too(self, tmp_path):
+        root = trees.perseg_tree(tmp_path)
+        trees.labels(root / "PerSeg/Annotations/toy/01.png", 255 * trees.block(1))
+        trees.labels(root / "PerSeg/Annotations/toy/02.png", trees.block(1))
+        index = PersegIndex(root)
+        assert index.object_pixels("toy/01", 1) == index.object_pixels("toy/02", 1) == 2500
+
+    def test_a_picture_without_mask(self, tmp_path):
+        (trees.perseg_tree(tmp_path) / "PerSeg/Annotations/toy/01.png").unlink()
+        with pytest.raises(DataSetError, match=r"toy/01\.jpg' has no mask '.*toy/01\.png': unpack PerSeg again"):
+            PersegIndex(tmp_path)

@@ -1,0 +1,170 @@
+"""Who may be trained on: no test picture, no novel class, held-out classes apart, few annotated pictures on request."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fsdino.data.catalog import open_data_set
+from fsdino.data.splits import open_test, open_train
+from fsdino.pipeline.recipe import DataPart, DataSpec
+from tests.data.trees import coco2014_tree, lvis_tree
+
+
+@pytest.fixture
+def label_folder(tmp_path):
+    """Eight classes, six pictures each, one class a picture; label maps, so that folds exist."""
+    root = tmp_path / "photos"
+    (root / "images").mkdir(parents=True)
+    (root / "labels").mkdir()
+    rng = np.random.default_rng(0)
+    for class_id in range(1, 9):
+        for k in range(6):
+            Image.fromarray(rng.integers(0, 255, (40, 40, 3), dtype=np.uint8)).save(
+                root / "images" / f"{class_id}-{k}.png"
+            )
+            labels = np.zeros((40, 40), np.uint8)
+            labels[5:25, 5 + k : 25 + k] = class_id
+            Image.fromarray(labels).save(root / "labels" / f"{class_id}-{k}.png")
+    (root / "classes.json").write_text(json.dumps({str(c): f"class {c}" for c in range(1, 9)}))
+    return str(root)
+
+
+def _part(root: str, **options) -> DataPart:
+    spec = DataSpec("folder", root)
+    return DataPart(train=[spec], test=spec, test_episodes=6, val_episodes=4, **options)
+
+
+def test_training_sees_no_test_picture_and_no_novel_class(label_folder) -> None:
+    part = _part(label_folder, fold=1)
+    test = open_test(part)
+    train = open_train(part, test)
+    novel = set(test.index.novel_classes(1))
+    assert not novel & {*train.classes, *train.val_classes} and set(train.ignore_classes) == novel
+    assert not set(train.annotated.ids) & test.episodes.pictures
+    assert not set(train.pictures.ids) & test.episodes.pictures
+
+
+def test_held_out_classes_are_not_trained_on(label_folder) -> None:
+    part = _part(label_folder)
+    train = open_train(part, open_test(part))
+    assert train.val_classes and not set(train.val_classes) & set(train.classes)
+    assert train.val_episodes is not None
+    assert set(train.val_episodes.class_ids) <= set(train.val_classes)
+
+
+def test_few_annotated_pictures_come_in_pairs_and_nest(label_folder) -> None:
+    kept = {}
+    for count in (4, 8):
+        part = _part(label_folder, max_train_pictures=count)
+        index = open_train(part, open_test(part), seed=2).index
+        kept[count] = set(index.all_pictures())
+        assert len(kept[count]) == count
+        assert sum(len(index.pictures(c)) >= 2 for c in index.class_names) == count // 2
+    assert kept[4] < kept[8]
+
+
+def test_left_out_classes_are_ignored(label_folder) -> None:
+    second = shutil.copytree(label_folder, label_folder + "-2")
+    part = _part(label_folder)
+    part.train.append(DataSpec("folder", str(second), leave_out={0: ["class 2"]}))
+    train = open_train(part, open_test(part))
+    assert "folder1:class 2" in {train.index.class_names[c] for c in train.ignore_classes}
+    assert "folder1:class 2" not in {train.index.class_names[c] for c in train.classes}
+    assert all(train.index.class_names[c].startswith("folder0:") for c in train.val_classes)
+
+
+def test_a_misspelt_left_out_class_is_refused(label_folder) -> None:
+    part = _part(label_folder)
+    part.train[0].leave_out = {0: ["clas 2"]}
+    with pytest.raises(ValueError, match=r"leave_out names \['clas 2'\], which are no classes of 'folder'"):
+        open_train(part, open_test(part))
+
+
+def test_a_missing_test_list_is_refused(label_folder) -> None:
+    part = _part(label_folder, test_list="nowhere/fold{fold}_{shots}shot.json")
+    with pytest.raises(ValueError, match=r"test list nowhere/fold0_1shot.json does not exist"):
+        open_test(part)
+
+
+def test_a_set_without_a_pair_is_refused(label_folder) -> None:
+    part = _part(label_folder, shots=4)  # the test list takes pictures away, four shots need five of those left
+    part.test_episodes = 60
+    test = open_test(part)
+    part.shots = 6
+    with pytest.raises(ValueError, match="no foreground class of 'folder' has two pictures to train on"):
+        open_train(part, test)
+
+
+def test_an_empty_picture_folder_is_refused(label_folder, tmp_path) -> None:
+    part = _part(label_folder, pictures=[DataSpec("pictures", str(tmp_path / "none"))])
+    with pytest.raises(ValueError, match=r"no picture below .*none; give data.pictures a folder with pictures"):
+        open_train(part, open_test(part))
+
+
+def test_shares_are_divided_among_a_data_set_s_classes(label_folder, tmp_path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(label_folder, other)
+    train = [DataSpec("folder", label_folder, share=3.0), DataSpec("folder", str(other), share=1.0)]
+    part = DataPart(train=train, test=DataSpec("folder", label_folder), test_episodes=6, val_episodes=4)
+    chosen = open_train(part, open_test(part))
+    assert chosen.class_weights is not None and set(chosen.class_weights) == set(chosen.classes)
+    first = set(chosen.index.class_ids[0].values())
+    assert sum(w for c, w in chosen.class_weights.items() if c in first) == pytest.approx(3.0)
+    assert sum(w for c, w in chosen.class_weights.items() if c not in first) == pytest.approx(1.0)
+    assert len({w for c, w in chosen.class_weights.items() if c not in first}) == 1
+
+
+def test_no_share_draws_all_classes_equally(label_folder) -> None:
+    part = _part(label_folder)
+    assert open_train(part, open_test(part)).class_weights is None
+
+
+def test_a_share_in_one_data_set_alone_is_refused(label_folder) -> None:
+    train = [DataSpec("folder", label_folder, share=1.0), DataSpec("folder", label_folder)]
+    part = DataPart(train=train, test=DataSpec("folder", label_folder), test_episodes=6)
+    with pytest.raises(ValueError, match=r"the shares of data.train are \[1.0, None\]; give every data set one"):
+        open_train(part, open_test(part))
+
+
+def test_a_generalist_trains_on_the_tested_classes_but_on_no_tested_picture(label_folder) -> None:
+    part = _part(label_folder, fold=1, in_domain=True, val_share=0.0)
+    test = open_test(part)
+    train = open_train(part, test)
+    novel = {c for c in test.index.novel_classes(1) if len(train.index.pictures(c)) > 1}
+    assert novel and novel <= set(train.classes) and train.ignore_classes == []
+    assert not set(train.annotated.ids) & test.episodes.pictures
+
+
+def test_the_tested_folder_is_known_however_its_path_is_written(label_folder, monkeypatch) -> None:
+    monkeypatch.chdir(label_folder)
+    part = _part(label_folder, fold=1)
+    part.train = part.pictures = [DataSpec("folder", "../photos/")]
+    test = open_test(part)
+    train = open_train(part, test)
+    assert not set(test.index.novel_classes(1)) & {*train.classes, *train.val_classes}
+    assert not {*train.annotated.ids, *train.pictures.ids} & test.episodes.pictures
+
+
+def test_another_annotation_of_cocos_photographs_loses_the_tested_ones(tmp_path) -> None:
+    coco = DataSpec("coco20i", str(coco2014_tree(tmp_path / "coco")))
+    lvis = DataSpec("lvis92i", str(lvis_tree(tmp_path)))
+    part = DataPart(train=[coco, lvis], test=coco, test_episodes=4, val_episodes=2, in_domain=True)
+    test = open_test(part)
+    tested = {picture[-16:] for picture in test.episodes.pictures}
+    untouched = {picture[-16:] for picture in open_data_set("lvis92i", str(tmp_path), "train").all_pictures()}
+    kept = {picture[-16:] for picture in open_train(part, test).annotated.ids if ":train2017" in picture}
+    assert tested & untouched, "the trees no longer share a photograph"
+    assert kept and kept == untouched - tested
+
+
+def test_pictures_that_choose_are_not_trained_on(label_folder) -> None:
+    part = _part(label_folder, val_by="pictures", val_share=0.5, in_domain=True, max_train_pictures=8)
+    train = open_train(part, open_test(part))
+    assert len(set(train.index.all_pictures())) == 8
+    assert train.val_episodes is not None and train.val_episodes.pictures <= set(train.val_index.all_pictures())
+    assert not set(train.index.all_pictures()) & set(train.val_index.all_pictures())

@@ -1,0 +1,336 @@
+"""`fsdino evaluate` and `fsdino compare` on any method: folds, tables, sheets, resuming, refusals."""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import fsdino
+from fsdino.base.registry import build_method, describe_method, save_method
+from fsdino.base.storage import METHOD_KEY, load_segmenter, save_pretrained
+from fsdino.cli import main
+from fsdino.data.catalog import open_data_set
+from fsdino.data.episodes.episode_list import EpisodeList
+from fsdino.evaluation.command import Work, measure_folds
+from fsdino.evaluation.compare import check_same_episodes, compare_tables
+from fsdino.evaluation.episode_choice import EpisodeChoice
+from fsdino.evaluation.measure import EvaluateModule, add_rows
+from fsdino.evaluation.method_choice import MethodChoice, encoder_weights, identity
+from fsdino.evaluation.sheet import picked_episodes
+from fsdino.evaluation.tables import read_episodes
+from fsdino.metrics.few_shot import FewShotIoU
+from tests.base.test_registry import ARGS
+from tests.data.trees import davis_tree, fss_tree, label_folder_tree, lvis_tree, shared_data
+from tests.small_segmenter import small_segmenter
+
+COUNTS = ["fold", "episode", "class_id", "inter_bg", "inter_fg", "union_bg", "union_fg"]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> str:
+    """A small segmenter on disk."""
+    return str(save_pretrained(small_segmenter(seed=1), tmp_path_factory.mktemp("model")))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> str:
+    """A data set of four folds: label maps of four classes."""
+    return str(label_folder_tree(tmp_path_factory.mktemp("data")))
+
+
+def _evaluate(out: Path, method: str, root: str, *options: str, folds: str = "0,1") -> pd.DataFrame:
+    command = ["evaluate", method, "--data", "folder", "--root", root, "--episodes", "6", "--out", str(out)]
+    assert main([*command, "--device", "cpu", "--folds", folds, *options]) == 0
+    return read_episodes(out)
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory, model, folder) -> pd.DataFrame:
+    """One process, no worker, one episode at a time."""
+    return _evaluate(tmp_path_factory.mktemp("reference"), model, folder, "--strips", "0")
+
+
+class TestCounts:
+    @pytest.mark.parametrize("options", [("--num-workers", "1"), ("--num-workers=4", "--batch-size=4")])
+    def test_workers_and_batches_change_no_count(self, tmp_path, model, folder, reference, options) -> None:
+        rows = _evaluate(tmp_path, model, folder, "--strips", "0", *options)
+        pd.testing.assert_frame_equal(rows[COUNTS], reference[COUNTS])
+
+    def test_two_processes_change_no_count(self, tmp_path, model, folder, reference) -> None:
+        rows = _evaluate(tmp_path, model, folder, "--strips", "0", "--devices", "2")
+        assert len(list((tmp_path / "fold0").glob("rows.*.csv"))) == 2
+        pd.testing.assert_frame_equal(rows[COUNTS], reference[COUNTS])
+
+    def test_killed_outright_it_goes_on_without_repeating(self, tmp_path, model, folder, reference) -> None:
+        arguments = (tmp_path, model, folder, "--strips", "0")
+        running = multiprocessing.get_context("fork").Process(target=_evaluate, args=arguments)
+        running.start()
+        second = tmp_path / "fold1" / "rows.0.csv"
+        while running.is_alive() and not (second.is_file() and second.stat().st_size):
+            time.sleep(0.001)
+        running.kill()
+        running.join()
+        assert running.exitcode == -signal.SIGKILL
+        before = {path: path.read_text() for path in tmp_path.glob("fold*/rows.0.csv")}
+        assert before
+        rows = _evaluate(tmp_path, model, folder, "--strips", "0", "--devices", "2")
+        assert all(path.read_text().startswith(text[: text.rfind("\n") + 1]) for path, text in before.items())
+        written = sum(len(path.read_text().splitlines()) for path in tmp_path.glob("fold*/rows.*.csv"))
+        assert written == len(rows) == 12
+        pd.testing.assert_frame_equal(rows[COUNTS], reference[COUNTS])
+
+
+class TestTables:
+    def test_all_folds_and_their_mean(self, tmp_path, model, folder, capsys) -> None:
+        rows = _evaluate(tmp_path, model, folder, "--strips", "3", "--table", "parquet", folds="all")
+        assert sorted(rows["fold"].unique()) == [0, 1, 2, 3] and (tmp_path / "episodes.parquet").is_file()
+        results = pd.read_csv(tmp_path / "results.csv")
+        assert results["fold"].tolist() == ["0", "1", "2", "3", "mean"]
+        assert results["miou"].iloc[-1] == pytest.approx(results["miou"].iloc[:4].mean(), abs=0.01)
+        assert (results["low"] <= results["miou"]).all() and (results["miou"] <= results["high"]).all()
+        assert {"method", "data", "shots", "protocol", "scoring", "list", "episodes"} <= set(results)
+        classes = pd.read_csv(tmp_path / "classes.csv")
+        assert classes["class_name"].tolist() == [f"class{c}" for c in range(1, 5)] and (classes["episodes"] == 6).all()
+        assert len(list(tmp_path.glob("fold*.png"))) == 4
+        text = capsys.readouterr()
+        assert "mean " in text.out and "mIoU" in text.err  # the bar shows it as it goes
+
+    def test_a_default_folder_is_named_after_the_settings(self, tmp_path, model, folder, monkeypatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        names = set()
+        for shots in (1, 1, 1):
+            test = EpisodeChoice("folder", folder, "0", shots, number=2)
+            measured, out = measure_folds(MethodChoice(model), test)
+            names.add(out)
+        assert len(names) == 1 and out.parent == Path("runs/evaluate") and "-folder-1shot-" in out.name
+        assert measure_folds(MethodChoice(model, threshold=0.3), test)[1] != out
+        assert len(measured.results) == 1
+
+    def test_davis_is_scored_by_j_and_f(self, model, tmp_path, capsys) -> None:
+        root = str(davis_tree(tmp_path / "data"))
+        command = ["evaluate", model, "--data", "davis2017", "--root", root, "--out", str(tmp_path / "out")]
+        assert main([*command, "--strips", "0", "--device", "cpu"]) == 0
+        rows, result = read_episodes(tmp_path / "out"), pd.read_csv(tmp_path / "out" / "results.csv").iloc[0]
+        assert len(rows) == 9 and rows["boundary_f"].between(0, 1).all()
+        expected = [rows.groupby("class_id")[name].mean().mean() for name in ("iou", "boundary_f")]
+        assert [result["j"], result["f"]] == pytest.approx([100 * value for value in expected], abs=1e-3)
+        assert "J&F" in capsys.readouterr().out
+
+    def test_scoring_follows_the_protocol(self, model, folder, tmp_path) -> None:
+        test = EpisodeChoice("folder", folder, "0", number=2, protocol="hsnet")
+        measured, _ = measure_folds(MethodChoice(model), test, tmp_path)
+        rows = measured.results[0].evaluation.rows
+        assert measured.scoring == "network" and (rows["inter_bg"] + rows["union_fg"] <= 56 * 56).all()
+
+    def test_the_running_metric_counts_what_was_measured_before(self, reference) -> None:
+        before = reference[reference["fold"] == 0]
+        module = EvaluateModule(small_segmenter(), [1], done=before)
+        expected = add_rows(FewShotIoU([1]), before).compute()
+        assert module.running.compute() == expected and expected.num_episodes == 6
+
+    def test_best_median_and_worst(self) -> None:
+        rows = pd.DataFrame({"episode": range(9), "inter_fg": [9, 0, 5, 7, 1, 3, 8, 2, 0], "union_fg": [10] * 8 + [0]})
+        picked = picked_episodes(rows, 6)
+        assert picked == {"best": [0, 6], "median": [2, 5], "worst": [1, 4]}
+        assert picked_episodes(rows[:2], 6) == {"best": [0, 1]}
+        assert picked_episodes(rows[8:], 6) == {}
+
+
+class TestMethods:
+    @pytest.mark.parametrize("name", ["all_foreground", "persam", "sansa", "fssam"])
+    def test_methods_by_name(self, name, tmp_path, folder) -> None:
+        test = EpisodeChoice("folder", folder, "1", number=1)
+        measured, _ = measure_folds(MethodChoice(name, options=ARGS[name]), test, tmp_path)
+        assert measured.results[0].evaluation.score.num_episodes == 1
+
+    @pytest.mark.parametrize("name", sorted(ARGS))
+    def test_saved_methods_are_opened_like_segmenters(self, name, tmp_path) -> None:
+        saved = save_method(build_method(name, **ARGS[name]), tmp_path)
+        assert type(fsdino.load(saved)) is type(build_method(name, **ARGS[name]))
+        assert identity(fsdino.load(saved)) == identity(fsdino.load(str(saved / "model.safetensors")))
+
+    def test_checkpoints_of_other_methods_are_opened_too(self, tmp_path) -> None:
+        method = build_method("sansa", **ARGS["sansa"])
+        state = {f"method.{name}": tensor for name, tensor in method.state_dict().items()}
+        torch.save({"state_dict": state, METHOD_KEY: describe_method(method)}, tmp_path / "last.ckpt")
+        assert identity(fsdino.load(tmp_path / "last.ckpt")) == identity(method)
+        with pytest.raises(ValueError, match=r"last.ckpt' holds Sansa, expected an FS-DINO segmenter; give one"):
+            load_segmenter(tmp_path / "last.ckpt")
+
+    def test_random_weights_are_said(self, capsys) -> None:
+        MethodChoice("sansa", options=ARGS["sansa"]).open(0, None)  # type: ignore[arg-type]
+        assert "sansa: its weights are random; give --options.weights FILE." in capsys.readouterr().err
+
+    def test_a_model_a_fold(self, tmp_path, folder) -> None:
+        for fold in (0, 1):
+            save_pretrained(small_segmenter(seed=fold), tmp_path / f"model-{fold}")
+        test = EpisodeChoice("folder", folder, "0,1", number=2)
+        choice = MethodChoice(str(tmp_path / "model-{fold}"))
+        measure_folds(choice, test, tmp_path / "out")
+        names = {(tmp_path / "out" / f"fold{fold}" / "measurement.json").read_text() for fold in (0, 1)}
+        assert len(names) == 2
+
+    def test_the_prototype_chooses_on_base_classes(self, tmp_path, folder, monkeypatch) -> None:
+        seen = []
+        original = EpisodeChoice.base
+
+        def base(self, test):
+            index, episodes = original(self, test)
+            seen.append((test.episodes, index, episodes))
+            return index, episodes
+
+        monkeypatch.setattr(EpisodeChoice, "base", base)
+        root = label_folder_tree(tmp_path / "data", num_classes=8)
+        test = EpisodeChoice("folder", str(root), "2", number=3)
+        choice = MethodChoice("prototype", encoder_weights="random", tap=0, kind="fg_bg")
+        measured, _ = measure_folds(choice, test, tmp_path / "out")
+        ((tested, index, episodes),) = seen
+        assert not set(episodes.class_ids) & set(tested.class_ids)
+        assert not episodes.pictures & tested.pictures and not set(index.all_pictures()) & tested.pictures
+        assert measured.results[0].remark.startswith("fg_bg block 0 cut ")
+
+    def test_weights_of_the_prototype(self) -> None:
+        assert encoder_weights("tiny", "auto").endswith("tiny_encoder.safetensors")  # type: ignore[union-attr]
+        assert encoder_weights("b14", "auto") == "timm" and encoder_weights("b14", "random") is None
+        assert encoder_weights("b14", "file.pth") == "file.pth"
+
+    def test_identity_knows_cut_and_threshold(self) -> None:
+        methods = [build_method("prototype", **{**ARGS["prototype"], "cut": cut}) for cut in (0.1, 0.2)]
+        for method in methods:
+            method.load_state_dict(methods[0].state_dict())
+        assert identity(methods[0]) != identity(methods[1])
+        before = identity(methods[0])
+        methods[0].threshold = 0.3
+        assert identity(methods[0]) != before
+
+    def test_refusals(self, model, folder, tmp_path) -> None:
+        test = EpisodeChoice("folder", folder, "0", number=2)
+        for choice, words in (
+            (MethodChoice(model, options={"size": 3}), r"is opened as it was saved, options \['size'\] do not fit"),
+            (MethodChoice(model, threshold=1.5), "threshold 1.5 is no probability; use a value above 0 and below 1"),
+            (MethodChoice("prototype", preset="huge"), "preset 'huge' is unknown"),
+        ):
+            with pytest.raises(ValueError, match=words):
+                measure_folds(choice, test, tmp_path)
+        with pytest.raises(FileNotFoundError, match="no model 'nothing': give a preset"):
+            measure_folds(MethodChoice("nothing"), test, tmp_path)
+
+
+class TestLists:
+    def test_the_given_lists_of_real_photographs(self) -> None:
+        root = shared_data("coco386")
+        test = EpisodeChoice("coco386", str(root), list_path=str(root / "episodes/fold{fold}_{shots}shot.json"))
+        assert [(given.fold, len(given)) for given in test.lists(test.open())] == [(fold, 250) for fold in range(4)]
+
+    def test_a_list_as_long_as_the_data_set_is_thinned_out(self, tmp_path) -> None:
+        test = EpisodeChoice("fss1000", str(fss_tree(tmp_path)), number=4)
+        (drawn,) = test.lists(test.open())
+        assert [episode.query for episode in drawn] == ["cat/1", "cat/5", "dog/1", "dog/5"]
+
+    def test_rare_classes_are_said_before_anything_is_measured(self, model, tmp_path, capsys) -> None:
+        root = label_folder_tree(tmp_path / "data")
+        for path in (root / "labels/0007.png", root / "images/0007.jpg"):
+            path.unlink()  # leaves class 4 one picture
+        command = ["evaluate", model, "--data", "folder", "--root", str(root), "--episodes", "2", "--strips", "0"]
+        assert main([*command, "--out", str(tmp_path / "out")]) == 2
+        error = capsys.readouterr().err
+        assert "class 'class4' of 'folder' fold 3 has 1 picture(s) with a mask, 1-shot episodes need 2" in error
+        assert not (tmp_path / "out").exists()
+        assert main([*command, "--out", str(tmp_path / "out"), "--folds", "0", "--skip-rare"]) == 0
+
+    def test_a_given_list_is_measured_at_original_size(self, model, folder, tmp_path) -> None:
+        index = open_data_set("folder", folder)
+        for fold in (0, 1):
+            EpisodeList.draw(index, fold, 1, 2).save(tmp_path / f"list{fold}.json")
+        test = EpisodeChoice("folder", folder, "0,1", list_path=str(tmp_path / "list{fold}.json"), protocol="hsnet")
+        measured, _ = measure_folds(MethodChoice(model), test, tmp_path / "out")
+        assert measured.scoring == "original" and len(measured.results) == 2
+
+    def test_refusals(self, folder, tmp_path) -> None:
+        index = open_data_set("folder", folder)
+        EpisodeList.draw(index, 1, 1, 2).save(tmp_path / "list.json")
+        for options, words in (
+            ({"folds": "one"}, "folds 'one' are no numbers; give --folds all, or for instance --folds 0,2"),
+            ({"folds": "7"}, "data set 'folder' has folds 0 to 3, got fold 7"),
+            ({"list_path": str(tmp_path / "list.json")}, r"is of fold 1, 1 shot\(s\), asked for was fold 0, 1 shot"),
+            ({"protocol": "best"}, "there is no protocol 'best'"),
+        ):
+            with pytest.raises(ValueError, match=words):
+                list(EpisodeChoice("folder", folder, **options).lists(index))
+        with pytest.raises(ValueError, match=r"list 'a\{class\}.json' holds other braces than \{fold\} and \{shots\}"):
+            measure_folds(MethodChoice("tiny"), EpisodeChoice("folder", folder, list_path="a{class}.json"))
+        assert main(["evaluate", "tiny", "--data", "folder", "--root", folder, "--list", "no.json"]) == 2
+
+
+class TestWork:
+    def test_refusals(self) -> None:
+        with pytest.raises(ValueError, match="devices 0, threads 1, batch_size 1 and num_workers 0 must be 1, 1"):
+            Work(devices=0).trainer(None)  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match=r"--device cuda --devices 99 was asked for, this machine has \d+ GPU"):
+            Work(devices=99, device="cuda").trainer(None)  # type: ignore[arg-type]
+
+    def test_threads_are_given_back(self, model, folder, tmp_path) -> None:
+        before = torch.get_num_threads()
+        measure_folds(MethodChoice(model), EpisodeChoice("folder", folder, "0", number=1), tmp_path)
+        assert torch.get_num_threads() == before
+
+    def test_a_data_set_without_folds(self, model, tmp_path) -> None:
+        test = EpisodeChoice("lvis92i", str(lvis_tree(tmp_path, num_classes=1)), number=1)
+        with pytest.raises(ValueError, match="has no fold with classes; check --root and --folds"):
+            measure_folds(MethodChoice(model), test, tmp_path / "out")
+
+
+class TestCompare:
+    def test_the_better_one_is_told(self, reference, tmp_path, capsys) -> None:
+        better = reference.assign(inter_fg=reference["union_fg"])
+        better.to_csv(tmp_path / "a.csv", index=False)
+        reference.to_parquet(tmp_path / "b.parquet")
+        assert main(["compare", str(tmp_path / "a.csv"), str(tmp_path / "b.parquet")]) == 0
+        text = capsys.readouterr().out
+        assert "A is better, beyond the chance of these episodes" in text and "mean" in text and "100.00" in text
+        main(["compare", str(tmp_path / "b.parquet"), str(tmp_path / "a.csv")])
+        assert "B is better" in capsys.readouterr().out
+        main(["compare", str(tmp_path / "b.parquet"), str(tmp_path / "b.parquet")])
+        assert "these episodes do not tell which is better" in capsys.readouterr().out
+
+    def test_differences_are_those_of_the_metric(self, reference) -> None:
+        other = reference.assign(inter_fg=reference["inter_fg"] // 2)
+        found = compare_tables(reference, other)
+        assert [one.name for one in found] == ["fold 0", "fold 1", "mean"]
+        for one, fold in zip(found, range(2)):
+            rows = [table[table["fold"] == fold] for table in (reference, other)]
+            a, b = (add_rows(FewShotIoU(sorted(set(t["class_id"]))), t).compute().miou for t in rows)
+            assert one.difference.value == pytest.approx(a - b) and (one.a, one.b) == pytest.approx((a, b))
+            assert one.difference.low <= one.difference.value <= one.difference.high
+        assert found[-1].difference.value == pytest.approx(np.mean([one.difference.value for one in found[:2]]))
+
+    def test_a_run_s_folder_can_be_compared(self, tmp_path, reference, model, folder) -> None:
+        _evaluate(tmp_path, model, folder, "--strips", "0", folds="0")
+        rows = read_episodes(tmp_path / "fold0")
+        pd.testing.assert_frame_equal(rows[COUNTS[1:]], reference[reference["fold"] == 0][COUNTS[1:]])
+
+    def test_refusals(self, reference, tmp_path) -> None:
+        for change, words in (
+            (reference[:-1], "A has 12 episodes of folds .*, B 11 of"),
+            (reference.assign(query="x"), "episode 0 of fold 0 has query '.*' in A and 'x' in B: measure both"),
+            (reference.assign(inter_bg=1), "one was scored at the picture's own size, the other at the network's"),
+        ):
+            with pytest.raises(ValueError, match=words):
+                check_same_episodes(reference, change)
+        with pytest.raises(FileNotFoundError, match=r"there is no table '.*a.csv'; make it with `fsdino evaluate`"):
+            read_episodes(tmp_path / "a.csv")
+        with pytest.raises(FileNotFoundError, match=r"holds no episodes.csv or episodes.parquet; give the folder"):
+            read_episodes(tmp_path)
+        (tmp_path / "a.csv").write_text("fold,episode\n0,1\n")
+        with pytest.raises(ValueError, match=r"is no table of episodes, it lacks the column\(s\) class_id, query"):
+            read_episodes(tmp_path / "a.csv")
+        (tmp_path / "a.parquet").write_bytes(b"no")
+        with pytest.raises(ValueError, match=r"table '.*a.parquet' cannot be read \(.*\); make it again"):
+            read_episodes(tmp_path / "a.parquet")

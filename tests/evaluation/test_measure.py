@@ -1,0 +1,112 @@
+"""The same counts whatever the workers, batches, processes or interruptions."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from lightning import Trainer
+
+from fsdino.data.episodes.episode import EpisodeData, collate_episodes
+from fsdino.data.episodes.episode_list import EpisodeList
+from fsdino.data.world.index import SyntheticWorld
+from fsdino.evaluation.measure import Evaluation, RowWriter, evaluate
+from tests.small_segmenter import small_segmenter
+
+INDEX = SyntheticWorld("novel", 3)
+EPISODES = EpisodeList.draw(INDEX, 0, 1, 11, seed=4)  # processes and batches divide it unevenly
+
+
+def _quiet(**options) -> Trainer:
+    defaults = {"accelerator": "cpu", "devices": 1, "logger": False, "enable_checkpointing": False,
+                "enable_model_summary": False, "enable_progress_bar": False}  # fmt: skip
+    return Trainer(**{**defaults, **options})
+
+
+def _run(folder, **options) -> Evaluation:
+    torch.manual_seed(0)
+    options = {"trainer": _quiet(), **options}
+    return evaluate(small_segmenter(seed=1), INDEX, EPISODES, folder, fingerprint="small-1", **options)
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory) -> pd.DataFrame:
+    return _run(tmp_path_factory.mktemp("reference")).rows
+
+
+def _counts(rows: pd.DataFrame) -> pd.DataFrame:
+    return rows[["episode", "class_id", "inter_bg", "inter_fg", "union_bg", "union_fg"]]
+
+
+@pytest.mark.parametrize(("batch_size", "num_workers"), [(4, 0), (1, 1), (4, 4)])
+def test_workers_and_batches_change_no_count(tmp_path, reference, batch_size, num_workers) -> None:
+    rows = _run(tmp_path, batch_size=batch_size, num_workers=num_workers).rows
+    pd.testing.assert_frame_equal(_counts(rows), _counts(reference))
+
+
+def test_two_processes_change_no_count(tmp_path, reference) -> None:
+    rows = _run(tmp_path, trainer=_quiet(devices=2, strategy="ddp_fork")).rows
+    assert len(list(tmp_path.glob("rows.*.csv"))) == 2
+    pd.testing.assert_frame_equal(_counts(rows), _counts(reference))
+
+
+def test_missing_episodes_are_no_result(tmp_path) -> None:
+    with pytest.raises(ValueError, match="has 3 of 11 episodes"):
+        _run(tmp_path, trainer=_quiet(limit_predict_batches=3))
+
+
+class _Dies(RowWriter):
+    def on_predict_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0) -> None:
+        if batch_idx == 4:
+            raise KeyError("killed")
+
+
+def test_an_interrupted_evaluation_goes_on_without_repeating(tmp_path, reference) -> None:
+    trainer = _quiet()
+    trainer.callbacks.append(_Dies(tmp_path))
+    with pytest.raises(KeyError, match="killed"):
+        _run(tmp_path, trainer=trainer)
+    path = tmp_path / "rows.0.csv"
+    before = path.read_text().splitlines()
+    assert 0 < len(before) < len(EPISODES)
+    path.write_text("\n".join(before) + "\n9,3,half a li")  # killed while it wrote
+    rows = _run(tmp_path).rows
+    after = path.read_text().splitlines()
+    assert after[: len(before)] == before and len(after) == len(EPISODES)
+    pd.testing.assert_frame_equal(_counts(rows), _counts(reference))
+
+
+def test_a_folder_of_another_measurement_is_refused(tmp_path) -> None:
+    _run(tmp_path)
+    with pytest.raises(ValueError, match="holds rows of another measurement: scoring 'original' there, 'network' here"):
+        _run(tmp_path, scoring="network")
+
+
+def test_unknown_scoring_is_refused(tmp_path) -> None:
+    with pytest.raises(ValueError, match=r"unknown scoring 'half'; use 'original' .* or 'network'"):
+        _run(tmp_path, scoring="half")
+
+
+def test_cached_maps_give_what_pixels_give(tmp_path, reference) -> None:
+    model = small_segmenter(seed=1)
+    items = [EpisodeData(INDEX, EPISODES, model.resize)[i] for i in range(2)]
+    batch = collate_episodes(items)
+    feats = torch.stack(model.encoder(batch["query_image"]), 1)
+    support = torch.stack(model.encoder(batch["support_images"].flatten(0, 1)), 1)[:, None]
+    cached = {**batch, "query_feats": feats, "support_feats": support}
+    from fsdino.evaluation.measure import predict_episode
+
+    with torch.no_grad():
+        for i in range(2):
+            a, b = predict_episode(model, batch, i)[0], predict_episode(model, cached, i)[0]
+            assert torch.allclose(a, b, atol=1e-4)
+
+
+def test_scores_come_from_pooled_counts(reference) -> None:
+    rows = reference
+    by_class = rows.groupby("class_id")[["inter_fg", "union_fg"]].sum()
+    expected = float(np.mean(by_class["inter_fg"] / by_class["union_fg"]))
+    from fsdino.evaluation.measure import summarise
+
+    assert summarise(rows, EPISODES.class_ids).score.miou == pytest.approx(expected)

@@ -1,0 +1,290 @@
+"""Exported graphs compute what torch computes, at other sizes than traced, and run where torch is absent."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from PIL import Image
+
+from fsdino.base.method import Reference
+from fsdino.base.resize import Resize
+from fsdino.base.storage import fingerprint, load, save_pretrained
+from fsdino.data.episodes.episode_list import EpisodeList
+from fsdino.data.world.index import SyntheticWorld
+from fsdino.evaluation.measure import evaluate
+from fsdino.export import command as run
+from fsdino.export.command import compare_onnx, export, mask_agreement, variations
+from fsdino.export.graphs import OPSET, SHOTS, graphs
+from fsdino.export.onnx_method import OnnxMethod
+from fsdino.export.quantize import quantize_int8
+from fsdino.models.segmenter import FewShotSegmenter
+from fsdino.predict import open_engine, predict, remember
+from fsdino.predict.engines.array_resize import ArrayResize
+from fsdino.predict.engines.onnx import METADATA_KEY, OnnxEngine, open_session
+from fsdino.predict.engines.torch import TorchEngine
+from tests.contract import assert_same, episodes
+from tests.small_segmenter import annotated, scene, small_segmenter, write_references
+
+
+def traceable(**overrides: Any) -> FewShotSegmenter:
+    """A model of few nodes: what tracing and rewriting take grows with them."""
+    encoder = {"embed_dim": 32, "depth": 2, "num_heads": 2, "init_values": 1.0}
+    overrides = {"presence_statistics": True, **overrides}
+    return small_segmenter(encoder_kwargs=encoder, reader_taps=(0, 1), decoder_depth=1, **overrides)
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small full model, exported; tracing is the slow part, so once for the module."""
+    model = save_pretrained(traceable(), tmp_path_factory.mktemp("model"))
+    return export(str(model), str(tmp_path_factory.mktemp("export")), ("safetensors", "onnx", "int8"), half=True)
+
+
+# ---- resizing without torch
+
+
+@pytest.mark.parametrize("mode", ["squash", "pad"])
+@pytest.mark.parametrize("size", [(300, 200), (20, 33), (500, 30), (56, 56), (1, 1)])
+def test_resizing_equals_torch(mode: str, size: tuple[int, int]) -> None:
+    ours, theirs = ArrayResize(56, mode), Resize(56, mode)  # type: ignore[arg-type]
+    rng = np.random.default_rng(0)
+    picture, mask = rng.integers(0, 256, (*size, 3), dtype=np.uint8), rng.integers(0, 2, size, dtype=np.uint8)
+    logits = rng.standard_normal((16, 16), dtype=np.float32)
+    tensor = torch.from_numpy(picture).permute(2, 0, 1) / 255
+    np.testing.assert_allclose(ours.image(picture), theirs.image(tensor).numpy(), atol=5e-6)
+    np.testing.assert_allclose(ours.soft_mask(mask), theirs.soft_mask(torch.from_numpy(mask)).numpy(), atol=5e-6)
+    np.testing.assert_allclose(
+        ours.invert(logits, size), theirs.invert(torch.from_numpy(logits), size).numpy(), atol=5e-6
+    )
+
+
+# ---- numbers
+
+
+@pytest.mark.parametrize("shots", [1, 2, 4])
+def test_onnx_equals_torch_on_pictures_of_any_size(exported: Path, shots: int) -> None:
+    by_torch, by_onnx = TorchEngine(load(exported)), OnnxEngine(exported)
+    assert by_onnx.fingerprint == by_torch.fingerprint and by_onnx.threshold == by_torch.threshold
+    groups = [annotated(shots), annotated(1, seed=7)]
+    found = []
+    for engine in (by_torch, by_onnx):
+        memories = [engine.remember(group) for group in groups]
+        found.append([list(engine.segment(memories, scene(*size)[0])) for size in ((50, 90), (130, 44))])
+    for expected, got in zip(*found):
+        for a, b in zip(expected, got):
+            assert np.abs(a.probs - b.probs).max() < 2.5e-4  # 1e-3 in logits
+            assert a.score == pytest.approx(b.score, abs=1e-4) and a.present == b.present
+            assert a.presence == pytest.approx(b.presence, abs=1e-4)
+
+
+def test_memories_are_the_same_for_both_engines(exported: Path) -> None:
+    by_torch, by_onnx = TorchEngine(load(exported)), OnnxEngine(exported)
+    packed = by_torch.pack(by_torch.remember(annotated(2)))
+    other = by_onnx.pack(by_onnx.remember(annotated(2)))
+    for name, array in other.items():
+        np.testing.assert_allclose(array, packed[name], atol=1e-4)
+    picture = scene(seed=3)[0]
+    crossed = next(by_onnx.segment([by_onnx.unpack(packed)], picture))
+    np.testing.assert_allclose(crossed.probs, next(by_onnx.segment([other], picture)).probs, atol=1e-4)
+
+
+def test_graphs_take_batches_of_pictures_and_classes(exported: Path) -> None:
+    graph = graphs(load(exported))[1]
+    session = open_session(exported / "segment.onnx")
+    images, memory = graph.inputs[0], [torch.cat([tensor, tensor[:1]]) for tensor in graph.inputs[1:]]
+    images = torch.cat([images, images.flip(-1)])  # four pictures, three classes
+    inputs = dict(zip(graph.input_names, [tensor.numpy() for tensor in (images, *memory)]))
+    logits = session.run(None, inputs)[0]
+    assert logits.shape == (4, 3, 16, 16)
+    with torch.no_grad():
+        expected = graph.module(images, *memory)[0]
+    np.testing.assert_allclose(logits, expected.numpy(), atol=1e-3)
+
+
+def test_eight_bits_are_smaller_and_close(exported: Path) -> None:
+    sizes = [(exported / part / "segment.onnx").stat().st_size for part in ("", "int8")]
+    assert sizes[1] < sizes[0]
+    whole, small = OnnxEngine(exported), OnnxEngine(exported / "int8")
+    assert small.fingerprint == whole.fingerprint
+    picture = scene(seed=3)[0]
+    found = [next(engine.segment([engine.remember(annotated(2))], picture)).probs for engine in (whole, small)]
+    assert np.abs(found[0] - found[1]).mean() < 0.05
+
+
+def test_eight_bits_note_how_far_they_agree_with_torch(exported: Path) -> None:
+    model = load(exported)
+    agreement = OnnxEngine(exported / "int8").info["agreement"]
+    assert agreement == pytest.approx(mask_agreement(model, exported / "int8"), abs=1e-6) and 0.5 < agreement <= 1
+    assert mask_agreement(model, exported) > 0.999 and "agreement" not in OnnxEngine(exported).info
+    assert mask_agreement(traceable(seed=1), exported) < 0.9, "other weights give other masks"
+
+
+def test_eight_bits_can_be_evaluated(exported: Path, tmp_path: Path) -> None:
+    index = SyntheticWorld("novel", 3)
+    found = evaluate(OnnxMethod(exported / "int8"), index, EpisodeList.draw(index, 0, 1, 2, seed=4), tmp_path)
+    assert len(found.rows) == 2
+
+
+def test_graphs_are_compared_with_other_numbers_of_pictures_classes_and_references() -> None:
+    remember, segment = graphs(traceable())
+    assert {len(inputs[0]) for inputs in variations(remember)} == {1, SHOTS, 5}
+    sizes = [dict(zip(segment.input_names, inputs)) for inputs in variations(segment)]
+    assert {len(one["images"]) for one in sizes} == {len(one["prototypes"]) for one in sizes} == {1, 2}
+    grid = segment.inputs[segment.input_names.index("fg")].shape[1] // SHOTS
+    wanted = {shots * grid for shots in (1, SHOTS, 5)}
+    assert {one["fg"].shape[1] for one in sizes} == {one["tokens"].shape[2] for one in sizes} == wanted
+
+
+def test_the_compact_variant_exports_too_as_programs(tmp_path: Path) -> None:
+    differences = run.export_graphs(traceable(variant="compact", dense_source="adapter"), tmp_path, ["pt2"])
+    assert set(differences) == {"remember.pt2", "segment.pt2"} and max(differences.values()) < 1e-3
+
+
+@pytest.mark.parametrize("shots", [1, 3])
+def test_the_graphs_as_a_method_equal_the_model(exported: Path, shots: int) -> None:
+    method, model = OnnxMethod(exported), load(exported)
+    query, images, masks = episodes(model, 2, shots)
+    with torch.no_grad():
+        assert_same(method(query, images, masks), model(query, images, masks), 1e-4)
+        memory = method.encode_support(images[:1], masks[:1])
+        assert_same(method.decode_query(memory, query), model.decode_query(memory, query), 1e-4)
+    picture, mask = scene()
+    found = [m.segment(m.remember([Reference(picture, mask=mask)]), picture) for m in (method, model)]
+    assert float((found[0].probs - found[1].probs).abs().max()) < 2.5e-4
+
+
+# ---- files
+
+
+def test_metadata_says_what_a_user_must_know(exported: Path) -> None:
+    for name in ("remember.onnx", "segment.onnx"):
+        proto = onnx.load(exported / name)
+        assert {entry.domain: entry.version for entry in proto.opset_import}[""] == OPSET
+        assert METADATA_KEY in {entry.key for entry in proto.metadata_props}
+        onnx.checker.check_model(proto)
+    info = OnnxEngine(exported).info
+    assert info["img_size"] == 56 and info["opset"] == OPSET and info["fingerprint"] == fingerprint(load(exported))
+    assert len(info["mean"]) == len(info["std"]) == 3 and info["resize_mode"] == "squash"
+
+
+def test_all_files_are_there(exported: Path) -> None:
+    names = {path.relative_to(exported).as_posix() for path in exported.rglob("*") if path.is_file()}
+    whole, quantized = ({f"{part}{name}.onnx" for name in ("remember", "segment")} for part in ("", "int8/"))
+    assert names == {"model.safetensors", "config.json", "README.md"} | whole | quantized
+
+
+# ---- OpenVINO
+
+
+def test_openvino_equals_torch(exported: Path, tmp_path: Path) -> None:
+    pytest.importorskip("openvino", reason="the extra fsdino[openvino] is not installed")
+    by_torch, other = TorchEngine(load(exported)), open_engine(str(exported), "openvino")
+    assert other.fingerprint == by_torch.fingerprint and other.threshold == by_torch.threshold
+    groups = [annotated(2), annotated(1, seed=7)]
+    for size in ((50, 90), (130, 44)):
+        expected, found = (
+            list(engine.segment([engine.remember(group) for group in groups], scene(*size)[0]))
+            for engine in (by_torch, other)
+        )
+        for a, b in zip(expected, found):
+            assert np.abs(a.probs - b.probs).max() < 2.5e-4 and a.present == b.present
+            assert a.score == pytest.approx(b.score, abs=1e-4)
+    for name in ("remember.onnx", "segment.onnx"):
+        (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(ValueError, match="cut or damaged"):
+        open_engine(str(tmp_path), "openvino")
+
+
+def test_openvino_that_is_missing_is_named(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(ImportError, match=r"pip install fsdino\[openvino\]"):
+        open_engine(str(exported), "openvino")
+
+
+# ---- without torch
+
+NO_TORCH = """
+import sys
+sys.modules["torch"] = None
+from fsdino.cli import main
+support, photos, out, model, memory = sys.argv[1:]
+assert main(["remember", "--support", support, "--out", memory, "--model", model, "--runtime", "onnx"]) == 0
+code = main(["predict", "--support", memory, "--images", photos, "--out", out, "--model", model, "--runtime", "onnx",
+             "--formats", "labels,overlays,coco,yolo"])
+assert not any(name.startswith("torch.") for name in sys.modules)
+sys.exit(code)
+"""
+
+
+def test_predict_runs_where_torch_is_absent(exported: Path, tmp_path: Path) -> None:
+    support = write_references(tmp_path / "refs", {"cat": 2, "dog": 1})
+    (tmp_path / "photos").mkdir()
+    Image.fromarray(scene(70, 50, seed=4)[0]).save(tmp_path / "photos" / "a.png")
+    for folder in ("", "int8"):
+        paths = (
+            support,
+            tmp_path / "photos",
+            tmp_path / f"onnx{folder}",
+            exported / folder,
+            tmp_path / f"memory{folder}",
+        )
+        subprocess.run([sys.executable, "-c", NO_TORCH, *map(str, paths)], check=True)
+    remember(str(support), str(tmp_path / "memory"), str(exported))
+    predict(str(tmp_path / "memory"), str(tmp_path / "photos"), str(tmp_path / "torch"), str(exported))
+    labels = [np.asarray(Image.open(tmp_path / name / "labels" / "a.png")) for name in ("onnx", "torch")]
+    assert (labels[0] != labels[1]).mean() < 0.002
+
+
+# ---- mistakes
+
+
+def test_wrong_exports_are_named(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="export format 'coreml' is unknown; use safetensors"):
+        export(str(exported), str(tmp_path), ["coreml"])  # type: ignore[list-item]
+    with pytest.raises(ValueError, match="'pivot' reader has no graph of changing size"):
+        run.export_graphs(small_segmenter(reader="pivot"), tmp_path, ["onnx"])
+    with pytest.raises(FileNotFoundError, match="export the model as onnx first"):
+        quantize_int8(tmp_path / "none", tmp_path / "int8")
+    graph = graphs(traceable(seed=1))[0]
+    assert compare_onnx(graph, exported / "remember.onnx") > run.TOLERANCE, "the comparison sees other weights"
+    monkeypatch.setattr(run, "export_program", lambda graph: None)
+    monkeypatch.setattr(run, "export_onnx", lambda graph, program, path: shutil.copy(exported / path.name, path))
+    with pytest.raises(ValueError, match=r"remember.onnx' differs from torch by .*, allowed are 1e-03"):
+        run.export_graphs(traceable(seed=1), tmp_path, ["onnx"])
+
+
+def test_wrong_graphs_are_named(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("remember.onnx", "segment.onnx"):
+        shutil.copy(exported / name, tmp_path / name)
+    proto = onnx.load(exported / "segment.onnx")
+
+    def noted(text: str) -> None:
+        onnx.helper.set_model_props(proto, {METADATA_KEY: text} if text else {})
+        onnx.save(proto, tmp_path / "segment.onnx")
+
+    noted('{"format_version": 1, "fingerprint": "other"}')
+    with pytest.raises(ValueError, match="mixes two models"):
+        open_engine(str(tmp_path), "onnx")
+    noted('{"format_version": 9, "fingerprint": "other"}')
+    with pytest.raises(ValueError, match="format version 9, this fsdino reads up to 1"):
+        open_engine(str(tmp_path), "onnx")
+    noted("")
+    with pytest.raises(ValueError, match="not one that `fsdino export` wrote"):
+        open_engine(str(tmp_path), "onnx")
+    (tmp_path / "segment.onnx").write_bytes(b"x")
+    with pytest.raises(ValueError, match="cut or damaged"):
+        open_engine(str(tmp_path), "onnx")
+    (tmp_path / "segment.onnx").unlink()
+    with pytest.raises(FileNotFoundError, match=r"segment.onnx' does not exist; the runtime needs"):
+        open_engine(str(tmp_path), "onnx")
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(ImportError, match=r"pip install fsdino\[onnx\]"):
+        open_session(exported / "segment.onnx")

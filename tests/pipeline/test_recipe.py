@@ -1,0 +1,125 @@
+"""Recipes: every committed one parses and its model can be built; overrides and their errors."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from fsdino.base.bundled import bundled_file
+from fsdino.base.method import FewShotMethod
+from fsdino.base.registry import build_method
+from fsdino.models.segmenter import FewShotSegmenter
+from fsdino.pipeline.folder import open_run
+from fsdino.pipeline.recipe import Recipe, read_recipe
+from fsdino.pipeline.run import Job
+from fsdino.training.method_module import MethodModule
+
+RECIPES = sorted(Path(__file__).parents[2].joinpath("recipes").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
+def test_committed_recipe_parses_builds_and_says_what_it_is(path) -> None:
+    head = path.read_text().splitlines()[:4]
+    for line, key in zip(head, ("# Reproduces:", "# Command:", "# Hardware:", "# Expect:")):
+        assert line.startswith(key), f"{path.name}: expected a line {key}"
+    recipe, _ = read_recipe(["--config", str(path)])
+    with torch.device("meta"):
+        if recipe.method.name != "fsdino":
+            module = MethodModule(untrained(recipe), lr=recipe.train.lr, **training_options(recipe))
+            sides = [recipe.method.args[key] for key in ("img_size", "encoder_img_size") if key in recipe.method.args]
+            assert path.stem.startswith(recipe.method.name) and module.method.img_size == max(sides)
+            return
+        config = recipe.segmenter()
+        config.encoder_weights = None
+        FewShotSegmenter(config)
+
+
+def untrained(recipe: Recipe) -> FewShotMethod:
+    """The recipe's method, of the size that its weights have, without them."""
+    sizes = {"facebook/sam2-hiera-small": "small", "facebook/sam2-hiera-large": "large"}
+    args = {k: v for k, v in recipe.method.args.items() if k not in ("weights", "encoder_weights")}
+    return build_method(recipe.method.name, size=sizes.get(recipe.method.args["weights"], "mini"), **args)
+
+
+def training_options(recipe: Recipe) -> dict[str, Any]:
+    """What of the recipe's method is for training."""
+    return {k: v for k, v in asdict(recipe.method).items() if k not in ("name", "args")}
+
+
+PUBLISHED = {
+    "sansa": {"lr": 1e-4, "loss": "bce_dice", "schedule": "cosine", "horizon": 1.0, "num_targets": 3, "epochs": 5},
+    "fssam": {"lr": 1e-3, "loss": "dice", "schedule": "poly", "horizon": 3.0, "num_targets": 1, "batch_size": 8},
+}
+
+
+@pytest.mark.parametrize("path", [p for p in RECIPES if p.stem.split("_")[0] in PUBLISHED], ids=lambda p: p.stem)
+def test_methods_keep_their_published_hyper_parameters(path) -> None:
+    recipe, options = read_recipe(["--config", str(path)])
+    if path.stem.endswith("tiny"):
+        return
+    chosen = {**asdict(recipe.train), **asdict(recipe.method)}
+    wanted = PUBLISHED[recipe.method.name]
+    assert {key: chosen[key] for key in wanted} == wanted and not recipe.method.tune_threshold
+    assert options == {"precision": "bf16-mixed"}
+    if recipe.method.name == "sansa":
+        assert recipe.method.args["img_size"] == 1024 and recipe.train.batch_size * 8 == 32
+        assert recipe.method.args["factor"] == (0.8 if "generalist" in path.stem else 0.3)
+    else:
+        assert (recipe.method.args["img_size"], recipe.method.args["encoder_img_size"]) == (512, 560)
+        assert recipe.train.epochs == (100 if path.stem in ("fssam_pascal5i", "fssam_fss1000") else 25)
+
+
+def test_bundled_files_of_a_method_are_found() -> None:
+    recipe, _ = read_recipe(["--method.args", '{"weights": "bundled:tiny_sam", "img_size": 128}'])
+    assert recipe.method_args() == {"weights": str(bundled_file("tiny_sam")), "img_size": 128}
+
+
+def test_overrides_win_over_the_file(tmp_path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(yaml.safe_dump({"preset": "s14", "train": {"lr": 0.5}}))
+    recipe, trainer = read_recipe(
+        ["--config", str(file), "--train.lr", "0.25", "--seed", "7", "--trainer.devices", "2"]
+    )
+    assert (recipe.name, recipe.preset, recipe.train.lr, recipe.seed) == ("mine", "s14", 0.25, 7)
+    assert trainer == {"devices": "2"}
+
+
+def test_a_trainer_flag_that_is_lightnings_default_is_still_asked_for() -> None:
+    assert read_recipe(["--trainer.devices=auto"])[1] == {"devices": "auto"}
+    assert read_recipe(["--seed=1"])[1] == {}
+
+
+def test_a_run_without_progress_bars(tmp_path) -> None:
+    recipe, options = read_recipe(["--trainer.enable_progress_bar=false"])
+    assert Job(recipe, options, tmp_path).trainer("train").progress_bar_callback is None
+
+
+def test_two_runs_of_one_second_have_folders_of_their_own(tmp_path) -> None:
+    folders = {open_run(read_recipe([f"--seed={seed}", "--name=quick"])[0], {}, tmp_path).folder for seed in range(3)}
+    assert len(folders) == 3
+    again = read_recipe(["--seed=1", "--name=quick"])[0]
+    assert open_run(again, {}, tmp_path).folder in folders  # unfinished, so it goes on
+
+
+def test_an_unknown_key_is_named(tmp_path) -> None:
+    file = tmp_path / "bad.yaml"
+    file.write_text("train: {learning_rate: 1}\n")
+    with pytest.raises(argparse.ArgumentError, match="'train' does not accept option 'learning_rate'"):
+        read_recipe(["--config", str(file)])
+
+
+def test_an_unknown_model_field_is_named() -> None:
+    recipe, _ = read_recipe(["--model", '{"adaptor_dim": 3}'])
+    with pytest.raises(ValueError, match="SegmenterConfig has no adaptor_dim"):
+        recipe.segmenter()
+
+
+def test_missing_bundled_weights_say_how_to_make_them() -> None:
+    with pytest.raises(FileNotFoundError, match=r"no bundled weights 'nothing' .* make them with `make assets`"):
+        bundled_file("nothing")

@@ -1,0 +1,106 @@
+"""Folders in which points, boxes and scribbles stand for masks, through `fsdino predict` and `fsdino remember`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fsdino.base.storage import save_pretrained
+from fsdino.predict.command import predict, remember
+from fsdino.predict.engines.onnx import OnnxEngine
+from fsdino.predict.hints import Annotated, masks_of
+from fsdino.predict.memory_file import load_concept
+from fsdino.predict.support import read_support
+from tests.small_segmenter import scene, small_segmenter
+
+
+def write(folder: Path, name: str, said: dict[str, Any] | None = None, masked: bool = False) -> None:
+    """A picture with a JSON, a mask, both or neither beside it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    picture, mask = scene(seed=len(list(folder.iterdir())))
+    Image.fromarray(picture).save(folder / f"{name}.jpg")
+    if masked:
+        Image.fromarray(mask * np.uint8(255)).save(folder / f"{name}.png")
+    if said is not None:
+        (folder / f"{name}.json").write_text(json.dumps(said))
+
+
+@pytest.fixture
+def refs(tmp_path: Path) -> Path:
+    """Two classes: one by hints of every kind, one by masks."""
+    write(tmp_path / "refs" / "cat", "a", {"points": [[30, 20], [2, 2]], "labels": [1, 0]})
+    write(tmp_path / "refs" / "cat", "b", {"box": [10, 10, 50, 40]})
+    write(tmp_path / "refs" / "cat", "c", {"scribble": [[20, 20], [40, 30]]})
+    write(tmp_path / "refs" / "cat", "d", {"negative": True}, masked=True)
+    write(tmp_path / "refs" / "dog", "e", masked=True)
+    return tmp_path / "refs"
+
+
+def test_hints_and_masks_are_read_side_by_side(refs: Path) -> None:
+    support = read_support(refs)
+    assert support.class_names() == ["cat", "dog"]
+    cat, dog = support.references["cat"], support.references["dog"]
+    assert [one.name for one in cat] == ["cat/a", "cat/b", "cat/c", "cat/d"]
+    assert cat[0].hints == {"points": [[30, 20], [2, 2]], "labels": [1, 0]} and cat[0].mask is None
+    assert cat[3].negative and cat[3].mask is not None and not cat[3].hints
+    assert dog[0].mask is not None and set(np.unique(dog[0].mask)) == {0, 1}
+    assert list(read_support(refs / "cat").references) == ["cat"]  # the folder of one class
+    before = support.digest()
+    write(refs / "cat", "b", {"box": [10, 10, 50, 41]})
+    assert read_support(refs).digest() != before
+
+
+def test_predict_and_remember_take_hints(refs: Path, tmp_path: Path) -> None:
+    model = str(save_pretrained(small_segmenter(variant="full", promptable=True), tmp_path / "model"))
+    write(tmp_path / "photos", "x")
+    assert predict(str(refs), str(tmp_path / "photos"), str(tmp_path / "out"), model) == 0
+    assert (tmp_path / "out" / "labels" / "x.png").is_file()
+    (kept,) = remember(str(refs / "cat"), str(tmp_path / "cat.fsmem"), model)
+    assert load_concept(kept).class_name == "cat"
+    assert predict(str(kept), str(tmp_path / "photos"), str(tmp_path / "again"), model) == 0
+
+
+def test_exported_graphs_know_masks_alone() -> None:
+    image, mask = scene()
+    fine = Annotated("a", image, mask)
+    assert masks_of([fine], "an exported graph") == [mask]
+    engine = OnnxEngine.__new__(OnnxEngine)
+    for bad in (Annotated("cat/b", image, None, {"points": [[1, 1]]}), Annotated("cat/b", image, mask, negative=True)):
+        with pytest.raises(ValueError, match="cat/b: an exported graph takes masks of the object alone; use --runtime"):
+            engine.remember([fine, bad])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "is not JSON .* repair it or give a mask"),
+        ('{"dots": 1}', "holds something else than hints: expected an object with points, labels, box"),
+        ("[1]", "holds something else than hints"),
+        ("{}", "has neither a mask nor hints: add"),
+    ],
+)
+def test_damaged_hints_are_one_sentence(tmp_path: Path, content: str, message: str) -> None:
+    write(tmp_path / "cat", "a", {})
+    (tmp_path / "cat" / "a.json").write_text(content)
+    with pytest.raises(ValueError, match=message):
+        read_support(tmp_path)
+
+
+def test_a_hint_needs_its_picture_and_a_mask_its_size(tmp_path: Path) -> None:
+    write(tmp_path / "cat", "a", {"points": [[1, 1]]})
+    (tmp_path / "cat" / "b.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"b\.json' has no picture of the same name"):
+        read_support(tmp_path)
+    (tmp_path / "cat" / "b.json").unlink()
+    write(tmp_path / "cat", "c", masked=True)
+    Image.fromarray(np.ones((9, 9), np.uint8) * 255).save(tmp_path / "cat" / "c.png")
+    with pytest.raises(ValueError, match="cat/c: the mask is 9x9 pixels and the picture 80x60"):
+        read_support(tmp_path)
+    Image.fromarray(np.zeros((60, 80), np.uint8)).save(tmp_path / "cat" / "c.png")
+    with pytest.raises(ValueError, match="mask of 'cat/c' has no foreground pixel"):
+        read_support(tmp_path)

@@ -1,0 +1,141 @@
+"""Which pictures `fsdino predict` finds, what it calls them, and videos whose headers say nothing or too much."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from fsdino.base.storage import save_pretrained
+from fsdino.predict import images as pictures
+from fsdino.predict import predict
+from fsdino.predict.images import EndOfVideo, find_pictures, read_ahead
+from tests.small_segmenter import scene, small_segmenter, write_references
+
+
+def save(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(scene(30, 40)[0]).save(path)
+    return path
+
+
+def names(images: str | Path, **options: Any) -> list[str]:
+    return [item.name for item in find_pictures(str(images), **options)]
+
+
+def test_names_behind_a_glob_do_not_change_with_what_is_found(tmp_path: Path) -> None:
+    save(tmp_path / "photos" / "a" / "1.jpg")
+    assert names(f"{tmp_path}/photos/*/*.jpg") == names(f"{tmp_path}/photos/**/*.jpg") == ["a/1.jpg"]
+    save(tmp_path / "photos" / "b" / "1.jpg")
+    assert names(f"{tmp_path}/photos/*/*.jpg") == ["a/1.jpg", "b/1.jpg"]
+    assert names(f"{tmp_path}/ph*/a/1.jpg") == ["photos/a/1.jpg"]
+
+
+def test_hidden_files_and_folders_are_no_pictures(tmp_path: Path) -> None:
+    for name in ("a.jpg", ".b.jpg", ".ipynb_checkpoints/c.jpg", "deep/.thumbnails/d.jpg"):
+        save(tmp_path / ".cache" / name)
+    assert names(tmp_path / ".cache") == ["a.jpg"], "only what is hidden below the folder"
+
+
+def test_an_edited_picture_has_another_source(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.jpg")
+    (before,) = find_pictures(str(path))
+    assert before.source == (str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns)
+    os.utime(path, ns=(0, 1))
+    assert find_pictures(str(path))[0].source != before.source
+
+
+@pytest.mark.parametrize("out", [".", "photos"])
+def test_results_around_the_pictures_are_named(tmp_path: Path, out: str) -> None:
+    save(tmp_path / "photos" / "a.jpg")
+    with pytest.raises(ValueError, match=r"all pictures at '.*photos' lie in the folder of the results, .* choose an"):
+        find_pictures(str(tmp_path / "photos"), exclude=tmp_path / out)
+
+
+# ---- videos
+
+
+class Film:
+    """Stands for OpenCV's reader: five frames, whatever the header says."""
+
+    header = 5.0
+    opened = 0
+
+    def __init__(self, path: str) -> None:
+        self.at, Film.opened = -1, Film.opened + 1
+
+    def get(self, _: int) -> float:
+        return self.header
+
+    def grab(self) -> bool:
+        self.at += 1
+        return self.at < 5
+
+    def read(self) -> tuple[bool, np.ndarray | None]:
+        found = self.grab()
+        return found, np.full((4, 6, 3), 10 * self.at, np.uint8) if found else None
+
+    def release(self) -> None:
+        Film.opened -= 1
+
+
+@pytest.fixture
+def film(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(pictures.cv2, "VideoCapture", Film)
+    Film.opened = 0
+    (tmp_path / "clip.mp4").write_bytes(b"")
+    return tmp_path / "clip.mp4"
+
+
+@pytest.mark.parametrize("header", [0.0, -9.2e18, float("nan"), 1e15])
+def test_frames_are_counted_where_the_header_does_not(
+    film: Path, monkeypatch: pytest.MonkeyPatch, header: float
+) -> None:
+    monkeypatch.setattr(Film, "header", header)
+    assert names(film, frame_step=2) == ["clip.mp4/000000", "clip.mp4/000002", "clip.mp4/000004"]
+
+
+def test_the_end_of_a_video_is_no_error(film: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Film, "header", 8.0)
+    found = [picture for _, picture in read_ahead(find_pictures(str(film)))]
+    assert [int(picture[0, 0, 0]) for picture in found[:5]] == [0, 10, 20, 30, 40]  # type: ignore[index]
+    assert all(isinstance(picture, EndOfVideo) for picture in found[5:]) and len(found) == 8
+
+
+@pytest.mark.parametrize("header", [5.0, 8.0])
+def test_a_video_is_closed_after_its_last_frame(film: Path, monkeypatch: pytest.MonkeyPatch, header: float) -> None:
+    monkeypatch.setattr(Film, "header", header)
+    items = find_pictures(str(film), frame_step=2)
+    assert Film.opened == 0
+    for item in items[:2]:
+        item.read()
+        assert Film.opened == 1
+    items[2].read()
+    if header > 5:
+        with pytest.raises(EndOfVideo):
+            items[3].read()
+    assert Film.opened == 0
+
+
+def test_a_short_video_goes_through_predict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    model = str(save_pretrained(small_segmenter(), tmp_path / "model"))
+    writer = cv2.VideoWriter(str(tmp_path / "clip.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 5, (64, 48))  # type: ignore[attr-defined]
+    for i in range(3):
+        writer.write(np.full((48, 64, 3), 40 * i, np.uint8))
+    writer.release()
+    monkeypatch.setattr(pictures._Video, "_count", lambda self: 6)
+    refs = write_references(tmp_path / "refs", {"cat": 1})
+    assert predict(str(refs), str(tmp_path / "clip.avi"), str(tmp_path / "out"), model) == 0
+    assert len(list((tmp_path / "out" / "labels" / "clip.avi").iterdir())) == 3
+    assert capsys.readouterr().out.startswith("3 of 3 pictures")
+
+
+def test_a_video_whose_name_is_no_text_is_listed(tmp_path: Path) -> None:
+    (tmp_path / os.fsdecode(b"\xff.avi")).write_bytes(b"x")
+    ((_, error),) = read_ahead(find_pictures(str(tmp_path)))
+    assert isinstance(error, ValueError) and "rename the file" in str(error)

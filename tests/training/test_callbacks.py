@@ -1,0 +1,150 @@
+"""The bar, the speed and the strips."""
+
+import io
+
+import numpy as np
+import torch
+from lightning import LightningModule
+from torch import nn
+from torch.utils.data import DataLoader
+
+from fsdino.base.method import Segmentation
+from fsdino.data.class_index import ClassIndex
+from fsdino.data.episodes.episode_list import EpisodeList, EpisodeSpec
+from fsdino.training.callbacks import EpisodeStrips, RateMeter, StageProgress, Throughput, batch_pictures
+from tests.training.small import small_trainer
+
+
+class Linear(LightningModule):
+    """The smallest module that trains and predicts."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Linear(4, 1)
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    def training_step(self, batch, batch_idx):
+        loss = self.net(batch["image"].flatten(1)).square().mean()
+        self.log("train/loss", loss, prog_bar=True)
+        return loss
+
+    def test_step(self, batch, batch_idx):
+        self.net(batch["image"].flatten(1))
+
+    def predict_step(self, batch, batch_idx):
+        return self.net(batch["image"].flatten(1))
+
+
+def loader(batches=4):
+    return DataLoader([{"image": torch.ones(1, 2, 2)} for _ in range(3 * batches)], batch_size=3)
+
+
+def test_bar_says_stage_loss_speed_and_rest(tmp_path):
+    stream = io.StringIO()
+    bar = StageProgress("distill", stream=stream)
+    trainer = small_trainer(tmp_path, max_epochs=2, callbacks=[bar], enable_progress_bar=True)
+    trainer.fit(Linear(), loader())
+    trainer.predict(Linear(), loader())
+    trainer.test(Linear(), loader(), verbose=False)
+    lines = stream.getvalue().replace("\r", "\n").split("\n")
+    last = [line for line in lines if "loss" in line][-1]
+    assert last.startswith("distill 2 px 100%")
+    for part in ("loss ", "pictures/s", "left"):
+        assert part in last
+    assert any(line.startswith("distill 100%") for line in lines)  # predict and test know no picture size
+
+
+def test_bar_can_be_silent(tmp_path):
+    stream = io.StringIO()
+    bar = StageProgress("train", unit="episodes", stream=stream)
+    bar.disable()
+    small_trainer(tmp_path, max_epochs=1, callbacks=[bar], enable_progress_bar=True).fit(Linear(), loader())
+    assert stream.getvalue() == ""
+    bar.enable()
+    small_trainer(tmp_path, max_epochs=1, callbacks=[bar], enable_progress_bar=True).fit(Linear(), loader())
+    assert "episodes/s" in stream.getvalue()
+
+
+def test_bar_closes_when_a_run_breaks(tmp_path):
+    class Broken(Linear):
+        def training_step(self, batch, batch_idx):
+            raise KeyError("x")
+
+    bar = StageProgress("train", stream=io.StringIO())
+    try:
+        small_trainer(tmp_path, max_epochs=1, callbacks=[bar], enable_progress_bar=True).fit(Broken(), loader())
+    except KeyError:
+        assert bar._bar is None
+    else:
+        raise AssertionError("the error was swallowed")
+
+
+def test_speed_is_logged(tmp_path):
+    trainer = small_trainer(tmp_path, max_epochs=1, callbacks=[Throughput(every_n_steps=1)])
+    trainer.fit(Linear(), loader())
+    assert trainer.callback_metrics["train/pictures_per_s"] > 0
+
+
+def test_rate(monkeypatch):
+    now = iter([0.0, 1.0, 3.0, 4.0])
+    monkeypatch.setattr("fsdino.training.callbacks.time.perf_counter", lambda: next(now))
+    meter = RateMeter(window=2)
+    assert [meter.update(10) for _ in range(4)] == [0.0, 10.0, 20 / 3, 20 / 3]
+    meter.pause()
+    assert not meter._steps
+
+
+def test_pictures_of_a_batch():
+    assert batch_pictures({"name": "x", "image": torch.zeros(5, 3, 2, 2)}) == 5
+    assert batch_pictures([torch.zeros(2, 3)]) == 2
+    assert batch_pictures(torch.tensor(1.0)) == 1
+    assert batch_pictures("nothing") == 0
+
+
+class Squares(ClassIndex):
+    """Two pictures with a square."""
+
+    name, class_names, folds = "squares", {1: "square"}, [[1]]
+
+    def pictures(self, class_id):
+        return ["a", "b"]
+
+    def load_image(self, picture_id):
+        return np.full((20, 30, 3), 90, np.uint8)
+
+    def load_mask(self, picture_id, class_id):
+        mask = np.zeros((20, 30), np.uint8)
+        mask[5:10, 5:10], mask[0] = 1, 255
+        return mask
+
+    def classes_in(self, picture_id):
+        return {1}
+
+
+class Everything:
+    """A method that answers with the whole picture."""
+
+    def remember(self, references):
+        return references
+
+    def segment(self, memory, picture):
+        ones = torch.ones(picture.shape[:2])
+        return Segmentation(mask=ones > 0, probs=ones, score=0.5, present=True)
+
+
+def test_strips_are_drawn_after_validation(tmp_path):
+    episodes = EpisodeList("squares", 0, 1, 0, (EpisodeSpec(1, "a", ("b",)), EpisodeSpec(1, "b", ("a",))), "test")
+    callback = EpisodeStrips(Squares(), episodes, tmp_path / "pictures", count=1)
+    assert len(callback.episodes) == 1
+
+    class Validated(Linear):
+        model = Everything()
+
+        def validation_step(self, batch, batch_idx):
+            self.log("val/loss", 0.0)
+
+    trainer = small_trainer(tmp_path, max_epochs=1, callbacks=[callback], num_sanity_val_steps=1)
+    trainer.fit(Validated(), loader(1), loader(1))
+    assert [path.name for path in (tmp_path / "pictures").iterdir()] == ["epoch-000.png"]

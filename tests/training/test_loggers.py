@@ -1,0 +1,102 @@
+"""Numbers on disk that survive a resume, and W&B that never asks for anything."""
+
+import csv
+import socket
+
+import pytest
+from lightning.pytorch.loggers import WandbLogger
+
+from fsdino.training import loggers
+from fsdino.training.loggers import MetricsFile, log_model, log_picture, make_loggers, wandb_reachable
+from fsdino.visualize import write_png
+
+
+def rows(folder):
+    with open(folder / "metrics.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_metrics_file_goes_on_after_a_resume(tmp_path):
+    first = MetricsFile(tmp_path)
+    for step in range(4):
+        first.log_metrics({"train/loss": 1.0 - step / 10}, step)
+    first.log_metrics({"val/miou": 0.5}, 3)
+    resumed = MetricsFile(tmp_path)
+    resumed.log_metrics({"train/loss": 0.75}, 2)
+    resumed.log_metrics({"train/loss": 0.65}, 3)
+    found = rows(tmp_path)
+    assert [(row["step"], row["train/loss"]) for row in found] == [
+        ("0", "1.0"),
+        ("1", "0.9"),
+        ("2", "0.75"),
+        ("3", "0.65"),
+    ]
+    resumed.log_metrics({"train/lr": 1e-3})
+    assert rows(tmp_path)[-1]["train/lr"] == "0.001"
+    assert resumed.save_dir == str(tmp_path) and resumed.name == tmp_path.name and resumed.version == ""
+    resumed.log_hyperparams({"a": 1})
+
+
+def test_off_and_unknown(tmp_path):
+    assert [type(logger) for logger in make_loggers(tmp_path, "run", wandb="off")] == [MetricsFile]
+    with pytest.raises(ValueError, match="unknown wandb mode 'on'; use 'auto', 'offline' or 'off'"):
+        make_loggers(tmp_path, "run", wandb="on")
+
+
+def test_wandb_disabled_by_the_environment_stays_off(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    for mode in ("auto", "offline"):
+        assert [type(logger) for logger in make_loggers(tmp_path, "run", wandb=mode)] == [MetricsFile]
+    assert not list(tmp_path.iterdir())
+
+
+def test_missing_package_is_no_error(tmp_path, monkeypatch, caplog):
+    monkeypatch.setitem(__import__("sys").modules, "wandb", None)
+    with caplog.at_level("INFO"):
+        assert len(make_loggers(tmp_path, "run")) == 1
+    assert "W&B is not installed (pip install wandb)" in caplog.text
+
+
+def test_reachable_needs_key_and_network(tmp_path, monkeypatch):
+    for name in ("WANDB_MODE", "WANDB_API_KEY", "WANDB_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    assert not wandb_reachable()  # no key
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login user password key\n")
+    server = socket.create_server(("127.0.0.1", 0))
+    monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.getsockname()[1]}")
+    assert wandb_reachable()
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    assert not wandb_reachable()
+    monkeypatch.delenv("WANDB_MODE")
+    server.close()
+    assert not wandb_reachable(timeout=0.5)  # a key but nobody there
+
+
+def test_offline_run_with_picture_and_model(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(loggers, "wandb_reachable", lambda: False)
+    with caplog.at_level("INFO"):
+        found = make_loggers(tmp_path, "run", config={"seed": 1})
+    assert isinstance(found[1], WandbLogger)
+    line = next(message for message in caplog.messages if message.startswith("W&B offline"))
+    assert f"`wandb sync {tmp_path}" in line
+    picture = write_png(tmp_path / "a.png", [[[1, 2, 3]] * 8] * 8)
+    log_picture(found, "val/strips", picture, step=3)
+    (tmp_path / "export").mkdir()
+    (tmp_path / "export" / "config.json").write_text("{}")
+    log_model(found, tmp_path / "export", "run-model")
+    found[1].experiment.finish()
+    assert list((tmp_path / "wandb").glob("offline-run-*/*.wandb"))
+    identity = (tmp_path / "wandb-id.txt").read_text()
+    assert loggers._run_id(tmp_path) == identity.strip()
+
+
+def test_each_stage_is_a_run_of_its_own(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(loggers, "wandb_reachable", lambda: False)
+    with caplog.at_level("INFO"):
+        stages = [make_loggers(tmp_path / stage, stage)[1] for stage in ("distill", "train", "train")]
+    runs = [stage.experiment for stage in stages]
+    runs[-1].finish()
+    assert runs[0].id != runs[1].id and runs[1] is runs[2]
+    assert sum(message.startswith("W&B offline") for message in caplog.messages) == 2
+    assert all(list((tmp_path / stage / "wandb").glob("offline-run-*/*.wandb")) for stage in ("distill", "train"))

@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fsdino.base.resize import Resize
+from fsdino.base.storage import CHECKPOINT_KEY, describe, load
+from fsdino.data.class_index import ClassIndex
+from fsdino.data.readers.folder import MaskFolderIndex
+from fsdino.models.presence import PresenceHead
+from fsdino.training.presence import (
+    Evidence,
+    PresenceData,
+    calibration_error,
+    collect_evidence,
+    fit_head,
+    platt,
+    presence_stage,
+    roc_area,
+    train_presence,
+)
+from tests.models.small import randn, small_segmenter
+
+
+class Stripes(ClassIndex):
+    """Class 0 has vertical, class 1 horizontal stripes, in the left half of otherwise grey pictures."""
+
+    name = "stripes"
+
+    def __init__(self) -> None:
+        self.class_names = {0: "vertical", 1: "horizontal"}
+        self.folds = [[1]]
+
+    def pictures(self, class_id: int) -> list[str]:
+        return [f"{class_id}/{i}" for i in range(4)]
+
+    def load_image(self, picture_id: str) -> np.ndarray:
+        rows, cols = np.mgrid[:56, :56]
+        kind, number = (int(part) for part in picture_id.split("/"))
+        wave = 127 * (1 + np.sin((cols, rows)[kind] * (0.8 + 0.05 * number)))
+        picture = np.where(cols < 28, wave, 128).astype(np.uint8)
+        return np.repeat(picture[..., None], 3, axis=2)
+
+    def load_mask(self, picture_id: str, class_id: int) -> np.ndarray:
+        mask = np.zeros((56, 56), np.uint8)
+        mask[:, :28] = int(picture_id.startswith(f"{class_id}/"))
+        return mask
+
+    def classes_in(self, picture_id: str) -> set[int]:
+        return {int(picture_id[0])}
+
+
+def evidence(count: int, seed: int, dim: int = 8) -> Evidence:
+    """Statistics tell presence, noisily; the token says nothing."""
+    present = (torch.arange(count) % 2).float()
+    inputs = randn(count, dim + 11, seed=seed)
+    inputs[:, dim:] = 3 * inputs[:, dim:] + 5  # another scale than the token's
+    inputs[:, dim] += 6 * present
+    return Evidence(inputs, present)
+
+
+def test_head_learns_and_says_probabilities() -> None:
+    head = fit_head(8, evidence(400, 0), evidence(200, 1))
+    test = evidence(400, 2)
+    with torch.no_grad():
+        probs = head(test.inputs)[:, 0].sigmoid()
+    assert roc_area(probs, test.present) > 0.85  # a shift of two deviations allows 0.92
+    assert calibration_error(probs, test.present) < 0.08
+    again = fit_head(8, evidence(400, 0), evidence(200, 1))
+    assert all(torch.equal(a, b) for a, b in zip(head.parameters(), again.parameters()))
+
+
+def test_platt_finds_the_scale_and_shift_of_logits() -> None:
+    generator = torch.Generator().manual_seed(0)
+    truth = randn(4000, seed=1) * 2
+    present = torch.bernoulli(truth.sigmoid(), generator=generator)
+    scale, shift = platt(3 * truth - 1, present)
+    assert scale == pytest.approx(1 / 3, abs=0.04) and shift == pytest.approx(1 / 3, abs=0.1)
+    assert platt(-truth, present) == (1.0, 0.0)  # logits that fall with presence are left alone
+
+
+def test_roc_area_and_calibration_error_equal_their_definitions() -> None:
+    scores, present = torch.tensor([0.1, 0.4, 0.4, 0.9]), torch.tensor([0.0, 1.0, 0.0, 1.0])
+    assert roc_area(scores, present) == (1 + 1 + 0.5 + 1) / 4
+    assert calibration_error(torch.tensor([0.05, 0.05, 0.95]), torch.tensor([0.0, 1.0, 1.0])) == pytest.approx(
+        2 / 3 * abs(0.05 - 0.5) + 1 / 3 * 0.05
+    )
+    with pytest.raises(ValueError, match="needs pictures with the object and pictures without"):
+        roc_area(scores, torch.ones(4))
+
+
+def test_training_touches_the_presence_head_alone() -> None:
+    model = small_segmenter(variant="full")
+    data = PresenceData(Stripes(), [0, 1])
+    assert data.trained == [0, 1]
+    learnt = train_presence(model, data, count=16, batch_size=5)
+    assert not model.config.presence_statistics and learnt.config.presence_statistics
+    before, after = model.state_dict(), learnt.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before if not name.startswith("presence."))
+    found = collect_evidence(learnt, data.episodes(model.resize, 12, held_out=True), batch_size=5)
+    assert found.inputs.shape == (12, 32 + 11) and 0 < float(found.present.mean()) < 1
+    memory = learnt.encode_support(torch.rand(1, 1, 3, 56, 56), torch.ones(1, 1, 56, 56))
+    query = torch.rand(2, 3, 56, 56)
+    with torch.no_grad():
+        old, new = model.decode_query(memory, query), learnt.decode_query(memory, query)
+    assert torch.equal(old.mask_logits, new.mask_logits) and torch.equal(old.iou_pred, new.iou_pred)
+
+
+def test_stage_writes_a_checkpoint_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = small_segmenter()
+    trained = tmp_path / "best.ckpt"
+    state = {f"model.{name}": tensor for name, tensor in model.state_dict().items()} | {"curve.cuts": torch.ones(1)}
+    torch.save({"state_dict": state, CHECKPOINT_KEY: describe(model), "callbacks": {"best": 0.5}}, trained)
+    data = PresenceData(Stripes(), [0, 1])
+    assert presence_stage(trained, tmp_path / "stage", data, 0, 4, 0) == trained
+    target = presence_stage(trained, tmp_path / "stage", data, 8, 4, 0)
+    assert target == tmp_path / "stage" / "best.ckpt"
+    written = torch.load(target, weights_only=True)
+    assert written["callbacks"] == {"best": 0.5} and "curve.cuts" in written["state_dict"]
+    assert load(target).presence.statistics and not load(trained).presence.statistics
+    stamp = target.stat().st_mtime_ns
+    assert presence_stage(trained, tmp_path / "stage", data, 8, 4, 0) == target
+    assert target.stat().st_mtime_ns == stamp  # a finished stage is kept
+    files = {"cat": {name: (tmp_path, tmp_path) for name in "ab"}}
+    alone = PresenceData(MaskFolderIndex("mine", files), [0])
+    assert presence_stage(trained, tmp_path / "other", alone, 8, 4, 0) == trained
+    assert "'absent' cannot be learnt" in capsys.readouterr().out
+
+
+class Everywhere(Stripes):
+    """As stripes, with a third class in every picture."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.class_names = {**self.class_names, 2: "ground"}
+
+    def pictures(self, class_id: int) -> list[str]:
+        return super().pictures(class_id) if class_id < 2 else super().pictures(0) + super().pictures(1)
+
+    def classes_in(self, picture_id: str) -> set[int]:
+        return super().classes_in(picture_id) | {2}
+
+
+def test_a_class_of_every_picture_is_left_out() -> None:
+    data = PresenceData(Everywhere(), [0, 2], [1, 2])
+    assert data.trained == [0] and data.held_out[1] == [1]
+    drawn = [data.episodes(Resize(56), 8, held_out) for held_out in (False, True)]
+    assert [{item["class_id"] for item in (part[i] for i in range(8))} for part in drawn] == [{0}, {1}]
+    assert not PresenceData(Everywhere(), [2]).trained
+
+
+def test_new_head_starts_present() -> None:
+    head = PresenceHead(8, statistics=True)
+    assert bool((head(torch.zeros(3, 19)) > 0).all())
