@@ -20,7 +20,7 @@ def prompts(rows: list[Row], _: Path) -> str:
         cells["found"] += f" ({interval([row for row in found if row['part'] == 'found'])})"
         shown.append({"kind": kind} | cells)
     first = markdown_table(shown, {"kind": "reference"} | DRAWN, dict.fromkeys(DRAWN, str))
-    names = {"corrected": "corrections", "not this": "a second class in the picture: IoU",
+    names = {"corrected": "corrections", "not this": "a second class in the image: IoU",
              "mistaken": "share of it taken for the object"}  # fmt: skip
     rest = [row | {"what": names[row["part"]], "value": f"{ONE(row['iou'])} ({interval([row])})"}
             for row in rows if row["part"] in names]  # fmt: skip

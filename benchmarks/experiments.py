@@ -23,7 +23,7 @@ from provenance import provenance
 from fsdino.base.method import FewShotMethod
 from fsdino.base.storage import load
 from fsdino.cache.cache import EmbeddingCache, FrozenTaps
-from fsdino.cache.image_list import PictureList
+from fsdino.cache.image_list import ImageList
 from fsdino.data.catalog import open_data_set
 from fsdino.data.class_index import CombinedIndex
 from fsdino.data.episodes.episode import EpisodeData
@@ -51,14 +51,14 @@ def tiny_seeds() -> Iterator[Run]:
 
 
 def distillation_curve() -> Iterator[Run]:
-    """Distilled against undistilled, five seeds, over the number of annotated base pictures.
+    """Distilled against undistilled, five seeds, over the number of annotated base images.
 
     Undistilled: a new adapter that learns with the episodes, for a quarter more of them (what distillation costs).
     Both start from the teacher's decoder.
     """
     for seed in range(5):
         for count in (10, 30, 100, 300, None):
-            some = [] if count is None else [f"--data.max_train_pictures={count}"]
+            some = [] if count is None else [f"--data.max_train_images={count}"]
             name = f"{count or 'all'}-seed{seed}"
             short = ["--train.epochs=4", "--train.epoch_length=640", f"--seed={seed}", "--model.variant=full", *some]
             short += ["--trainer.check_val_every_n_epoch=2"]
@@ -137,7 +137,7 @@ def run_once(grid: str, name: str, overrides: list[str]) -> list[dict[str, Any]]
     val = float(torch.load(trained, weights_only=True)["callbacks"][best_key(trained)]["best_model_score"])
     head = {"run": name, "seed": recipe.seed, "fold": recipe.data.fold}
     tail = {"cut": model.threshold, "trained": count_parameters(model.trainable_parameters()),
-            "total": count_parameters(model.parameters()), "train_pictures": len(job.train_set.index.all_pictures()),
+            "total": count_parameters(model.parameters()), "train_images": len(job.train_set.index.all_images()),
             "precision": options.get("precision", "float32"), "seconds": "" if resumed else round(seconds)}  # fmt: skip
     rows = []
     for shots in SHOTS.get(grid, (recipe.data.shots,)):
@@ -160,15 +160,15 @@ def shared_teacher(recipe: Recipe, options: dict[str, Any]) -> Any:
     return Job(replace(recipe, seed=0), options, folder).teacher
 
 
-def shared_features(recipe: Recipe, options: dict[str, Any]) -> tuple[EmbeddingCache, PictureList]:
-    """Maps of all photographs, once for all folds; a frozen encoder learns nothing from seeing a test picture."""
+def shared_features(recipe: Recipe, options: dict[str, Any]) -> tuple[EmbeddingCache, ImageList]:
+    """Maps of all photographs, once for all folds; a frozen encoder learns nothing from seeing a test image."""
     members = [open_data_set(spec.name, spec.root, **spec.options) for spec in recipe.data.train]
     whole = CombinedIndex(members)
-    pictures = PictureList("photographs", tuple(whole.all_pictures()), whole.load_image)
-    cache = Job(recipe, options, ROOT / "features").feature_cache(pictures)
-    plain = tuple(name.removeprefix(f"{members[0].name}:") for name in pictures.ids)
+    images = ImageList("photographs", tuple(whole.all_images()), whole.load_image)
+    cache = Job(recipe, options, ROOT / "features").feature_cache(images)
+    plain = tuple(name.removeprefix(f"{members[0].name}:") for name in images.ids)
     alone = len(members) == 1 or recipe.data.fold == 0  # a fold with one data set left has no prefixes
-    return cache, PictureList("photographs", plain if alone else pictures.ids, whole.load_image)
+    return cache, ImageList("photographs", plain if alone else images.ids, whole.load_image)
 
 
 def shared_distillation(recipe: Recipe, options: dict[str, Any], job: Job) -> Path | None:
@@ -180,11 +180,11 @@ def shared_distillation(recipe: Recipe, options: dict[str, Any], job: Job) -> Pa
     adapter = {name: getattr(model, name) for name in named} | {"hflip": recipe.cache.hflip, "trainer": options}
     adapter["weights"] = FrozenTaps(FewShotSegmenter(model).encoder).fingerprint
     own_objects = recipe.teacher.checkpoint == "own" and recipe.teach.objects
-    fold = recipe.data.fold if own_objects or not recipe.data.pictures else None
+    fold = recipe.data.fold if own_objects or not recipe.data.images else None
     parts = [recipe.name, adapter, asdict(recipe.distill), fold, recipe.seed, job.teacher.fingerprint]
     key = json.dumps(parts, sort_keys=True, default=str)
     folder = ROOT / "distill" / hashlib.sha256(key.encode()).hexdigest()[:12]
-    plain = replace(recipe, data=replace(recipe.data, max_train_pictures=None))
+    plain = replace(recipe, data=replace(recipe.data, max_train_images=None))
     other = Job(plain, options, folder)
     other._teacher = job.teacher
     folder.mkdir(parents=True, exist_ok=True)
@@ -199,12 +199,12 @@ def measure(job: Job, name: str, method: FewShotMethod, test: TestSet | None = N
         if job.features is not None:
             cache = job.features[0]
             prefix = f"{test.index.name}:"
-            pictures = replace(job.features[1], ids=tuple(i.removeprefix(prefix) for i in job.features[1].ids))
+            images = replace(job.features[1], ids=tuple(i.removeprefix(prefix) for i in job.features[1].ids))
         else:
-            ids = tuple(sorted(test.episodes.pictures))
-            pictures = PictureList(f"{test.index.name}-test", ids, test.index.load_image)
-            cache = job.feature_cache(pictures)
-        data = CachedEpisodes(EpisodeData(test.index, test.episodes, method.resize), cache, pictures)
+            ids = tuple(sorted(test.episodes.images))
+            images = ImageList(f"{test.index.name}-test", ids, test.index.load_image)
+            cache = job.feature_cache(images)
+        data = CachedEpisodes(EpisodeData(test.index, test.episodes, method.resize), cache, images)
     folder = job.folder / "evaluate" / name
     return evaluate(
         method, test.index, test.episodes, folder, fingerprint=identity(method), data=data,

@@ -1,7 +1,7 @@
 """What exporting costs in accuracy: `python benchmarks/export.py [--model tiny] [--csv FILE]`.
 
 One model in torch (float32 and bfloat16) and as exported graphs (onnxruntime float32 and 8 bit, OpenVINO where it is
-installed) on the same episodes of novel classes, counted at the pictures' own size. How fast they are is measured by
+installed) on the same episodes of novel classes, counted at the images' own size. How fast they are is measured by
 `benchmarks/speed.py --what onnx`.
 """
 

@@ -1,7 +1,7 @@
 """The README's plots: `python benchmarks/figures.py [NAME ...]` draws `results/NAME.csv` as PNG and SVG beside it.
 
     ablation              mIoU of each variant, and what each part adds, paired episode by episode
-    distillation_curve    distilled and undistilled over the number of annotated pictures, and their difference by seed
+    distillation_curve    distilled and undistilled over the number of annotated images, and their difference by seed
 
 Colours are those of Okabe and Ito (2008); series also differ in shape.
 """
@@ -87,18 +87,18 @@ def _differences(axes: Any, pairs: Sequence[Row], shots: Sequence[str]) -> None:
 
 
 def distillation_curve(results: Path) -> Figure:
-    """Two curves over the number of annotated pictures; below, their difference seed by seed.
+    """Two curves over the number of annotated images; below, their difference seed by seed.
 
     Args:
         results: folder of distillation_curve.csv.
     """
     rows = load(results, "distillation_curve")
     kinds = groups(rows, lambda row: row["run"].split("-", 1)[0])
-    counts = sorted({int(row["train_pictures"]) for row in rows})
+    counts = sorted({int(row["train_images"]) for row in rows})
     figure = Figure(figsize=(6.4, 4.6), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
     for (kind, some), (colour, shape) in zip(sorted(kinds.items()), SERIES):
-        by_count = {n: numbers([r for r in some if int(r["train_pictures"]) == n], "novel_miou") for n in counts}
+        by_count = {n: numbers([r for r in some if int(r["train_images"]) == n], "novel_miou") for n in counts}
         by_count = {n: values for n, values in by_count.items() if values}
         for n, values in by_count.items():
             upper.plot([n] * len(values), values, "_", color=colour, markersize=7, alpha=0.55)
@@ -118,15 +118,15 @@ def distillation_curve(results: Path) -> Figure:
     lower.minorticks_off()
     upper.set_ylabel("novel mIoU, %")
     lower.set_ylabel("distilled −\nundistilled")
-    lower.set_xlabel("annotated base pictures (dashes: seeds; bars: 95 % over seeds, from two seeds on)")
+    lower.set_xlabel("annotated base images (dashes: seeds; bars: 95 % over seeds, from two seeds on)")
     upper.legend(loc="lower right")
     return figure
 
 
 def seed_differences(kinds: dict[str, list[Row]], count: int) -> list[float]:
-    """Distilled minus undistilled for every seed that has both, at one number of pictures."""
+    """Distilled minus undistilled for every seed that has both, at one number of images."""
     both = [{row["seed"]: float(row["novel_miou"]) for row in kinds.get(kind, [])
-             if int(row["train_pictures"]) == count} for kind in ("distilled", "undistilled")]  # fmt: skip
+             if int(row["train_images"]) == count} for kind in ("distilled", "undistilled")]  # fmt: skip
     return [value - both[1][seed] for seed, value in both[0].items() if seed in both[1]]
 
 
@@ -163,7 +163,7 @@ def draw(name: str, results: Path) -> list[Path]:
 
     Args:
         name: a key of `FIGURES`.
-        results: folder of the CSVs, where the pictures go too.
+        results: folder of the CSVs, where the images go too.
 
     Returns:
         The PNG and the SVG.

@@ -28,8 +28,8 @@ def strips(model: FewShotMethod, every: int, size: int) -> list[np.ndarray]:
     """One strip (support, query, truth, prediction) for each of the chosen episodes."""
     index, episodes, drawn = SyntheticWorld("novel"), EpisodeList.load(EPISODES), []
     for spec in list(episodes)[::every]:
-        images = [index.load_image(picture) for picture in spec.support]
-        masks = [index.load_mask(picture, spec.class_id) == 1 for picture in spec.support]
+        images = [index.load_image(image_id) for image_id in spec.support]
+        masks = [index.load_mask(image_id, spec.class_id) == 1 for image_id in spec.support]
         memory = model.remember([Reference(image, mask=mask) for image, mask in zip(images, masks)])
         query = index.load_image(spec.query)
         found, truth = model.segment(memory, query), index.load_mask(spec.query, spec.class_id)
@@ -40,16 +40,16 @@ def strips(model: FewShotMethod, every: int, size: int) -> list[np.ndarray]:
 
 
 def main() -> None:
-    """Write the picture."""
+    """Write the image."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="tiny", help="whatever fsdino.load opens")
     parser.add_argument("--every", type=int, default=50, help="every how many episodes of the list are shown")
     parser.add_argument("--size", type=int, default=140, help="width of a panel in pixels")
     parser.add_argument("--out", type=Path, default=OUT)
     chosen = parser.parse_args()
-    picture = Image.fromarray(sheet(strips(load(chosen.model), chosen.every, chosen.size), columns=2))
+    image = Image.fromarray(sheet(strips(load(chosen.model), chosen.every, chosen.size), columns=2))
     chosen.out.parent.mkdir(parents=True, exist_ok=True)
-    picture.quantize(COLORS, dither=Image.Dither.NONE).save(chosen.out, optimize=True)
+    image.quantize(COLORS, dither=Image.Dither.NONE).save(chosen.out, optimize=True)
     print(f"{chosen.out}  {chosen.out.stat().st_size / 1000:.0f} KB")
 
 

@@ -1,6 +1,6 @@
 """Whether memory grows with the number of predictions: `python benchmarks/memory.py [--csv FILE]`.
 
-A process of its own for each runtime segments pictures of sixteen sizes, two remembered classes at a time, and notes
+A process of its own for each runtime segments images of sixteen sizes, two remembered classes at a time, and notes
 its resident memory on the way. What counts is the growth from a tenth of the run, when every size has been seen, to its
 end.
 """
@@ -36,8 +36,8 @@ def run_case(runtime: str, model: str, number: int) -> None:
     sizes = [(int(h), int(w)) for h, w in rng.integers(60, 240, (16, 2))]
     for i in range(1, number + 1):
         size = sizes[i % len(sizes)]
-        picture = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
-        resolve(engine.segment(memories, picture), size, engine.threshold)
+        image = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
+        resolve(engine.segment(memories, image), size, engine.threshold)
         if i in (number // 10, number // 2, number):
             print(LINE, i, resident_mb(), flush=True)
 
@@ -75,7 +75,7 @@ def main() -> None:
         rows = [measure(name, where, chosen.number) for name, where in (("torch", MODEL), ("onnx", folder))]
     for row in rows:
         print("  ".join(str(value) for value in row.values()))
-    about = provenance(seed=0, protocol=f"model {MODEL}, one thread, pictures of 16 sizes, two classes each")
+    about = provenance(seed=0, protocol=f"model {MODEL}, one thread, images of 16 sizes, two classes each")
     write_rows(chosen.csv, [row | about for row in rows])
 
 

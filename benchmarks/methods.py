@@ -35,7 +35,7 @@ from fsdino.training.optim import count_parameters
 
 TRAINED = {"sansa": "SANSA", "fssam": "FSSAM"}
 FROZEN = "SAM2, frozen"
-SIDE = (112, 112)  # of the embedded world's pictures
+SIDE = (112, 112)  # of the embedded world's images
 
 
 def runs() -> Iterator[tuple[str, str, int]]:
@@ -111,7 +111,7 @@ def subjects() -> dict[str, FewShotMethod]:
 
 @torch.no_grad()
 def times(found: dict[str, FewShotMethod], repetitions: int) -> list[dict[str, Any]]:
-    """Milliseconds of remembering one reference and of segmenting one picture, all systems in turn.
+    """Milliseconds of remembering one reference and of segmenting one image, all systems in turn.
 
     Args:
         found: The systems by name.
@@ -123,12 +123,12 @@ def times(found: dict[str, FewShotMethod], repetitions: int) -> list[dict[str, A
     actions: dict[str, Callable[[], Any]] = {}
     mask = np.zeros(SIDE, np.uint8)
     mask[30:70, 40:80] = 1
-    shown, picture = [Reference(noise(1, SIDE), mask=mask)], noise(0, SIDE)
+    shown, image = [Reference(noise(1, SIDE), mask=mask)], noise(0, SIDE)
     for title, method in found.items():
         memory = method.remember(shown)
         actions[f"{title}|remember"] = lambda method=method: [method.remember(shown) for _ in range(10)]
         actions[f"{title}|segment"] = lambda method=method, memory=memory: [
-            method.segment(memory, picture) for _ in range(10)
+            method.segment(memory, image) for _ in range(10)
         ]
     timings = interleaved(actions, repetitions)
     return [
@@ -147,7 +147,7 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", help="of the recipes, after --")
     chosen = parser.parse_args()
     if chosen.times:
-        protocol = f"batch 1, {SIDE[0]} px pictures, random weights, medians of {chosen.repetitions} rounds in turn"
+        protocol = f"batch 1, {SIDE[0]} px images, random weights, medians of {chosen.repetitions} rounds in turn"
         about = provenance(protocol=protocol)
         write_rows(RESULTS / "methods_times.csv", [row | about for row in times(subjects(), chosen.repetitions)])
         return

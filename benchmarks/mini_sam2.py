@@ -32,15 +32,15 @@ def scores(module: Sam2PretrainModule, image: Tensor, masks: Tensor, generator: 
         masks: (N, S, S) bool.
         generator: Of the other view.
     """
-    sam2, picture = module.sam2, torch.zeros(len(masks), dtype=torch.long)
-    frame = sam2.encode(image).take(picture)
+    sam2, place = module.sam2, torch.zeros(len(masks), dtype=torch.long)
+    frame = sam2.encode(image).take(place)
     alone, ones = sam2.without_memory(frame), torch.ones(len(masks), 1, dtype=torch.long)
     corners = torch.tensor([2, 3]).expand(len(masks), -1)
-    moved, moved_masks = second_view(image, picture, masks, generator)
+    moved, moved_masks = second_view(image, place, masks, generator)
     found = {
         "click_iou": sam2.decode(frame, alone, central_clicks(masks)[:, None], ones).best(),
         "box_iou": sam2.decode(frame, alone, tight_boxes(masks).reshape(-1, 2, 2), corners, multimask=False),
-        "track_iou": module._track(frame, masks[:, None].float(), sam2.encode(moved).take(picture)).best(),
+        "track_iou": module._track(frame, masks[:, None].float(), sam2.encode(moved).take(place)).best(),
     }
     result = {}
     for name, decoded in found.items():

@@ -4,10 +4,10 @@ Models are built on the meta device, without weights, at their published configu
 
     total            parameters of the whole system; a distillation teacher is no part of it
     trained          those that learn from episodes
-    encoder          those of the picture encoder(s), with adapters inside
+    encoder          those of the image encoder(s), with adapters inside
     adapter, prompts, decoder    the other parts of FS-DINO
-    inference        those that are read while remembering a reference with a mask and segmenting a picture
-    gmac             multiply-adds, in 10^9, of one picture with a remembered reference
+    inference        those that are read while remembering a reference with a mask and segmenting an image
+    gmac             multiply-adds, in 10^9, of one image with a remembered reference
     gmac_encoder     the encoder's share of `gmac`
     gmac_remember    multiply-adds of remembering one reference
 """
@@ -123,10 +123,10 @@ def row(entry: Entry) -> dict[str, Any]:
     with torch.device("meta"):
         model = entry.build().to("meta")
         size = model.img_size
-        picture, mask = torch.rand(1, 3, size, size), torch.rand(1, 1, size, size)
+        image, mask = torch.rand(1, 3, size, size), torch.rand(1, 1, size, size)
         with Touched(model) as touched:
-            memory, remembered, _ = counted(lambda: model.encode_support(picture[:, None], mask))
-            _, segmented, by_module = counted(lambda: model.decode_query(memory, picture))
+            memory, remembered, _ = counted(lambda: model.encode_support(image[:, None], mask))
+            _, segmented, by_module = counted(lambda: model.decode_query(memory, image))
     parts = encoder_parts(model)
     own = part_parameters(model) if isinstance(model, FewShotSegmenter) else {}
     return {
@@ -152,7 +152,7 @@ def count(parameters: Iterable[Tensor]) -> int:
 
 
 def encoder_parts(model: nn.Module) -> list[nn.Module]:
-    """The picture encoders of any method of the package."""
+    """The image encoders of any method of the package."""
     found = []
     for name in ENCODER_PARTS:
         try:
@@ -191,7 +191,7 @@ def main() -> None:
     parser.add_argument("--csv", required=True, help="file to write")
     parser.add_argument("--only", default="", help="entries whose 'method preset' holds this")
     chosen = parser.parse_args()
-    about = provenance(seed=0, protocol="one reference with a mask, one picture, published sizes, meta device")
+    about = provenance(seed=0, protocol="one reference with a mask, one image, published sizes, meta device")
     rows = []
     for entry in entries():
         if chosen.only in f"{entry.method} {entry.preset}":

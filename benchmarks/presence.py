@@ -1,6 +1,6 @@
 """'Absent' as an answer, on novel classes: `python benchmarks/presence.py [--model tiny]`.
 
-Every episode of the fixed list is asked twice: with its own query, and with a picture of the list that lacks the class,
+Every episode of the fixed list is asked twice: with its own query, and with an image of the list that lacks the class,
 drawn by a seed. The head learnt and was calibrated on base classes alone.
 """
 
@@ -16,7 +16,7 @@ from provenance import provenance, write_rows
 
 from fsdino.base.storage import fingerprint, load_segmenter
 from fsdino.cache.cache import FrozenTaps
-from fsdino.cache.image_list import PictureList
+from fsdino.cache.image_list import ImageList
 from fsdino.data.class_index import ClassIndex
 from fsdino.data.episodes.episode import EpisodeData, collate_episodes
 from fsdino.data.episodes.episode_list import EpisodeList, EpisodeSpec
@@ -52,12 +52,12 @@ class Answers:
 
 
 def with_absent(index: ClassIndex, episodes: EpisodeList, seed: int = 0) -> EpisodeList:
-    """The list twice: as it is, then with queries that lack the class, drawn from the list's own pictures."""
-    rng, pool = np.random.default_rng([seed, 31]), sorted(episodes.pictures)
-    shows = {picture: index.classes_in(picture) for picture in pool}
+    """The list twice: as it is, then with queries that lack the class, drawn from the list's own images."""
+    rng, pool = np.random.default_rng([seed, 31]), sorted(episodes.images)
+    shows = {image: index.classes_in(image) for image in pool}
     absent = []
     for spec in episodes.episodes:
-        others = [picture for picture in pool if spec.class_id not in shows[picture]]
+        others = [image for image in pool if spec.class_id not in shows[image]]
         absent.append(EpisodeSpec(spec.class_id, others[int(rng.integers(len(others)))], spec.support))
     whole = (*episodes.episodes, *absent)
     return EpisodeList(episodes.dataset, episodes.fold, episodes.shots, seed, whole, "half absent")
@@ -123,10 +123,10 @@ def main() -> None:
     recipe, options = read_recipe(["--config", "recipes/tiny.yaml", "--log.wandb=off", "--cache.hflip=false"])
     job = Job(recipe, options, Path("runs/benchmarks/presence"))
     model, test = load_segmenter(chosen.model), job.test
-    pictures = PictureList(f"{test.index.name}-test", tuple(sorted(test.episodes.pictures)), test.index.load_image)
+    images = ImageList(f"{test.index.name}-test", tuple(sorted(test.episodes.images)), test.index.load_image)
     questions = EpisodeData(test.index, with_absent(test.index, test.episodes), model.resize)
-    cache = job.cached("features", FrozenTaps(model.encoder), pictures, model.resize.mode, ("plain",))
-    data = CachedEpisodes(questions, cache, pictures)
+    cache = job.cached("features", FrozenTaps(model.encoder), images, model.resize.mode, ("plain",))
+    data = CachedEpisodes(questions, cache, images)
     about = provenance(seed=0, protocol=PROTOCOL)
     rows = [row | {"model": fingerprint(model)} | about for row in report(ask(model, data))]
     write_rows(RESULTS / "presence.csv", rows)

@@ -1,7 +1,7 @@
 """References of every kind on the embedded world: `python benchmarks/prompts.py [--model tiny] [--episodes 200]`.
 
 Simulated users: a click in the middle of the object, three random clicks inside, a tight box, a stroke along it. How
-well is the object drawn on the reference itself, how well is it then found in another picture, what do corrective
+well is the object drawn on the reference itself, how well is it then found in another image, what do corrective
 clicks and "not this" bring. Novel classes decide nothing; what had to be chosen was chosen with `--split base`.
 """
 
@@ -61,7 +61,7 @@ class Bench:
         assert self.old_decoder.sam is not None
         self.old_decoder.sam.mask_decoder.load_state_dict(self.model.decoder.state_dict())
 
-    def picture(self, name: str) -> Tensor:
+    def image(self, name: str) -> Tensor:
         """(1, 3, S, S) in [0, 1]."""
         return self.model.resize.image(image_tensor(self.index.load_image(name)))[None]
 
@@ -70,7 +70,7 @@ class Bench:
         return torch.from_numpy(self.index.load_mask(name, class_id) == 1)
 
     def full(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
-        """Logits (1, 1, s, s) at a picture's own size, (H, W)."""
+        """Logits (1, 1, s, s) at an image's own size, (H, W)."""
         return self.model.resize.invert(logits[0, 0].float(), size)
 
     def add(self, part: str, name: str, mask: Tensor, truth: Tensor) -> None:
@@ -113,18 +113,18 @@ def largest_part(mask: Tensor) -> Tensor:
 
 
 def references(bench: Bench, episodes: EpisodeList) -> None:
-    """Draw objects from prompts, then find them in another picture."""
+    """Draw objects from prompts, then find them in another image."""
     model = bench.model
     for spec in episodes:
         support, query = spec.support[0], spec.query
         whole, truth = bench.truth(support, spec.class_id), bench.truth(query, spec.class_id)
         target, size = largest_part(whole), (truth.shape[0], truth.shape[1])
         image = bench.index.load_image(support)
-        feats, asked = model.encoder(bench.picture(support)), model.encoder(bench.picture(query))
+        feats, asked = model.encoder(bench.image(support)), model.encoder(bench.image(query))
         memory = model.encode_support_feats(feats, model.resize.soft_mask(whole.float())[None, None])
         bench.add("found", "mask", bench.found(memory, asked, size), truth)
         embedding = model.adapter(feats[model.encoder.taps.index(model.config.adapter_tap)])
-        seen = bench.teacher.embed(bench.picture(support))
+        seen = bench.teacher.embed(bench.image(support))
         for kind, given in prompts(target, bench.generator):
             points, labels = prompt_points(Reference(image, **given), (image.shape[0], image.shape[1]), model.resize)  # type: ignore[arg-type]
             points, labels = points[None], labels[None]
@@ -155,7 +155,7 @@ def corrections(bench: Bench, episodes: EpisodeList) -> None:
         support, query = spec.support[0], spec.query
         truth = bench.truth(query, spec.class_id)
         memory = model.remember([Reference(bench.index.load_image(support), mask=bench.truth(support, spec.class_id))])
-        feats, size = model.encoder(bench.picture(query)), (truth.shape[0], truth.shape[1])
+        feats, size = model.encoder(bench.image(query)), (truth.shape[0], truth.shape[1])
         mask = bench.found(memory, feats, size)
         bench.add("corrected", "no click", mask, truth)
         clicks: list[Tensor] = []
@@ -179,10 +179,10 @@ def not_this(bench: Bench, episodes: EpisodeList) -> None:
         if not others:
             continue
         taken = {spec.query, *spec.support}
-        shown = [p for p in bench.index.pictures(others[0]) if p not in taken]
+        shown = [p for p in bench.index.images(others[0]) if p not in taken]
         truth = bench.truth(spec.query, spec.class_id)
         size = (truth.shape[0], truth.shape[1])
-        feats = model.encoder(bench.picture(spec.query))
+        feats = model.encoder(bench.image(spec.query))
         mine = Reference(bench.index.load_image(spec.support[0]), mask=bench.truth(spec.support[0], spec.class_id))
         other = Reference(bench.index.load_image(shown[0]), mask=bench.truth(shown[0], others[0]), negative=True)
         for name, given in (("without", [mine]), ("with", [mine, other])):

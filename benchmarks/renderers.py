@@ -31,7 +31,7 @@ def params(rows: list[Row], _: Path) -> str:
     """Parameters and multiply-adds."""
     millions = ("total", "trained", "encoder", "adapter", "prompts", "decoder", "inference")
     columns = {"method": "method", "preset": "preset", "img_size": "px"} | {name: f"{name}, M" for name in millions}
-    columns |= {"gmac": "GMAC a picture", "gmac_encoder": "of it encoder", "gmac_remember": "GMAC to remember"}
+    columns |= {"gmac": "GMAC an image", "gmac_encoder": "of it encoder", "gmac_remember": "GMAC to remember"}
     formats = {name: MILLIONS for name in millions} | {"img_size": WHOLE}
     return markdown_table(rows, columns, formats | {name: gmac for name in columns if name.startswith("gmac")})
 
@@ -136,14 +136,14 @@ def methods(rows: list[Row], results: Path) -> str:
 
 
 def distillation_curve(rows: list[Row], _: Path) -> str:
-    """Distilled beside undistilled, by the number of annotated pictures."""
+    """Distilled beside undistilled, by the number of annotated images."""
     by_name, shown = groups(rows, run_name), []
     for count in dict.fromkeys(name.split("-", 1)[1] for name in by_name):
         found, plain = by_name.get(f"distilled-{count}", []), by_name.get(f"undistilled-{count}", [])
         shown.append({"count": count, "seeds": str(len(found)), "distilled": average(found, "novel_miou"),
                       "undistilled": average(plain, "novel_miou"),
                       "difference": paired(found, plain, "novel_miou")})  # fmt: skip
-    columns = {"count": "annotated pictures", "seeds": "seeds", "distilled": "distilled, novel mIoU",
+    columns = {"count": "annotated images", "seeds": "seeds", "distilled": "distilled, novel mIoU",
                "undistilled": "undistilled, novel mIoU", "difference": "paired difference"}  # fmt: skip
     return markdown_table(shown, columns, dict.fromkeys(columns, str))
 

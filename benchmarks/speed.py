@@ -1,6 +1,6 @@
 """Time and memory with the bare encoder beside: `python benchmarks/speed.py --csv FILE [--what SECTION ...]`.
 
-Weights are random, arithmetic is float32, one picture at a time. What is compared is timed in turn in one process, and
+Weights are random, arithmetic is float32, one image at a time. What is compared is timed in turn in one process, and
 a ratio is the median over the rounds of the ratio within a round. Sections:
 
     reader    what comes after the encoder as a share of the bare encoder, and memory above it at twice the size

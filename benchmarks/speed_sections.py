@@ -19,7 +19,7 @@ from timing import Timings, interleaved, peak_mb_of, print_peak, resident_mb
 
 from fsdino.base.method import image_tensor
 from fsdino.cache.cache import EmbeddingCache, cache_recipe
-from fsdino.cache.image_list import PictureList
+from fsdino.cache.image_list import ImageList
 from fsdino.cache.shards import ShardStore
 from fsdino.export.command import export_graphs
 from fsdino.models.config import preset
@@ -27,7 +27,7 @@ from fsdino.predict.engines.onnx import OnnxEngine
 from fsdino.predict.engines.torch import TorchEngine
 from fsdino.teachers.sam import SamTeacher
 from fsdino.training.distill import DistillModule
-from fsdino.training.distill_data import DistillPictures
+from fsdino.training.distill_data import DistillImages
 from fsdino.training.optim import build_optimizer
 
 READER_BARS = {
@@ -47,8 +47,8 @@ def reader(small: bool, repetitions: int) -> list[Row]:
     rows = []
     for name in (MAIN[small],) if small else ("b14", "s14"):
         model, bars = segmenter(name), READER_BARS.get(name, {})
-        memory, picture = model.remember([reference()]), noise()
-        square = model.resize.image(image_tensor(picture, "picture"))[None]
+        memory, image = model.remember([reference()]), noise()
+        square = model.resize.image(image_tensor(image, "image"))[None]
         feats = model.encoder(square)
         timings = interleaved(
             {
@@ -57,7 +57,7 @@ def reader(small: bool, repetitions: int) -> list[Row]:
                 "after the encoder": lambda model=model, memory=memory, feats=feats: model.decode_query_feats(
                     memory, feats
                 ),
-                "segment": lambda model=model, memory=memory, picture=picture: model.segment(memory, picture),
+                "segment": lambda model=model, memory=memory, image=image: model.segment(memory, image),
                 "remember": lambda model=model: model.remember([reference()]),
             },
             repetitions,
@@ -109,14 +109,14 @@ def methods(small: bool, repetitions: int) -> list[Row]:
 
 
 def classes(small: bool, repetitions: int) -> list[Row]:
-    """Ten classes in one picture against one."""
+    """Ten classes in one image against one."""
     engine = TorchEngine(segmenter(MAIN[small]))
     memories = [engine.remember([annotated(seed)]) for seed in range(10)]
-    picture = noise()
+    image = noise()
     timings = interleaved(
         {
-            "one class": lambda: list(engine.segment(memories[:1], picture)),
-            "ten classes": lambda: list(engine.segment(memories, picture)),
+            "one class": lambda: list(engine.segment(memories[:1], image)),
+            "ten classes": lambda: list(engine.segment(memories, image)),
         },
         repetitions,
     )
@@ -126,20 +126,20 @@ def classes(small: bool, repetitions: int) -> list[Row]:
 
 
 def distill(small: bool, repetitions: int) -> list[Row]:
-    """A step of stage 1, its picture and its target loaded, from a cache or through a live teacher."""
+    """A step of stage 1, its image and its target loaded, from a cache or through a live teacher."""
     config = preset(MAIN[small], encoder_weights=None)
     teacher = SamTeacher.random("tiny" if small else "vit_b")
     module = DistillModule(config, teacher)
-    pictures = PictureList("noise", tuple(str(i) for i in range(4)), lambda name: noise(int(name), (768, 1024)))
+    images = ImageList("noise", tuple(str(i) for i in range(4)), lambda name: noise(int(name), (768, 1024)))
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        recipe = cache_recipe(teacher, pictures)
+        recipe = cache_recipe(teacher, images)
         store, generator = ShardStore(folder, recipe), np.random.default_rng(0)
         store.put([*range(4)], generator.standard_normal((4, *recipe.entry_shape), dtype=np.float32))
         store.finalize()
         cache = EmbeddingCache(folder)
         for size in (56, 112) if small else (126, 252, 518):
-            cached, live = distill_step(module, pictures, size, cache), distill_step(module, pictures, size, None)
+            cached, live = distill_step(module, images, size, cache), distill_step(module, images, size, None)
             timings = interleaved({"cached step": cached, "live step": live}, repetitions)
             head = {"method": "distillation", "preset": MAIN[small], "img_size": size}
             rows.append(head | line(timings, "cached step", "cached step"))
@@ -148,14 +148,14 @@ def distill(small: bool, repetitions: int) -> list[Row]:
 
 
 def distill_step(
-    module: DistillModule, pictures: PictureList, size: int, cache: EmbeddingCache | None
+    module: DistillModule, images: ImageList, size: int, cache: EmbeddingCache | None
 ) -> Callable[[], None]:
-    """One optimiser step on one picture, from reading it on."""
+    """One optimiser step on one image, from reading it on."""
     assert module.teacher is not None
     resize = type(module.model.resize)
     live = None if cache is not None else resize(module.teacher.img_size)
-    places = list(range(len(pictures)))
-    data = DistillPictures(pictures, places, [False] * len(places), resize(size), cache, live)
+    places = list(range(len(images)))
+    data = DistillImages(images, places, [False] * len(places), resize(size), cache, live)
     optimizer, turn = build_optimizer(module.model, "adamw", 1e-3, 0.05), iter(range(10**9))
 
     def step() -> None:
@@ -170,8 +170,8 @@ def distill_step(
 
 
 def onnx(small: bool, repetitions: int) -> list[Row]:
-    """The exported graphs against torch, one class in one picture."""
-    model, picture = segmenter(MAIN[small]), noise()
+    """The exported graphs against torch, one class in one image."""
+    model, image = segmenter(MAIN[small]), noise()
     with tempfile.TemporaryDirectory() as folder:
         engines = {"torch": TorchEngine(model)}
         with torch.enable_grad():  # the exporter's own checks switch it off
@@ -181,7 +181,7 @@ def onnx(small: bool, repetitions: int) -> list[Row]:
         actions = {}
         for name, engine in engines.items():
             memory = engine.remember([annotated(0)])
-            actions[name] = lambda engine=engine, memory=memory: list(engine.segment([memory], picture))
+            actions[name] = lambda engine=engine, memory=memory: list(engine.segment([memory], image))
         timings = interleaved(actions, repetitions)
     head = {"method": "FS-DINO full", "preset": MAIN[small], "img_size": model.img_size}
     bars = {} if small else {"onnx": "<= 1.00", "onnx int8": "<= 0.65"}

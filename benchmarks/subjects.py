@@ -1,4 +1,4 @@
-"""What is timed: methods with random weights, their bare encoders, and pictures of noise."""
+"""What is timed: methods with random weights, their bare encoders, and images of noise."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fsdino.models.encoder import FeatureEncoder
 from fsdino.models.segmenter import FewShotSegmenter
 from fsdino.predict.support import Annotated
 
-PICTURE_SIZE = (480, 640)
+IMAGE_SIZE = (480, 640)
 
 
 def segmenter(name: str, **overrides: Any) -> FewShotSegmenter:
@@ -32,7 +32,7 @@ def build(method: str, name: str) -> FewShotMethod:
 
 
 def bare_encoder(method: FewShotMethod) -> Callable[[], Any]:
-    """One pass of a method's picture encoder(s) on a square that is ready, as the library that made it runs it."""
+    """One pass of a method's image encoder(s) on a square that is ready, as the library that made it runs it."""
     passes = []
     for part in encoder_parts(method):
         net: nn.Module = part.backbone if isinstance(part, FeatureEncoder) else part
@@ -43,14 +43,14 @@ def bare_encoder(method: FewShotMethod) -> Callable[[], Any]:
     return lambda: [run(square) for run, square in passes]
 
 
-def noise(seed: int = 0, size: tuple[int, int] = PICTURE_SIZE) -> np.ndarray:
-    """A picture (H, W, 3) uint8."""
+def noise(seed: int = 0, size: tuple[int, int] = IMAGE_SIZE) -> np.ndarray:
+    """An image (H, W, 3) uint8."""
     return np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
 
 
 def annotated(seed: int) -> Annotated:
-    """A picture with a box for an object."""
-    mask = np.zeros(PICTURE_SIZE, np.uint8)
+    """An image with a box for an object."""
+    mask = np.zeros(IMAGE_SIZE, np.uint8)
     mask[100 + 10 * seed : 300, 150:420] = 1
     return Annotated(f"reference {seed}", noise(100 + seed), mask)
 

@@ -42,7 +42,7 @@ def figure(name: str, results: Path, beside: Path) -> str:
 
 FIGURES = {
     "ablation": "mIoU of each variant and what each part adds, with intervals",
-    "distillation_curve": "distilled and undistilled over the number of annotated pictures, and their difference",
+    "distillation_curve": "distilled and undistilled over the number of annotated images, and their difference",
 }
 
 

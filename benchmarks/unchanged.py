@@ -61,7 +61,8 @@ def fsdino(*arguments: str, folder: Path) -> str:
 def counts(path: Path) -> str:
     """Digest of the integer counts of every episode of a table, in order."""
     with path.open(encoding="utf-8") as file:
-        rows = [[row[name] for name in ("inter_bg", "inter_fg", "union_bg", "union_fg")] for row in csv.DictReader(file)]
+        names = ("inter_bg", "inter_fg", "union_bg", "union_fg")
+        rows = [[row[name] for name in names] for row in csv.DictReader(file)]
     return digest(json.dumps(rows))
 
 
@@ -149,8 +150,8 @@ def lists_of_counts(folder: Path) -> Iterator[tuple[str, str]]:
         "tiny": ["--list", LIST], "prototype": ["--list", LIST], "all_foreground": ["--list", LIST],
         "persam": ["--episodes", "12", "--options.checkpoint", "TINY_SAM"],
     }.items():  # fmt: skip
-        extra = [str(Path("fsdino/assets/tiny_sam.safetensors").resolve()) if part == "TINY_SAM" else part for part in extra]
-        data = ["--data_options.pictures_per_class", "20"]
+        extra = [str(Path("fsdino/assets/tiny_sam.safetensors").resolve()) if x == "TINY_SAM" else x for x in extra]
+        data = ["--data_options.images_per_class", "20"]
         fsdino("evaluate", name, *data, *extra, "--strips", "0", "--out", f"counts-{name}", folder=folder)
         yield f"counts: {name}", counts(folder / f"counts-{name}" / "episodes.csv")
 
@@ -158,14 +159,12 @@ def lists_of_counts(folder: Path) -> Iterator[tuple[str, str]]:
 def small_runs(folder: Path) -> Iterator[tuple[str, str]]:
     """Weights and counts after seeded small runs of the three systems."""
     for name, extra in {"tiny": FS_DINO_RUN, "sansa_tiny": [], "fssam_tiny": []}.items():
-        path = next(Path("recipes").rglob(f"{name}.yaml" if name == "tiny" else f"*{name.split('_')[0]}*tiny.yaml"), None)
-        path = path or next(Path("recipes").rglob(f"{name.split('_')[0]}/tiny.yaml"))
-        if name == "tiny" and path.parent.name not in ("recipes", "fsdino"):
-            path = Path("recipes/fsdino/tiny.yaml")
+        path = Path("recipes") / f"{name}.yaml"
         fsdino("run", "--config", str(path), *SMALL_RUN, *extra, "--name", name, folder=folder)
         run = next((folder / "runs" / name).iterdir())
         yield f"weights: {name}", tensors(run / "export" / "model.safetensors")
-        yield f"run's counts: {name}", digest(*(raw_counts(p) for p in sorted((run / "evaluate").iterdir()) if p.is_dir()))
+        measured = [path for path in sorted((run / "evaluate").iterdir()) if path.is_dir()]
+        yield f"run's counts: {name}", digest(*map(raw_counts, measured))
 
 
 def predictions(folder: Path) -> Iterator[tuple[str, str]]:
@@ -221,7 +220,8 @@ def api(folder: Path) -> Iterator[tuple[str, str]]:
     shown = [package.Reference(image, mask=mask) for image, mask in (scene(rng, 0), scene(rng, 0))]
     memory, other = model.remember(shown), model.remember([package.Reference(*scene(rng, 1))])
     photo = scene(rng, 0, (180, 140))[0]
-    for name, result in {"segment": model.segment(memory, photo), "refine": model.refine(memory, photo, [[40, 40]])}.items():
+    results = {"segment": model.segment(memory, photo), "refine": model.refine(memory, photo, [[40, 40]])}
+    for name, result in results.items():
         plain = [np.asarray(result.mask), np.asarray(result.probs), result.score, result.presence, result.present]
         yield f"api: {name}", digest(*plain)
     labels = model.segment({"a": memory, "b": other}, photo)

@@ -15,9 +15,9 @@ from fsdino.visualize import overlay, row_of_panels, sheet, write_png
 OUT = Path(__file__).parent / "results" / "world.png"
 
 
-def grid(pictures: list[np.ndarray], columns: int) -> np.ndarray:
-    """Grey pictures of one size in [0, 1] as one RGB picture."""
-    rows = [np.concatenate(pictures[i : i + columns], axis=1) for i in range(0, len(pictures), columns)]
+def grid(images: list[np.ndarray], columns: int) -> np.ndarray:
+    """Grey images of one size in [0, 1] as one RGB image."""
+    rows = [np.concatenate(images[i : i + columns], axis=1) for i in range(0, len(images), columns)]
     return np.repeat((np.concatenate(rows) * 255).astype(np.uint8)[..., None], 3, axis=2)
 
 
@@ -31,10 +31,10 @@ def main() -> None:
         index = SyntheticWorld(split, 2)
         panels = []
         for class_id in list(range(0, len(index.class_names), len(index.class_names) // 6))[:6]:
-            picture = index.pictures(class_id)[0]
-            drawn = overlay(index.load_image(picture).repeat(2, 0).repeat(2, 1),
-                            index.load_mask(picture, class_id).repeat(2, 0).repeat(2, 1))  # fmt: skip
-            panels.append((drawn, f"{split}: {index.class_names[class_id]}", picture))
+            image = index.images(class_id)[0]
+            drawn = overlay(index.load_image(image).repeat(2, 0).repeat(2, 1),
+                            index.load_mask(image, class_id).repeat(2, 0).repeat(2, 1))  # fmt: skip
+            panels.append((drawn, f"{split}: {index.class_names[class_id]}", image))
         strips.append(row_of_panels(panels, 224))
     write_png(OUT, sheet(strips, title="The embedded world: 48 shapes, 40 textures, scenes of each split"))
     print(OUT)

@@ -1,4 +1,4 @@
-"""FS-DINO: DINOv2 and SAM compressed into one small model that segments anything from a few annotated pictures."""
+"""FS-DINO: DINOv2 and SAM compressed into one small model that segments anything from a few annotated images."""
 
 from __future__ import annotations
 

@@ -11,20 +11,20 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
 
-# command -> (module:function, one line of help). Recipe commands take `--config FILE` and overrides, see fsdino.pipeline.recipe.
+# command -> (module:function, one line of help). Recipe commands take `--config FILE` and overrides.
 RECIPE_COMMANDS = {
     "run": ("fsdino.pipeline.commands:run", "a whole recipe: cache, distill, train, evaluate, export"),
-    "cache": ("fsdino.pipeline.commands:cache", "write the teacher's embeddings and the frozen encoder's maps of a recipe"),
+    "cache": ("fsdino.pipeline.commands:cache", "write the teacher's and the frozen encoder's maps of a recipe"),
     "distill": ("fsdino.pipeline.commands:distill", "stage 1: the adapter learns SAM's embedding, coarse to fine"),
     "train": ("fsdino.pipeline.commands:train", "stage 2: episodes of base classes"),
-    "evaluate": ("fsdino.pipeline.commands:evaluate", "measure any method on any data set, or with --config a recipe's run"),
-    "export": ("fsdino.pipeline.commands:export", "write a model as safetensors, pt2, onnx, int8; with --config a run's best"),
+    "evaluate": ("fsdino.pipeline.commands:evaluate", "measure a method on a data set; with --config a recipe's run"),
+    "export": ("fsdino.pipeline.commands:export", "write a model as safetensors, pt2, onnx, int8; with --config a run"),
 }
 FUNCTION_COMMANDS = {
-    "predict": ("fsdino.predict.command:predict", "masks of your objects in your pictures, from a few examples"),
+    "predict": ("fsdino.predict.command:predict", "masks of your objects in your images, from a few examples"),
     "remember": ("fsdino.predict.command:remember", "save what references show as a small file"),
     "compare": ("fsdino.evaluation.compare:compare", "two evaluations of the same episodes: which method is better"),
-    "demo": ("fsdino.demo.serve:demo", "a local page: draw on an example, drop pictures, see the masks"),
+    "demo": ("fsdino.demo.serve:demo", "a local page: draw on an example, drop images, see the masks"),
     "data": ("fsdino.pipeline.commands:data", "what of a data set is on disk, what is missing, which file to fetch"),
     "episodes": ("fsdino.pipeline.commands:episodes", "draw or verify a fixed list of test episodes"),
     "pretrain": ("fsdino.pipeline.commands:pretrain", "train the tiny encoder of the embedded world"),

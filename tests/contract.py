@@ -35,8 +35,8 @@ def episodes(method: FewShotMethod, batch: int, shots: int, seed: int = 0) -> tu
     return images[:, 0], images[:, 1:], masks[:, 1:]
 
 
-def picture(height: int, width: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """A uint8 picture (H, W, 3) and its mask (H, W) of any size."""
+def sketch(height: int, width: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """A uint8 image (H, W, 3) and its mask (H, W) of any size."""
     rng = np.random.default_rng(seed)
     mask = np.zeros((height, width), dtype=np.uint8)
     mask[height // 4 : height // 2 + 1, width // 3 : width // 2 + 2] = 1
@@ -132,7 +132,7 @@ class FewShotContract:
             assert not same or sum(t.numel() for t in tensors.values()) == 0, f"reference {k} of 9 was dropped"
 
     @torch.no_grad()
-    def test_one_memory_serves_many_pictures(self, method: FewShotMethod) -> None:
+    def test_one_memory_serves_many_images(self, method: FewShotMethod) -> None:
         query, images, masks = episodes(method, 3, 2)
         memory = method.encode_support(images[:1], masks[:1])
         together = method.decode_query(memory, query)
@@ -171,20 +171,20 @@ class FewShotContract:
                 out = method(*inputs)
         assert all(torch.isfinite(x).all() for x in (out.mask_logits, out.iou_pred, out.presence_logit))
 
-    def test_odd_picture_sizes(self, method: FewShotMethod) -> None:
+    def test_odd_image_sizes(self, method: FewShotMethod) -> None:
         references = [
-            Reference(image, mask=mask) for image, mask in (picture(37, 61, 0), picture(80, 23, 1), picture(64, 64, 2))
+            Reference(image, mask=mask) for image, mask in (sketch(37, 61, 0), sketch(80, 23, 1), sketch(64, 64, 2))
         ]
         memory = method.remember(references)
         sizes = [(45, 91), (113, 29), (64, 64)]
-        results = method.segment_batch(memory, [picture(h, w, 5)[0] for h, w in sizes])
+        results = method.segment_batch(memory, [sketch(h, w, 5)[0] for h, w in sizes])
         for result, size in zip(results, sizes):
             assert result.mask.shape == result.probs.shape == size
             assert result.mask.dtype == torch.bool and 0.0 <= result.score <= 1.0
             assert float(result.probs.min()) >= 0.0 and float(result.probs.max()) <= 1.0
 
     def test_empty_mask_is_refused(self, method: FewShotMethod) -> None:
-        image, mask = picture(32, 32, 0)
+        image, mask = sketch(32, 32, 0)
         with pytest.raises(ValueError, match="no foreground pixel"):
             method.remember([Reference(image, mask=np.zeros_like(mask), name="dog.png")])
         with pytest.raises(ValueError, match="no reference"):
@@ -193,7 +193,7 @@ class FewShotContract:
     @torch.no_grad()
     def test_remember_and_segment_equal_forward(self, method: FewShotMethod) -> None:
         size = method.img_size
-        (query, _), pairs = picture(size, size, 9), [picture(size, size, k) for k in range(2)]
+        (query, _), pairs = sketch(size, size, 9), [sketch(size, size, k) for k in range(2)]
         found = method.segment(method.remember([Reference(i, mask=m) for i, m in pairs]), query)
         images = torch.stack([torch.from_numpy(i).permute(2, 0, 1).float() / 255 for i, _ in pairs])
         masks = torch.stack([torch.from_numpy(m).float() for _, m in pairs])

@@ -1,4 +1,4 @@
-"""A segmenter of the real classes, small enough for any test, and references and pictures for it."""
+"""A segmenter of the real classes, small enough for any test, and references and images for it."""
 
 from __future__ import annotations
 
@@ -44,18 +44,18 @@ def small_segmenter(seed: int = 0, **overrides: Any) -> FewShotSegmenter:
 def scene(height: int = 60, width: int = 80, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Noise (H, W, 3) uint8 with a striped box, and the box (H, W) in {0, 1}."""
     rng = np.random.default_rng(seed)
-    picture = rng.integers(0, 90, (height, width, 3), dtype=np.uint8)
+    image = rng.integers(0, 90, (height, width, 3), dtype=np.uint8)
     top, left = (int(rng.integers(1, side // 2)) for side in (height, width))
     mask = np.zeros((height, width), np.uint8)
     mask[top : top + height // 3, left : left + width // 3] = 1
     stripes = (np.arange(width)[None, :, None] % 6 < 3) * 120 + 100
-    return np.where(mask[..., None] == 1, stripes, picture).astype(np.uint8), mask
+    return np.where(mask[..., None] == 1, stripes, image).astype(np.uint8), mask
 
 
 def annotated(count: int = 1, seed: int = 0) -> list[Annotated]:
     """References of different sizes."""
     found = [scene(60 + 7 * i, 80 - 9 * i, seed + i) for i in range(count)]
-    return [Annotated(f"reference {i}", picture, mask) for i, (picture, mask) in enumerate(found)]
+    return [Annotated(f"reference {i}", image, mask) for i, (image, mask) in enumerate(found)]
 
 
 def write_references(folder: Path, classes: dict[str, int]) -> Path:

@@ -46,7 +46,7 @@ def _empty_masks(root: Path) -> None:
         labels(root / f"pen/shot{k}.png", block(0))
 
 
-def _one_picture(root: Path) -> None:
+def _one_image(root: Path) -> None:
     mask_folder_tree(root)
     for k in (1, 2):
         (root / f"pen/shot{k}.jpg").unlink()
@@ -70,9 +70,9 @@ CASES: dict[str, tuple[str, Callable[[Path], object] | None, str]] = {
     "dangling": ("coco", _dangling, r"annotation 1 in '.*instances.json' is of image id 99, .*remove"),
     "truncated": ("folder", _truncated, r"shot\d.jpg' cannot be read .*(again|replace|copy)"),
     "other size": ("folder", _other_size, r"mask '.*cup/shot1.png' is 70x90 pixels .*: export the mask at the pict"),
-    "empty": ("folder", _empty_masks, r"class 'pen' of 'folder' fold 1 has 0 picture\(s\) with a mask, .*: add pict"),
-    "too few": ("folder", _one_picture, r"class 'pen' of 'folder' fold 1 has 1 picture\(s\) with a mask, .*: add pi"),
-    "coloured labels": ("folder", _coloured, r"label picture '.*labels/0.png' has colours .*: save it as a grey or"),
+    "empty": ("folder", _empty_masks, r"class 'pen' of 'folder' fold 1 has 0 image\(s\) with a mask, .*: add pict"),
+    "too few": ("folder", _one_image, r"class 'pen' of 'folder' fold 1 has 1 image\(s\) with a mask, .*: add pi"),
+    "coloured labels": ("folder", _coloured, r"label image '.*labels/0.png' has colours .*: save it as a grey or"),
 }  # fmt: skip
 
 

@@ -140,7 +140,7 @@ class PretrainModule(LightningModule):
 
 
 class RandomPatches(nn.Module):
-    """Keeps a random share of each picture's patch tokens; stands where a timm ViT has its `patch_drop`.
+    """Keeps a random share of each image's patch tokens; stands where a timm ViT has its `patch_drop`.
 
     Args:
         num_prefix_tokens: tokens in front that always stay.

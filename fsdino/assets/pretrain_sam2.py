@@ -1,4 +1,4 @@
-"""Training of a small SAM2 from pictures with masks: prompts on one view, tracking into another view.
+"""Training of a small SAM2 from images with masks: prompts on one view, tracking into another view.
 
 What SAM2's paper does with videos (Ravi et al. 2024, section 5 and appendix D), in small: the second frame of a pair
 is the first one moved, turned, scaled and recoloured. So the model learns to find the *same object* again, which is
@@ -23,7 +23,7 @@ from fsdino.training.optim import OptimizerName, build_optimizer, build_schedule
 
 
 class Sam2PretrainModule(LightningModule):
-    """Trains every part of a SAM2 on still pictures.
+    """Trains every part of a SAM2 on still images.
 
     A batch is `dict(image (B, 3, H, H) float in [0, 1], masks (B, M, H, H) uint8 {0, 1}, valid (B, M) bool)`, as
     `SceneData` gives it; it is brought to the model's size. All draws depend on (seed, step) alone.
@@ -36,9 +36,9 @@ class Sam2PretrainModule(LightningModule):
         weight_decay: Decay of matrices and kernels.
         warmup: Share of the steps spent warming up.
         optimizer: "adamw" or "muon".
-        objects_per_picture: Objects drawn from each picture.
+        objects_per_image: Objects drawn from each image.
         click_share: Share of objects prompted by a click; the others get a box.
-        absent_share: Share of objects that are looked for in another picture, where only "absent" is learnt.
+        absent_share: Share of objects that are looked for in another image, where only "absent" is learnt.
         predicted_share: Share of tracked objects whose memory holds the model's own mask in place of the true one.
         seed: Of the weights and of all draws.
     """
@@ -52,7 +52,7 @@ class Sam2PretrainModule(LightningModule):
         weight_decay: float = 0.05,
         warmup: float = 0.05,
         optimizer: OptimizerName = "adamw",
-        objects_per_picture: int = 2,
+        objects_per_image: int = 2,
         click_share: float = 0.5,
         absent_share: float = 0.1,
         predicted_share: float = 0.3,
@@ -63,7 +63,7 @@ class Sam2PretrainModule(LightningModule):
             torch.manual_seed(seed)
             self.sam2 = Sam2(sam2_config(size, img_size, version)).train()
         self.lr, self.weight_decay, self.warmup, self.optimizer_name = lr, weight_decay, warmup, optimizer
-        self.objects_per_picture = objects_per_picture
+        self.objects_per_image = objects_per_image
         self.click_share, self.absent_share, self.predicted_share = click_share, absent_share, predicted_share
         self.seed = seed
 
@@ -84,11 +84,11 @@ class Sam2PretrainModule(LightningModule):
 
     def losses(self, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
         """Scalars `click`, `box`, `track` and `object`; zero where a batch has no such object."""
-        images, picture, masks = self._objects(batch, generator)
-        moved, moved_masks = second_view(images, picture, masks, generator)
+        images, image, masks = self._objects(batch, generator)
+        moved, moved_masks = second_view(images, image, masks, generator)
         first, second = self.sam2.encode(images), self.sam2.encode(moved)
-        count, device = len(picture), images.device
-        frame = first.take(picture)
+        count, device = len(image), images.device
+        frame = first.take(image)
         clicked = torch.rand(count, generator=generator, device=device) < self.click_share
         guess = frame.embedding.new_zeros(count, 1, *first.high_res[0].shape[-2:])
         parts = {}
@@ -99,9 +99,9 @@ class Sam2PretrainModule(LightningModule):
         absent = torch.rand(count, generator=generator, device=device) < self.absent_share
         own = torch.rand(count, generator=generator, device=device) < self.predicted_share
         probs = torch.where(own[:, None, None, None], self.sam2.to_input_size(guess), masks[:, None].float())
-        target = torch.where(absent, (picture + 1) % len(images), picture) if len(images) > 1 else picture
+        target = torch.where(absent, (image + 1) % len(images), image) if len(images) > 1 else image
         tracked = self._track(frame, probs, second.take(target))
-        there = moved_masks.flatten(1).any(1) & (target == picture)
+        there = moved_masks.flatten(1).any(1) & (target == image)
         parts["track"] = (mask_loss(tracked, moved_masks) * there).sum() / count
         parts["object"] = F.binary_cross_entropy_with_logits(tracked.object_logits[:, 0].float(), there.float())
         return parts
@@ -109,30 +109,30 @@ class Sam2PretrainModule(LightningModule):
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Mean IoU after a central click, and of tracking the true mask into the second view."""
         generator = torch.Generator(self.device).manual_seed(batch_idx)
-        images, picture, masks = self._objects(batch, generator)
-        moved, moved_masks = second_view(images, picture, masks, generator)
-        frame = self.sam2.encode(images).take(picture)
+        images, image, masks = self._objects(batch, generator)
+        moved, moved_masks = second_view(images, image, masks, generator)
+        frame = self.sam2.encode(images).take(image)
         points, labels = (
             central_clicks(masks)[:, None],
-            torch.ones(len(picture), 1, dtype=torch.long, device=self.device),
+            torch.ones(len(image), 1, dtype=torch.long, device=self.device),
         )
         clicked = self.sam2.decode(frame, self.sam2.without_memory(frame), points, labels).best()
-        tracked = self._track(frame, masks[:, None].float(), self.sam2.encode(moved).take(picture)).best()
+        tracked = self._track(frame, masks[:, None].float(), self.sam2.encode(moved).take(image)).best()
         for name, found, truth in (("click_iou", clicked, masks), ("track_iou", tracked, moved_masks)):
             logits = F.interpolate(found.mask_logits, truth.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
             score = mask_iou(logits > 0, truth).mean()
-            self.log(f"val/{name}", score, prog_bar=True, batch_size=len(picture), sync_dist=True)
+            self.log(f"val/{name}", score, prog_bar=True, batch_size=len(image), sync_dist=True)
 
     def _objects(self, batch: dict[str, Tensor], generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Pictures (B, 3, S, S), and of up to `objects_per_picture` each: picture (N,) and mask (N, S, S) bool."""
+        """Images (B, 3, S, S), and of up to `objects_per_image` each: image (N,) and mask (N, S, S) bool."""
         size = (self.sam2.img_size, self.sam2.img_size)
         images = F.interpolate(batch["image"], size, mode="bilinear", align_corners=False, antialias=True).clamp(0, 1)
         masks = F.interpolate(batch["masks"].float(), size, mode="nearest-exact") == 1  # (B, M, S, S)
         usable = batch["valid"].bool() & masks.flatten(2).any(-1)
         order = torch.rand(usable.shape, generator=generator, device=images.device).masked_fill(~usable, 2.0)
-        chosen = order.argsort(1)[:, : self.objects_per_picture]  # usable ones first, in random order
-        picture, place = usable.gather(1, chosen).nonzero(as_tuple=True)
-        return images, picture, masks[picture, chosen[picture, place]]
+        chosen = order.argsort(1)[:, : self.objects_per_image]  # usable ones first, in random order
+        image, place = usable.gather(1, chosen).nonzero(as_tuple=True)
+        return images, image, masks[image, chosen[image, place]]
 
     def _prompted(self, frame: Frame, masks: Tensor, kind: str, generator: torch.Generator) -> Decoded:
         """Three masks after a click, the single mask after a box."""
@@ -174,12 +174,12 @@ def mask_loss(found: Decoded, masks: Tensor) -> Tensor:
     return losses.amin(1) + ((found.iou_pred.float() - iou) ** 2).mean(1)
 
 
-def second_view(images: Tensor, picture: Tensor, masks: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Another view of each picture: mirrored, turned up to 30 degrees, scaled by up to 1.4, moved, and recoloured.
+def second_view(images: Tensor, image: Tensor, masks: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Another view of each image: mirrored, turned up to 30 degrees, scaled by up to 1.4, moved, and recoloured.
 
     Args:
         images: (B, 3, S, S) in [0, 1].
-        picture: (N,) long, the picture of each mask.
+        image: (N,) long, the image of each mask.
         masks: (N, S, S) bool.
         generator: On the device of `images`.
 
@@ -199,5 +199,5 @@ def second_view(images: Tensor, picture: Tensor, masks: Tensor, generator: torch
     grid = F.affine_grid(rows.view(-1, 2, 3), list(images.shape), align_corners=False)
     gain, lift = draw(0.8, 1.2, 3, 1, 1), draw(-0.08, 0.08, 1, 1, 1)
     views = (F.grid_sample(images, grid, align_corners=False) * gain + lift).clamp(0, 1)
-    moved = F.grid_sample(masks[:, None].float(), grid[picture], mode="nearest", align_corners=False)[:, 0] > 0.5
+    moved = F.grid_sample(masks[:, None].float(), grid[image], mode="nearest", align_corners=False)[:, 0] > 0.5
     return views, moved

@@ -21,7 +21,7 @@ tags: [few-shot, segmentation, dinov2, distillation, model_hub_mixin, pytorch_mo
 
 # FS-DINO: {variant} segmenter on {encoder}
 
-Segments an object in any picture after seeing one or a few annotated pictures of it. One frozen DINOv2-style encoder,
+Segments an object in any image after seeing one or a few annotated images of it. One frozen DINOv2-style encoder,
 an adapter distilled from SAM's encoder, and a small segmenter; SAM itself is not needed.
 
 ```python
@@ -33,7 +33,7 @@ memory = model.remember([fsdino.Reference(Image.open("cat.jpg"), mask=Image.open
 result = model.segment(memory, Image.open("other.jpg"))  # result.mask, result.score, result.present
 ```
 
-References: {references}. A folder of pictures at once: `fsdino predict --model path/or/hub-id --support refs/ --images
+References: {references}. A folder of images at once: `fsdino predict --model path/or/hub-id --support refs/ --images
 photos/ --out masks/`; a page to try it: `fsdino demo --model path/or/hub-id`.
 
 | part | parameters |
@@ -53,9 +53,9 @@ Masks of things that a few examples show: labelling aid, counting, cut-outs, res
 
 ## Limits
 
-- It was trained for, and measured on, the data that the results name. On other pictures expect less, and measure.
+- It was trained for, and measured on, the data that the results name. On other images expect less, and measure.
 - It finds what looks like the references; unusual views, tiny objects and crowded scenes are the usual failures.
-- The score and the answer "absent" are estimates. Check them on your own pictures before anything depends on them.
+- The score and the answer "absent" are estimates. Check them on your own images before anything depends on them.
 - Not for identifying people, nor for decisions about them.
 
 ## Licence
@@ -151,7 +151,7 @@ def model_card(model: nn.Module, info: Mapping[str, Any]) -> str:
         taps=", ".join(str(tap) for tap in sorted({segmenter["adapter_tap"], *segmenter["reader_taps"]})),
         references="masks, clicks, boxes and scribbles, mixed freely, and what is not meant; clicks correct results"
         if segmenter.get("promptable")
-        else "pictures with masks, one or several, and what is not meant",
+        else "images with masks, one or several, and what is not meant",
         parts="\n".join(f"| {name} | {count:,} |" for name, count in sizes.items() if count),
         fingerprint=info.get("fingerprint", ""),
         format_version=info["format_version"],

@@ -1,4 +1,4 @@
-"""A PIL picture or mask as a plain array, by the same rules wherever one comes in. Nothing here imports torch."""
+"""A PIL image or mask as a plain array, by the same rules wherever one comes in. Nothing here imports torch."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ IGNORE = 255  # label of pixels that take part in no loss and no score
 
 
 def to_rgb(image: Image.Image) -> np.ndarray:
-    """Turn any PIL picture into RGB bytes as a viewer would show it.
+    """Turn any PIL image into RGB bytes as a viewer would show it.
 
     Args:
-        image: A picture of any mode; its EXIF orientation is applied, transparent pixels are laid on white, 16 bit
+        image: An image of any mode; its EXIF orientation is applied, transparent pixels are laid on white, 16 bit
             channels keep their upper eight bits, grey becomes three equal channels.
 
     Returns:
@@ -29,13 +29,13 @@ def to_rgb(image: Image.Image) -> np.ndarray:
 
 
 def to_mask(image: Image.Image, threshold: int = 128) -> np.ndarray:
-    """Turn a black and white PIL picture into a mask.
+    """Turn a black and white PIL image into a mask.
 
-    A picture of nothing but 0, 1 and 255 with a 1 in it holds labels: 1 object, 255 ignore. Any other is cut at
+    An image of nothing but 0, 1 and 255 with a 1 in it holds labels: 1 object, 255 ignore. Any other is cut at
     `threshold`, so that what JPEG leaves around the object does not count.
 
     Args:
-        image: A grey, palette, one-bit or RGB picture.
+        image: A grey, palette, one-bit or RGB image.
         threshold: Smallest brightness in [1, 255] that counts as object.
 
     Returns:

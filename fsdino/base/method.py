@@ -1,4 +1,4 @@
-"""What every few-shot method of the package promises: remember references once, then segment pictures."""
+"""What every few-shot method of the package promises: remember references once, then segment images."""
 
 from __future__ import annotations
 
@@ -13,12 +13,22 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fsdino.base.reference import Picture, Reference, image_tensor, prompt_points, reference_tensors, to_square
+from fsdino.base.reference import ImageLike, Reference, image_tensor, prompt_points, reference_tensors, to_square
 from fsdino.base.resize import Resize
 
 __all__ = [
-    "FewShotMethod", "Instance", "LabelMap", "Memory", "Picture", "Reference", "Segmentation", "SegmenterOutput",
-    "image_tensor", "prompt_points", "reference_tensors", "to_square",
+    "FewShotMethod",
+    "ImageLike",
+    "Instance",
+    "LabelMap",
+    "Memory",
+    "Reference",
+    "Segmentation",
+    "SegmenterOutput",
+    "image_tensor",
+    "prompt_points",
+    "reference_tensors",
+    "to_square",
 ]  # fmt: skip
 
 MemoryT = TypeVar("MemoryT", bound="Memory")
@@ -43,14 +53,14 @@ class Instance:
 
 @dataclass
 class Segmentation:
-    """What was found of one class in one picture, at the picture's own size.
+    """What was found of one class in one image, at the image's own size.
 
     Args:
         mask: (H, W) bool; all False where the object is absent.
         probs: (H, W) float in [0, 1].
         score: The method's own estimate of the mask's IoU, in [0, 1].
-        present: Whether the object is in the picture at all: its presence is above one half.
-        presence: Probability that the object is in the picture, in [0, 1].
+        present: Whether the object is in the image at all: its presence is above one half.
+        presence: Probability that the object is in the image, in [0, 1].
     """
 
     mask: Tensor
@@ -84,7 +94,7 @@ class Segmentation:
 
 @dataclass
 class LabelMap:
-    """What was found of several classes in one picture; each pixel belongs to the most probable of them or to none.
+    """What was found of several classes in one image; each pixel belongs to the most probable of them or to none.
 
     Args:
         labels: (H, W) int64, 0 for background and k for the k-th class.
@@ -106,7 +116,7 @@ class SegmenterOutput:
     Args:
         mask_logits: (B, 1, s, s) float, on any square grid.
         iou_pred: (B, 1) float, predicted IoU of the mask.
-        presence_logit: (B, 1) float, above 0 where the object is in the picture.
+        presence_logit: (B, 1) float, above 0 where the object is in the image.
     """
 
     mask_logits: Tensor
@@ -135,7 +145,7 @@ class Memory:
 class FewShotMethod(nn.Module, ABC):
     """A system that segments what a few references show.
 
-    Subclasses implement `encode_support` (paid once per class) and `decode_query` (paid per picture); everything that
+    Subclasses implement `encode_support` (paid once per class) and `decode_query` (paid per image); everything that
     users call is built on these two.
 
     Args:
@@ -175,7 +185,7 @@ class FewShotMethod(nn.Module, ABC):
 
     @abstractmethod
     def decode_query(self, memory: Any, query_image: Tensor) -> SegmenterOutput:
-        """Segment pictures with a memory; a memory of batch 1 serves all of them.
+        """Segment images with a memory; a memory of batch 1 serves all of them.
 
         Args:
             memory: What `encode_support` returned, of batch B or 1.
@@ -191,7 +201,7 @@ class FewShotMethod(nn.Module, ABC):
 
     @torch.no_grad()
     def remember(self, references: Sequence[Reference]) -> Any:
-        """Turn annotated pictures of one class into a memory (batch 1), paid once.
+        """Turn annotated images of one class into a memory (batch 1), paid once.
 
         Args:
             references: At least one, in any order; sizes and kinds may differ, where the method knows other kinds
@@ -225,49 +235,49 @@ class FewShotMethod(nn.Module, ABC):
         return reference
 
     @overload
-    def segment(self, memory: Mapping[str, Any], picture: Picture) -> LabelMap: ...
+    def segment(self, memory: Mapping[str, Any], image: ImageLike) -> LabelMap: ...
 
     @overload
-    def segment(self, memory: Any, picture: Picture) -> Segmentation: ...
+    def segment(self, memory: Any, image: ImageLike) -> Segmentation: ...
 
-    def segment(self, memory: Any, picture: Picture) -> Segmentation | LabelMap:
-        """Find the remembered object, or several remembered classes at once, in one picture.
+    def segment(self, memory: Any, image: ImageLike) -> Segmentation | LabelMap:
+        """Find the remembered object, or several remembered classes at once, in one image.
 
         Args:
             memory: What `remember` returned, or class name to memory.
-            picture: As `Reference.image`, any size.
+            image: As `Reference.image`, any size.
 
         Returns:
-            For one memory mask, probabilities, score and presence at the picture's own size; for several a label map.
+            For one memory mask, probabilities, score and presence at the image's own size; for several a label map.
         """
         if isinstance(memory, Mapping):
-            return self.segment_classes(memory, picture)
-        return self.segment_batch(memory, [picture])[0]
+            return self.segment_classes(memory, image)
+        return self.segment_batch(memory, [image])[0]
 
     @torch.no_grad()
-    def segment_batch(self, memory: Any, pictures: Sequence[Picture]) -> list[Segmentation]:
-        """Find the remembered object in several pictures of any sizes, in one pass of the network.
+    def segment_batch(self, memory: Any, images: Sequence[ImageLike]) -> list[Segmentation]:
+        """Find the remembered object in several images of any sizes, in one pass of the network.
 
         Args:
             memory: What `remember` returned.
-            pictures: As `Reference.image`.
+            images: As `Reference.image`.
 
         Returns:
-            One result per picture, in their order.
+            One result per image, in their order.
         """
-        if len(pictures) == 0:
+        if len(images) == 0:
             return []
-        tensors = [image_tensor(picture, f"picture {i}") for i, picture in enumerate(pictures)]
+        tensors = [image_tensor(image, f"image {i}") for i, image in enumerate(images)]
         output = self.decode_query(memory, torch.stack([self.resize.image(t.to(self.device)) for t in tensors]))
         return [self._segmentation(output, i, (t.shape[-2], t.shape[-1])) for i, t in enumerate(tensors)]
 
     @torch.no_grad()
-    def segment_classes(self, memories: Mapping[str, Any], picture: Picture) -> LabelMap:
-        """Find several classes in one picture.
+    def segment_classes(self, memories: Mapping[str, Any], image: ImageLike) -> LabelMap:
+        """Find several classes in one image.
 
         Args:
             memories: Class name to what `remember` returned.
-            picture: As `Reference.image`, any size.
+            image: As `Reference.image`, any size.
 
         Returns:
             The label map, and mask, probabilities, score and presence of each class; where masks meet, the most
@@ -278,7 +288,7 @@ class FewShotMethod(nn.Module, ABC):
         """
         if not memories:
             raise ValueError("segment() got no memory; give at least one class: {'cat': model.remember(...)}.")
-        tensor = image_tensor(picture, "picture")
+        tensor = image_tensor(image, "image")
         size = (tensor.shape[-2], tensor.shape[-1])
         output = self.decode_classes(list(memories.values()), self.resize.image(tensor.to(self.device))[None])
         found = {name: self._segmentation(output, i, size) for i, name in enumerate(memories)}
@@ -289,7 +299,7 @@ class FewShotMethod(nn.Module, ABC):
         return LabelMap(labels, apart)
 
     def decode_classes(self, memories: Sequence[Any], query_image: Tensor) -> SegmenterOutput:
-        """Segment one picture with several memories of batch 1.
+        """Segment one image with several memories of batch 1.
 
         Args:
             memories: N of them.
@@ -301,13 +311,13 @@ class FewShotMethod(nn.Module, ABC):
         parts = [self.decode_query(memory, query_image) for memory in memories]
         return SegmenterOutput(*(torch.cat(outputs) for outputs in zip(*(vars(part).values() for part in parts))))
 
-    def refine(self, memory: Any, picture: Picture, points: Any, labels: Any = None) -> Segmentation:
-        """Correct what `segment` finds in one picture by clicks; only methods that know points can.
+    def refine(self, memory: Any, image: ImageLike, points: Any, labels: Any = None) -> Segmentation:
+        """Correct what `segment` finds in one image by clicks; only methods that know points can.
 
         Args:
             memory: What `remember` returned.
-            picture: As `Reference.image`.
-            points: (N, 2) clicks as x, y in pixels of the picture, all that were made so far.
+            image: As `Reference.image`.
+            points: (N, 2) clicks as x, y in pixels of the image, all that were made so far.
             labels: N numbers, 1 for a click on the object and 0 for one off it; None: all are on it.
 
         Returns:

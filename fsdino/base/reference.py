@@ -1,4 +1,4 @@
-"""References of every kind: a picture with a mask, or with points, a box or a scribble that point at the object."""
+"""References of every kind: an image with a mask, or with points, a box or a scribble that point at the object."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from fsdino.base.image import to_mask, to_rgb
 from fsdino.base.resize import Resize
 
-Picture = Image.Image | np.ndarray | Tensor
+ImageLike = Image.Image | np.ndarray | Tensor
 
 OFF, ON, BOX_START, BOX_END = 0, 1, 2, 3  # SAM's labels of points; -1 stands for no point
 SCRIBBLE_POINTS = 8  # points that a scribble becomes: SAM has learnt from a few clicks, not from hundreds
@@ -23,26 +23,26 @@ SCRIBBLE_POINTS = 8  # points that a scribble becomes: SAM has learnt from a few
 
 @dataclass
 class Reference:
-    """One annotated picture of the object to find.
+    """One annotated image of the object to find.
 
     A mask says everything, so what else is given beside one is not used; points, a box and a scribble add up. Positions
-    are pixels of the picture, x from the left and y from the top, pixel centres at whole numbers.
+    are pixels of the image, x from the left and y from the top, pixel centres at whole numbers.
 
     Args:
-        image: PIL picture as a viewer shows it (see `to_rgb`), numpy (H, W, 3) uint8, or tensor (3, H, W) float in
+        image: PIL image as a viewer shows it (see `to_rgb`), numpy (H, W, 3) uint8, or tensor (3, H, W) float in
             [0, 1].
-        mask: Same height and width as the picture: numpy or tensor (H, W), of which anything but 0 is the object, or
-            a black and white PIL picture, read as `to_mask` says.
+        mask: Same height and width as the image: numpy or tensor (H, W), of which anything but 0 is the object, or
+            a black and white PIL image, read as `to_mask` says.
         points: (N, 2) clicks as x, y.
         labels: N numbers, 1 for a click on the object and 0 for one off it; None: all are on it.
         box: x0, y0, x1, y1 around the object.
-        scribble: A stroke on the object: the corners (N, 2) of a line as x, y, or a picture (H, W) of the stroke.
+        scribble: A stroke on the object: the corners (N, 2) of a line as x, y, or an image (H, W) of the stroke.
         negative: The reference shows what is not meant: "not this".
         name: What error messages call it, for instance the file's name.
     """
 
-    image: Picture
-    mask: Picture | None = None
+    image: ImageLike
+    mask: ImageLike | None = None
     points: Any = None
     labels: Any = None
     box: Sequence[float] | None = None
@@ -51,11 +51,11 @@ class Reference:
     name: str = "reference"
 
 
-def image_tensor(image: Picture, name: str) -> Tensor:
-    """Turn a picture of any accepted kind into a tensor.
+def image_tensor(image: ImageLike, name: str) -> Tensor:
+    """Turn an image of any accepted kind into a tensor.
 
     Args:
-        image: PIL picture of any mode, turned as its EXIF says (see `to_rgb`), numpy (H, W, 3) uint8, or tensor
+        image: PIL image of any mode, turned as its EXIF says (see `to_rgb`), numpy (H, W, 3) uint8, or tensor
             (3, H, W) float in [0, 1].
         name: What error messages call it.
 
@@ -69,13 +69,13 @@ def image_tensor(image: Picture, name: str) -> Tensor:
         if image.ndim != 3 or image.shape[0] != 3 or not image.is_floating_point():
             raise ValueError(
                 f"{name}: expected a float tensor (3, H, W), got {image.dtype} {tuple(image.shape)}; "
-                "convert it, or give a PIL picture or a uint8 array (H, W, 3)."
+                "convert it, or give a PIL image or a uint8 array (H, W, 3)."
             )
         if image.numel() and not float(image.max()) <= 1.5:
             raise ValueError(f"{name}: expected values in [0, 1], got up to {float(image.max()):.0f}; divide by 255.")
         return image.float()
     if isinstance(image, str | Path):
-        raise ValueError(f"{name}: expected a picture, got the path '{image}'; open it: PIL.Image.open('{image}').")
+        raise ValueError(f"{name}: expected an image, got the path '{image}'; open it: PIL.Image.open('{image}').")
     array = to_rgb(image) if isinstance(image, Image.Image) else np.asarray(image)
     if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8:
         raise ValueError(
@@ -88,10 +88,10 @@ def reference_tensors(reference: Reference) -> tuple[Tensor, Tensor]:
     """Check a reference with a mask and turn it into tensors.
 
     Args:
-        reference: An annotated picture.
+        reference: An annotated image.
 
     Returns:
-        The picture (3, H, W) float in [0, 1] and its mask (H, W) float in {0, 1}.
+        The image (3, H, W) float in [0, 1] and its mask (H, W) float in {0, 1}.
 
     Raises:
         ValueError: If the mask is missing, empty, of another size, or not a single plane.
@@ -105,7 +105,7 @@ def reference_tensors(reference: Reference) -> tuple[Tensor, Tensor]:
         raise ValueError(f"{name}: expected a mask (H, W), got shape {tuple(mask.shape)}; give a single plane.")
     if mask.shape != image.shape[-2:]:
         raise ValueError(
-            f"{name}: the mask is {tuple(mask.shape)} but its picture {tuple(image.shape[-2:])} (rows, columns); "
+            f"{name}: the mask is {tuple(mask.shape)} but its image {tuple(image.shape[-2:])} (rows, columns); "
             "resize the mask with nearest neighbour."
         )
     if not bool((mask != 0).any()):
@@ -113,7 +113,7 @@ def reference_tensors(reference: Reference) -> tuple[Tensor, Tensor]:
     return image, (mask != 0).float()
 
 
-def _plane(mask: Picture) -> Tensor:
+def _plane(mask: ImageLike) -> Tensor:
     """A mask of any accepted kind as a tensor, not 0 on the object."""
     if isinstance(mask, Tensor):
         return mask
@@ -127,7 +127,7 @@ def prompt_points(
 
     Args:
         reference: With points, a box or a scribble.
-        size: (H, W) of its picture.
+        size: (H, W) of its image.
         resize: The way to the square.
         on_object: Whether one of the points has to be on the object; a correction may be off it alone.
 
@@ -136,7 +136,7 @@ def prompt_points(
         the corners of a box.
 
     Raises:
-        ValueError: If nothing is given, nothing points at the object, a position is outside the picture, or a shape or
+        ValueError: If nothing is given, nothing points at the object, a position is outside the image, or a shape or
             a label is wrong.
     """
     points, labels = _clicks(reference)
@@ -156,18 +156,18 @@ def prompt_points(
     if outside.any():
         x, y = points[outside.argmax()]
         raise ValueError(
-            f"{reference.name}: position ({x:g}, {y:g}) is outside the picture of {width}x{height} pixels (width x "
+            f"{reference.name}: position ({x:g}, {y:g}) is outside the image of {width}x{height} pixels (width x "
             "height); give x, y in its pixels."
         )
     return to_square(torch.from_numpy(points), size, resize), torch.from_numpy(labels)
 
 
 def to_square(points: Tensor, size: tuple[int, int], resize: Resize) -> Tensor:
-    """Positions in a picture as positions in the network's square, pixel centres at whole numbers in both.
+    """Positions in an image as positions in the network's square, pixel centres at whole numbers in both.
 
     Args:
-        points: (P, 2) x, y in pixels of the picture.
-        size: (H, W) of the picture.
+        points: (P, 2) x, y in pixels of the image.
+        size: (H, W) of the image.
         resize: The way to the square.
 
     Returns:
@@ -213,7 +213,7 @@ def _stroke(reference: Reference, size: tuple[int, int]) -> np.ndarray:
     if stroke.ndim == 2 and stroke.shape[1] == 2 and len(stroke):
         return _along(stroke.astype(np.float32))
     raise ValueError(
-        f"{reference.name}: expected a scribble of corners (N, 2) or a picture {size} of a stroke, got {stroke.shape}."
+        f"{reference.name}: expected a scribble of corners (N, 2) or an image {size} of a stroke, got {stroke.shape}."
     )
 
 

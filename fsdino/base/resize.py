@@ -1,4 +1,4 @@
-"""The one way from a picture's own size to the network's square and back."""
+"""The one way from an image's own size to the network's square and back."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ResizeMode = Literal["squash", "pad"]
 
 
 class Resize:
-    """Bring pictures and masks to a square of `size` pixels, and predictions back to the picture's own size.
+    """Bring images and masks to a square of `size` pixels, and predictions back to the image's own size.
 
     Args:
         size: Side of the square, in pixels.
@@ -36,7 +36,7 @@ class Resize:
         return f"Resize(size={self.size}, mode={self.mode!r})"
 
     def image(self, img: Tensor) -> Tensor:
-        """Resize pictures, bilinear, smoothed where they shrink.
+        """Resize images, bilinear, smoothed where they shrink.
 
         Args:
             img: (..., 3, H, W) float in [0, 1].
@@ -72,11 +72,11 @@ class Resize:
         return self._pad(content.reshape(*mask.shape[:-2], *content.shape[-2:]), float(IGNORE)).long()
 
     def invert(self, logits: Tensor, original_size: tuple[int, int]) -> Tensor:
-        """Bring a square prediction back to the picture's own size, without the padding.
+        """Bring a square prediction back to the image's own size, without the padding.
 
         Args:
             logits: (..., s, s) float on a square grid of any side s that covers the same square.
-            original_size: (H, W) of the picture, in pixels.
+            original_size: (H, W) of the image, in pixels.
 
         Returns:
             (..., H, W) float, bilinear.
@@ -94,7 +94,7 @@ class Resize:
         return sampled.to(logits.dtype).reshape(*logits.shape[:-2], *original_size)
 
     def content_size(self, height: int, width: int) -> tuple[int, int]:
-        """Size (rows, columns) that a picture of this height and width takes inside the square."""
+        """Size (rows, columns) that an image of this height and width takes inside the square."""
         if self.mode == "squash":
             return self.size, self.size
         longest = max(height, width)
@@ -113,6 +113,6 @@ def _bilinear(x: Tensor, size: tuple[int, int]) -> Tensor:
         return x
     shrinks = size[0] < x.shape[-2] or size[1] < x.shape[-1]
     flat = x.reshape(-1, 1, *x.shape[-2:])
-    # antialias changes nothing where a picture grows, and not every exporter knows it
+    # antialias changes nothing where an image grows, and not every exporter knows it
     out = F.interpolate(flat, size=size, mode="bilinear", align_corners=False, antialias=shrinks)
     return out.reshape(*x.shape[:-2], *size)

@@ -1,4 +1,4 @@
-"""Embeddings of a picture list, computed once through Lightning's predict loop and read back memory-mapped."""
+"""Embeddings of an image list, computed once through Lightning's predict loop and read back memory-mapped."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from torch.utils.data import DataLoader, DistributedSampler
 
 from fsdino.base.digest import file_sha256
 from fsdino.base.resize import Resize
-from fsdino.cache.image_list import PictureData, PictureList
+from fsdino.cache.image_list import ImageData, ImageList
 from fsdino.cache.shards import CacheRecipe, ShardStore, read_manifest, shard_bytes, shard_path
 from fsdino.models.encoder import FeatureEncoder
 
 
 class EmbeddingSource(Protocol):
-    """Anything frozen that turns pictures into rows of a cache; `SamTeacher` is one."""
+    """Anything frozen that turns images into rows of a cache; `SamTeacher` is one."""
 
     name: str
 
     @property
     def img_size(self) -> int:
-        """Side of the pictures it wants, in pixels."""
+        """Side of the images it wants, in pixels."""
 
     @property
     def fingerprint(self) -> str:
@@ -38,7 +38,7 @@ class EmbeddingSource(Protocol):
 
     @property
     def entry_shape(self) -> tuple[int, ...]:
-        """Shape of one picture's embedding."""
+        """Shape of one image's embedding."""
 
     def to(self, device: torch.device | str) -> EmbeddingSource:
         """Moves it."""
@@ -52,7 +52,7 @@ class FrozenTaps:
 
     Args:
         encoder: the encoder; rows are its taps stacked, (L, C, h, w).
-        img_size: side of the pictures in pixels; None = the encoder's own.
+        img_size: side of the images in pixels; None = the encoder's own.
         name: how manifests call it.
     """
 
@@ -88,20 +88,20 @@ class FrozenTaps:
 
 def cache_recipe(
     source: EmbeddingSource,
-    pictures: PictureList,
+    images: ImageList,
     resize_mode: str = "squash",
     views: tuple[str, ...] = ("plain",),
     shard_size: int = 512,
     precision: str = "32-true",
 ) -> CacheRecipe:
-    """What a cache of a picture list must say in its manifest.
+    """What a cache of an image list must say in its manifest.
 
     Args:
         source: the frozen network.
-        pictures: the list.
-        resize_mode: how pictures become square.
+        images: the list.
+        resize_mode: how images become square.
         views: "plain", optionally also "hflip".
-        shard_size: pictures in a shard.
+        shard_size: images in a shard.
         precision: Lightning's precision that the network runs in.
 
     Returns:
@@ -116,9 +116,9 @@ def cache_recipe(
     return CacheRecipe(
         source=source.name,
         fingerprint=source.fingerprint,
-        pictures=pictures.name,
-        pictures_sha256=pictures.sha256,
-        num_pictures=len(pictures),
+        images=images.name,
+        images_sha256=images.sha256,
+        num_images=len(images),
         img_size=source.img_size,
         resize_mode=resize_mode,
         views=tuple(views),
@@ -153,17 +153,17 @@ class EmbeddingCache:
         self._maps: dict[int, np.ndarray] = {}
 
     def __len__(self) -> int:
-        return self.recipe.num_pictures
+        return self.recipe.num_images
 
     def __getitem__(self, index: int) -> Tensor:
-        """(C, h, w) float16 of the plain picture at a place of the list."""
+        """(C, h, w) float16 of the plain image at a place of the list."""
         return self.view(index, "plain")
 
     def view(self, index: int, view: str) -> Tensor:
-        """One view of one picture.
+        """One view of one image.
 
         Args:
-            index: place in the picture list.
+            index: place in the image list.
             view: "plain" or "hflip".
 
         Returns:
@@ -174,7 +174,7 @@ class EmbeddingCache:
             ValueError: if the cache does not hold that view.
         """
         if not 0 <= index < len(self):
-            raise IndexError(f"picture {index} is outside the cache's {len(self)} pictures.")
+            raise IndexError(f"image {index} is outside the cache's {len(self)} images.")
         if view not in self.recipe.views:
             raise ValueError(f"cache {self.folder} holds the views {self.recipe.views}, not {view!r}; cache it again.")
         shard, row = divmod(index, self.recipe.shard_size)
@@ -202,7 +202,7 @@ class CacheModule(LightningModule):
 
     Args:
         source: the frozen network.
-        views: what to embed of each picture.
+        views: what to embed of each image.
     """
 
     def __init__(self, source: EmbeddingSource, views: tuple[str, ...] = ("plain",)) -> None:
@@ -221,24 +221,24 @@ class CacheModule(LightningModule):
 
 
 class CacheData(LightningDataModule):
-    """The pictures that this process still has to embed.
+    """The images that this process still has to embed.
 
     Args:
-        pictures: the list.
+        images: the list.
         store: the cache being written.
-        batch_size: pictures a step.
+        batch_size: images a step.
         num_workers: loader processes.
     """
 
-    def __init__(self, pictures: PictureList, store: ShardStore, batch_size: int = 8, num_workers: int = 0) -> None:
+    def __init__(self, images: ImageList, store: ShardStore, batch_size: int = 8, num_workers: int = 0) -> None:
         super().__init__()
-        self.pictures, self.store, self.batch_size, self.num_workers = pictures, store, batch_size, num_workers
+        self.images, self.store, self.batch_size, self.num_workers = images, store, batch_size, num_workers
 
     def predict_dataloader(self) -> DataLoader:
-        """Pending pictures of this rank's shards."""
+        """Pending images of this rank's shards."""
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
         resize = Resize(self.store.recipe.img_size, self.store.recipe.resize_mode)  # type: ignore[arg-type]
-        data = PictureData(self.pictures, resize, self.store.pending(rank, world_size))
+        data = ImageData(self.images, resize, self.store.pending(rank, world_size))
         sampler = _OwnSampler(data, 1, 0)
         return DataLoader(data, batch_size=self.batch_size, sampler=sampler, num_workers=self.num_workers)
 
@@ -273,7 +273,7 @@ class CacheWriter(BasePredictionWriter):
 
 def write_cache(
     source: EmbeddingSource,
-    pictures: PictureList,
+    images: ImageList,
     folder: str | Path,
     trainer: Trainer | None = None,
     resize_mode: str = "squash",
@@ -286,14 +286,14 @@ def write_cache(
 
     Args:
         source: the frozen network.
-        pictures: the list.
+        images: the list.
         folder: the cache.
         trainer: Lightning's trainer; each of its devices writes whole shards of its own. None = one process on the CPU.
-        resize_mode: how pictures become square.
+        resize_mode: how images become square.
         views: "plain", optionally also "hflip".
-        batch_size: pictures a step and device.
+        batch_size: images a step and device.
         num_workers: loader processes a device.
-        shard_size: pictures in a shard; a cache that exists keeps its own.
+        shard_size: images in a shard; a cache that exists keeps its own.
 
     Returns:
         The finished cache.
@@ -304,13 +304,13 @@ def write_cache(
     trainer = trainer or Trainer(
         accelerator="cpu", devices=1, logger=False, enable_checkpointing=False, enable_model_summary=False
     )
-    recipe = cache_recipe(source, pictures, resize_mode, views, shard_size, str(trainer.precision))
+    recipe = cache_recipe(source, images, resize_mode, views, shard_size, str(trainer.precision))
     with only_writer(Path(folder), trainer):
         store = ShardStore(folder, recipe)
         found = store.is_finished
         if not found:
             trainer.callbacks.append(CacheWriter(store))  # type: ignore[attr-defined]
-            data = CacheData(pictures, store, batch_size, num_workers)
+            data = CacheData(images, store, batch_size, num_workers)
             trainer.predict(CacheModule(source, recipe.views), data, return_predictions=False)
             trainer.strategy.barrier()
             if trainer.is_global_zero:

@@ -1,4 +1,4 @@
-"""A fixed list of pictures: what a cache is made of and what distillation looks at; no masks."""
+"""A fixed list of images: what a cache is made of and what distillation looks at; no masks."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from torch.utils.data import Dataset
 
 from fsdino.base.resize import Resize
 
-LOOKED_AT = 64  # pictures whose pixels go into a list's digest
+LOOKED_AT = 64  # images whose pixels go into a list's digest
 
 
 @dataclass(frozen=True)
-class PictureList:
-    """Pictures by id.
+class ImageList:
+    """Images by id.
 
     Args:
         name: how messages and manifests call the list.
@@ -27,7 +27,7 @@ class PictureList:
         load_image: id -> (H, W, 3) uint8, for instance a `ClassIndex`'s method; sent to worker processes.
 
     Raises:
-        ValueError: if the list is empty or names a picture twice.
+        ValueError: if the list is empty or names an image twice.
     """
 
     name: str
@@ -37,19 +37,19 @@ class PictureList:
     def __post_init__(self) -> None:
         object.__setattr__(self, "ids", tuple(self.ids))
         if not self.ids:
-            raise ValueError(f"picture list {self.name!r} is empty; check the folder or the split it comes from.")
+            raise ValueError(f"image list {self.name!r} is empty; check the folder or the split it comes from.")
         if len(set(self.ids)) != len(self.ids):
             twice = next(name for i, name in enumerate(self.ids) if name in self.ids[:i])
-            raise ValueError(f"picture list {self.name!r} names {twice!r} twice; remove the repetition.")
+            raise ValueError(f"image list {self.name!r} names {twice!r} twice; remove the repetition.")
 
     def __len__(self) -> int:
         return len(self.ids)
 
     @cached_property
     def sha256(self) -> str:
-        """Digest of the ids in their order and of the pixels of up to 64 pictures, evenly spread over the list.
+        """Digest of the ids in their order and of the pixels of up to 64 images, evenly spread over the list.
 
-        The pixels tell lists apart whose pictures only share their names: another folder, another seed of a synthetic
+        The pixels tell lists apart whose images only share their names: another folder, another seed of a synthetic
         world.
         """
         digest = hashlib.sha256("\n".join(self.ids).encode())
@@ -60,7 +60,7 @@ class PictureList:
         return digest.hexdigest()
 
     def tensor(self, index: int) -> Tensor:
-        """One picture.
+        """One image.
 
         Args:
             index: its place in the list.
@@ -72,24 +72,24 @@ class PictureList:
         return torch.from_numpy(array).permute(2, 0, 1).float() / 255
 
 
-class PictureData(Dataset):
-    """The pictures of a list at one size, some of them or all, in a given order.
+class ImageData(Dataset):
+    """The images of a list at one size, some of them or all, in a given order.
 
     Args:
-        pictures: the list.
+        images: the list.
         resize: brings them to a square.
         indices: which, as places in the list; None = all in order.
 
-    Items are dicts of `image` (3, S, S) float in [0, 1] and `index`, the picture's place in the list.
+    Items are dicts of `image` (3, S, S) float in [0, 1] and `index`, the image's place in the list.
     """
 
-    def __init__(self, pictures: PictureList, resize: Resize, indices: Sequence[int] | None = None) -> None:
-        self.pictures, self.resize = pictures, resize
-        self.indices = range(len(pictures)) if indices is None else indices
+    def __init__(self, images: ImageList, resize: Resize, indices: Sequence[int] | None = None) -> None:
+        self.images, self.resize = images, resize
+        self.indices = range(len(images)) if indices is None else indices
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def __getitem__(self, i: int) -> dict[str, Tensor | int]:
         index = int(self.indices[i])
-        return {"image": self.resize.image(self.pictures.tensor(index)), "index": index}
+        return {"image": self.resize.image(self.images.tensor(index)), "index": index}

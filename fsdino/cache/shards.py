@@ -1,11 +1,11 @@
 """The files of an embedding cache: a manifest that says what was cached, and fp16 shards with marks of what is done.
 
     cache/manifest.json      the recipe; once all shards are done, also their digests
-    cache/shard-00000.npy    (pictures, *entry_shape) float16
-    cache/shard-00000.part   while the shard is written: one byte a picture, 1 = its row is complete
-    cache/shard-00000.json   after that: {"sha256": ..., "pictures": ...}
+    cache/shard-00000.npy    (images, *entry_shape) float16
+    cache/shard-00000.part   while the shard is written: one byte an image, 1 = its row is complete
+    cache/shard-00000.json   after that: {"sha256": ..., "images": ...}
 
-A shard holds a fixed run of the picture list and has one writer, so any number of processes can share the work and a
+A shard holds a fixed run of the image list and has one writer, so any number of processes can share the work and a
 run that was killed goes on, also with another number of processes.
 """
 
@@ -34,23 +34,23 @@ class CacheRecipe:
     Args:
         source: name of the network, for people.
         fingerprint: sha256 over the network's weights and sizes.
-        pictures: name of the picture list, for people.
-        pictures_sha256: the list's digest.
-        num_pictures: its length.
-        img_size: side of the square the pictures were brought to, in pixels.
+        images: name of the image list, for people.
+        images_sha256: the list's digest.
+        num_images: its length.
+        img_size: side of the square the images were brought to, in pixels.
         resize_mode: "squash" or "pad".
-        views: what was embedded of each picture: "plain", "hflip".
-        entry_shape: shape of one picture's row, the views first.
+        views: what was embedded of each image: "plain", "hflip".
+        entry_shape: shape of one image's row, the views first.
         dtype: of the numbers on disk.
-        shard_size: pictures in a shard.
+        shard_size: images in a shard.
         precision: Lightning's precision that the network ran in.
     """
 
     source: str
     fingerprint: str
-    pictures: str
-    pictures_sha256: str
-    num_pictures: int
+    images: str
+    images_sha256: str
+    num_images: int
     img_size: int
     resize_mode: str
     views: tuple[str, ...]
@@ -66,11 +66,11 @@ class CacheRecipe:
     @property
     def num_shards(self) -> int:
         """Number of shard files."""
-        return -(-self.num_pictures // self.shard_size)
+        return -(-self.num_images // self.shard_size)
 
-    def shard_pictures(self, shard: int) -> range:
-        """Places in the picture list that a shard holds."""
-        return range(shard * self.shard_size, min(self.num_pictures, (shard + 1) * self.shard_size))
+    def shard_images(self, shard: int) -> range:
+        """Places in the image list that a shard holds."""
+        return range(shard * self.shard_size, min(self.num_images, (shard + 1) * self.shard_size))
 
     def check_same(self, expected: CacheRecipe, folder: Path) -> None:
         """Refuses a cache that was made for something else.
@@ -84,7 +84,7 @@ class CacheRecipe:
         """
         for field in dataclasses.fields(self):
             got, want = getattr(self, field.name), getattr(expected, field.name)
-            if got != want and field.name not in ("source", "pictures", "shard_size"):
+            if got != want and field.name not in ("source", "images", "shard_size"):
                 raise ValueError(
                     f"cache {folder} was made with {field.name} = {got!r}, this run needs {want!r}; "
                     "give another cache folder or delete this one."
@@ -132,7 +132,7 @@ def shard_path(folder: str | Path, shard: int, suffix: str = ".npy") -> Path:
 
 def shard_bytes(recipe: CacheRecipe, shard: int) -> int:
     """Size of a shard's data file with its header, in bytes."""
-    shape = (len(recipe.shard_pictures(shard)), *recipe.entry_shape)
+    shape = (len(recipe.shard_images(shard)), *recipe.entry_shape)
     dtype, header = np.dtype(recipe.dtype), io.BytesIO()
     np.lib.format.write_array_header_1_0(header, {"descr": dtype.str, "fortran_order": False, "shape": shape})
     return len(header.getvalue()) + math.prod(shape) * dtype.itemsize
@@ -168,32 +168,32 @@ class ShardStore:
         return listed and all(self._is_done(shard) for shard in range(self.recipe.num_shards))
 
     def pending(self, rank: int = 0, world_size: int = 1) -> list[int]:
-        """Pictures that one of several writers still has to embed.
+        """Images that one of several writers still has to embed.
 
         Args:
             rank: the writer.
             world_size: number of writers; shard s belongs to writer s mod world_size.
 
         Returns:
-            Places in the picture list, in order.
+            Places in the image list, in order.
         """
         places: list[int] = []
         for shard in range(rank, self.recipe.num_shards, world_size):
             if self._is_done(shard):
                 continue
             part = shard_path(self.folder, shard, ".part")
-            pictures = self.recipe.shard_pictures(shard)
-            marks = np.fromfile(part, np.uint8) if part.is_file() else np.zeros(len(pictures), np.uint8)
-            places += [place for place, done in zip(pictures, marks) if not done]
-            if marks.all():  # killed between the last picture and the mark of completion
+            images = self.recipe.shard_images(shard)
+            marks = np.fromfile(part, np.uint8) if part.is_file() else np.zeros(len(images), np.uint8)
+            places += [place for place, done in zip(images, marks) if not done]
+            if marks.all():  # killed between the last image and the mark of completion
                 self._finish(shard)
         return places
 
     def put(self, places: list[int], rows: np.ndarray) -> None:
-        """Writes pictures: first the rows, then their marks, so that a mark never promises what is not there.
+        """Writes images: first the rows, then their marks, so that a mark never promises what is not there.
 
         Args:
-            places: places in the picture list.
+            places: places in the image list.
             rows: (N, *entry_shape).
 
         Raises:
@@ -209,8 +209,8 @@ class ShardStore:
         if not np.isfinite(rows).all():
             bad = places[int(np.argmin([np.isfinite(row).all() for row in rows]))]
             raise ValueError(
-                f"embedding of picture {bad} is not finite in {self.recipe.dtype}; "
-                "check the picture and the network's weights."
+                f"embedding of image {bad} is not finite in {self.recipe.dtype}; "
+                "check the image and the network's weights."
             )
         for shard in sorted({place // self.recipe.shard_size for place in places}):
             self._put_shard(shard, places, rows)
@@ -243,7 +243,7 @@ class ShardStore:
     def _maps(self, shard: int) -> tuple[np.memmap, np.memmap]:
         """The open files of a shard; a fresh pair starts with the data, so that marks never outlive their rows."""
         if shard not in self._open:
-            count = len(self.recipe.shard_pictures(shard))
+            count = len(self.recipe.shard_images(shard))
             path, part = shard_path(self.folder, shard), shard_path(self.folder, shard, ".part")
             if not part.is_file():
                 shape = (count, *self.recipe.entry_shape)
@@ -256,8 +256,8 @@ class ShardStore:
         return self._open[shard]
 
     def _finish(self, shard: int) -> None:
-        sha256, pictures = file_sha256(shard_path(self.folder, shard)), len(self.recipe.shard_pictures(shard))
-        _write_json(shard_path(self.folder, shard, ".json"), {"sha256": sha256, "pictures": pictures})
+        sha256, images = file_sha256(shard_path(self.folder, shard)), len(self.recipe.shard_images(shard))
+        _write_json(shard_path(self.folder, shard, ".json"), {"sha256": sha256, "images": images})
         shard_path(self.folder, shard, ".part").unlink(missing_ok=True)
 
 

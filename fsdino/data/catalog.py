@@ -43,15 +43,17 @@ DATA_SETS: dict[str, DataSetEntry] = {
     "fss1000": DataSetEntry("fsdino.data.readers.fss:fss1000", "FSS-1000", {"train": "train", "test": "test"}),
     "lvis92i": DataSetEntry("fsdino.data.readers.lvis:LvisIndex", "LVIS-92i (LVIS v1)", _TRAIN_VAL),
     "pascal-part": DataSetEntry("fsdino.data.readers.parts:PascalPartIndex", "PASCAL-Part (VOC 2010)", _TRAIN_VAL),
-    "paco-part": DataSetEntry("fsdino.data.readers.parts:PacoPartIndex", "PACO-Part", {"train": "train", "test": "test"}),
+    "paco-part": DataSetEntry(
+        "fsdino.data.readers.parts:PacoPartIndex", "PACO-Part", {"train": "train", "test": "test"}
+    ),
     "davis2016": DataSetEntry("fsdino.data.readers.davis:DavisIndex", "DAVIS 2016", _TRAIN_VAL, {"year": 2016}),
     "davis2017": DataSetEntry("fsdino.data.readers.davis:DavisIndex", "DAVIS 2017", _TRAIN_VAL, {"year": 2017}),
     "perseg": DataSetEntry("fsdino.data.readers.perseg:PersegIndex", "PerSeg"),
-    "folder": DataSetEntry("fsdino.data.readers.folder:folder", "a folder of pictures and masks"),
+    "folder": DataSetEntry("fsdino.data.readers.folder:folder", "a folder of images and masks"),
     "own": DataSetEntry(
         "fsdino.data.readers.own:own_folder", "one's own folder, all classes learnt", {"train": "train", "test": "test"}
     ),
-    "coco": DataSetEntry("fsdino.data.readers.coco:coco_folder", "a COCO-format JSON file with its pictures"),
+    "coco": DataSetEntry("fsdino.data.readers.coco:coco_folder", "a COCO-format JSON file with its images"),
     "coco386": DataSetEntry(
         "fsdino.data.readers.coco:coco_folder", "386 COCO photographs", options={"name": "coco386", "min_cover": 0.02}
     ),
@@ -70,7 +72,7 @@ def open_data_set(
     Args:
         name: one of `DATA_SETS`.
         root: its folder on disk; not used by the embedded world.
-        role: "train" for pictures of base classes, "test" for episodes.
+        role: "train" for images of base classes, "test" for episodes.
         split: the data set's own split name, in place of a role.
         options: further arguments of its reader.
 

@@ -71,12 +71,12 @@ class DataReport:
 
 
 def check_data_set(name: str, root: str | Path | None = None, num_samples: int = 20) -> DataReport:
-    """Look at a data set as `fsdino evaluate` and `fsdino train` would, and at a few of its pictures.
+    """Look at a data set as `fsdino evaluate` and `fsdino train` would, and at a few of its images.
 
     Args:
         name: one of `fsdino.data.catalog.DATA_SETS`.
         root: folder on disk; not needed for the embedded world.
-        num_samples: pictures to open with their masks, spread evenly.
+        num_samples: images to open with their masks, spread evenly.
 
     Returns:
         The report; print it.
@@ -124,16 +124,16 @@ def _counts(name: str, split: str, index: ClassIndex) -> list[Count]:
     label = f"{split} " if split else ""
     counts = [
         Count(f"{label}classes", len(index.class_names), _published_classes(name, split)),
-        Count(f"{label}pictures", len(index.all_pictures())),
+        Count(f"{label}images", len(index.all_images())),
     ]
     for fold, classes in enumerate(index.folds):
-        pairs = sum(len(index.pictures(class_id)) for class_id in classes)
+        pairs = sum(len(index.images(class_id)) for class_id in classes)
         published = PUBLISHED_PAIRS[split][fold] if name == "pascal5i" else None
         if name == "fss1000" and split == "test":
             counts.append(Count(f"{label}queries", pairs, PUBLISHED_QUERIES))
         elif classes:
             counts.append(Count(f"{label}fold {fold}, classes", len(classes), _PER_FOLD.get(name)))
-            counts.append(Count(f"{label}fold {fold}, (picture, class) pairs", pairs, published))
+            counts.append(Count(f"{label}fold {fold}, (image, class) pairs", pairs, published))
     if name in _IN_ALL_FOLDS:
         what, published = _IN_ALL_FOLDS[name]
         counts.append(Count(f"{label}{what} in all folds", sum(map(len, index.folds)), published))
@@ -154,13 +154,13 @@ def _published_classes(name: str, split: str) -> int | None:
 
 
 def _sample(index: ClassIndex, num_samples: int, report: DataReport, split: str) -> None:
-    """Open some pictures with one of their masks each."""
-    pictures: Sequence[str] = index.all_pictures()
-    picked = np.unique(np.linspace(0, len(pictures) - 1, min(num_samples, len(pictures))).astype(int))
+    """Open some images with one of their masks each."""
+    images: Sequence[str] = index.all_images()
+    picked = np.unique(np.linspace(0, len(images) - 1, min(num_samples, len(images))).astype(int))
     for i in picked:
-        picture = pictures[i]
-        image = index.load_image(picture)
-        class_id = next(iter(sorted(index.classes_in(picture))))
-        check_mask_size(index.load_mask(picture, class_id), image.shape[:2], f"{picture} (class {class_id})")
+        image_id = images[i]
+        image = index.load_image(image_id)
+        class_id = next(iter(sorted(index.classes_in(image_id))))
+        check_mask_size(index.load_mask(image_id, class_id), image.shape[:2], f"{image_id} (class {class_id})")
     label = f"{split} " if split else ""
-    report.found.append(f"{len(picked)} {label}pictures of '{index.name}' opened with their masks")
+    report.found.append(f"{len(picked)} {label}images of '{index.name}' opened with their masks")

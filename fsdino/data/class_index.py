@@ -1,4 +1,4 @@
-"""What every data set is reduced to: classes, the pictures of each, and one binary mask per picture and class."""
+"""What every data set is reduced to: classes, the images of each, and one binary mask per image and class."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 
 class ClassIndex(ABC):
-    """Class -> pictures with masks, and the folds of classes that a benchmark holds out.
+    """Class -> images with masks, and the folds of classes that a benchmark holds out.
 
     A reader sets the three attributes and implements the four abstract methods; nothing else in the package knows
     file formats. Objects are read-only after construction and can be sent to worker processes.
@@ -26,35 +26,35 @@ class ClassIndex(ABC):
     folds: list[list[int]]
 
     @abstractmethod
-    def pictures(self, class_id: int) -> list[str]:
-        """Ids of the pictures that count for a class, sorted."""
+    def images(self, class_id: int) -> list[str]:
+        """Ids of the images that count for a class, sorted."""
 
     @abstractmethod
-    def load_image(self, picture_id: str) -> np.ndarray:
-        """One picture, (H, W, 3) uint8 RGB."""
+    def load_image(self, image_id: str) -> np.ndarray:
+        """One image, (H, W, 3) uint8 RGB."""
 
     @abstractmethod
-    def load_mask(self, picture_id: str, class_id: int) -> np.ndarray:
-        """One class in one picture, (H, W) uint8: 1 object, 0 not, 255 ignore. All 0 or 255 where it is absent."""
+    def load_mask(self, image_id: str, class_id: int) -> np.ndarray:
+        """One class in one image, (H, W) uint8: 1 object, 0 not, 255 ignore. All 0 or 255 where it is absent."""
 
     @abstractmethod
-    def classes_in(self, picture_id: str) -> set[int]:
-        """Every class with a pixel in the picture, also where it is too small (or a crowd) to count for the class."""
+    def classes_in(self, image_id: str) -> set[int]:
+        """Every class with a pixel in the image, also where it is too small (or a crowd) to count for the class."""
 
     @cached_property
-    def _all_pictures(self) -> list[str]:
-        return sorted({picture for class_id in self.class_names for picture in self.pictures(class_id)})
+    def _all_images(self) -> list[str]:
+        return sorted({image for class_id in self.class_names for image in self.images(class_id)})
 
-    def all_pictures(self) -> list[str]:
-        """Ids of all pictures that count for some class, sorted. Not to be changed by the caller."""
-        return self._all_pictures
+    def all_images(self) -> list[str]:
+        """Ids of all images that count for some class, sorted. Not to be changed by the caller."""
+        return self._all_images
 
     def candidates(self, class_id: int) -> list[str]:
-        """Pictures in which the class was looked for by the annotators, whether it is there or not.
+        """Images in which the class was looked for by the annotators, whether it is there or not.
 
-        From these a picture without the class can be drawn: a class missing from `classes_in` is truly absent there.
+        From these an image without the class can be drawn: a class missing from `classes_in` is truly absent there.
         """
-        return self._all_pictures
+        return self._all_images
 
     def novel_classes(self, fold: int) -> list[int]:
         """Class ids held out in a fold.
@@ -71,57 +71,57 @@ class ClassIndex(ABC):
         novel = set(self.novel_classes(fold))
         return sorted(class_id for class_id in self.class_names if class_id not in novel)
 
-    def object_pixels(self, picture_id: str, class_id: int) -> int:
-        """Number of object pixels of a class in a picture (ignored pixels do not count)."""
-        return int((self.load_mask(picture_id, class_id) == 1).sum())
+    def object_pixels(self, image_id: str, class_id: int) -> int:
+        """Number of object pixels of a class in an image (ignored pixels do not count)."""
+        return int((self.load_mask(image_id, class_id) == 1).sum())
 
 
 class SubsetIndex(ClassIndex):
-    """A view on another index with fewer pictures: a split, a training filter, a few annotated pictures.
+    """A view on another index with fewer images: a split, a training filter, a few annotated images.
 
     Args:
         index: what is looked through.
-        keep: class id -> ids of the pictures that still count for it; a class that is missing has none.
+        keep: class id -> ids of the images that still count for it; a class that is missing has none.
     """
 
     def __init__(self, index: ClassIndex, keep: dict[int, list[str]]) -> None:
         self.index = index
         self.name, self.class_names, self.folds = index.name, index.class_names, index.folds
-        self._keep = {class_id: sorted(pictures) for class_id, pictures in keep.items()}
+        self._keep = {class_id: sorted(images) for class_id, images in keep.items()}
 
     @classmethod
-    def of_pictures(cls, index: ClassIndex, pictures: Iterable[str]) -> SubsetIndex:
-        """Only these pictures, for every class."""
-        wanted = set(pictures)
-        return cls(index, {c: [p for p in index.pictures(c) if p in wanted] for c in index.class_names})
+    def of_images(cls, index: ClassIndex, images: Iterable[str]) -> SubsetIndex:
+        """Only these images, for every class."""
+        wanted = set(images)
+        return cls(index, {c: [p for p in index.images(c) if p in wanted] for c in index.class_names})
 
     @classmethod
-    def without_pictures(cls, index: ClassIndex, pictures: Iterable[str]) -> SubsetIndex:
-        """All but these pictures, for every class: what may be trained on beside fixed test episodes."""
-        barred = set(pictures)
-        return cls(index, {c: [p for p in index.pictures(c) if p not in barred] for c in index.class_names})
+    def without_images(cls, index: ClassIndex, images: Iterable[str]) -> SubsetIndex:
+        """All but these images, for every class: what may be trained on beside fixed test episodes."""
+        barred = set(images)
+        return cls(index, {c: [p for p in index.images(c) if p not in barred] for c in index.class_names})
 
-    def pictures(self, class_id: int) -> list[str]:
+    def images(self, class_id: int) -> list[str]:
         return list(self._keep.get(class_id, []))
 
     def candidates(self, class_id: int) -> list[str]:
-        kept = set(self._all_pictures)
-        return [picture for picture in self.index.candidates(class_id) if picture in kept]
+        kept = set(self._all_images)
+        return [image for image in self.index.candidates(class_id) if image in kept]
 
-    def load_image(self, picture_id: str) -> np.ndarray:
-        return self.index.load_image(picture_id)
+    def load_image(self, image_id: str) -> np.ndarray:
+        return self.index.load_image(image_id)
 
-    def load_mask(self, picture_id: str, class_id: int) -> np.ndarray:
-        return self.index.load_mask(picture_id, class_id)
+    def load_mask(self, image_id: str, class_id: int) -> np.ndarray:
+        return self.index.load_mask(image_id, class_id)
 
-    def classes_in(self, picture_id: str) -> set[int]:
-        return self.index.classes_in(picture_id)
+    def classes_in(self, image_id: str) -> set[int]:
+        return self.index.classes_in(image_id)
 
 
 class CombinedIndex(ClassIndex):
-    """Several data sets as one, for training: class ids are renumbered, picture ids get `<name>:` in front.
+    """Several data sets as one, for training: class ids are renumbered, image ids get `<name>:` in front.
 
-    Two members of the same name are told apart by a running number. A picture's classes are those of its own data set
+    Two members of the same name are told apart by a running number. An image's classes are those of its own data set
     only: whether it shows a class of another one is not known, so absent queries are drawn within one data set.
 
     Args:
@@ -151,33 +151,33 @@ class CombinedIndex(ClassIndex):
             self.class_names |= {new: f"{label}:{member.class_names[old]}" for old, new in table.items()}
             self._origin |= {new: (label, old) for old, new in table.items()}
 
-    def pictures(self, class_id: int) -> list[str]:
+    def images(self, class_id: int) -> list[str]:
         label, own_id = self._origin[class_id]
-        return [f"{label}:{picture}" for picture in self.members[label].pictures(own_id)]
+        return [f"{label}:{image}" for image in self.members[label].images(own_id)]
 
-    def load_image(self, picture_id: str) -> np.ndarray:
-        label, own_id = self._split(picture_id)
+    def load_image(self, image_id: str) -> np.ndarray:
+        label, own_id = self._split(image_id)
         return self.members[label].load_image(own_id)
 
-    def load_mask(self, picture_id: str, class_id: int) -> np.ndarray:
-        label, own_id = self._split(picture_id)
+    def load_mask(self, image_id: str, class_id: int) -> np.ndarray:
+        label, own_id = self._split(image_id)
         class_label, own_class = self._origin[class_id]
         if class_label != label:
-            raise ValueError(f"picture '{picture_id}' has no mask of class '{self.class_names[class_id]}': "
+            raise ValueError(f"image '{image_id}' has no mask of class '{self.class_names[class_id]}': "
                              "it belongs to another data set.")
         return self.members[label].load_mask(own_id, own_class)
 
-    def classes_in(self, picture_id: str) -> set[int]:
-        label, own_id = self._split(picture_id)
+    def classes_in(self, image_id: str) -> set[int]:
+        label, own_id = self._split(image_id)
         table = self.class_ids[list(self.members).index(label)]
         return {table[class_id] for class_id in self.members[label].classes_in(own_id) if class_id in table}
 
     def candidates(self, class_id: int) -> list[str]:
         label, own_id = self._origin[class_id]
-        return [f"{label}:{picture}" for picture in self.members[label].candidates(own_id)]
+        return [f"{label}:{image}" for image in self.members[label].candidates(own_id)]
 
-    def _split(self, picture_id: str) -> tuple[str, str]:
-        label, _, own_id = picture_id.partition(":")
+    def _split(self, image_id: str) -> tuple[str, str]:
+        label, _, own_id = image_id.partition(":")
         if label not in self.members:
-            raise ValueError(f"picture '{picture_id}' is of no data set here; known: {', '.join(self.members)}.")
+            raise ValueError(f"image '{image_id}' is of no data set here; known: {', '.join(self.members)}.")
         return label, own_id

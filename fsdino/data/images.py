@@ -1,4 +1,4 @@
-"""Pictures and masks from disk: what cameras, browsers and annotation tools write, as plain uint8 arrays."""
+"""Images and masks from disk: what cameras, browsers and annotation tools write, as plain uint8 arrays."""
 
 from __future__ import annotations
 
@@ -10,33 +10,33 @@ from PIL import Image, UnidentifiedImageError
 from fsdino.base.image import IGNORE as IGNORE
 from fsdino.base.image import to_mask, to_rgb
 
-PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
-# what Pillow raises for files that are no picture, cut short, or say that they have gigapixels
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+# what Pillow raises for files that are no image, cut short, or say that they have gigapixels
 UNREADABLE = (UnidentifiedImageError, SyntaxError, OSError, ValueError, Image.DecompressionBombError)
 
 
 def read_image(path: str | Path) -> np.ndarray:
-    """Read a picture as RGB bytes, see `to_rgb`.
+    """Read an image as RGB bytes, see `to_rgb`.
 
     Args:
-        path: a picture file that Pillow can read.
+        path: an image file that Pillow can read.
 
     Returns:
         (H, W, 3) uint8.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is no picture, or is cut short.
+        ValueError: the file is no image, or is cut short.
     """
     with _opened(path) as image:
         return to_rgb(image)
 
 
 def read_labels(path: str | Path) -> np.ndarray:
-    """Read a label picture as the numbers stored in it: palette indices stay indices, 16 bit stays 16 bit.
+    """Read a label image as the numbers stored in it: palette indices stay indices, 16 bit stays 16 bit.
 
     Args:
-        path: a PNG (or other lossless) file of mode P, L, 1 or 16 bit grey; colour pictures give their first channel
+        path: a PNG (or other lossless) file of mode P, L, 1 or 16 bit grey; colour images give their first channel
             when all channels are equal.
 
     Returns:
@@ -44,7 +44,7 @@ def read_labels(path: str | Path) -> np.ndarray:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is no picture, is cut short, or is a colour picture with differing channels.
+        ValueError: the file is no image, is cut short, or is a colour image with differing channels.
     """
     with _opened(path) as image:
         values = np.asarray(image)
@@ -52,7 +52,7 @@ def read_labels(path: str | Path) -> np.ndarray:
         colours = values[..., : 1 if values.shape[-1] == 2 else 3]
         if (colours != colours[..., :1]).any():
             raise ValueError(
-                f"label picture '{path}' has colours (mode {image.mode}), expected one number a pixel: "
+                f"label image '{path}' has colours (mode {image.mode}), expected one number a pixel: "
                 "save it as a grey or palette PNG."
             )
         values = colours[..., 0]
@@ -60,10 +60,10 @@ def read_labels(path: str | Path) -> np.ndarray:
 
 
 def read_mask(path: str | Path, threshold: int = 128) -> np.ndarray:
-    """Read a black and white mask picture, see `to_mask`.
+    """Read a black and white mask image, see `to_mask`.
 
     Args:
-        path: a grey, palette or one-bit picture, also JPEG.
+        path: a grey, palette or one-bit image, also JPEG.
         threshold: smallest brightness in [1, 255] that counts as object.
 
     Returns:
@@ -71,18 +71,18 @@ def read_mask(path: str | Path, threshold: int = 128) -> np.ndarray:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is no picture, or is cut short.
+        ValueError: the file is no image, or is cut short.
     """
     with _opened(path) as image:
         return to_mask(image, threshold)
 
 
 def check_mask_size(mask: np.ndarray, image_size: tuple[int, int], mask_path: str | Path) -> None:
-    """Refuse a mask that does not lie on its picture.
+    """Refuse a mask that does not lie on its image.
 
     Args:
         mask: (H, W) array.
-        image_size: (H, W) of the picture.
+        image_size: (H, W) of the image.
         mask_path: file named in the message.
 
     Raises:
@@ -90,17 +90,17 @@ def check_mask_size(mask: np.ndarray, image_size: tuple[int, int], mask_path: st
     """
     if mask.shape[:2] != tuple(image_size):
         raise ValueError(
-            f"mask '{mask_path}' is {mask.shape[1]}x{mask.shape[0]} pixels (width x height) but its picture is "
-            f"{image_size[1]}x{image_size[0]}: export the mask at the picture's size."
+            f"mask '{mask_path}' is {mask.shape[1]}x{mask.shape[0]} pixels (width x height) but its image is "
+            f"{image_size[1]}x{image_size[0]}: export the mask at the image's size."
         )
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
-    """Read a picture's (H, W) from its header, after EXIF orientation.
+    """Read an image's (H, W) from its header, after EXIF orientation.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is no picture.
+        ValueError: the file is no image.
     """
     try:
         with Image.open(_existing(path)) as image:
@@ -125,11 +125,11 @@ def _opened(path: str | Path) -> Image.Image:
 def _existing(path: str | Path) -> Path:
     found = Path(path)
     if not found.is_file():
-        raise FileNotFoundError(f"picture '{found}' does not exist: check the data set's root, or fetch the file.")
+        raise FileNotFoundError(f"image '{found}' does not exist: check the data set's root, or fetch the file.")
     return found
 
 
 def _unreadable(path: str | Path, error: Exception) -> Exception:
     if isinstance(error, FileNotFoundError):
         return error
-    return ValueError(f"picture '{path}' cannot be read ({error}): copy or download it again.")
+    return ValueError(f"image '{path}' cannot be read ({error}): copy or download it again.")

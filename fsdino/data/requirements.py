@@ -41,17 +41,17 @@ _PERSEG = "PerSeg.zip from the PerSAM page"
 _FSS = "fewshot_data.zip from the FSS-1000 page (github.com/HKUSTCV/FSS-1000)"
 _COCO_ROOTS = ("COCO2014", "coco2014", "coco", "COCO", ".")
 _LVIS_ROOTS = (*lvis.ROOTS, "annotations", "LVIS/annotations")
-_PICTURE_ROOTS = ("LVIS", "LVIS/coco", "PACO-Part", "PACO-Part/coco", "PACO", "PACO/coco", "coco", ".")
+_IMAGE_ROOTS = ("LVIS", "LVIS/coco", "PACO-Part", "PACO-Part/coco", "PACO", "PACO/coco", "coco", ".")
 
 
 def _coco_part(split: str) -> tuple[Requirement, Requirement]:
-    pictures = Requirement(f"{split}2014", f"{split} pictures", f"{split}2014.zip {_COCO}", _COCO_ROOTS)
+    images = Requirement(f"{split}2014", f"{split} images", f"{split}2014.zip {_COCO}", _COCO_ROOTS)
     masks = f"annotations/instances_{split}2014.json"
-    return pictures, Requirement(masks, f"{split} masks", f"annotations_trainval2014.zip {_COCO}", _COCO_ROOTS)
+    return images, Requirement(masks, f"{split} masks", f"annotations_trainval2014.zip {_COCO}", _COCO_ROOTS)
 
 
 def _coco2017(split: str) -> Requirement:
-    return Requirement(f"{split}2017", f"COCO {split} pictures", f"{split}2017.zip {_COCO}", _PICTURE_ROOTS)
+    return Requirement(f"{split}2017", f"COCO {split} images", f"{split}2017.zip {_COCO}", _IMAGE_ROOTS)
 
 
 def _davis(year: int) -> tuple[Requirement, ...]:
@@ -66,8 +66,8 @@ def _davis(year: int) -> tuple[Requirement, ...]:
 
 REQUIREMENTS: dict[str, tuple[Requirement, ...]] = {
     "pascal5i": (
-        Requirement("JPEGImages", "pictures", _VOC, voc.ROOTS),
-        Requirement("ImageSets/Segmentation/val.txt", "list of val pictures", _VOC, voc.ROOTS),
+        Requirement("JPEGImages", "images", _VOC, voc.ROOTS),
+        Requirement("ImageSets/Segmentation/val.txt", "list of val images", _VOC, voc.ROOTS),
         Requirement("SegmentationClass*", "masks", _VOC, voc.ROOTS),
         Requirement("SegmentationClassAug", "masks of VOC and SBD", _SBD, voc.ROOTS, optional=True),
         Requirement("splits/pascal/val/fold0.txt", "published lists of pairs",
@@ -86,8 +86,8 @@ REQUIREMENTS: dict[str, tuple[Requirement, ...]] = {
         _coco2017("val"),
     ),
     "pascal-part": (
-        Requirement("JPEGImages", "pictures of VOC 2010", _VOC2010, parts.PASCAL_ROOTS),
-        Requirement("ImageSets/Main/val.txt", "list of val pictures", _VOC2010, parts.PASCAL_ROOTS),
+        Requirement("JPEGImages", "images of VOC 2010", _VOC2010, parts.PASCAL_ROOTS),
+        Requirement("ImageSets/Main/val.txt", "list of val images", _VOC2010, parts.PASCAL_ROOTS),
         Requirement("Annotations_Part", "part masks (.mat)", _PARTS,
                     ("Pascal-Part", "VOCdevkit", *parts.PASCAL_ROOTS)),
     ),
@@ -100,7 +100,7 @@ REQUIREMENTS: dict[str, tuple[Requirement, ...]] = {
     "davis2016": _davis(2016),
     "davis2017": _davis(2017),
     "perseg": (
-        Requirement("Images/*", "pictures", _PERSEG, ("PerSeg", "data", ".")),
+        Requirement("Images/*", "images", _PERSEG, ("PerSeg", "data", ".")),
         Requirement("Annotations/*", "masks", _PERSEG, ("PerSeg", "data", ".")),
     ),
 }

@@ -1,4 +1,4 @@
-"""From a recipe's data part to pictures, classes and episodes: what may be trained on, is held out, is tested."""
+"""From a recipe's data part to images, classes and episodes: what may be trained on, is held out, is tested."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from fsdino.cache.image_list import PictureList
+from fsdino.cache.image_list import ImageList
 from fsdino.data.catalog import open_data_set
 from fsdino.data.class_index import ClassIndex, CombinedIndex, SubsetIndex
 from fsdino.data.episodes.episode_list import EpisodeList
 from fsdino.data.episodes.filters import novel_as_ignore, training_view
-from fsdino.data.images import PICTURE_SUFFIXES, read_image
-from fsdino.data.readers.own import spread_pictures
+from fsdino.data.images import IMAGE_SUFFIXES, read_image
+from fsdino.data.readers.own import spread_images
 from fsdino.pipeline.recipe import DataPart, DataSpec
 from fsdino.training.episode_data import held_out_classes, validation_episodes
 
@@ -34,14 +34,14 @@ class TrainSet:
     """The training side.
 
     Attributes:
-        index: annotated pictures to train on, without those of the test list.
-        val_index: annotated pictures that choose and calibrate.
+        index: annotated images to train on, without those of the test list.
+        val_index: annotated images that choose and calibrate.
         classes: base classes to train on.
         val_classes: base classes held out to pick checkpoint and cut.
         val_episodes: fixed episodes of those; None without held-out classes.
         ignore_classes: classes whose pixels take part in no loss.
-        annotated: the annotated pictures, for the cache of frozen maps.
-        pictures: all pictures of distillation.
+        annotated: the annotated images, for the cache of frozen maps.
+        images: all images of distillation.
         class_weights: class -> how often it is drawn, relative to the others; None draws all equally often.
     """
 
@@ -51,26 +51,26 @@ class TrainSet:
     val_classes: list[int]
     val_episodes: EpisodeList | None
     ignore_classes: list[int]
-    annotated: PictureList
-    pictures: PictureList
+    annotated: ImageList
+    images: ImageList
     class_weights: dict[int, float] | None = None
 
 
 @dataclass(frozen=True)
-class _FolderPictures:
-    """Loads pictures by path relative to a folder; sent to worker processes."""
+class _FolderImages:
+    """Loads images by path relative to a folder; sent to worker processes."""
 
     root: Path
 
-    def __call__(self, picture_id: str) -> np.ndarray:
-        return read_image(self.root / picture_id)
+    def __call__(self, image_id: str) -> np.ndarray:
+        return read_image(self.root / image_id)
 
 
 def open_test(part: DataPart, seed: int = 0) -> TestSet:
     """The test data set with its fixed list, read from `test_list` or drawn.
 
     Raises:
-        ValueError: for a missing data set or list, or a list that names pictures which are not there.
+        ValueError: for a missing data set or list, or a list that names images which are not there.
     """
     index = open_data_set(part.test.name, part.test.root, "test", **part.test.options)
     if part.test_list is None:
@@ -84,14 +84,14 @@ def open_test(part: DataPart, seed: int = 0) -> TestSet:
 
 
 def open_train(part: DataPart, test: TestSet, seed: int = 0) -> TrainSet:
-    """The annotated and unannotated training pictures of a fold.
+    """The annotated and unannotated training images of a fold.
 
     Held-out classes are taken from the first data set, which should be the most like the test's.
 
     Args:
         part: the recipe's data part.
-        test: its test set; a data set of the same name loses the list's pictures and the fold's classes.
-        seed: of the choice of annotated pictures, where asked for; the held-out classes are always the same.
+        test: its test set; a data set of the same name loses the list's images and the fold's classes.
+        seed: of the choice of annotated images, where asked for; the held-out classes are always the same.
 
     Raises:
         ValueError: if no base class is left, or only some data sets have a share.
@@ -113,24 +113,24 @@ def open_train(part: DataPart, test: TestSet, seed: int = 0) -> TrainSet:
     whole = CombinedIndex(members) if len(members) > 1 else members[0]
     tables = whole.class_ids if isinstance(whole, CombinedIndex) else [{c: c for c in whole.class_names}]
     ignore = sorted(table[c] for table, barred_ids in zip(tables, novel) for c in barred_ids)
-    usable = [c for c in whole.class_names if c not in set(ignore) and len(whole.pictures(c)) > part.shots]
+    usable = [c for c in whole.class_names if c not in set(ignore) and len(whole.images(c)) > part.shots]
     tested_kind = set(tables[0].values())  # the first data set is the one like the test's
-    annotated = PictureList(f"{whole.name}", tuple(whole.all_pictures()), whole.load_image)
-    pictures = _all_pictures(part, annotated, test)
-    if part.val_by == "pictures":
-        view, seen, classes, val = _split_pictures(part, whole, usable)
+    annotated = ImageList(f"{whole.name}", tuple(whole.all_images()), whole.load_image)
+    images = _all_images(part, annotated, test)
+    if part.val_by == "images":
+        view, seen, classes, val = _split_images(part, whole, usable)
     else:
         val = held_out_classes([c for c in usable if c in tested_kind], part.val_share)
         classes = [c for c in usable if c not in set(val)]
         view = seen = whole
         if not classes:
             raise ValueError(
-                f"no foreground class of '{whole.name}' has two pictures to train on; add annotated pictures."
+                f"no foreground class of '{whole.name}' has two images to train on; add annotated images."
             )
     episodes = validation_episodes(seen, val, part.shots, part.val_episodes) if val else None
-    view = _fewer(view, classes, part.max_train_pictures, seed)
+    view = _fewer(view, classes, part.max_train_images, seed)
     weights = _class_weights(shares, [set(table.values()) & set(classes) for table in tables])
-    return TrainSet(view, classes, seen, val, episodes, ignore, annotated, pictures, weights)
+    return TrainSet(view, classes, seen, val, episodes, ignore, annotated, images, weights)
 
 
 def _is_tested(index: ClassIndex, spec: DataSpec, part: DataPart, test: TestSet) -> bool:
@@ -140,39 +140,39 @@ def _is_tested(index: ClassIndex, spec: DataSpec, part: DataPart, test: TestSet)
 
 
 def _without_tested(index: ClassIndex, spec: DataSpec, part: DataPart, test: TestSet) -> ClassIndex:
-    """A training data set without the test list's pictures, also where it is another annotation of COCO's."""
+    """A training data set without the test list's images, also where it is another annotation of COCO's."""
     if _is_tested(index, spec, part, test):
-        return SubsetIndex.without_pictures(index, test.episodes.pictures)
+        return SubsetIndex.without_images(index, test.episodes.images)
     if not {index.name, test.index.name} <= COCO_PHOTOGRAPHS:
         return index
-    tested = {_coco_number(picture) for picture in test.episodes.pictures}
-    return SubsetIndex.without_pictures(index, [p for p in index.all_pictures() if _coco_number(p) in tested])
+    tested = {_coco_number(image) for image in test.episodes.images}
+    return SubsetIndex.without_images(index, [p for p in index.all_images() if _coco_number(p) in tested])
 
 
-def _coco_number(picture_id: str) -> str:
+def _coco_number(image_id: str) -> str:
     """The number of a COCO photograph, which COCO 2014, COCO 2017, LVIS and PACO share."""
-    numbers = re.findall(r"\d{12}", picture_id)
+    numbers = re.findall(r"\d{12}", image_id)
     if not numbers:
-        raise ValueError(f"picture {picture_id!r} has no COCO number (12 digits); keep the published file names.")
+        raise ValueError(f"image {image_id!r} has no COCO number (12 digits); keep the published file names.")
     return numbers[-1]
 
 
-def _split_pictures(
+def _split_images(
     part: DataPart, whole: ClassIndex, usable: list[int]
 ) -> tuple[ClassIndex, ClassIndex, list[int], list[int]]:
-    """All classes are trained on and choose the checkpoint, each from pictures of its own.
+    """All classes are trained on and choose the checkpoint, each from images of its own.
 
     Returns:
-        Pictures to train on, pictures held out, classes to train on, those of them that choose.
+        Images to train on, images held out, classes to train on, those of them that choose.
     """
-    held_out = spread_pictures(whole, part.val_share) if part.val_share > 0 else set()
-    view, seen = SubsetIndex.without_pictures(whole, held_out), SubsetIndex.of_pictures(whole, held_out)
-    kept = [c for c in usable if len(view.pictures(c)) > part.shots]
+    held_out = spread_images(whole, part.val_share) if part.val_share > 0 else set()
+    view, seen = SubsetIndex.without_images(whole, held_out), SubsetIndex.of_images(whole, held_out)
+    kept = [c for c in usable if len(view.images(c)) > part.shots]
     if not kept:
         raise ValueError(
-            f"no class of '{whole.name}' has {part.shots + 1} pictures left to train on; add annotated pictures."
+            f"no class of '{whole.name}' has {part.shots + 1} images left to train on; add annotated images."
         )
-    return view, seen, kept, [c for c in kept if len(seen.pictures(c)) > part.shots]
+    return view, seen, kept, [c for c in kept if len(seen.images(c)) > part.shots]
 
 
 def _class_weights(shares: list[float | None], members: list[set[int]]) -> dict[int, float] | None:
@@ -195,47 +195,47 @@ def _left_out(index: ClassIndex, spec: DataSpec, fold: int) -> list[int]:
 
 
 def _fewer(index: ClassIndex, classes: list[int], count: int | None, seed: int) -> ClassIndex:
-    """Only `count` annotated pictures, two of a class at a time, so that few pictures still make episodes."""
+    """Only `count` annotated images, two of a class at a time, so that few images still make episodes."""
     if count is None:
         return index
     rng = np.random.default_rng([seed, 11])
-    order = {c: rng.permutation(index.pictures(c)).tolist() for c in rng.permutation(classes).tolist()}
-    rounds = max(len(pictures) for pictures in order.values()) // 2
-    pairs = [(c, picture) for k in range(rounds) for c in order for picture in order[c][2 * k : 2 * k + 2]]
+    order = {c: rng.permutation(index.images(c)).tolist() for c in rng.permutation(classes).tolist()}
+    rounds = max(len(images) for images in order.values()) // 2
+    pairs = [(c, image) for k in range(rounds) for c in order for image in order[c][2 * k : 2 * k + 2]]
     kept: dict[int, list[str]] = {}
-    for class_id, picture in pairs[:count]:
-        kept.setdefault(class_id, []).append(picture)
+    for class_id, image in pairs[:count]:
+        kept.setdefault(class_id, []).append(image)
     return SubsetIndex(index, kept)
 
 
-def _all_pictures(part: DataPart, annotated: PictureList, test: TestSet) -> PictureList:
-    lists: list[PictureList] = []
-    for spec in part.pictures:
-        if spec.name == "pictures":
+def _all_images(part: DataPart, annotated: ImageList, test: TestSet) -> ImageList:
+    lists: list[ImageList] = []
+    for spec in part.images:
+        if spec.name == "images":
             root = Path(spec.root or ".")
-            files = sorted(p for p in root.rglob("*") if p.suffix.lower() in PICTURE_SUFFIXES)
+            files = sorted(p for p in root.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
             if not files:
-                raise ValueError(f"no picture below {root}; give data.pictures a folder with pictures.")
+                raise ValueError(f"no image below {root}; give data.images a folder with images.")
             names = tuple(str(p.relative_to(root)) for p in files)
-            lists.append(PictureList(root.name, names, _FolderPictures(root)))
+            lists.append(ImageList(root.name, names, _FolderImages(root)))
             continue
         index = _without_tested(open_data_set(spec.name, spec.root, "train", **spec.options), spec, part, test)
-        lists.append(PictureList(index.name, tuple(index.all_pictures()), index.load_image))
+        lists.append(ImageList(index.name, tuple(index.all_images()), index.load_image))
     if not lists:
         return annotated
     return lists[0] if len(lists) == 1 else _joined(lists)
 
 
-def _joined(lists: list[PictureList]) -> PictureList:
+def _joined(lists: list[ImageList]) -> ImageList:
     loaders = {f"{i}-{part.name}": part.load_image for i, part in enumerate(lists)}
-    ids = tuple(f"{i}-{part.name}|{picture}" for i, part in enumerate(lists) for picture in part.ids)
-    return PictureList("+".join(part.name for part in lists), ids, _Joined(loaders))
+    ids = tuple(f"{i}-{part.name}|{image}" for i, part in enumerate(lists) for image in part.ids)
+    return ImageList("+".join(part.name for part in lists), ids, _Joined(loaders))
 
 
 @dataclass(frozen=True)
 class _Joined:
     loaders: dict
 
-    def __call__(self, picture_id: str) -> np.ndarray:
-        name, _, own = picture_id.partition("|")
+    def __call__(self, image_id: str) -> np.ndarray:
+        name, _, own = image_id.partition("|")
         return self.loaders[name](own)

@@ -1,4 +1,4 @@
-"""Joint augmentation of a picture and its mask, with every random number from one generator."""
+"""Joint augmentation of an image and its mask, with every random number from one generator."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ class JointAugment:
     """Random crop that keeps the object, mirror, and colour jitter.
 
     Args:
-        crop_scale: range of the crop's share of the picture's area, in (0, 1].
-        crop_ratio: range of the crop's width / height relative to the picture's own.
+        crop_scale: range of the crop's share of the image's area, in (0, 1].
+        crop_ratio: range of the crop's width / height relative to the image's own.
         keep: smallest share of the object's pixels, in [0, 1], that a crop has to hold; after ten misses the whole
-            picture is taken.
+            image is taken.
         flip_prob: chance in [0, 1] to mirror left and right.
         brightness: largest relative change, as are `contrast` and `saturation`; 0 switches it off.
-        contrast: change around the picture's mean grey.
+        contrast: change around the image's mean grey.
         saturation: change around each pixel's grey.
         grey_prob: chance in [0, 1] to take all colour away.
     """
@@ -39,7 +39,7 @@ class JointAugment:
     def __call__(
         self, image: np.ndarray, mask: np.ndarray, rng: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Augment one picture.
+        """Augment one image.
 
         Args:
             image: (H, W, 3) uint8.
@@ -47,7 +47,7 @@ class JointAugment:
             rng: where all random numbers come from.
 
         Returns:
-            The picture and its mask, both cropped to the same (h, w). An object that was there is still there.
+            The image and its mask, both cropped to the same (h, w). An object that was there is still there.
         """
         top, left, height, width = self._crop(mask, rng)
         image, mask = image[top : top + height, left : left + width], mask[top : top + height, left : left + width]

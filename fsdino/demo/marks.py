@@ -1,4 +1,4 @@
-"""What was drawn on a picture in the browser, as a reference: outlines and brush make a mask, the rest are hints."""
+"""What was drawn on an image in the browser, as a reference: outlines and brush make a mask, the rest are hints."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fsdino.base.reference import Reference
 
 PAINT_TOOLS = ("outline", "brush", "erase")
 HINT_TOOLS = ("scribble", "box", "click")
-MAX_MARKS, MAX_POINTS = 2000, 20_000  # of one picture; far above what a hand draws
+MAX_MARKS, MAX_POINTS = 2000, 20_000  # of one image; far above what a hand draws
 
 
 def reference_from(image: np.ndarray, marks: Any, negative: bool = False, name: str = "example") -> Reference:
@@ -21,9 +21,9 @@ def reference_from(image: np.ndarray, marks: Any, negative: bool = False, name: 
 
     Args:
         image: (H, W, 3) uint8.
-        marks: List of {"tool", "points"} with points [x, y] in pixels of the picture; "brush" and "erase" also have
+        marks: List of {"tool", "points"} with points [x, y] in pixels of the image; "brush" and "erase" also have
             "width" in pixels, "click" has "on".
-        negative: The picture shows what is not meant.
+        negative: The image shows what is not meant.
         name: What messages call it.
 
     Returns:
@@ -39,7 +39,7 @@ def reference_from(image: np.ndarray, marks: Any, negative: bool = False, name: 
         return Reference(image, mask=mask, negative=negative, name=name)
     hints = [mark for mark in drawn if mark["tool"] in HINT_TOOLS]
     if not hints:
-        raise ValueError(f"{name}: nothing is drawn on the picture yet; outline, paint or click the object first.")
+        raise ValueError(f"{name}: nothing is drawn on the image yet; outline, paint or click the object first.")
     clicks = [mark for mark in hints if mark["tool"] == "click"]
     strokes = [mark for mark in hints if mark["tool"] == "scribble"]
     boxes = [mark for mark in hints if mark["tool"] == "box"]
@@ -94,11 +94,11 @@ def _line(mask: np.ndarray, corners: np.ndarray, width: float, value: int) -> No
 
 
 def _stroke(strokes: Sequence[Mapping[str, Any]], size: tuple[int, int]) -> np.ndarray:
-    """All scribbles as one picture (H, W) of lines."""
-    picture = np.zeros(size, np.uint8)
+    """All scribbles as one image (H, W) of lines."""
+    image = np.zeros(size, np.uint8)
     for mark in strokes:
-        cv2.polylines(picture, [np.rint(mark["points"]).astype(np.int32)], False, 1, 1)
-    return picture
+        cv2.polylines(image, [np.rint(mark["points"]).astype(np.int32)], False, 1, 1)
+    return image
 
 
 def _corners(points: np.ndarray) -> tuple[float, float, float, float]:
@@ -108,12 +108,12 @@ def _corners(points: np.ndarray) -> tuple[float, float, float, float]:
 
 def _listed(marks: Any) -> list[Any]:
     if not isinstance(marks, list) or len(marks) > MAX_MARKS:
-        raise ValueError(f"expected a list of at most {MAX_MARKS} marks; clear the picture and draw again.")
+        raise ValueError(f"expected a list of at most {MAX_MARKS} marks; clear the image and draw again.")
     return marks
 
 
 def _checked(mark: Any, size: tuple[int, int]) -> dict[str, Any]:
-    """A mark with its points as an array (N, 2) inside the picture, whatever a browser sent."""
+    """A mark with its points as an array (N, 2) inside the image, whatever a browser sent."""
     tool = mark.get("tool") if isinstance(mark, dict) else None
     if tool not in PAINT_TOOLS + HINT_TOOLS:
         raise ValueError(f"a mark of tool {tool!r} is unknown; use {', '.join(PAINT_TOOLS + HINT_TOOLS)}.")

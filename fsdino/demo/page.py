@@ -1,4 +1,4 @@
-"""The page itself: drawing board and examples on the left, pictures with their masks on the right."""
+"""The page itself: drawing board and examples on the left, images with their masks on the right."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from fsdino.base.method import Segmentation
 from fsdino.data.images import read_image
 from fsdino.demo.marks import reference_from
 from fsdino.demo.samples import embedded_world
-from fsdino.demo.studio import MAX_EXAMPLES, MAX_PICTURES, Card, Click, Example, Session, Studio, masks_zip
+from fsdino.demo.studio import MAX_EXAMPLES, MAX_IMAGES, Card, Click, Example, Session, Studio, masks_zip
 from fsdino.visualize import overlay
 
 WEB = Path(__file__).parent / "web"
@@ -75,14 +75,14 @@ def build_page(studio: Studio, upload_mb: int) -> Any:
         with gr.Row(equal_height=False):
             with gr.Column(scale=5, min_width=380):
                 gr.HTML("<div class='title'>1 · Show what you mean</div>")
-                board = component("board", picture=None, limit=upload_mb, hints=studio.takes_hints)
+                board = component("board", image=None, limit=upload_mb, hints=studio.takes_hints)
                 with gr.Row(elem_classes="actions"):
                     add = gr.Button("Add example", elem_id="add")
                     find = gr.Button("Find it", variant="primary", elem_id="find")
                 examples = component("examples", items=[])
-                sample = gr.Button("No picture at hand? Try a sample", size="sm", elem_id="sample")
+                sample = gr.Button("No image at hand? Try a sample", size="sm", elem_id="sample")
             with gr.Column(scale=7, min_width=420):
-                gr.HTML("<div class='title'>2 · Pictures to search</div>")
+                gr.HTML("<div class='title'>2 · Images to search</div>")
                 methods = gr.CheckboxGroup(
                     studio.names, value=[studio.name], label="Methods", show_label=False, elem_id="methods",
                     visible=len(studio.names) > 1, container=False,
@@ -141,14 +141,14 @@ class Desk:
             setattr(self, name, said(getattr(self, name)))
 
     def picked(self, session: Session, event: gr.EventData) -> tuple[Session, Any]:
-        """A picture was put on the drawing board."""
+        """An image was put on the drawing board."""
         session.draft = opened(event._data["path"], event._data["name"])
         return session, on_board(session)
 
     def add(self, session: Session, drawn: str) -> tuple[Session, Any, Any]:
         """The marks on the board become an example."""
         if session.draft is None:
-            raise ValueError("there is no picture on the board; drop one there first.")
+            raise ValueError("there is no image on the board; drop one there first.")
         if len(session.examples) >= MAX_EXAMPLES:
             raise ValueError(f"{MAX_EXAMPLES} examples are the most that this page keeps; remove one first.")
         name, image = session.draft
@@ -169,10 +169,10 @@ class Desk:
         return session, example_list(session)
 
     def take(self, session: Session, event: gr.EventData) -> tuple[Session, Any]:
-        """Take pictures to search; what cannot be read is said and left out."""
+        """Take images to search; what cannot be read is said and left out."""
         for file in event._data["files"]:
-            if len(session.cards) >= MAX_PICTURES:
-                gr.Warning(f"{MAX_PICTURES} pictures are the most that this page keeps; `fsdino predict` has no limit.")
+            if len(session.cards) >= MAX_IMAGES:
+                gr.Warning(f"{MAX_IMAGES} images are the most that this page keeps; `fsdino predict` has no limit.")
                 break
             try:
                 session.cards.append(Card(*opened(file["path"], file["name"])))
@@ -181,18 +181,18 @@ class Desk:
         return session, self.cards(session)
 
     def drop(self, session: Session, event: gr.EventData) -> tuple[Session, Any]:
-        """Take a picture away."""
+        """Take an image away."""
         session.cards = [card for card in session.cards if card.key != event._data["key"]]
         return session, self.cards(session)
 
     def search(self, session: Session, names: Sequence[str]) -> tuple[Any, ...]:
-        """Ask the chosen methods about every picture."""
+        """Ask the chosen methods about every image."""
         if not session.cards:
-            raise ValueError("there is no picture to search yet; drop some on the right.")
+            raise ValueError("there is no image to search yet; drop some on the right.")
         return self._searched(session, names, None)
 
     def search_if_ready(self, session: Session, names: Sequence[str]) -> tuple[Any, ...]:
-        """As `search`, where there are examples and pictures."""
+        """As `search`, where there are examples and images."""
         ready = session.cards and any(not example.reference.negative for example in session.examples)
         return self.search(session, names) if ready else self._unsearched(session)
 
@@ -212,7 +212,7 @@ class Desk:
             return self._unsearched(session)
 
     def restore(self, session: Session, names: Sequence[str], event: gr.EventData) -> tuple[Any, ...]:
-        """Forget the corrections of a picture."""
+        """Forget the corrections of an image."""
         card = session.card(event._data["key"])
         if card is None:
             return self._unsearched(session)
@@ -221,14 +221,14 @@ class Desk:
 
     def sample(self, session: Session) -> tuple[Session, Any, Any, Any]:
         """A class of the embedded world that the bundled model has never seen, and scenes with and without it."""
-        reference, pictures = embedded_world(session.samples)
+        reference, images = embedded_world(session.samples)
         session.samples, session.draft = session.samples + 1, None
         session.examples = [self.studio.example(reference)]
-        session.cards = [Card(name, picture) for name, picture in pictures]
+        session.cards = [Card(name, image) for name, image in images]
         return session, on_board(session), example_list(session), self.cards(session)
 
     def _unsearched(self, session: Session) -> tuple[Any, ...]:
-        """The pictures as they are, and the files to keep unchanged."""
+        """The images as they are, and the files to keep unchanged."""
         return session, self.cards(session), gr.skip(), gr.skip()
 
     def _searched(self, session: Session, names: Sequence[str], only: Card | None) -> tuple[Any, ...]:
@@ -241,7 +241,7 @@ class Desk:
         return session, self.cards(session), *downloads
 
     def cards(self, session: Session) -> Any:
-        """The pictures with what was found in them."""
+        """The images with what was found in them."""
         items = []
         for card in list(session.cards):
             plain = {"source": source_of(card.image, ANSWER_SIDE), "alt": card.name, "present": True}
@@ -266,14 +266,14 @@ class Desk:
 
 
 def opened(path: str, name: str) -> tuple[str, np.ndarray]:
-    """Read an uploaded picture.
+    """Read an uploaded image.
 
     Args:
         path: What the browser says that the server called it; anything but an upload is refused.
         name: The file's own name.
 
     Raises:
-        ValueError: If it is no upload, no picture, or has too many pixels.
+        ValueError: If it is no upload, no image, or has too many pixels.
     """
     folder, file = Path(os.environ["GRADIO_TEMP_DIR"]).resolve(), Path(path).resolve()
     if folder not in file.parents or not file.is_file():
@@ -285,17 +285,17 @@ def opened(path: str, name: str) -> tuple[str, np.ndarray]:
             raise ValueError(f"'{name}' has {pixels / 1e6:.0f} megapixels, this page takes {MAX_PIXELS // 10**6}.")
         return Path(name).name[:80], read_image(file)
     except (OSError, Image.DecompressionBombError) as error:
-        raise ValueError(f"'{name}' is no picture that can be read; try a JPEG or PNG.") from error
+        raise ValueError(f"'{name}' is no image that can be read; try a JPEG or PNG.") from error
 
 
 def on_board(session: Session) -> Any:
     """The drawing board with the draft, or empty."""
     if session.draft is None:
-        return gr.HTML(picture=None, value="")
+        return gr.HTML(shown=None, value="")
     name, image = session.draft
     height, width = image.shape[:2]
-    picture = {"name": name, "width": width, "height": height, "source": source_of(image, BOARD_SIDE)}
-    return gr.HTML(picture=picture, value="")
+    shown = {"name": name, "width": width, "height": height, "source": source_of(image, BOARD_SIDE)}
+    return gr.HTML(shown=shown, value="")
 
 
 def example_list(session: Session) -> Any:
@@ -317,13 +317,13 @@ def example_item(number: int, example: Example) -> dict[str, Any]:
     }
 
 
-def drawn_over(picture: np.ndarray, mask: np.ndarray, clicks: Sequence[Click]) -> np.ndarray:
-    """A picture with its mask and the corrections, at the size that is shown."""
-    image = shown_at(picture, ANSWER_SIDE)
+def drawn_over(array: np.ndarray, mask: np.ndarray, clicks: Sequence[Click]) -> np.ndarray:
+    """An image with its mask and the corrections, at the size that is shown."""
+    image = shown_at(array, ANSWER_SIDE)
     labels = np.asarray(Image.fromarray(mask.astype(np.uint8)).resize(image.size, Image.Resampling.NEAREST))
     drawn = overlay(image, labels)
     for x, y, on in clicks:
-        dot(drawn, (x + 0.5) * image.width / picture.shape[1], (y + 0.5) * image.height / picture.shape[0], on)
+        dot(drawn, (x + 0.5) * image.width / array.shape[1], (y + 0.5) * image.height / array.shape[0], on)
     return drawn
 
 
@@ -340,9 +340,9 @@ def dot(canvas: np.ndarray, x: float, y: float, on: bool) -> None:
     canvas[bar | post if on else bar] = 255
 
 
-def shown_at(picture: np.ndarray, side: int) -> Image.Image:
-    """A picture for the eye: shrunk to a longer side, or enlarged by a whole factor where it is tiny."""
-    image = Image.fromarray(picture)
+def shown_at(array: np.ndarray, side: int) -> Image.Image:
+    """An image for the eye: shrunk to a longer side, or enlarged by a whole factor where it is tiny."""
+    image = Image.fromarray(array)
     longest = max(image.size)
     if longest > side:
         size = (max(1, round(image.width * side / longest)), max(1, round(image.height * side / longest)))
@@ -351,13 +351,13 @@ def shown_at(picture: np.ndarray, side: int) -> Image.Image:
     return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
 
 
-def source_of(picture: np.ndarray, side: int) -> str:
-    """A picture as the source of an <img>."""
-    return encoded(shown_at(picture, side))
+def source_of(image: np.ndarray, side: int) -> str:
+    """An image as the source of an <img>."""
+    return encoded(shown_at(image, side))
 
 
 def encoded(image: Image.Image) -> str:
-    """A picture as a data URL."""
+    """An image as a data URL."""
     buffer = io.BytesIO()
     image.save(buffer, format="JPEG", quality=90, subsampling=0)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

@@ -1,4 +1,4 @@
-"""A first try without any picture of one's own: a novel class of the embedded world."""
+"""A first try without any image of one's own: a novel class of the embedded world."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ CLASSES = (7, 23, 36, 2, 24)  # whose first scene shows them whole
 
 
 def embedded_world(turn: int = 0) -> tuple[Reference, list[tuple[str, np.ndarray]]]:
-    """A reference with a mask, and pictures with and without its class.
+    """A reference with a mask, and images with and without its class.
 
     Args:
         turn: Another number is another class.
 
     Returns:
-        The reference, and name and picture (H, W, 3) uint8 of each scene.
+        The reference, and name and image (H, W, 3) uint8 of each scene.
     """
     index = SyntheticWorld("novel", NUM_WITH + 1)
     class_id = CLASSES[turn % len(CLASSES)]
-    first, *others = index.pictures(class_id)
+    first, *others = index.images(class_id)
     mask = (index.load_mask(first, class_id) == 1).astype(np.uint8)
     reference = Reference(index.load_image(first), mask=mask, name=index.class_names[class_id])
     lacking = [
-        picture
+        image
         for other in index.class_names
         if other != class_id
-        for picture in index.pictures(other)[:1]
-        if class_id not in index.classes_in(picture)
+        for image in index.images(other)[:1]
+        if class_id not in index.classes_in(image)
     ][:NUM_WITHOUT]
-    pictures = [(f"scene {i}", index.load_image(p)) for i, p in enumerate(others, start=1)]
-    return reference, pictures + [
+    images = [(f"scene {i}", index.load_image(p)) for i, p in enumerate(others, start=1)]
+    return reference, images + [
         (f"scene without it {i}", index.load_image(p)) for i, p in enumerate(lacking, start=1)
     ]

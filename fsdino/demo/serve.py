@@ -81,7 +81,7 @@ def demo(
     device: str = "auto",
     open_browser: bool = False,
 ) -> int:
-    """Serve a local page: draw on an example, drop pictures, see and keep the masks.
+    """Serve a local page: draw on an example, drop images, see and keep the masks.
 
     Args:
         model: A preset, model folder, checkpoint or Hub id.
@@ -89,7 +89,7 @@ def demo(
             own encoder, an empty string none.
         host: Address to listen on; anything but 127.0.0.1 lets others on the network in.
         port: Port to listen on; the first free one from 7860 when left out.
-        max_upload_mb: Largest picture file that is accepted, in megabytes.
+        max_upload_mb: Largest image file that is accepted, in megabytes.
         device: cpu, cuda, or auto.
         open_browser: Open the page in the browser.
 

@@ -27,8 +27,8 @@ from fsdino.predict.engines.torch import TorchEngine
 from fsdino.predict.memory_file import Concept, save_concept, thumbnail
 
 PROTOTYPE = "prototype"
-MAX_EXAMPLES, MAX_PICTURES = 20, 40  # of one visitor: both are held in memory
-Click = tuple[float, float, bool]  # x, y in pixels of the picture, and whether the object is there
+MAX_EXAMPLES, MAX_IMAGES = 20, 40  # of one visitor: both are held in memory
+Click = tuple[float, float, bool]  # x, y in pixels of the image, and whether the object is there
 _keys = itertools.count()
 
 
@@ -54,7 +54,7 @@ class Example:
 
 @dataclass(eq=False)
 class Card:
-    """A picture to search. Clicks and results are replaced, never changed in place: a search may be reading them.
+    """An image to search. Clicks and results are replaced, never changed in place: a search may be reading them.
 
     Args:
         name: Of its file.
@@ -76,9 +76,9 @@ class Session:
     """What one visitor has given and got; what is given may change while a search is running.
 
     Args:
-        draft: Picture on the drawing board, (H, W, 3) uint8, and its name.
+        draft: Image on the drawing board, (H, W, 3) uint8, and its name.
         examples: The examples so far.
-        cards: The pictures to search.
+        cards: The images to search.
         searched: The examples of the last search.
         memories: Method to itself and what it remembers of those.
         samples: How often a sample was asked for: each time it is another.
@@ -92,12 +92,12 @@ class Session:
     samples: int = 0
 
     def card(self, key: int) -> Card | None:
-        """The picture of that key; None where it was taken away meanwhile."""
+        """The image of that key; None where it was taken away meanwhile."""
         return next((card for card in self.cards if card.key == key), None)
 
 
 class Studio:
-    """Runs one or more methods on the same examples and pictures.
+    """Runs one or more methods on the same examples and images.
 
     Args:
         main: The method whose answers are corrected and whose concept is kept.
@@ -131,12 +131,12 @@ class Studio:
         return Example(reference, drawn_mask(self.main, reference))
 
     def search(self, session: Session, names: Sequence[str], *, only: Card | None = None) -> None:
-        """Find what the examples show; each picture's card gets its results.
+        """Find what the examples show; each image's card gets its results.
 
         Args:
-            session: Examples, pictures and corrections, as they are now.
+            session: Examples, images and corrections, as they are now.
             names: Which of `names` to ask.
-            only: Search this picture alone, and keep what other methods found in it.
+            only: Search this image alone, and keep what other methods found in it.
 
         Raises:
             ValueError: If there is no example, or none that shows the object.
@@ -187,12 +187,12 @@ class Studio:
         return TorchEngine(self.main)
 
 
-def ask(method: FewShotMethod, memory: object, picture: np.ndarray, clicks: Sequence[Click]) -> Segmentation:
-    """Segment a picture, with corrections where there are some."""
+def ask(method: FewShotMethod, memory: object, image: np.ndarray, clicks: Sequence[Click]) -> Segmentation:
+    """Segment an image, with corrections where there are some."""
     if not clicks:
-        return method.segment(memory, picture)
+        return method.segment(memory, image)
     points, labels = [(x, y) for x, y, _ in clicks], [int(on) for _, _, on in clicks]
-    return method.refine(memory, picture, points, labels)
+    return method.refine(memory, image, points, labels)
 
 
 @torch.no_grad()
@@ -244,7 +244,7 @@ def prototype_of(model: FewShotMethod, references: Sequence[Reference]) -> Proto
 
 
 def masks_zip(session: Session, path: Path) -> Path:
-    """Write every result as a mask (0 and 255, at the picture's own size) and a table of scores into one archive.
+    """Write every result as a mask (0 and 255, at the image's own size) and a table of scores into one archive.
 
     Args:
         session: With results.
@@ -255,7 +255,7 @@ def masks_zip(session: Session, path: Path) -> Path:
     """
     table = io.StringIO()
     writer = csv.writer(table)
-    writer.writerow(("picture", "method", "present", "presence", "score", "pixels"))
+    writer.writerow(("image", "method", "present", "presence", "score", "pixels"))
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:  # PNG is compressed already
         for number, card in enumerate(list(session.cards), start=1):
             for method, found in card.found.items():

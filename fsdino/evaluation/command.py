@@ -162,7 +162,7 @@ def evaluate(
     table: TableFormat = "csv",
     out: str | None = None,
 ) -> int:
-    """Measure a method on fixed episodes: all folds and their mean, every episode in a table, sheets of pictures.
+    """Measure a method on fixed episodes: all folds and their mean, every episode in a table, sheets of images.
 
     The same command after an interruption goes on. With --config recipes/NAME.yaml it measures a recipe's run instead.
 
@@ -175,11 +175,11 @@ def evaluate(
         shots: References per episode.
         protocol: How lists are drawn and scored: fsdino, hsnet, pfenet, sansa or matcher-lvis.
         list: Fixed lists (JSON) in place of drawn ones; {fold} and {shots} are filled in.
-        scoring: original (each picture's own size) or network (the network's); the protocol's when left out, original
+        scoring: original (each image's own size) or network (the network's); the protocol's when left out, original
             for given lists.
         episodes: Episodes a fold, in place of the protocol's.
         seed: Of the draw, in place of the protocol's.
-        skip_rare: Leave out classes with too few pictures instead of refusing.
+        skip_rare: Leave out classes with too few images instead of refusing.
         data_options: Further arguments of the data set's reader, for instance --data_options.min_cover 0.02.
         threshold: Probability above which a pixel is object; the method's own when left out.
         preset: For prototype: whose encoder and size.
@@ -218,11 +218,11 @@ def evaluate(
     print(text_table(rows, undrawn))
     print(f"\nepisodes  {folder / f'{EPISODES}.{table}'}  (fsdino compare {folder} OTHER)")
     if strips > 0:
-        print(f"pictures  {folder / 'fold*.png'}")
+        print(f"images  {folder / 'fold*.png'}")
     return 0
 
 
-_SIZES = {"original": "the pictures' own sizes", "network": "the network's size"}
+_SIZES = {"original": "the images' own sizes", "network": "the network's size"}
 
 
 def write_results(

@@ -68,7 +68,7 @@ def check_same_episodes(a: pd.DataFrame, b: pd.DataFrame) -> None:
     pixels = [table["inter_bg"].to_numpy() + table["union_fg"].to_numpy() for table in (a, b)]
     if (pixels[0] != pixels[1]).any():
         raise ValueError("A and B count different numbers of pixels in the same episode: one was scored at the "
-                         "picture's own size, the other at the network's; give both the same --scoring.")  # fmt: skip
+                         "image's own size, the other at the network's; give both the same --scoring.")  # fmt: skip
 
 
 def _compare(name: str, a: pd.DataFrame, b: pd.DataFrame) -> Comparison:

@@ -28,7 +28,7 @@ class EpisodeChoice:
         number: episodes a fold, in place of the protocol's; of a list whose length follows from the data set (FSS-1000,
             DAVIS, PerSeg), so many evenly spread.
         seed: of the draw, in place of the protocol's.
-        skip_rare: leave out classes with too few pictures instead of refusing.
+        skip_rare: leave out classes with too few images instead of refusing.
         data_options: further arguments of the data set's reader.
     """
 
@@ -44,7 +44,7 @@ class EpisodeChoice:
     data_options: dict[str, Any] = field(default_factory=dict)
 
     def open(self) -> ClassIndex:
-        """The data set of test pictures."""
+        """The data set of test images."""
         return open_data_set(self.data, self.root, "test", **self.data_options)
 
     def lists(self, index: ClassIndex) -> list[EpisodeList]:
@@ -72,7 +72,7 @@ class EpisodeChoice:
         return given
 
     def base(self, test: TestSet) -> tuple[ClassIndex, EpisodeList]:
-        """Training pictures and episodes of base classes of a fold, none of whose pictures is tested.
+        """Training images and episodes of base classes of a fold, none of whose images is tested.
 
         Args:
             test: the fold's test set.

@@ -73,7 +73,7 @@ class EvaluateModule(LightningModule):
     Args:
         method: what is measured; in evaluation mode afterwards.
         class_ids: classes of the list.
-        scoring: "original" counts at the picture's own size, "network" at the network's.
+        scoring: "original" counts at the image's own size, "network" at the network's.
         done: rows of episodes that were measured before; they count in `running`.
         boundary: also measure DAVIS's F of each episode.
 
@@ -94,7 +94,7 @@ class EvaluateModule(LightningModule):
     ) -> None:
         super().__init__()
         if scoring not in ("original", "network"):
-            raise ValueError(f"unknown scoring {scoring!r}; use 'original' (the picture's own size) or 'network'.")
+            raise ValueError(f"unknown scoring {scoring!r}; use 'original' (the image's own size) or 'network'.")
         self.method, self.scoring, self.boundary = method.eval(), scoring, boundary
         self.running = FewShotIoU(class_ids, sync_on_compute=False)  # for the bar: this process's share
         if done is not None:

@@ -58,7 +58,7 @@ class MethodChoice:
 
         Args:
             fold: the fold.
-            base: gives training pictures and episodes of base classes, where something is to be chosen.
+            base: gives training images and episodes of base classes, where something is to be chosen.
 
         Raises:
             FileNotFoundError: nothing is there under that name.

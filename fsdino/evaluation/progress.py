@@ -7,7 +7,7 @@ from typing import Any, TextIO
 from lightning import LightningModule, Trainer
 
 from fsdino.evaluation.measure import EvaluateModule
-from fsdino.training.callbacks import StageProgress, batch_pictures
+from fsdino.training.callbacks import StageProgress, batch_images
 
 
 class EvaluationProgress(StageProgress):
@@ -36,7 +36,7 @@ class EvaluationProgress(StageProgress):
         """Moves the bar by the episodes of a batch, times the processes."""
         assert isinstance(pl_module, EvaluateModule)
         miou = pl_module.running.compute().miou
-        episodes = batch_pictures(batch) * trainer.world_size
+        episodes = batch_images(batch) * trainer.world_size
         room = self.total - int(self._bar.n if self._bar is not None else 0)
         parts = [f"mIoU {100 * miou:.1f}"] if miou == miou else []  # NaN before anything was counted
         self._advance(min(episodes, room), episodes, parts, None)

@@ -1,4 +1,4 @@
-"""A picture of an evaluation: its best, its middle and its worst episodes as strips."""
+"""An image of an evaluation: its best, its middle and its worst episodes as strips."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def contact_sheet(
 
 @torch.no_grad()
 def strip(method: FewShotMethod, data: EpisodeData, number: int, size: int = 160) -> np.ndarray:
-    """One episode in a row: support · query · truth · prediction, at the picture's own size.
+    """One episode in a row: support · query · truth · prediction, at the image's own size.
 
     Args:
         method: any.
@@ -91,8 +91,8 @@ def strip(method: FewShotMethod, data: EpisodeData, number: int, size: int = 160
     truth = item["query_mask_original"]
     probs = method.resize.invert(logits, tuple(truth.shape)).sigmoid().cpu()
     return episode_strip(
-        [index.load_image(picture) for picture in spec.support],
-        [index.load_mask(picture, spec.class_id) for picture in spec.support],
+        [index.load_image(image) for image in spec.support],
+        [index.load_mask(image, spec.class_id) for image in spec.support],
         index.load_image(spec.query), truth.numpy(), (probs > method.threshold).numpy(), score=score,
         class_name=index.class_names[spec.class_id], size=size,
     )  # fmt: skip

@@ -1,1 +1,1 @@
-"""Models for use elsewhere. Import `export` from `fsdino.export.command`: running exported graphs must not import torch."""
+"""Models elsewhere. Import `export` from `fsdino.export.command`: running exported graphs must not import torch."""

@@ -165,7 +165,7 @@ def note_metadata(path: Path, info: dict[str, Any]) -> None:
 
 
 def variations(graph: Graph) -> list[tuple[torch.Tensor, ...]]:
-    """Inputs of the sizes that the graph was traced with, and of others: one picture, one class, fewer and more
+    """Inputs of the sizes that the graph was traced with, and of others: one image, one class, fewer and more
     references."""
     first = tuple(tensor[:1] for tensor in graph.inputs)
     if graph.name == "remember":
@@ -197,7 +197,7 @@ def mask_agreement(model: FewShotSegmenter, folder: Path) -> float:
     """
     index = SyntheticWorld("novel", SCENES + 1)
     class_id = min(index.class_names)
-    first, *others = index.pictures(class_id)
+    first, *others = index.images(class_id)
     reference = Reference(index.load_image(first), mask=index.load_mask(first, class_id) == 1)
     answers = []
     for method in (model, OnnxMethod(folder)):

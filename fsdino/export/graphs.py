@@ -1,4 +1,4 @@
-"""The two graphs of a segmenter: `remember` (paid once per class) and `segment` (paid once per picture)."""
+"""The two graphs of a segmenter: `remember` (paid once per class) and `segment` (paid once per image)."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class RememberGraph(nn.Module):
 
 
 class SegmentGraph(nn.Module):
-    """Pictures and memories to masks.
+    """Images and memories to masks.
 
     Args:
         model: The segmenter.
@@ -58,7 +58,7 @@ class SegmentGraph(nn.Module):
         self.names = names
 
     def forward(self, images: Tensor, *memory: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Find N classes in each of B pictures; encoder and adapter run once per picture.
+        """Find N classes in each of B images; encoder and adapter run once per image.
 
         Args:
             images: (B, 3, S, S) float in [0, 1].
@@ -67,10 +67,10 @@ class SegmentGraph(nn.Module):
         Returns:
             Mask logits (B, N, s, s), predicted IoU (B, N) and presence logits (B, N).
         """
-        pictures, classes = images.shape[0], memory[0].shape[0]
+        batch, classes = images.shape[0], memory[0].shape[0]
         embedding, query = self.model.encode_query_feats(self.model.encoder(images))
         repeated = [_each(x, classes) for x in (embedding, query)]
-        arrays = dict(zip(self.names, (_tile(x, pictures) for x in memory)))
+        arrays = dict(zip(self.names, (_tile(x, batch) for x in memory)))
         grid = None
         if "fg" in arrays:
             h, w = embedding.shape[-2:]
@@ -78,9 +78,9 @@ class SegmentGraph(nn.Module):
         output = self.model.decode_encoded(SupportMemory(**arrays, grid=grid), *repeated)
         side = output.mask_logits.shape[-1]
         return (
-            output.mask_logits.reshape(pictures, classes, side, side),
-            output.iou_pred.reshape(pictures, classes),
-            output.presence_logit.reshape(pictures, classes),
+            output.mask_logits.reshape(batch, classes, side, side),
+            output.iou_pred.reshape(batch, classes),
+            output.presence_logit.reshape(batch, classes),
         )
 
 
@@ -89,9 +89,9 @@ def _each(x: Tensor, classes: int) -> Tensor:
     return x[:, None].expand(-1, classes, *x.shape[1:]).flatten(0, 1)
 
 
-def _tile(x: Tensor, pictures: int) -> Tensor:
+def _tile(x: Tensor, images: int) -> Tensor:
     """(N, ...) to (B*N, ...), the whole B times."""
-    return x[None].expand(pictures, *x.shape).flatten(0, 1)
+    return x[None].expand(images, *x.shape).flatten(0, 1)
 
 
 @dataclass
@@ -134,9 +134,9 @@ def graphs(model: FewShotSegmenter) -> list[Graph]:
         memory = remember.model.encode_support_feats(model.encoder(images), masks[None])
     names = tuple(memory.tensors())
     stacked = tuple(torch.cat([tensor] * classes) for tensor in memory.tensors().values())
-    shot_dim, picture_dim, class_dim = (
+    shot_dim, image_dim, class_dim = (
         Dim("shots", min=1, max=1024),
-        Dim("pictures", max=1024),
+        Dim("images", max=1024),
         Dim("classes", max=1024),
     )
     first_only: list[Any] = []
@@ -160,7 +160,7 @@ def graphs(model: FewShotSegmenter) -> list[Graph]:
             (torch.rand(2, 3, side, side, generator=generator), *stacked),
             ["images", *names],
             ["mask_logits", "iou_pred", "presence_logit"],
-            {"images": {0: picture_dim}, "memory": tuple(first_only)},
+            {"images": {0: image_dim}, "memory": tuple(first_only)},
         ),
     ]
 

@@ -1,4 +1,4 @@
-"""Exported graphs as a method of the package, so that `fsdino.evaluation.measure.evaluate` measures what 8 bits cost."""
+"""Exported graphs as a method of the package, so that `fsdino evaluate` measures what 8 bits cost."""
 
 from __future__ import annotations
 

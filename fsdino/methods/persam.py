@@ -151,7 +151,7 @@ class PersamMethod(FewShotMethod):
     def _decode(self, features: Tensor, points: Tensor, labels: Tensor, prompt: Tensor | None) -> tuple[Tensor, Tensor]:
         encoder, decoder = self.sam.prompt_encoder, self.sam.mask_decoder
         sparse, dense = encoder(points=(points, labels), boxes=None, masks=prompt)
-        # segment-anything repeats one picture for all prompts; as part of the dense prompt, each keeps its own
+        # segment-anything repeats one image for all prompts; as part of the dense prompt, each keeps its own
         masks, ious = decoder.predict_masks(
             image_embeddings=torch.zeros_like(features[:1]),
             image_pe=encoder.get_dense_pe().to(features.dtype),

@@ -49,7 +49,7 @@ def intersection_union(pred: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
     if pred.shape != truth.shape or pred.ndim != 2:
         raise ValueError(
             f"prediction {tuple(pred.shape)} and truth {tuple(truth.shape)} must be one (H, W): resize the prediction "
-            "to the picture first."
+            "to the image first."
         )
     truth = truth.to(pred.device)
     valid = truth != IGNORE

@@ -12,7 +12,7 @@ class SamAdapter(nn.Module):
     """Bottleneck adapter of FS-DINO (arXiv 2504.15669): three convolutions, two attention blocks, one convolution.
 
     Early features of DINOv2 are distributed much as SAM's image embedding, so that 1.25 M parameters (768 to 256)
-    suffice. All norms are over channels: the result for a picture does not depend on its batch.
+    suffice. All norms are over channels: the result for an image does not depend on its batch.
 
     Args:
         in_dim: Channels of the encoder.

@@ -47,7 +47,7 @@ class SamPrompter(nn.Module):
         """Draw what is pointed at.
 
         Args:
-            embedding: (B, D, h, w) pictures in SAM's space.
+            embedding: (B, D, h, w) images in SAM's space.
             points: (B, P, 2) as x, y in pixels of the square.
             labels: (B, P) long: 1 on the object, 0 off it, 2 and 3 the corners of a box, -1 no point.
             mask_logits: (B, 1, 4h, 4w) an earlier answer to correct, or None.
@@ -82,7 +82,7 @@ def click_logits(tokens: Tensor, points: Tensor, labels: Tensor, size: tuple[int
     """What clicks say of the places near them that look like the clicked ones.
 
     Args:
-        tokens: (B, h*w, C) unit-length tokens of the picture.
+        tokens: (B, h*w, C) unit-length tokens of the image.
         points: (B, P, 2) as x, y in pixels of the square.
         labels: (B, P) long: 1 on the object, 0 off it; others say nothing.
         size: (h, w).

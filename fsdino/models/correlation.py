@@ -72,17 +72,17 @@ def pool_correlation(query: Tensor, support: Tensor, weights: Tensor, temperatur
 
 
 def propagate(tokens: Tensor, values: Tensor, temperature: float = 0.1) -> Tensor:
-    """Spread a map over a picture's own similarities: softmax(cosine / temperature) times the map.
+    """Spread a map over an image's own similarities: softmax(cosine / temperature) times the map.
 
     Args:
-        tokens: (B, Q, C) unit-length tokens, or (1, Q, C) for N maps of one picture.
+        tokens: (B, Q, C) unit-length tokens, or (1, Q, C) for N maps of one image.
         values: (B or N, Q) float.
         temperature: Above 0; the smaller, the more each position keeps its own value.
 
     Returns:
         (B or N, Q) float.
     """
-    shared = tokens.shape[0] == 1  # one picture, whatever the number of maps: its similarities are computed once
+    shared = tokens.shape[0] == 1  # one image, whatever the number of maps: its similarities are computed once
     columns = values.transpose(0, 1)[None] if shared else values.unsqueeze(-1)  # (1, Q, N) or (B, Q, 1)
     parts = [
         cosine_correlation(rows, tokens).float().softmax(-1) @ columns

@@ -1,4 +1,4 @@
-"""SAM's mask decoder, for batches: one picture with one set of prompts per batch element."""
+"""SAM's mask decoder, for batches: one image with one set of prompts per batch element."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class MaskDecoder(nn.Module):
     """Two-way transformer between prompt tokens and the embedding (Segment Anything, arXiv 2304.02643, appendix A).
 
     Parameters have the names of segment-anything's `MaskDecoder`, so SAM's weights load by key; unlike there, a batch
-    holds several pictures, each with its own prompts.
+    holds several images, each with its own prompts.
 
     Args:
         dim: Width D of the embedding and the prompts.
@@ -75,7 +75,7 @@ class MaskDecoder(nn.Module):
         """Decode one mask set per batch element.
 
         Args:
-            embedding: (B, D, h, w) pictures in SAM's space.
+            embedding: (B, D, h, w) images in SAM's space.
             image_pe: (1, D, h, w) position encoding of the grid.
             sparse: (B, P, D) prompt tokens, P may be 0.
             dense: (B, D, h, w) dense prompt, added to the embedding.
@@ -96,7 +96,7 @@ class MaskDecoder(nn.Module):
 
 
 class TwoWayTransformer(nn.Module):
-    """Tokens and picture attend to each other in turn.
+    """Tokens and image attend to each other in turn.
 
     Args:
         dim: Width.
@@ -116,11 +116,11 @@ class TwoWayTransformer(nn.Module):
 
         Args:
             tokens: (B, T, D) output and prompt tokens; also their own position encoding.
-            keys: (B, h*w, D) picture.
-            key_pe: (1, h*w, D) position encoding of the picture.
+            keys: (B, h*w, D) image.
+            key_pe: (1, h*w, D) position encoding of the image.
 
         Returns:
-            Tokens and picture, in the shapes they came.
+            Tokens and image, in the shapes they came.
         """
         token_pe = tokens
         for layer in self.layers:
@@ -130,7 +130,7 @@ class TwoWayTransformer(nn.Module):
 
 
 class TwoWayBlock(nn.Module):
-    """Token self-attention, tokens to picture, token MLP, picture to tokens.
+    """Token self-attention, tokens to image, token MLP, image to tokens.
 
     Args:
         dim: Width.

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 class LayerNorm2d(nn.LayerNorm):
     """LayerNorm over the channels of each position of a map.
 
-    Positions are normalised one by one: statistics over a picture would erase how well it matches as a whole.
+    Positions are normalised one by one: statistics over an image would erase how well it matches as a whole.
 
     Args:
         dim: Number of channels.

@@ -51,7 +51,7 @@ def grid_weights(masks: Tensor, size: tuple[int, int], negative: Tensor | None =
     """Share of object and of background in each grid position.
 
     What negative references show is background, and weighs as much as all other background together, since it is what
-    would be mistaken for the object; the rest of their pictures is not known and weighs nothing.
+    would be mistaken for the object; the rest of their images is not known and weighs nothing.
 
     Args:
         masks: (B, K, S, S) float in [0, 1].

@@ -1,4 +1,4 @@
-"""Whether the object is in the picture at all."""
+"""Whether the object is in the image at all."""
 
 from __future__ import annotations
 

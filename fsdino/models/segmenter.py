@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from fsdino.base.hub import HubModel
 from fsdino.base.method import (
     FewShotMethod,
-    Picture,
+    ImageLike,
     Reference,
     Segmentation,
     SegmenterOutput,
@@ -81,8 +81,8 @@ class FewShotSegmenter(FewShotMethod, HubModel):
             return super().remember(references)
         if all(reference.negative for reference in references):
             raise ValueError("remember() got negative references alone; give at least one that shows the object.")
-        pictures = [image_tensor(reference.image, reference.name) for reference in references]
-        feats = self.encoder(torch.stack([self.resize.image(picture.to(self.device)) for picture in pictures]))
+        images = [image_tensor(reference.image, reference.name) for reference in references]
+        feats = self.encoder(torch.stack([self.resize.image(image.to(self.device)) for image in images]))
         masks = [self._square_mask(one, [feat[i : i + 1] for feat in feats]) for i, one in enumerate(references)]
         negative = torch.tensor([[reference.negative for reference in references]], device=self.device)
         return self.encode_support_feats(feats, torch.stack(masks, dim=1), negative if negative.any() else None)
@@ -99,7 +99,7 @@ class FewShotSegmenter(FewShotMethod, HubModel):
     def draw(self, feats: list[Tensor], points: Tensor, labels: Tensor) -> Tensor:
         """Masks of what is pointed at.
 
-        SAM's decoder answers first; the segmenter, which then knows the object, looks at the same picture again, and
+        SAM's decoder answers first; the segmenter, which then knows the object, looks at the same image again, and
         the two logits are averaged, each above its own border.
 
         Args:
@@ -166,18 +166,18 @@ class FewShotSegmenter(FewShotMethod, HubModel):
         """See `FewShotMethod.decode_query`.
 
         Raises:
-            ValueError: If the memory's batch is neither 1 nor the number of pictures.
+            ValueError: If the memory's batch is neither 1 nor the number of images.
         """
         held, asked = memory.batch_size, query_image.shape[0]
         if held != 1 and held != asked:
-            raise ValueError(f"the memory holds {held} episodes but {asked} pictures came; give {held}, or one memory.")
+            raise ValueError(f"the memory holds {held} episodes but {asked} images came; give {held}, or one memory.")
         return self.decode_query_feats(memory, self.encoder(query_image))
 
     def decode_query_feats(self, memory: SupportMemory, feats: list[Tensor]) -> SegmenterOutput:
         """Segment from the queries' feature maps.
 
         Args:
-            memory: Of batch B, or 1 for all pictures; or of any batch N for one picture, N classes at once.
+            memory: Of batch B, or 1 for all images; or of any batch N for one image, N classes at once.
             feats: One (B, C, h, w) map per tap of the encoder, in its order.
 
         Returns:
@@ -186,7 +186,7 @@ class FewShotSegmenter(FewShotMethod, HubModel):
         return self.decode_encoded(memory, *self.encode_query_feats(feats))
 
     def encode_query_feats(self, feats: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """What is computed once per picture, whatever the number of classes.
+        """What is computed once per image, whatever the number of classes.
 
         Args:
             feats: One (B, C, h, w) map per tap of the encoder, in its order.
@@ -236,15 +236,15 @@ class FewShotSegmenter(FewShotMethod, HubModel):
     # ---- corrections and several classes
 
     @torch.no_grad()
-    def refine(self, memory: SupportMemory, picture: Picture, points: Any, labels: Any = None) -> Segmentation:
+    def refine(self, memory: SupportMemory, image: ImageLike, points: Any, labels: Any = None) -> Segmentation:
         """See `FewShotMethod.refine`: SAM's decoder corrects what the memory found, click by click."""
-        image = image_tensor(picture, "picture")
-        size = (image.shape[-2], image.shape[-1])
+        tensor = image_tensor(image, "image")
+        size = (tensor.shape[-2], tensor.shape[-1])
         if labels is None:
             labels = [1] * len(points)
-        given = Reference(picture, points=points, labels=labels, name="refine()")
+        given = Reference(image, points=points, labels=labels, name="refine()")
         clicks, marks = prompt_points(given, size, self.resize, on_object=False)
-        feats = self.encoder(self.resize.image(image.to(self.device))[None])
+        feats = self.encoder(self.resize.image(tensor.to(self.device))[None])
         output = self.correct(memory, feats, clicks.to(self.device)[None], marks.to(self.device)[None])
         return self._segmentation(output, 0, size)
 
@@ -275,7 +275,7 @@ class FewShotSegmenter(FewShotMethod, HubModel):
         return SegmenterOutput(logits, drawn.iou_pred[:, :1], torch.where(clicked, CERTAIN, found.presence_logit))
 
     def decode_classes(self, memories: Sequence[SupportMemory], query_image: Tensor) -> SegmenterOutput:
-        """See `FewShotMethod.decode_classes`; the picture is encoded once and the classes are one batch."""
+        """See `FewShotMethod.decode_classes`; the image is encoded once and the classes are one batch."""
         encoded = self.encode_query_feats(self.encoder(query_image))
         if self.config.variant == "full" and self.config.reader == "pivot":  # it reads each reference in its place
             parts = [self.decode_encoded(memory, *encoded) for memory in memories]

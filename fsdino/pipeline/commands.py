@@ -10,7 +10,7 @@ from fsdino.pipeline.recipe import Recipe
 
 
 def run(recipe: Recipe, trainer_options: dict[str, Any]) -> int:
-    """Cache, distill, train, evaluate and export; ends with one table and a sheet of pictures."""
+    """Cache, distill, train, evaluate and export; ends with one table and a sheet of images."""
     from fsdino.pipeline.folder import open_run
     from fsdino.pipeline.report import measure
 
@@ -23,7 +23,7 @@ def run(recipe: Recipe, trainer_options: dict[str, Any]) -> int:
     report = job.timed("evaluate", lambda: measure(job, trained))
     folder = job.export(report.model, report.headline)
     print(report.table(job.seconds, time.perf_counter() - started))
-    print(f"\npictures  {report.sheet}\nmodel     {folder}  (fsdino predict --model {folder} ...)")
+    print(f"\nimages  {report.sheet}\nmodel     {folder}  (fsdino predict --model {folder} ...)")
     job.log_results(report.headline, report.sheet, folder)
     (job.folder / "done").write_text("finished\n")
     return 0
@@ -62,7 +62,7 @@ def evaluate(recipe: Recipe, trainer_options: dict[str, Any]) -> int:
     job = open_run(recipe, trainer_options)
     report = measure(job, job.train(job.distill()))
     print(report.table(job.seconds, 0.0))
-    print(f"\npictures  {report.sheet}")
+    print(f"\nimages  {report.sheet}")
     return 0
 
 
@@ -83,7 +83,7 @@ def data(name: str, root: str | None = None, samples: int = 20) -> int:
     Args:
         name: the data set, for instance pascal5i, coco20i, fss1000, folder, synthetic.
         root: the folder it lies in.
-        samples: pictures to open with their masks.
+        samples: images to open with their masks.
 
     Returns:
         Exit code: 0 when the data set can be used.
@@ -119,7 +119,7 @@ def episodes(
         seed: in place of the protocol's.
         out: JSON file to write; printed as a summary only where it is left out.
         verify: an existing list to check instead of drawing.
-        skip_rare: leave out classes with too few pictures instead of refusing.
+        skip_rare: leave out classes with too few images instead of refusing.
 
     Returns:
         Exit code.
@@ -138,7 +138,7 @@ def episodes(
             drawn.save(Path(out))
     print(
         f"{drawn.dataset} fold {drawn.fold}, {drawn.shots} shot(s), seed {drawn.seed}: {len(drawn)} episodes of "
-        f"{len(drawn.class_ids)} classes, {len(drawn.pictures)} pictures, sha256 {drawn.content_hash[:16]}"
+        f"{len(drawn.class_ids)} classes, {len(drawn.images)} images, sha256 {drawn.content_hash[:16]}"
         + (f", written to {out}" if out and verify is None else ", verified" if verify else "")
     )
     return 0

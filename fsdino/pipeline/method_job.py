@@ -1,4 +1,4 @@
-"""A recipe of SANSA or FSSAM from end to end: the stages of `fsdino.pipeline.run.Job` without teacher and distillation."""
+"""A recipe of SANSA or FSSAM from end to end: the stages of `Job` without teacher and distillation."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import Callback
 from fsdino.base.method import FewShotMethod
 from fsdino.base.registry import build_method, save_method
 from fsdino.cache.cache import EmbeddingCache
-from fsdino.cache.image_list import PictureList
+from fsdino.cache.image_list import ImageList
 from fsdino.methods.fssam.method import Fssam
 from fsdino.pipeline.run import Job
 from fsdino.training.callbacks import EpisodeStrips
@@ -32,11 +32,11 @@ class MethodJob(Job):
         """Write the maps of FSSAM's frozen encoder, where the recipe wants them; SANSA has none."""
         self.maps(self.build(), self.train_set.annotated)
 
-    def maps(self, method: FewShotMethod, pictures: PictureList) -> tuple[EmbeddingCache, PictureList] | None:
-        """The cached maps of a picture list; None where the recipe or the method wants none."""
+    def maps(self, method: FewShotMethod, images: ImageList) -> tuple[EmbeddingCache, ImageList] | None:
+        """The cached maps of an image list; None where the recipe or the method wants none."""
         if not self.recipe.cache.features or not isinstance(method, Fssam):
             return None
-        return self.cached("fssam", FssamMaps(method), pictures, method.resize.mode, ("plain",)), pictures
+        return self.cached("fssam", FssamMaps(method), images, method.resize.mode, ("plain",)), images
 
     def distill(self) -> Path | None:
         """There is no stage 1."""
@@ -54,16 +54,16 @@ class MethodJob(Job):
         method = self.build()
         options = {key: value for key, value in asdict(recipe.method).items() if key not in ("name", "args")}
         module = MethodModule(method, chosen.val_classes, lr=part.lr, weight_decay=part.weight_decay, **options)
-        cache, pictures = self.maps(method, chosen.annotated) or (None, None)
+        cache, images = self.maps(method, chosen.annotated) or (None, None)
         data = MethodData(
             chosen.index, chosen.classes, chosen.val_episodes, method.resize,
             recipe.data.shots + recipe.method.num_targets - 1, part.epoch_length, chosen.ignore_classes,
-            part.absent_prob, part.augment, cache, pictures, part.batch_size, recipe.num_workers, recipe.seed,
+            part.absent_prob, part.augment, cache, images, part.batch_size, recipe.num_workers, recipe.seed,
             chosen.class_weights,
         )  # fmt: skip
         strips: list[Callback] = []
         if chosen.val_episodes is not None:
-            strips.append(EpisodeStrips(chosen.index, chosen.val_episodes, self.folder / "train" / "pictures"))
+            strips.append(EpisodeStrips(chosen.index, chosen.val_episodes, self.folder / "train" / "images"))
         return self.fit("train", module, data, part.epochs, strips)
 
     def export(self, model: FewShotMethod, results: dict[str, float | str]) -> Path:

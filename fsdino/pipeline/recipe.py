@@ -23,7 +23,7 @@ class DataSpec:
     """A data set.
 
     Args:
-        name: one of `fsdino.data.catalog.DATA_SETS`, or "pictures" for a folder of pictures without masks.
+        name: one of `fsdino.data.catalog.DATA_SETS`, or "images" for a folder of images without masks.
         root: its folder on disk.
         options: further arguments of its reader.
         leave_out: fold -> names of classes that must not be seen in it ("*" = the whole set), for a second data set
@@ -45,35 +45,35 @@ class DataPart:
 
     Args:
         train: annotated data sets; their base classes are trained on.
-        pictures: pictures of distillation, used without masks; empty = the annotated ones.
+        images: images of distillation, used without masks; empty = the annotated ones.
         test: data set of the test episodes.
         fold: fold whose classes are novel.
         shots: references per episode.
-        filter: training pictures: "none" (all, novel pixels ignored), "hsnet" or "pfenet".
-        in_domain: also train on the tested classes, from pictures that no test episode shows (a generalist's test, not
+        filter: training images: "none" (all, novel pixels ignored), "hsnet" or "pfenet".
+        in_domain: also train on the tested classes, from images that no test episode shows (a generalist's test, not
             a few-shot one).
-        val_by: what is held out to pick checkpoint and cut: base "classes", or "pictures" of all classes, for data
+        val_by: what is held out to pick checkpoint and cut: base "classes", or "images" of all classes, for data
             with too few classes to spare one.
         val_share: part of them, in [0, 1).
         val_episodes: episodes of those.
         test_episodes: length of the test list, where it is drawn.
         test_list: a fixed test list (JSON); `{fold}` and `{shots}` are filled in.
-        max_train_pictures: keep only so many annotated pictures (drawn by the seed); None = all.
+        max_train_images: keep only so many annotated images (drawn by the seed); None = all.
     """
 
     train: list[DataSpec] = field(default_factory=lambda: [DataSpec()])
-    pictures: list[DataSpec] = field(default_factory=list)
+    images: list[DataSpec] = field(default_factory=list)
     test: DataSpec = field(default_factory=DataSpec)
     fold: int = 0
     shots: int = 1
     filter: Literal["none", "hsnet", "pfenet"] = "none"
     in_domain: bool = False
-    val_by: Literal["classes", "pictures"] = "classes"
+    val_by: Literal["classes", "images"] = "classes"
     val_share: float = 0.2
     val_episodes: int = 120
     test_episodes: int = 600
     test_list: str | None = None
-    max_train_pictures: int | None = None
+    max_train_images: int | None = None
 
 
 @dataclass
@@ -129,9 +129,9 @@ class TeachPart:
         objects: also learn from the masks of base classes; False makes one teacher that fits every fold.
         region_epochs: epochs on the regions alone before the others; they depend on no fold, and runs share them.
         epochs: epochs on everything.
-        epoch_length: pictures an epoch.
-        batch_size: pictures a step and device.
-        max_objects: masks of a picture.
+        epoch_length: images an epoch.
+        batch_size: images a step and device.
+        max_objects: masks of an image.
         lr: peak learning rate.
         optimizer: "adamw" or "muon".
     """
@@ -157,10 +157,10 @@ class CachePart:
     Args:
         dir: where caches lie; runs with equal recipes share them.
         teacher: write the teacher's embeddings once; False asks the teacher in every step.
-        features: write the frozen encoder's maps of the annotated pictures once, for episode training.
-        hflip: also the mirrored pictures.
-        batch_size: pictures a step and device.
-        shard_size: pictures in a file.
+        features: write the frozen encoder's maps of the annotated images once, for episode training.
+        hflip: also the mirrored images.
+        batch_size: images a step and device.
+        shard_size: images in a file.
     """
 
     dir: str = "runs/cache"
@@ -177,11 +177,11 @@ class DistillPart:
 
     Args:
         epochs: epochs in all; 0 leaves the stage out.
-        sizes: picture sides in pixels, in the order of the run.
+        sizes: image sides in pixels, in the order of the run.
         shares: part of the epochs of each size; None = equal.
-        epoch_length: pictures an epoch; None = all.
-        val_count: pictures held out to watch the error.
-        batch_size: pictures a step and device.
+        epoch_length: images an epoch; None = all.
+        val_count: images held out to watch the error.
+        batch_size: images a step and device.
         loss: "mse" (the paper's) or "cosine_smooth_l1".
         mask_weight: weight of the extra loss on the teacher's masks under random clicks.
         lr: peak learning rate.
@@ -250,7 +250,7 @@ class EvaluatePart:
     """Measuring on novel classes.
 
     Args:
-        scoring: "original" (the picture's own size) or "network" (the network's).
+        scoring: "original" (the image's own size) or "network" (the network's).
         baselines: also measure the prototype baseline and all-foreground.
         strips: episodes drawn on the contact sheet.
     """

@@ -1,4 +1,4 @@
-"""The end of a run: measure on novel classes beside the baselines, one table, one sheet of pictures."""
+"""The end of a run: measure on novel classes beside the baselines, one table, one sheet of images."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ from fsdino.base.bundled import bundled_file
 from fsdino.base.resize import ResizeMode
 from fsdino.base.storage import load_segmenter, save_pretrained
 from fsdino.cache.cache import EmbeddingCache, EmbeddingSource, FrozenTaps, cache_recipe, write_cache
-from fsdino.cache.image_list import PictureList
+from fsdino.cache.image_list import ImageList
 from fsdino.data.splits import TestSet, TrainSet, open_test, open_train
 from fsdino.models.segmenter import FewShotSegmenter
 from fsdino.pipeline.recipe import Recipe
@@ -34,7 +34,7 @@ from fsdino.training.distill import DistillModule
 from fsdino.training.distill_data import DistillData
 from fsdino.training.episode_data import MetaData
 from fsdino.training.episodes import MetaModule
-from fsdino.training.loggers import log_model, log_picture, make_loggers
+from fsdino.training.loggers import log_image, log_model, make_loggers
 from fsdino.training.presence import PresenceData, presence_stage
 from fsdino.training.step_seed import StepSeed
 
@@ -55,7 +55,7 @@ class Job:
     recipe: Recipe
     trainer_options: dict[str, Any]
     folder: Path
-    features: tuple[EmbeddingCache, PictureList] | None = None
+    features: tuple[EmbeddingCache, ImageList] | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     _test: TestSet | None = None
     _train: TrainSet | None = None
@@ -85,7 +85,7 @@ class Job:
             self._teacher = SamTeacher.from_checkpoint(file, part.sha256)
         return self._teacher
 
-    def trainer(self, stage: str, unit: str = "pictures", **stage_options: Any) -> Trainer:
+    def trainer(self, stage: str, unit: str = "images", **stage_options: Any) -> Trainer:
         """A Trainer for one stage; the recipe's own Trainer flags come last."""
         options: dict[str, Any] = {
             "accelerator": "auto", "devices": 1, "enable_model_summary": False, "logger": False,
@@ -112,44 +112,44 @@ class Job:
             self.feature_cache(self.train_set.annotated)
 
     def teacher_cache(self) -> EmbeddingCache:
-        """The teacher's embeddings of all pictures of distillation."""
+        """The teacher's embeddings of all images of distillation."""
         mode = self.recipe.segmenter().resize_mode
-        return self.cached("teacher", self.teacher, self.train_set.pictures, mode, self._cache_views)
+        return self.cached("teacher", self.teacher, self.train_set.images, mode, self._cache_views)
 
-    def feature_cache(self, pictures: PictureList) -> EmbeddingCache:
-        """The frozen encoder's maps of a picture list."""
+    def feature_cache(self, images: ImageList) -> EmbeddingCache:
+        """The frozen encoder's maps of an image list."""
         first = self.recipe.train.init_from
         with torch.random.fork_rng():
             torch.manual_seed(self.recipe.seed)  # as the training modules do: an encoder without weights is theirs
             segmenter = FewShotSegmenter(self.recipe.segmenter()) if first is None else load_segmenter(first)
         source, mode = FrozenTaps(segmenter.encoder), segmenter.resize.mode
-        return self.cached("features", source, pictures, mode, self._cache_views)
+        return self.cached("features", source, images, mode, self._cache_views)
 
     @property
     def _cache_views(self) -> tuple[str, ...]:
         return ("plain", "hflip") if self.recipe.cache.hflip else ("plain",)
 
     def cached(
-        self, kind: str, source: EmbeddingSource, pictures: PictureList, mode: ResizeMode, views: tuple[str, ...]
+        self, kind: str, source: EmbeddingSource, images: ImageList, mode: ResizeMode, views: tuple[str, ...]
     ) -> EmbeddingCache:
-        """What a frozen network makes of pictures, written once into a folder named after everything that decides it.
+        """What a frozen network makes of images, written once into a folder named after everything that decides it.
 
         Args:
             kind: start of the folder's name, and what the progress bar says.
             source: the network.
-            pictures: what it sees.
-            mode: how pictures become squares.
+            images: what it sees.
+            mode: how images become squares.
             views: "plain" and, if wanted, "hflip".
 
         Returns:
             The cache, whole.
         """
         part, trainer = self.recipe.cache, self.trainer(f"cache {kind}")
-        wanted = cache_recipe(source, pictures, mode, views, part.shard_size, str(trainer.precision))
+        wanted = cache_recipe(source, images, mode, views, part.shard_size, str(trainer.precision))
         digest = hashlib.sha256(json.dumps(asdict(wanted), sort_keys=True).encode()).hexdigest()[:12]
         folder = Path(part.dir) / f"{kind}-{digest}"
         return write_cache(
-            source, pictures, folder, trainer, mode, views, part.batch_size, self.recipe.num_workers, part.shard_size,
+            source, images, folder, trainer, mode, views, part.batch_size, self.recipe.num_workers, part.shard_size,
         )  # fmt: skip
 
     def distill(self) -> Path | None:
@@ -164,7 +164,7 @@ class Job:
             seed=self.recipe.seed,
         )  # fmt: skip
         data = DistillData(
-            self.train_set.pictures, part.sizes, part.shares, None if live else self.teacher_cache(),
+            self.train_set.images, part.sizes, part.shares, None if live else self.teacher_cache(),
             self.teacher.img_size if live else None, self.recipe.segmenter().resize_mode, part.epoch_length,
             part.val_count, self.recipe.cache.hflip, part.batch_size, self.recipe.num_workers, self.recipe.seed,
         )  # fmt: skip
@@ -188,15 +188,15 @@ class Job:
         features = self.features
         if features is None and self.recipe.cache.features:
             features = self.feature_cache(chosen.annotated), chosen.annotated
-        cache, pictures = features or (None, None)
+        cache, images = features or (None, None)
         data = MetaData(
             chosen.index, chosen.classes, chosen.val_episodes, module.model.resize, self.recipe.data.shots,
             part.epoch_length, chosen.ignore_classes, part.absent_prob, part.augment, cache,
-            pictures, part.batch_size, self.recipe.num_workers, self.recipe.seed, chosen.class_weights,
+            images, part.batch_size, self.recipe.num_workers, self.recipe.seed, chosen.class_weights,
         )  # fmt: skip
         strips: list[Callback] = []
         if chosen.val_episodes is not None:
-            strips.append(EpisodeStrips(chosen.index, chosen.val_episodes, self.folder / "train" / "pictures"))
+            strips.append(EpisodeStrips(chosen.index, chosen.val_episodes, self.folder / "train" / "images"))
         trained = self.fit("train", module, data, part.epochs, strips)
         absence = PresenceData(
             chosen.index, chosen.classes, chosen.val_classes, self.recipe.data.shots, chosen.ignore_classes, features,
@@ -215,7 +215,7 @@ class Job:
         done = self.folder / stage / "done"
         if not done.is_file():
             trainer = self.trainer(
-                stage, "episodes" if stage == "train" else "pictures", max_epochs=epochs,
+                stage, "episodes" if stage == "train" else "images", max_epochs=epochs,
                 reload_dataloaders_every_n_epochs=1, enable_checkpointing=True, gradient_clip_val=1.0,
                 logger=self.loggers(stage),
                 callbacks=[
@@ -240,7 +240,7 @@ class Job:
         loggers = self.loggers("train")
         for logger in loggers[1:]:
             logger.log_metrics({f"test/{key.replace(' ', '_')}": float(value) for key, value in results.items()})
-        log_picture(loggers, "test/strips", sheet)
+        log_image(loggers, "test/strips", sheet)
         log_model(loggers, folder, self.recipe.name)
         for logger in loggers[1:]:
             logger.finalize("success")

@@ -1,4 +1,4 @@
-"""Masks of the user's objects in the user's pictures. Nothing here imports torch until a torch engine is opened."""
+"""Masks of the user's objects in the user's images. Nothing here imports torch until a torch engine is opened."""
 
 from fsdino.predict.command import open_engine, predict, remember
 from fsdino.predict.engine import Engine, Finding, Labelling, resolve

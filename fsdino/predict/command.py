@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from fsdino.base.digest import file_sha256
 from fsdino.predict.engine import Engine, Labelling, resolve, segment_tiled
-from fsdino.predict.images import EndOfVideo, Item, find_pictures, read_ahead
+from fsdino.predict.images import EndOfVideo, Item, find_images, read_ahead
 from fsdino.predict.lists import listed
 from fsdino.predict.memory_file import Concept, load_concept, save_concept, thumbnail
 from fsdino.predict.outputs import Format, Outputs
@@ -97,22 +97,22 @@ def predict(
     device: str = "auto",
     overwrite: bool = False,
 ) -> int:
-    """Segment pictures after a few annotated ones; a second run continues where the first stopped.
+    """Segment images after a few annotated ones; a second run continues where the first stopped.
 
     Args:
-        support: What to look for: a folder per class with picture and mask of one name side by side, images/<class>/
+        support: What to look for: a folder per class with image and mask of one name side by side, images/<class>/
             and masks/<class>/, a COCO JSON, or saved memories (.fsmem).
-        images: Pictures to segment: a folder, a glob, a picture or a video.
+        images: Images to segment: a folder, a glob, an image or a video.
         out: Folder for the results.
         model: A preset, model folder, checkpoint or Hub id; for onnx and openvino the folder of the
             exported graphs.
-        formats: Any of labels (PNG label maps), overlays (pictures with masks), coco (JSON with RLE), yolo (polygons),
+        formats: Any of labels (PNG label maps), overlays (images with masks), coco (JSON with RLE), yolo (polygons),
             comma-separated.
-        support_images: Folder of the pictures of a COCO JSON, when it is not beside it.
+        support_images: Folder of the images of a COCO JSON, when it is not beside it.
         max_references: References used per class; 0 takes all.
-        min_score: Classes whose score in a picture is below, in [0, 1], count as absent.
+        min_score: Classes whose score in an image is below, in [0, 1], count as absent.
         threshold: Probability above which a pixel belongs to a class; the model's own when left out.
-        tile: Side in pixels of windows to cut large pictures into, for small objects; 0 takes pictures as a whole.
+        tile: Side in pixels of windows to cut large images into, for small objects; 0 takes images as a whole.
         split_instances: Whether the COCO JSON has an annotation per connected part, whose score is the class's times
             the part's mean probability.
         frame_step: Every how many frames of a video count.
@@ -121,14 +121,14 @@ def predict(
         overwrite: Start over instead of continuing; the earlier results are removed.
 
     Returns:
-        Exit code: 0, or 1 when pictures could not be read (they are listed on standard error).
+        Exit code: 0, or 1 when images could not be read (they are listed on standard error).
 
     Raises:
-        ValueError: If support, pictures, model or an option is not usable.
+        ValueError: If support, images, model or an option is not usable.
         FileNotFoundError: If the model is not there.
     """
     _check_options(min_score, threshold, tile)
-    items = find_pictures(images, exclude=out, frame_step=frame_step)
+    items = find_images(images, exclude=out, frame_step=frame_step)
     wanted = read_support(support, images=support_images, max_references=max_references)
     engine = open_engine(model, runtime, device)
     cut = engine.threshold if threshold is None else threshold
@@ -145,20 +145,20 @@ def predict(
         "split_instances": split_instances,
     }
     memories = list(remember_all(engine, wanted).values())
-    pictures = {item.name: item.source for item in items}
+    sources = {item.name: item.source for item in items}
     options = {"split_instances": split_instances, "overwrite": overwrite}
-    outputs = Outputs(out, wanted.class_names(), kinds, settings, pictures, **options)
+    outputs = Outputs(out, wanted.class_names(), kinds, settings, sources, **options)
 
-    def find(picture: np.ndarray) -> Labelling:
-        is_large = tile > 0 and max(picture.shape[:2]) > tile
-        found = iter(segment_tiled(engine, memories, picture, tile)) if is_large else engine.segment(memories, picture)
-        return resolve(found, (picture.shape[0], picture.shape[1]), cut, min_score)
+    def find(image: np.ndarray) -> Labelling:
+        is_large = tile > 0 and max(image.shape[:2]) > tile
+        found = iter(segment_tiled(engine, memories, image, tile)) if is_large else engine.segment(memories, image)
+        return resolve(found, (image.shape[0], image.shape[1]), cut, min_score)
 
     failed = run_all(items, outputs, find)
     done = outputs.finish()
     for name, reason in failed.items():
         print(f"not read: {name}: {reason}", file=sys.stderr)
-    print(f"{done} of {done + len(failed)} pictures, {', '.join(kinds)} and scores.csv in {out}")
+    print(f"{done} of {done + len(failed)} images, {', '.join(kinds)} and scores.csv in {out}")
     return 1 if failed else 0
 
 
@@ -179,28 +179,28 @@ def _graph_digest(folder: Path) -> str:
 
 
 def run_all(items: Sequence[Item], outputs: Outputs, find: Callable[[np.ndarray], Labelling]) -> dict[str, str]:
-    """Segment all pictures that are not done yet, while others are decoded and written in threads.
+    """Segment all images that are not done yet, while others are decoded and written in threads.
 
     Args:
-        items: The pictures.
+        items: The images.
         outputs: Where the results go.
-        find: All classes of a picture (H, W, 3).
+        find: All classes of an image (H, W, 3).
 
     Returns:
-        Reasons of the pictures that could not be read, by name. Frames past a video's end are no pictures.
+        Reasons of the images that could not be read, by name. Frames past a video's end are no images.
     """
     failed: dict[str, str] = {}
     todo = [item for item in items if item.name not in outputs.done]
     writes: list[Future[None]] = []
     with (
         ThreadPoolExecutor(2, thread_name_prefix="write") as writers,
-        tqdm(total=len(items), initial=len(items) - len(todo), unit="picture", desc="predict") as bar,
+        tqdm(total=len(items), initial=len(items) - len(todo), unit="image", desc="predict") as bar,
     ):
-        for item, picture in read_ahead(todo):
-            if isinstance(picture, np.ndarray):
-                writes.append(writers.submit(outputs.write, item.name, picture, find(picture)))
-            elif not isinstance(picture, EndOfVideo):
-                failed[item.name] = str(picture).splitlines()[0] if str(picture) else type(picture).__name__
+        for item, image in read_ahead(todo):
+            if isinstance(image, np.ndarray):
+                writes.append(writers.submit(outputs.write, item.name, image, find(image)))
+            elif not isinstance(image, EndOfVideo):
+                failed[item.name] = str(image).splitlines()[0] if str(image) else type(image).__name__
             while len(writes) > WRITES_WAITING:
                 writes.pop(0).result()
             bar.update()
@@ -224,7 +224,7 @@ def remember(
         support: As for predict: the folder of one class, folders of several, or a COCO JSON.
         out: For one class the .fsmem file to write; for several a folder, which gets a file per class.
         model: As for predict.
-        support_images: Folder of the pictures of a COCO JSON, when it is not beside it.
+        support_images: Folder of the images of a COCO JSON, when it is not beside it.
         max_references: References used per class; 0 takes all.
         runtime: torch, onnx or openvino.
         device: cpu, cuda, or auto.
@@ -237,7 +237,7 @@ def remember(
     """
     wanted = read_support(support, images=support_images, max_references=max_references)
     if wanted.memory_files:
-        raise ValueError(f"'{support}' is a saved memory already; give pictures with masks.")
+        raise ValueError(f"'{support}' is a saved memory already; give images with masks.")
     names = wanted.class_names()
     is_file = Path(out).suffix == MEMORY_SUFFIX
     if is_file and len(names) > 1:

@@ -11,17 +11,17 @@ import numpy as np
 
 from fsdino.predict.support import Annotated
 
-CLASSES_AT_ONCE = 16  # bounds the memory of a picture with many classes
+CLASSES_AT_ONCE = 16  # bounds the memory of an image with many classes
 
 
 @dataclass
 class Finding:
-    """What was found of one class in one picture.
+    """What was found of one class in one image.
 
     Args:
-        probs: (H, W) float32 in [0, 1], at the picture's own size.
+        probs: (H, W) float32 in [0, 1], at the image's own size.
         score: The model's estimate of the mask's quality, in [0, 1].
-        present: Whether the class is in the picture at all.
+        present: Whether the class is in the image at all.
         presence: Probability that it is, in [0, 1]; None from a model that does not say.
     """
 
@@ -33,13 +33,13 @@ class Finding:
 
 @dataclass
 class Labelling:
-    """All classes of one picture; each pixel belongs to one of them or to the background.
+    """All classes of one image; each pixel belongs to one of them or to the background.
 
     Args:
         labels: (H, W) uint8, 0 for background and k for the k-th class.
         probs: (H, W) float16, the probability of each pixel's class, 0 on the background.
         scores: Each class's score, 0 where it is absent.
-        presences: Each class's probability to be in the picture, or None.
+        presences: Each class's probability to be in the image, or None.
     """
 
     labels: np.ndarray
@@ -66,8 +66,8 @@ class Engine(ABC):
         """Turn the references of one class into a memory."""
 
     @abstractmethod
-    def segment(self, memories: Sequence[Any], picture: np.ndarray) -> Iterator[Finding]:
-        """Find classes in a picture (H, W, 3) uint8: one finding per memory, in order, made when it is asked for."""
+    def segment(self, memories: Sequence[Any], image: np.ndarray) -> Iterator[Finding]:
+        """Find classes in an image (H, W, 3) uint8: one finding per memory, in order, made when it is asked for."""
 
     @abstractmethod
     def pack(self, memory: Any) -> dict[str, np.ndarray]:
@@ -83,7 +83,7 @@ def resolve(findings: Iterator[Finding], size: tuple[int, int], threshold: float
 
     Args:
         findings: One per class, in the order of the labels.
-        size: (H, W) of the picture.
+        size: (H, W) of the image.
         threshold: Probability above which a pixel belongs to a class at all.
         min_score: Classes whose score is below count as absent.
 
@@ -106,11 +106,11 @@ def resolve(findings: Iterator[Finding], size: tuple[int, int], threshold: float
 
 
 def tiles(size: tuple[int, int], tile: int, overlap: float = 0.25) -> list[tuple[int, int, int, int]]:
-    """Cover a picture with equal, overlapping windows.
+    """Cover an image with equal, overlapping windows.
 
     Args:
-        size: (H, W) of the picture.
-        tile: Side of a window in pixels; a picture that is smaller in one direction gets windows of its size there.
+        size: (H, W) of the image.
+        tile: Side of a window in pixels; an image that is smaller in one direction gets windows of its size there.
         overlap: Least share of a window that it shares with its neighbour.
 
     Returns:
@@ -125,8 +125,8 @@ def tiles(size: tuple[int, int], tile: int, overlap: float = 0.25) -> list[tuple
     return [(top, left, bottom, right) for top, bottom in edges[0] for left, right in edges[1]]
 
 
-def segment_tiled(engine: Engine, memories: Sequence[Any], picture: np.ndarray, tile: int) -> list[Finding]:
-    """Segment a large picture window by window, for objects that would be too small in the whole.
+def segment_tiled(engine: Engine, memories: Sequence[Any], image: np.ndarray, tile: int) -> list[Finding]:
+    """Segment a large image window by window, for objects that would be too small in the whole.
 
     Where windows overlap the probabilities are averaged with weights that fall towards a window's edges. A class is
     present when it is in any window; its score is the best of those windows, its presence the highest of all windows.
@@ -134,13 +134,13 @@ def segment_tiled(engine: Engine, memories: Sequence[Any], picture: np.ndarray, 
     Args:
         engine: What segments.
         memories: What to look for.
-        picture: (H, W, 3) uint8.
+        image: (H, W, 3) uint8.
         tile: Side of a window in pixels.
 
     Returns:
         One finding per memory.
     """
-    size = picture.shape[:2]
+    size = image.shape[:2]
     sums = np.zeros((len(memories), *size), np.float32)
     weight_sum = np.zeros(size, np.float32)
     scores, present = [0.0] * len(memories), [False] * len(memories)
@@ -149,7 +149,7 @@ def segment_tiled(engine: Engine, memories: Sequence[Any], picture: np.ndarray, 
         window = np.s_[top:bottom, left:right]
         weight = np.minimum.outer(_ramp(bottom - top), _ramp(right - left))
         weight_sum[window] += weight
-        for i, finding in enumerate(engine.segment(memories, picture[window])):
+        for i, finding in enumerate(engine.segment(memories, image[window])):
             if finding.presence is not None:
                 presences[i].append(finding.presence)
             if finding.present:  # the probabilities of an absent class count as 0

@@ -16,7 +16,7 @@ MAX_CLASSES = 254  # 0 is background and 255 means ignore wherever label maps ar
 
 
 def label_png(labels: np.ndarray) -> Image.Image:
-    """A label map (H, W) of at most 254 classes as a palette picture in the colours of the overlays."""
+    """A label map (H, W) of at most 254 classes as a palette image in the colours of the overlays."""
     image = Image.fromarray(labels.astype(np.uint8), mode="P")
     image.putpalette([0, 0, 0] + [channel for label in range(1, 256) for channel in palette_color(label)])
     return image

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from fsdino.data.files import DataSetError, shown
-from fsdino.data.images import PICTURE_SUFFIXES, read_image, read_mask
+from fsdino.data.images import IMAGE_SUFFIXES, read_image, read_mask
 from fsdino.data.readers.folder import MASK_SUFFIXES
 
 HINTS = ("points", "labels", "box", "scribble")
@@ -61,7 +61,7 @@ def masks_of(references: Iterable[Annotated], who: str) -> list[np.ndarray]:
 
 
 def hinted_folder(path: Path, max_references: int = 0) -> dict[str, list[Annotated]]:
-    """Read a folder per class, or one class's folder, in which some pictures have a JSON of hints beside them.
+    """Read a folder per class, or one class's folder, in which some images have a JSON of hints beside them.
 
     `dog.jpg` has `dog.json` (`{"points": [[x, y], ...], "labels": [1, 0], "box": [x0, y0, x1, y1], "scribble": [[x, y],
     ...], "negative": true}`, each optional), or a mask `dog.png` or `dog_mask.png`, or a mask and a JSON that says
@@ -69,16 +69,16 @@ def hinted_folder(path: Path, max_references: int = 0) -> dict[str, list[Annotat
 
     Args:
         path: The folder. What is hidden in it (`.x`) is left out.
-        max_references: Pictures read per class, the first in the order of their names; 0 reads all.
+        max_references: Images read per class, the first in the order of their names; 0 reads all.
 
     Returns:
-        Class name to references, sorted; empty where no picture has a JSON beside it.
+        Class name to references, sorted; empty where no image has a JSON beside it.
 
     Raises:
-        DataSetError: If a JSON is damaged or of no picture, or a picture has neither JSON nor mask.
+        DataSetError: If a JSON is damaged or of no image, or an image has neither JSON nor mask.
     """
     folders = [path, *(child for child in shown(path) if child.is_dir())]
-    if not any(_pictures(folder).get(file.stem) for folder in folders for file in _hints(folder)):
+    if not any(_images(folder).get(file.stem) for folder in folders for file in _hints(folder)):
         return {}
     found = {folder.resolve().name: _read_class(folder, max_references) for folder in folders}
     return {name: references for name, references in found.items() if references}
@@ -88,9 +88,9 @@ def _hints(folder: Path) -> list[Path]:
     return [file for file in shown(folder) if file.suffix == ".json"]
 
 
-def _pictures(folder: Path) -> dict[str, list[Path]]:
-    """Picture files by stem, those that may not be masks first; `x_mask` counts to `x`."""
-    files = [file for file in shown(folder) if file.suffix.lower() in PICTURE_SUFFIXES]
+def _images(folder: Path) -> dict[str, list[Path]]:
+    """Image files by stem, those that may not be masks first; `x_mask` counts to `x`."""
+    files = [file for file in shown(folder) if file.suffix.lower() in IMAGE_SUFFIXES]
     grouped: dict[str, list[Path]] = {}
     for file in sorted(files, key=lambda file: (file.stem.endswith("_mask"), file.suffix.lower() in MASK_SUFFIXES)):
         grouped.setdefault(file.stem.removesuffix("_mask"), []).append(file)
@@ -98,11 +98,11 @@ def _pictures(folder: Path) -> dict[str, list[Path]]:
 
 
 def _read_class(folder: Path, max_references: int) -> list[Annotated]:
-    pictures = _pictures(folder)
+    images = _images(folder)
     for file in _hints(folder):
-        if file.stem not in pictures:
-            raise DataSetError(f"'{file}' has no picture of the same name: add '{file.stem}.jpg' or remove the JSON.")
-    chosen = list(pictures.items())[: max_references or None]
+        if file.stem not in images:
+            raise DataSetError(f"'{file}' has no image of the same name: add '{file.stem}.jpg' or remove the JSON.")
+    chosen = list(images.items())[: max_references or None]
     return [_read(folder, stem, files) for stem, files in chosen]
 
 
@@ -113,11 +113,11 @@ def _read(folder: Path, stem: str, files: list[Path]) -> Annotated:
     mask = (read_mask(files[1], 128) == 1).astype(np.uint8) if len(files) > 1 else None
     name = f"{folder.name}/{stem}"
     if mask is None and not values:
-        raise DataSetError(f"picture '{files[0]}' has neither a mask nor hints: add '{stem}.png' or '{stem}.json'.")
+        raise DataSetError(f"image '{files[0]}' has neither a mask nor hints: add '{stem}.png' or '{stem}.json'.")
     if mask is not None and mask.shape != image.shape[:2]:
         raise DataSetError(
-            f"{name}: the mask is {mask.shape[1]}x{mask.shape[0]} pixels and the picture "
-            f"{image.shape[1]}x{image.shape[0]} (width x height); export the mask at the picture's size."
+            f"{name}: the mask is {mask.shape[1]}x{mask.shape[0]} pixels and the image "
+            f"{image.shape[1]}x{image.shape[0]} (width x height); export the mask at the image's size."
         )
     if mask is not None and not mask.any():
         raise DataSetError(f"mask of '{name}' has no foreground pixel; a reference needs at least one.")

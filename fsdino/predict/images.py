@@ -1,4 +1,4 @@
-"""Which pictures to segment: folders, globs, single files and the frames of videos, decoded ahead in threads."""
+"""Which images to segment: folders, globs, single files and the frames of videos, decoded ahead in threads."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from fsdino.data.images import PICTURE_SUFFIXES, read_image
+from fsdino.data.images import IMAGE_SUFFIXES, read_image
 
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")
 MAX_FRAMES = 10_000_000  # four days; headers that say more are wrong
@@ -27,7 +27,7 @@ class EndOfVideo(Exception):
 
 @dataclass(frozen=True)
 class Item:
-    """One picture to segment.
+    """One image to segment.
 
     Args:
         name: Its place relative to what was asked for, with '/' between folders; unique.
@@ -40,17 +40,17 @@ class Item:
     source: Source
 
 
-def find_pictures(images: str, *, exclude: str | Path | None = None, frame_step: int = 1) -> list[Item]:
-    """List the pictures behind a path.
+def find_images(images: str, *, exclude: str | Path | None = None, frame_step: int = 1) -> list[Item]:
+    """List the images behind a path.
 
     Args:
-        images: A folder (searched through all levels), a glob ("photos/*.jpg", "**" for all levels), a picture or a
+        images: A folder (searched through all levels), a glob ("photos/*.jpg", "**" for all levels), an image or a
             video. Hidden files and folders are left out.
-        exclude: Folder whose files are left out: the outputs, when they lie among the pictures.
+        exclude: Folder whose files are left out: the outputs, when they lie among the images.
         frame_step: Every how many frames of a video count.
 
     Returns:
-        The pictures, sorted by name. Names are relative to the folder, or to the part of a glob before its first
+        The images, sorted by name. Names are relative to the folder, or to the part of a glob before its first
         wildcard, whatever else is found.
 
     Raises:
@@ -59,15 +59,15 @@ def find_pictures(images: str, *, exclude: str | Path | None = None, frame_step:
     if frame_step < 1:
         raise ValueError(f"frame_step {frame_step} is not positive; 1 takes every frame.")
     base, found = _listed(images)
-    files = [file for file in sorted(set(found)) if _is_picture(file.relative_to(base))]
+    files = [file for file in sorted(set(found)) if _is_image(file.relative_to(base))]
     if not files:
-        kinds = ", ".join(PICTURE_SUFFIXES + VIDEO_SUFFIXES)
-        raise ValueError(f"no pictures at '{images}'; expected a folder, a glob or a file of {kinds}.")
+        kinds = ", ".join(IMAGE_SUFFIXES + VIDEO_SUFFIXES)
+        raise ValueError(f"no images at '{images}'; expected a folder, a glob or a file of {kinds}.")
     barred = Path(exclude).resolve() if exclude else None
     wanted = [file for file in files if barred not in file.resolve().parents]
     if not wanted:
         raise ValueError(
-            f"all pictures at '{images}' lie in the folder of the results, '{exclude}', whose pictures are left out; "
+            f"all images at '{images}' lie in the folder of the results, '{exclude}', whose images are left out; "
             "choose an --out that does not hold them."
         )
     items: list[Item] = []
@@ -91,10 +91,10 @@ def _listed(images: str) -> tuple[Path, list[Path]]:
     return base, [Path(found) for found in glob.glob(images, recursive=True) if Path(found).is_file()]
 
 
-def _is_picture(path: Path) -> bool:
-    """Whether a relative path says picture or video, and nothing of it is hidden."""
+def _is_image(path: Path) -> bool:
+    """Whether a relative path says image or video, and nothing of it is hidden."""
     hidden = any(part.startswith(".") and part != ".." for part in path.parts)
-    return not hidden and path.suffix.lower() in PICTURE_SUFFIXES + VIDEO_SUFFIXES
+    return not hidden and path.suffix.lower() in IMAGE_SUFFIXES + VIDEO_SUFFIXES
 
 
 def _source(file: Path) -> Source:
@@ -179,14 +179,14 @@ def _frames(file: Path, name: str, step: int) -> list[Item]:
 
 
 def read_ahead(items: Sequence[Item], ahead: int = 4) -> Iterator[tuple[Item, np.ndarray | Exception]]:
-    """Decode pictures in threads, a few in advance, in order.
+    """Decode images in threads, a few in advance, in order.
 
     Args:
-        items: The pictures.
-        ahead: How many decoded pictures may wait.
+        items: The images.
+        ahead: How many decoded images may wait.
 
     Yields:
-        Each item with its picture (H, W, 3) uint8, or with the exception that reading it raised.
+        Each item with its image (H, W, 3) uint8, or with the exception that reading it raised.
     """
     one_by_one = any("/" in item.name and Path(item.name).parent.suffix.lower() in VIDEO_SUFFIXES for item in items)
     waiting: deque[tuple[Item, Future[np.ndarray]]] = deque()
@@ -203,5 +203,5 @@ def read_ahead(items: Sequence[Item], ahead: int = 4) -> Iterator[tuple[Item, np
 def _settled(item: Item, future: Future[np.ndarray]) -> tuple[Item, np.ndarray | Exception]:
     try:
         return item, future.result()
-    except Exception as error:  # whatever a decoder raises, the run goes on and lists the picture at its end
+    except Exception as error:  # whatever a decoder raises, the run goes on and lists the image at its end
         return item, error

@@ -26,7 +26,7 @@ class Concept:
         class_name: What it is called.
         fingerprint: The model that remembers it.
         arrays: Its memory, as `Engine.pack` gives it.
-        thumbnail: Small picture (h, w, 3) uint8 of a reference with its mask.
+        thumbnail: Small image (h, w, 3) uint8 of a reference with its mask.
     """
 
     class_name: str
@@ -41,15 +41,15 @@ def save_concept(concept: Concept, path: str | Path, *, max_bytes: int = 1_000_0
     Args:
         concept: What to write.
         path: Where to; by custom it ends in .fsmem.
-        max_bytes: Size that the file should not exceed, its picture and names included.
+        max_bytes: Size that the file should not exceed, its image and names included.
         positional: Whether the model reads the places of the support positions (the "pivot" reader), so that none may
             be left out; the file may then be larger.
 
     Returns:
         The path.
     """
-    picture = _to_text(concept.thumbnail)
-    budget = max_bytes - len(picture) - _HEADER_BYTES
+    image = _to_text(concept.thumbnail)
+    budget = max_bytes - len(image) - _HEADER_BYTES
     arrays = {name: _half(array) for name, array in concept.arrays.items()}
     if _bytes(arrays) > budget and "tokens" in arrays:
         arrays = _eight_bits(arrays)
@@ -62,7 +62,7 @@ def save_concept(concept: Concept, path: str | Path, *, max_bytes: int = 1_000_0
         "format_version": str(FORMAT_VERSION),
         "class_name": concept.class_name,
         "fingerprint": concept.fingerprint,
-        "thumbnail": picture,
+        "thumbnail": image,
         "sha256": _digest(arrays),
     }
     target = Path(path)
@@ -145,7 +145,7 @@ def thin_out(arrays: dict[str, np.ndarray], count: int, seed: int = 0) -> dict[s
 
 
 def thumbnail(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """A small picture (h, w, 3) uint8 of a reference with its mask drawn over it."""
+    """A small image (h, w, 3) uint8 of a reference with its mask drawn over it."""
     from fsdino.visualize import overlay
 
     scale = THUMBNAIL_SIDE / max(image.shape[:2])
@@ -187,9 +187,9 @@ def _bytes(arrays: dict[str, np.ndarray]) -> int:
     return sum(array.nbytes for array in arrays.values())
 
 
-def _to_text(picture: np.ndarray) -> str:
+def _to_text(image: np.ndarray) -> str:
     buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, format="PNG")
+    Image.fromarray(image).save(buffer, format="PNG")
     return base64.b64encode(buffer.getvalue()).decode("ascii")
 
 

@@ -1,4 +1,4 @@
-"""The folder that predict writes: files per picture, and the record by which a second run continues the first."""
+"""The folder that predict writes: files per image, and the record by which a second run continues the first."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from fsdino.visualize import overlay
 
 Format = Literal["labels", "overlays", "coco", "yolo"]
 FORMATS: tuple[Format, ...] = ("labels", "overlays", "coco", "yolo")
-SUFFIXES = {"labels": ".png", "overlays": ".jpg", "yolo": ".txt"}  # formats with a file per picture
+SUFFIXES = {"labels": ".png", "overlays": ".jpg", "yolo": ".txt"}  # formats with a file per image
 RECORD_FILE = "progress.jsonl"
 SUMMARIES = ("classes.json", "scores.csv", "predictions.json", "yolo/classes.txt")
 TEXT: dict[str, Any] = {"encoding": "utf-8", "errors": "surrogateescape"}  # names on disk may be any bytes
-OVERLAY_SIDE = 448  # pixels; smaller pictures are enlarged, or the captions would hide them
+OVERLAY_SIDE = 448  # pixels; smaller images are enlarged, or the captions would hide them
 
 
 class Outputs:
@@ -38,12 +38,12 @@ class Outputs:
         names: Class names in the order of their labels 1, 2, ...
         formats: What to write.
         settings: What the results depend on; a folder with results of other settings is refused.
-        pictures: The pictures of this run by name, each with the file that it comes from.
+        images: The images of this run by name, each with the file that it comes from.
         split_instances: Whether the COCO file has an annotation per connected part.
         overwrite: Start over instead of continuing: what an earlier run wrote here is removed.
 
     Attributes:
-        done: Names of the pictures that are finished: made of the same file, and all that was written is there. What
+        done: Names of the images that are finished: made of the same file, and all that was written is there. What
             is left of those that have to be made again is removed.
 
     Raises:
@@ -56,7 +56,7 @@ class Outputs:
         names: Sequence[str],
         formats: Sequence[str],
         settings: Mapping[str, Any],
-        pictures: Mapping[str, Source],
+        images: Mapping[str, Source],
         *,
         split_instances: bool = False,
         overwrite: bool = False,
@@ -67,7 +67,7 @@ class Outputs:
             raise ValueError(f"{len(names)} classes at once; a label map holds {MAX_CLASSES}, so run them in parts.")
         self.folder, self.names, self.formats = Path(folder), list(names), list(formats)
         self.split_instances = split_instances
-        self._pictures, self._stems = dict(pictures), file_stems(pictures)
+        self._images, self._stems = dict(images), file_stems(images)
         self._record_path = self.folder / RECORD_FILE
         self._lock = threading.Lock()
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -83,26 +83,26 @@ class Outputs:
         self._record_path.unlink(missing_ok=True)
 
     def _open_record(self, settings: dict[str, Any]) -> set[str]:
-        """Keep what holds of an older record and remove the files of the rest; gives the pictures that are done."""
+        """Keep what holds of an older record and remove the files of the rest; gives the images that are done."""
         before, older = read_record(self._record_path)
         check_settings(self._record_path, before, settings)
-        ours = {file for name in self._pictures for file in self._files(name)}
+        ours = {file for name in self._images for file in self._files(name)}
         kept = [entry for entry in older if self._holds(entry, ours)]
         self._remove(_files_of(older) - _files_of(kept))
         write_record(self._record_path, settings, kept)
-        return {entry["picture"] for entry in kept} & self._pictures.keys()
+        return {entry["image"] for entry in kept} & self._images.keys()
 
     def _holds(self, entry: Entry, ours: set[str]) -> bool:
-        """Whether a picture of this run is finished, or one of another run has no file that this run writes."""
-        name = entry["picture"]
-        if name not in self._pictures:
+        """Whether an image of this run is finished, or one of another run has no file that this run writes."""
+        name = entry["image"]
+        if name not in self._images:
             return ours.isdisjoint(_files_of([entry]))
         files = self._files(name)
-        same = entry.get("source") == list(self._pictures[name]) and entry.get("files") == files
+        same = entry.get("source") == list(self._images[name]) and entry.get("files") == files
         return same and all((self.folder / file).is_file() for file in files)
 
     def _files(self, name: str) -> list[str]:
-        """What is written for one picture, relative to the folder."""
+        """What is written for one image, relative to the folder."""
         return [f"{kind}/{self._stems[name]}{SUFFIXES[kind]}" for kind in SUFFIXES if kind in self.formats]
 
     def _remove(self, files: Iterable[str]) -> None:
@@ -110,20 +110,20 @@ class Outputs:
             if ".." not in Path(file).parts and not Path(file).is_absolute():
                 (self.folder / file).unlink(missing_ok=True)
 
-    def write(self, name: str, picture: np.ndarray, found: Labelling) -> None:
-        """Write all files of one picture, then record it as done.
+    def write(self, name: str, image: np.ndarray, found: Labelling) -> None:
+        """Write all files of one image, then record it as done.
 
         Args:
-            name: One of the run's pictures.
-            picture: (H, W, 3) uint8.
+            name: One of the run's images.
+            image: (H, W, 3) uint8.
             found: Its classes.
         """
         labels, scores, stem = found.labels, found.scores, self._stems[name]
         pixels = np.bincount(labels.reshape(-1), minlength=len(self.names) + 1)[1:]
         presences = [None if presence is None else round(presence, 4) for presence in found.presences]
         entry: Entry = {
-            "picture": name,
-            "source": self._pictures[name],
+            "image": name,
+            "source": self._images[name],
             "files": self._files(name),
             "height": labels.shape[0],
             "width": labels.shape[1],
@@ -134,7 +134,7 @@ class Outputs:
         if "overlays" in self.formats:
             captions = {int(k): f"{self.names[k - 1]} {scores[k - 1]:.2f}" for k in np.flatnonzero(pixels) + 1}
             factor = max(1, OVERLAY_SIDE // max(labels.shape))
-            large = (array.repeat(factor, 0).repeat(factor, 1) for array in (picture, labels))
+            large = (array.repeat(factor, 0).repeat(factor, 1) for array in (image, labels))
             drawn = Image.fromarray(overlay(*large, captions=captions))
             self._save(drawn, "overlays", f"{stem}.jpg", format="JPEG", quality=92, subsampling=0)  # keeps lines crisp
         if "yolo" in self.formats:
@@ -155,7 +155,7 @@ class Outputs:
         ]
 
     def _save(self, image: Image.Image, kind: str, name: str, **options: Any) -> None:
-        """Write a picture whole or not at all, so that a run killed here leaves nothing half done."""
+        """Write an image whole or not at all, so that a run killed here leaves nothing half done."""
         target = self._place(kind, name)
         partial = target.with_name(f".{target.name}.{os.getpid()}.part")
         image.save(partial, **options)
@@ -167,20 +167,20 @@ class Outputs:
         return target
 
     def finish(self) -> int:
-        """Write what covers all pictures: classes.json, scores.csv, for coco predictions.json, for yolo classes.txt.
+        """Write what covers all images: classes.json, scores.csv, for coco predictions.json, for yolo classes.txt.
 
         Returns:
-            Number of the run's pictures that are finished.
+            Number of the run's images that are finished.
         """
-        entries = [entry for entry in read_record(self._record_path)[1] if entry["picture"] in self._pictures]
-        entries.sort(key=lambda entry: str(entry["picture"]))
+        entries = [entry for entry in read_record(self._record_path)[1] if entry["image"] in self._images]
+        entries.sort(key=lambda entry: str(entry["image"]))
         classes = {str(i): name for i, name in enumerate(self.names, start=1)}
         (self.folder / "classes.json").write_text(json.dumps(classes, indent=2) + "\n", encoding="utf-8")
         with (self.folder / "scores.csv").open("w", newline="", **TEXT) as table:
             writer = csv.writer(table)
-            writer.writerow(("picture", "class", "score", "pixels", "presence"))
+            writer.writerow(("image", "class", "score", "pixels", "presence"))
             for entry in entries:
-                writer.writerows((entry["picture"], name, *row) for name, row in zip(self.names, entry["classes"]))
+                writer.writerows((entry["image"], name, *row) for name, row in zip(self.names, entry["classes"]))
         if "yolo" in self.formats:
             self._place("yolo", "classes.txt").write_text("".join(f"{name}\n" for name in self.names), **TEXT)
         if "coco" in self.formats:
@@ -192,7 +192,7 @@ class Outputs:
         annotations: list[dict[str, Any]] = []
         for image_id, entry in enumerate(entries, start=1):
             size = {"height": entry["height"], "width": entry["width"]}
-            images.append({"id": image_id, "file_name": entry["picture"], **size})
+            images.append({"id": image_id, "file_name": entry["image"], **size})
             for one in entry["annotations"]:
                 annotations.append({"id": len(annotations) + 1, "image_id": image_id, **one})
         categories = [{"id": i, "name": name} for i, name in enumerate(self.names, start=1)]
@@ -200,12 +200,12 @@ class Outputs:
 
 
 def file_stems(names: Iterable[str]) -> dict[str, str]:
-    """What the files of each picture are called: as the picture without suffix, or with it where two would meet.
+    """What the files of each image are called: as the image without suffix, or with it where two would meet.
 
     `classes` is taken: YOLO's folder has a file of that name.
 
     Args:
-        names: Of the pictures, unique, with '/' between folders.
+        names: Of the images, unique, with '/' between folders.
 
     Returns:
         Name to stem; the stems are unique, also where capitals do not count.

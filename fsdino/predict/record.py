@@ -1,4 +1,4 @@
-"""The record of a run: a line of settings, then a line per finished picture, which a killed run leaves readable."""
+"""The record of a run: a line of settings, then a line per finished image, which a killed run leaves readable."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def read_record(path: Path) -> tuple[dict[str, Any], list[Entry]]:
         path: The file; it need not be there.
 
     Returns:
-        Settings and one entry per picture, the latest, without a last line that was cut; both empty without a file.
+        Settings and one entry per image, the latest, without a last line that was cut; both empty without a file.
 
     Raises:
         ValueError: If the file is no record.
@@ -26,7 +26,7 @@ def read_record(path: Path) -> tuple[dict[str, Any], list[Entry]]:
         return {}, []
     try:
         lines = [dict(json.loads(line)) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
-        latest = {str(entry["picture"]): entry for entry in lines[1:]}
+        latest = {str(entry["image"]): entry for entry in lines[1:]}
         return (dict(lines[0]["settings"]) if lines else {}), list(latest.values())
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(

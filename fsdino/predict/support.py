@@ -25,7 +25,7 @@ class Support:
     """Everything to look for, by class name.
 
     Args:
-        references: Annotated pictures of classes that are still to be remembered.
+        references: Annotated images of classes that are still to be remembered.
         memory_files: Files of classes that were remembered before.
     """
 
@@ -51,7 +51,7 @@ class Support:
 def read_support(support: str | Path, *, images: str | Path | None = None, max_references: int = 10) -> Support:
     """Read what to look for, in any of the forms below.
 
-    - a folder per class, picture and mask of one name side by side: `refs/cat/a.jpg` + `refs/cat/a.png`
+    - a folder per class, image and mask of one name side by side: `refs/cat/a.jpg` + `refs/cat/a.png`
       (or `a_mask.png`); also the folder of a single class itself
     - the same with points, a box or a scribble in place of masks: `refs/cat/a.jpg` + `refs/cat/a.json`, see
       `hinted_folder`
@@ -62,18 +62,18 @@ def read_support(support: str | Path, *, images: str | Path | None = None, max_r
 
     Args:
         support: The folder or file.
-        images: Folder of the pictures of a COCO JSON; None takes `images/` beside it, or else the JSON's own folder.
-        max_references: Pictures used per class, the first in the order of their names; 0 takes all.
+        images: Folder of the images of a COCO JSON; None takes `images/` beside it, or else the JSON's own folder.
+        max_references: Images used per class, the first in the order of their names; 0 takes all.
 
     Returns:
         The classes with their references or memory files.
 
     Raises:
-        ValueError: If nothing usable is there, a mask is missing, empty, or of another size than its picture, or two
+        ValueError: If nothing usable is there, a mask is missing, empty, or of another size than its image, or two
             classes have one name.
     """
     if max_references < 0:
-        raise ValueError(f"max_references {max_references} is no number of pictures; 0 takes all.")
+        raise ValueError(f"max_references {max_references} is no number of images; 0 takes all.")
     path = Path(support)
     if not path.exists():
         raise ValueError(f"support '{path}' does not exist; expected one of: {_layouts()}.")
@@ -110,26 +110,26 @@ def _from_memories(files: Sequence[Path]) -> Support:
 def _from_index(index: ClassIndex, max_references: int) -> Support:
     references: dict[str, list[Annotated]] = {}
     for class_id, name in index.class_names.items():
-        pictures = index.pictures(class_id)
-        chosen = pictures[: max_references or None]
+        images = index.images(class_id)
+        chosen = images[: max_references or None]
         if chosen and name in references:
             raise DataSetError(
                 f"support '{index.name}' has two classes of the name '{name}'; rename one, or give both one number."
             )
         if chosen:
-            references[name] = [_annotated(index, picture, class_id) for picture in chosen]
+            references[name] = [_annotated(index, image, class_id) for image in chosen]
     if not references:
-        raise DataSetError(f"support '{index.name}' holds no picture with a mask; expected one of: {_layouts()}.")
+        raise DataSetError(f"support '{index.name}' holds no image with a mask; expected one of: {_layouts()}.")
     return Support(references=references)
 
 
-def _annotated(index: ClassIndex, picture: str, class_id: int) -> Annotated:
-    image, mask = index.load_image(picture), (index.load_mask(picture, class_id) == 1).astype(np.uint8)
-    name = f"{picture} ({index.class_names[class_id]})"
+def _annotated(index: ClassIndex, image_id: str, class_id: int) -> Annotated:
+    image, mask = index.load_image(image_id), (index.load_mask(image_id, class_id) == 1).astype(np.uint8)
+    name = f"{image_id} ({index.class_names[class_id]})"
     if mask.shape != image.shape[:2]:
         raise DataSetError(
-            f"{name}: the mask is {mask.shape[1]}x{mask.shape[0]} pixels and the picture "
-            f"{image.shape[1]}x{image.shape[0]} (width x height); export the mask at the picture's size."
+            f"{name}: the mask is {mask.shape[1]}x{mask.shape[0]} pixels and the image "
+            f"{image.shape[1]}x{image.shape[0]} (width x height); export the mask at the image's size."
         )
     if not mask.any():
         raise DataSetError(f"mask of '{name}' has no foreground pixel; a reference needs at least one.")

@@ -25,7 +25,7 @@ class SamConfig:
         num_heads: attention heads of a block.
         mlp_ratio: hidden width of a block's MLP in units of `embed_dim`.
         window_size: side of the attention window of the local blocks, in patches.
-        global_blocks: indices of the blocks that attend over the whole picture.
+        global_blocks: indices of the blocks that attend over the whole image.
         prompt_dim: width of the embedding, the prompts and the mask decoder.
         mask_dim: hidden channels of the mask-prompt stem.
         decoder_depth: two-way blocks of the mask decoder.
@@ -179,7 +179,7 @@ def init_sam_(sam: Sam, generator: torch.Generator) -> None:
 
 
 def _cross_attentions(sam: Sam) -> list[Any]:
-    """The attentions of the mask decoder between tokens and picture."""
+    """The attentions of the mask decoder between tokens and image."""
     transformer: Any = sam.mask_decoder.transformer
     pairs = [(layer.cross_attn_token_to_image, layer.cross_attn_image_to_token) for layer in transformer.layers]
     return [attention for pair in pairs for attention in pair] + [transformer.final_attn_token_to_image]

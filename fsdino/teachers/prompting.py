@@ -1,4 +1,4 @@
-"""Clicks and boxes drawn from masks, and SAM's decoder run on many objects of many pictures at once."""
+"""Clicks and boxes drawn from masks, and SAM's decoder run on many objects of many images at once."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from torch import Tensor
 def decode_prompts(
     sam: Sam,
     embedding: Tensor,
-    picture: Tensor,
+    image: Tensor,
     points: Tensor | None = None,
     labels: Tensor | None = None,
     boxes: Tensor | None = None,
     masks: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Masks of N prompts, each in any picture of a batch.
+    """Masks of N prompts, each in any image of a batch.
 
-    segment-anything's decoder takes one picture and adds the dense prompt to its embedding, so a zero picture
-    with `dense prompt + own embedding` as dense prompt is the same computation with a picture per prompt.
+    segment-anything's decoder takes one image and adds the dense prompt to its embedding, so a zero image
+    with `dense prompt + own embedding` as dense prompt is the same computation with an image per prompt.
 
     Args:
         sam: the model.
-        embedding: (B, D, h, w) picture embeddings.
-        picture: (N,) long, the picture of each prompt, in [0, B).
+        embedding: (B, D, h, w) image embeddings.
+        image: (N,) long, the image of each prompt, in [0, B).
         points: (N, P, 2) clicks as (x, y) in pixels of the model's input, pixel centres at whole numbers.
         labels: (N, P) 1 = on the object, 0 = off it, -1 = no click.
         boxes: (N, 4) boxes as (x0, y0, x1, y1) in the same pixels.
@@ -41,7 +41,7 @@ def decode_prompts(
         clicks = None if points is None else (points.float(), labels)
         sparse, dense = sam.prompt_encoder(points=clicks, boxes=boxes, masks=None if masks is None else masks.float())
         image_pe = sam.prompt_encoder.get_dense_pe()
-    dense = dense.to(embedding.dtype) + embedding[picture]
+    dense = dense.to(embedding.dtype) + embedding[image]
     mask_logits, iou_pred = sam.mask_decoder.predict_masks(
         image_embeddings=torch.zeros_like(embedding[:1]),
         image_pe=image_pe,
@@ -65,7 +65,7 @@ def sample_clicks(region: Tensor, generator: torch.Generator, interior: float = 
     count, height, width = region.shape
     inside = region.float()
     side = max(3, height // 16 * 2 + 1)
-    rows = F.avg_pool2d(inside[:, None], (side, 1), stride=1, padding=(side // 2, 0))  # separable: large pictures
+    rows = F.avg_pool2d(inside[:, None], (side, 1), stride=1, padding=(side // 2, 0))  # separable: large images
     depth = F.avg_pool2d(rows, (1, side), stride=1, padding=(0, side // 2))[:, 0] ** 4
     prefers = torch.rand(count, generator=generator, device=region.device) < interior
     weights = torch.where(prefers[:, None, None], inside * depth, inside).flatten(1) + 1e-9
@@ -99,7 +99,7 @@ def noisy_boxes(masks: Tensor, generator: torch.Generator, noise: float = 0.1, l
         limit: largest move in pixels.
 
     Returns:
-        (N, 4) boxes as (x0, y0, x1, y1) in pixels, inside the picture.
+        (N, 4) boxes as (x0, y0, x1, y1) in pixels, inside the image.
     """
     boxes = tight_boxes(masks)
     side = (boxes[:, 2:] - boxes[:, :2] + 1).repeat(1, 2)

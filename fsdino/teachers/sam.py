@@ -102,7 +102,7 @@ class SamTeacher:
 
     @property
     def entry_shape(self) -> tuple[int, ...]:
-        """Shape of one picture's embedding, (D, grid, grid)."""
+        """Shape of one image's embedding, (D, grid, grid)."""
         return (self.dim, self.grid, self.grid)
 
     @property
@@ -135,7 +135,7 @@ class SamTeacher:
 
     @torch.no_grad()
     def embed(self, images: Tensor) -> Tensor:
-        """Picture embeddings, the target of the distillation.
+        """Image embeddings, the target of the distillation.
 
         Args:
             images: (N, 3, S, S) float in [0, 1], any S; squashed to the model's input.
@@ -154,10 +154,10 @@ class SamTeacher:
         """Masks from clicks, one prompt per embedding.
 
         Args:
-            embedding: (N, D, grid, grid); repeat a picture's embedding for several prompts.
-            points: (N, P, 2) clicks as (x, y) in pixels of the square picture of side `size`.
+            embedding: (N, D, grid, grid); repeat an image's embedding for several prompts.
+            points: (N, P, 2) clicks as (x, y) in pixels of the square image of side `size`.
             labels: (N, P) 1 = on the object, 0 = off it.
-            size: side in pixels of the picture that the clicks and the masks refer to.
+            size: side in pixels of the image that the clicks and the masks refer to.
 
         Returns:
             mask_logits (N, 1 + num_multimask, size, size), the single mask first, and predicted IoU
@@ -173,8 +173,8 @@ class SamTeacher:
 
         Args:
             embedding: (N, D, grid, grid).
-            boxes: (N, 4) boxes as (x0, y0, x1, y1) in pixels of the square picture of side `size`.
-            size: side in pixels of the picture that the boxes and the masks refer to.
+            boxes: (N, 4) boxes as (x0, y0, x1, y1) in pixels of the square image of side `size`.
+            size: side in pixels of the image that the boxes and the masks refer to.
 
         Returns:
             mask_logits (N, 1 + num_multimask, size, size), the single mask first, and predicted IoU
@@ -186,7 +186,7 @@ class SamTeacher:
         return _enlarge(found[0], size), found[1]
 
     def _scale(self, points: Tensor, size: int) -> Tensor:
-        """Pixel centres of a picture of side `size` in the model's own pixels."""
+        """Pixel centres of an image of side `size` in the model's own pixels."""
         return (points.float() + 0.5) * (self.img_size / size) - 0.5
 
 

@@ -18,11 +18,11 @@ from tqdm import tqdm
 from fsdino.base.method import FewShotMethod, Reference
 from fsdino.data.class_index import ClassIndex
 from fsdino.data.episodes.episode_list import EpisodeList
-from fsdino.training.loggers import log_picture
+from fsdino.training.loggers import log_image
 
 
 class RateMeter:
-    """Pictures a second over the last steps.
+    """Images a second over the last steps.
 
     Args:
         window: number of steps.
@@ -31,16 +31,16 @@ class RateMeter:
     def __init__(self, window: int = 30) -> None:
         self._steps: deque[tuple[float, int]] = deque(maxlen=window + 1)
 
-    def update(self, pictures: int) -> float:
+    def update(self, images: int) -> float:
         """Counts a step that ends now.
 
         Args:
-            pictures: its pictures, over all processes.
+            images: its images, over all processes.
 
         Returns:
-            Pictures a second; 0 at the first step, which has no beginning.
+            Images a second; 0 at the first step, which has no beginning.
         """
-        self._steps.append((time.perf_counter(), pictures))
+        self._steps.append((time.perf_counter(), images))
         seconds = self._steps[-1][0] - self._steps[0][0]
         return sum(count for _, count in list(self._steps)[1:]) / seconds if seconds > 0 else 0.0
 
@@ -49,7 +49,7 @@ class RateMeter:
         self._steps.clear()
 
 
-def batch_pictures(batch: Any) -> int:
+def batch_images(batch: Any) -> int:
     """Number of items in a batch: the leading size of its first tensor.
 
     Args:
@@ -61,11 +61,11 @@ def batch_pictures(batch: Any) -> int:
     if isinstance(batch, Tensor):
         return len(batch) if batch.ndim else 1
     values = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, list | tuple) else ()
-    return next((count for value in values if (count := batch_pictures(value))), 0)
+    return next((count for value in values if (count := batch_images(value))), 0)
 
 
 class Throughput(Callback):
-    """Logs `train/pictures_per_s`.
+    """Logs `train/images_per_s`.
 
     Args:
         every_n_steps: how often.
@@ -83,21 +83,21 @@ class Throughput(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Counts the batch."""
-        rate = self._meter.update(batch_pictures(batch) * trainer.world_size)
+        rate = self._meter.update(batch_images(batch) * trainer.world_size)
         if rate and trainer.global_step % self.every_n_steps == 0:
-            pl_module.log("train/pictures_per_s", rate, batch_size=1)
+            pl_module.log("train/images_per_s", rate, batch_size=1)
 
 
 class StageProgress(ProgressBar):
-    """One bar for a whole stage: `distill 112 px  45% |███   | loss 0.123 · 311 pictures/s · 0:12 left`.
+    """One bar for a whole stage: `distill 112 px  45% |███   | loss 0.123 · 311 images/s · 0:12 left`.
 
     Args:
         stage: what the bar is called.
-        unit: what is counted, "pictures" or "episodes".
+        unit: what is counted, "images" or "episodes".
         stream: where it is drawn; None = stderr. Where that is no terminal, a line every ten seconds.
     """
 
-    def __init__(self, stage: str, unit: str = "pictures", stream: TextIO | None = None) -> None:
+    def __init__(self, stage: str, unit: str = "images", stream: TextIO | None = None) -> None:
         super().__init__()
         self.stage, self.unit, self.stream = stage, unit, stream
         self._enabled = True
@@ -127,7 +127,7 @@ class StageProgress(ProgressBar):
         """Moves the bar to the step."""
         parts = [f"{key.split('/')[-1]} {float(value):.3f}" for key, value in trainer.progress_bar_metrics.items()]
         step = trainer.global_step - int(self._bar.n if self._bar is not None else 0)
-        self._advance(step, batch_pictures(batch) * trainer.world_size, parts, self._size(batch))
+        self._advance(step, batch_images(batch) * trainer.world_size, parts, self._size(batch))
 
     def on_train_end(self, *_: Any) -> None:
         """Closes the bar."""
@@ -145,7 +145,7 @@ class StageProgress(ProgressBar):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any
     ) -> None:
         """Moves the bar by a batch."""
-        self._advance(1, batch_pictures(batch) * trainer.world_size, [], None)
+        self._advance(1, batch_images(batch) * trainer.world_size, [], None)
 
     def on_predict_end(self, *_: Any) -> None:
         """Closes the bar."""
@@ -159,7 +159,7 @@ class StageProgress(ProgressBar):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any
     ) -> None:
         """Moves the bar by a batch."""
-        self._advance(1, batch_pictures(batch) * trainer.world_size, [], None)
+        self._advance(1, batch_images(batch) * trainer.world_size, [], None)
 
     def on_test_end(self, *_: Any) -> None:
         """Closes the bar."""
@@ -181,8 +181,8 @@ class StageProgress(ProgressBar):
             postfix=[""],
         )
 
-    def _advance(self, steps: int, pictures: int, parts: list[str], size: int | None) -> None:
-        rate = self._meter.update(pictures)
+    def _advance(self, steps: int, images: int, parts: list[str], size: int | None) -> None:
+        rate = self._meter.update(images)
         if self._bar is None or self._bar.disable:
             return
         parts = [*parts, f"{rate:.0f} {self.unit}/s"] if rate else parts
@@ -200,7 +200,7 @@ class StageProgress(ProgressBar):
 
     @staticmethod
     def _size(batch: Any) -> int | None:
-        """Side of the pictures, where the batch has any."""
+        """Side of the images, where the batch has any."""
         image = batch.get("image", batch.get("query_image")) if isinstance(batch, Mapping) else None
         return int(image.shape[-1]) if isinstance(image, Tensor) else None
 
@@ -227,7 +227,7 @@ class EpisodeStrips(Callback):
         if trainer.sanity_checking or not trainer.is_global_zero or not self.episodes:
             return
         path = self.draw(pl_module.model, self.folder / f"epoch-{trainer.current_epoch:03d}.png")  # type: ignore[arg-type]
-        log_picture(trainer.loggers, "val/strips", path, trainer.global_step)
+        log_image(trainer.loggers, "val/strips", path, trainer.global_step)
 
     @torch.no_grad()
     def draw(self, method: FewShotMethod, path: Path) -> Path:

@@ -35,7 +35,7 @@ class DistillModule(LightningModule):
         loss: "mse" (the paper's) or "cosine_smooth_l1" on standardised teacher channels.
         mask_weight: weight of the extra loss: what the teacher's frozen decoder makes of the student's embedding
             under random clicks, against what it makes of the teacher's; 0 = off.
-        clicks: random clicks a picture of that loss.
+        clicks: random clicks an image of that loss.
         lr: peak learning rate.
         weight_decay: decay of matrices and kernels.
         warmup: share of the steps spent warming up.
@@ -152,7 +152,7 @@ class DistillModule(LightningModule):
         return loss
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        """Error and cosine on held-out pictures at the final size."""
+        """Error and cosine on held-out images at the final size."""
         target = self.target(batch)
         student = self.model.embed(batch["image"]).float()
         target = resize_embedding(target, (student.shape[-2], student.shape[-1]))
@@ -191,10 +191,10 @@ class DistillModule(LightningModule):
         generator = torch.Generator(self.device).manual_seed(self.seed * 1_000_003 + self.global_step)
         points = torch.rand(count, 1, 2, generator=generator, device=self.device) * (size - 1)
         labels = torch.ones(count, 1, device=self.device)
-        picture = torch.arange(len(student), device=self.device).repeat(self.clicks)
+        image = torch.arange(len(student), device=self.device).repeat(self.clicks)
         with torch.no_grad():
-            teacher_logits, iou_pred = decode_prompts(sam, target, picture, points, labels)
+            teacher_logits, iou_pred = decode_prompts(sam, target, image, points, labels)
             best = 1 + iou_pred[:, 1:].argmax(1)
-        logits, _ = decode_prompts(sam, resize_embedding(student, (grid, grid)), picture, points, labels)
+        logits, _ = decode_prompts(sam, resize_embedding(student, (grid, grid)), image, points, labels)
         rows = torch.arange(count, device=self.device)
         return mask_agreement(logits[rows, best], teacher_logits[rows, best])

@@ -1,4 +1,4 @@
-"""Pictures with the teacher's embeddings, coarse to fine: what `DistillModule` learns from."""
+"""Images with the teacher's embeddings, coarse to fine: what `DistillModule` learns from."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from fsdino.base.resize import Resize, ResizeMode
 from fsdino.cache.cache import EmbeddingCache
-from fsdino.cache.image_list import PictureList
+from fsdino.cache.image_list import ImageList
 from fsdino.training.epoch_data import EpochData
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def epoch_size(epoch: int, max_epochs: int, sizes: Sequence[int], shares: Sequence[float]) -> int:
-    """Picture size of an epoch when a run goes through several sizes.
+    """Image size of an epoch when a run goes through several sizes.
 
     Args:
         epoch: the epoch, from 0.
@@ -38,12 +38,12 @@ def epoch_size(epoch: int, max_epochs: int, sizes: Sequence[int], shares: Sequen
     return sizes[-1]
 
 
-class DistillPictures(Dataset):
-    """Pictures at the student's size with a cached embedding, or with themselves at the teacher's size.
+class DistillImages(Dataset):
+    """Images at the student's size with a cached embedding, or with themselves at the teacher's size.
 
     Args:
-        pictures: the list; the cache is in its order.
-        places: which pictures, as places in the list.
+        images: the list; the cache is in its order.
+        places: which images, as places in the list.
         flips: for each, whether it is mirrored.
         resize: to the student's size.
         cache: embeddings of the list, or None.
@@ -54,14 +54,14 @@ class DistillPictures(Dataset):
 
     def __init__(
         self,
-        pictures: PictureList,
+        images: ImageList,
         places: Sequence[int],
         flips: Sequence[bool],
         resize: Resize,
         cache: EmbeddingCache | None,
         teacher_resize: Resize | None,
     ) -> None:
-        self.pictures, self.places, self.flips, self.resize = pictures, places, flips, resize
+        self.images, self.places, self.flips, self.resize = images, places, flips, resize
         self.cache, self.teacher_resize = cache, teacher_resize
 
     def __len__(self) -> int:
@@ -69,31 +69,31 @@ class DistillPictures(Dataset):
 
     def __getitem__(self, i: int) -> dict[str, Tensor]:
         place, flip = int(self.places[i]), bool(self.flips[i])
-        picture = self.pictures.tensor(place)
-        item = {"image": _flip(self.resize.image(picture), flip)}
+        image = self.images.tensor(place)
+        item = {"image": _flip(self.resize.image(image), flip)}
         if self.cache is not None:
             item["target"] = self.cache.view(place, "hflip" if flip else "plain")
         if self.teacher_resize is not None:
-            item["teacher_image"] = _flip(self.teacher_resize.image(picture), flip)
+            item["teacher_image"] = _flip(self.teacher_resize.image(image), flip)
         return item
 
 
 class DistillData(EpochData):
-    """Coarse-to-fine loaders over a picture list; an epoch's order depends on (seed, epoch) alone.
+    """Coarse-to-fine loaders over an image list; an epoch's order depends on (seed, epoch) alone.
 
     Use it with `Trainer(reload_dataloaders_every_n_epochs=1)`.
 
     Args:
-        pictures: the list.
-        sizes: the student's picture sizes in pixels, in the order of the run.
+        images: the list.
+        sizes: the student's image sizes in pixels, in the order of the run.
         shares: part of the epochs that each size gets; None = equal parts.
         cache: the teacher's embeddings of the list; None = the teacher runs in every step.
-        teacher_size: side in pixels of the teacher's pictures, without a cache.
-        resize_mode: how pictures become square; the cache's when there is one.
-        epoch_length: pictures an epoch; None = all training pictures once.
-        val_count: pictures at the end of the list that are held out for validation.
-        hflip: mirror half of the pictures; a cache must hold the mirrored view.
-        batch_size: pictures a step and process.
+        teacher_size: side in pixels of the teacher's images, without a cache.
+        resize_mode: how images become square; the cache's when there is one.
+        epoch_length: images an epoch; None = all training images once.
+        val_count: images at the end of the list that are held out for validation.
+        hflip: mirror half of the images; a cache must hold the mirrored view.
+        batch_size: images a step and process.
         num_workers: loader processes.
         seed: of the order and the mirroring.
 
@@ -104,7 +104,7 @@ class DistillData(EpochData):
 
     def __init__(
         self,
-        pictures: PictureList,
+        images: ImageList,
         sizes: Sequence[int],
         shares: Sequence[float] | None = None,
         cache: EmbeddingCache | None = None,
@@ -118,21 +118,21 @@ class DistillData(EpochData):
         seed: int = 0,
     ) -> None:
         super().__init__(batch_size, num_workers)
-        self.pictures, self.sizes, self.cache = pictures, list(sizes), cache
+        self.images, self.sizes, self.cache = images, list(sizes), cache
         self.shares = list(shares) if shares is not None else [1.0] * len(self.sizes)
         self.teacher_size, self.resize_mode = teacher_size, resize_mode
-        self.num_train = len(pictures) - val_count
+        self.num_train = len(images) - val_count
         self.epoch_length = epoch_length or self.num_train
         self.hflip, self.seed = hflip, seed
         self._check()
 
     def size(self, epoch: int) -> int:
-        """The student's picture size in an epoch, in pixels."""
+        """The student's image size in an epoch, in pixels."""
         epochs = (self.trainer.max_epochs if self.trainer is not None else None) or 1
         return epoch_size(epoch, epochs, self.sizes, self.shares)
 
     def train_dataloader(self) -> DataLoader:
-        """The pictures of the running epoch, in its order and at its size."""
+        """The images of the running epoch, in its order and at its size."""
         order = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
         rounds = -(-self.epoch_length // self.num_train)
         places = torch.cat([torch.randperm(self.num_train, generator=order) for _ in range(rounds)])
@@ -142,18 +142,18 @@ class DistillData(EpochData):
         return self.loader(self._dataset(chosen, mirrored, self.size(self.epoch)), drop_last=True)
 
     def val_dataloader(self) -> DataLoader | list[DataLoader]:
-        """The held-out pictures at the final size; no loader if there are none."""
-        places = list(range(self.num_train, len(self.pictures)))
+        """The held-out images at the final size; no loader if there are none."""
+        places = list(range(self.num_train, len(self.images)))
         if not places:
             return []
         return self.loader(self._dataset(places, [False] * len(places), self.sizes[-1]))
 
     def sample_targets(self, module: DistillModule, count: int = 64) -> Tensor:
-        """The teacher's embeddings of some training pictures, evenly spread over the list.
+        """The teacher's embeddings of some training images, evenly spread over the list.
 
         Args:
             module: gives the target of a batch, see `DistillModule.target`.
-            count: how many pictures at most.
+            count: how many images at most.
 
         Returns:
             (count, D, h, w).
@@ -163,18 +163,18 @@ class DistillData(EpochData):
         loader = self.loader(self._dataset(places, [False] * len(places), self.sizes[0]))
         return torch.cat([module.target({k: v.to(module.device) for k, v in batch.items()}) for batch in loader])
 
-    def _dataset(self, places: list[int], flips: list[bool], size: int) -> DistillPictures:
+    def _dataset(self, places: list[int], flips: list[bool], size: int) -> DistillImages:
         teacher = None if self.cache is not None else Resize(self.teacher_size or 1, self.resize_mode)
-        return DistillPictures(self.pictures, places, flips, Resize(size, self.resize_mode), self.cache, teacher)
+        return DistillImages(self.images, places, flips, Resize(size, self.resize_mode), self.cache, teacher)
 
     def _check(self) -> None:
         if self.num_train < 1:
-            raise ValueError(f"all {len(self.pictures)} pictures are held out for validation; lower val_count.")
+            raise ValueError(f"all {len(self.images)} images are held out for validation; lower val_count.")
         if not self.sizes or len(self.shares) != len(self.sizes):
             raise ValueError(f"expected one share for each of the {len(self.sizes)} sizes, got {len(self.shares)}.")
         if self.epoch_length < self.batch_size:
             raise ValueError(
-                f"an epoch of {self.epoch_length} pictures has no full batch of {self.batch_size}; "
+                f"an epoch of {self.epoch_length} images has no full batch of {self.batch_size}; "
                 f"use a batch_size of at most {self.epoch_length}."
             )
         if self.cache is None:
@@ -182,11 +182,11 @@ class DistillData(EpochData):
                 raise ValueError("DistillData needs a cache, or the teacher_size of a live teacher.")
             return
         recipe = self.cache.recipe
-        if recipe.pictures_sha256 != self.pictures.sha256:
+        if recipe.images_sha256 != self.images.sha256:
             raise ValueError(
-                f"cache {self.cache.folder} was made from the {recipe.num_pictures} pictures of {recipe.pictures!r} "
-                f"({recipe.pictures_sha256[:12]}), this run has the {len(self.pictures)} of {self.pictures.name!r} "
-                f"({self.pictures.sha256[:12]}); cache this list."
+                f"cache {self.cache.folder} was made from the {recipe.num_images} images of {recipe.images!r} "
+                f"({recipe.images_sha256[:12]}), this run has the {len(self.images)} of {self.images.name!r} "
+                f"({self.images.sha256[:12]}); cache this list."
             )
         if recipe.resize_mode != self.resize_mode:
             raise ValueError(
@@ -194,7 +194,7 @@ class DistillData(EpochData):
                 f"{self.resize_mode!r}; use the same."
             )
         if self.hflip and "hflip" not in recipe.views:
-            raise ValueError(f"cache {self.cache.folder} has no mirrored pictures; cache view 'hflip' or drop hflip.")
+            raise ValueError(f"cache {self.cache.folder} has no mirrored images; cache view 'hflip' or drop hflip.")
 
 
 def _flip(image: Tensor, flip: bool) -> Tensor:

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from fsdino.base.resize import Resize
 from fsdino.cache.cache import EmbeddingCache
-from fsdino.cache.image_list import PictureList
+from fsdino.cache.image_list import ImageList
 from fsdino.data.class_index import ClassIndex, SubsetIndex
 from fsdino.data.episodes.episode import EpisodeData, TrainEpisodes, collate_episodes
 from fsdino.data.episodes.episode_list import EpisodeList
@@ -41,10 +41,10 @@ def held_out_classes(classes: Sequence[int], share: float, seed: int = 0) -> lis
 def validation_episodes(
     index: ClassIndex, classes: Sequence[int], shots: int, count: int, seed: int = 0
 ) -> EpisodeList:
-    """Fixed episodes of held-out base classes; classes with too few pictures are left out.
+    """Fixed episodes of held-out base classes; classes with too few images are left out.
 
     Args:
-        index: data set of training pictures.
+        index: data set of training images.
         classes: held-out base classes.
         shots: references per episode.
         count: episodes.
@@ -53,34 +53,34 @@ def validation_episodes(
     Returns:
         The list.
     """
-    view = SubsetIndex(index, {c: index.pictures(c) for c in classes})
+    view = SubsetIndex(index, {c: index.images(c) for c in classes})
     view.folds = [list(classes)]
     return EpisodeList.draw(view, 0, shots, count, seed, protocol="validation", skip_rare=True)
 
 
 class CachedEpisodes(Dataset):
-    """Episodes whose pictures are replaced by cached maps.
+    """Episodes whose images are replaced by cached maps.
 
     Args:
         episodes: a data set of episodes without augmentation.
-        cache: maps of the frozen encoder, (L, C, h, w) a picture.
-        pictures: the cache's list.
-        flip_key: (seed, epoch) to mirror half of the pictures (the cache must hold the mirrored view); None = never.
+        cache: maps of the frozen encoder, (L, C, h, w) an image.
+        images: the cache's list.
+        flip_key: (seed, epoch) to mirror half of the images (the cache must hold the mirrored view); None = never.
 
     Raises:
-        ValueError: if the list is not as long as the cache, so that the maps would be those of other pictures.
+        ValueError: if the list is not as long as the cache, so that the maps would be those of other images.
     """
 
     def __init__(
-        self, episodes: Dataset, cache: EmbeddingCache, pictures: PictureList, flip_key: tuple[int, int] | None = None
+        self, episodes: Dataset, cache: EmbeddingCache, images: ImageList, flip_key: tuple[int, int] | None = None
     ) -> None:
-        if len(cache) != len(pictures):
+        if len(cache) != len(images):
             raise ValueError(
-                f"the cache {cache.folder} holds {len(cache)} pictures but the list {pictures.name!r} names "
-                f"{len(pictures)}; give the list that the cache was made of."
+                f"the cache {cache.folder} holds {len(cache)} images but the list {images.name!r} names "
+                f"{len(images)}; give the list that the cache was made of."
             )
         self.episodes, self.cache, self.flip_key = episodes, cache, flip_key
-        self.place = {picture: i for i, picture in enumerate(pictures.ids)}
+        self.place = {image: i for i, image in enumerate(images.ids)}
 
     def __len__(self) -> int:
         return len(self.episodes)  # type: ignore[arg-type]
@@ -104,7 +104,7 @@ class MetaData(EpochData):
     """Training episodes of base classes and fixed validation episodes of held-out base classes.
 
     Args:
-        index: data set of training pictures.
+        index: data set of training images.
         classes: base classes to train on.
         val_episodes: episodes that pick checkpoint and cut.
         resize: the model's.
@@ -113,8 +113,8 @@ class MetaData(EpochData):
         ignore_classes: novel classes, whose pixels take part in no loss.
         absent_prob: share of training episodes whose query lacks the class.
         augment: random crops and colours, from pixels only.
-        cache: maps of the frozen encoder for all pictures of `index`; None runs the encoder in every step.
-        pictures: the cache's list.
+        cache: maps of the frozen encoder for all images of `index`; None runs the encoder in every step.
+        images: the cache's list.
         batch_size: episodes a step and process.
         num_workers: loader processes.
         seed: of all draws.
@@ -133,20 +133,20 @@ class MetaData(EpochData):
         absent_prob: float = 0.0,
         augment: bool = False,
         cache: EmbeddingCache | None = None,
-        pictures: PictureList | None = None,
+        images: ImageList | None = None,
         batch_size: int = 16,
         num_workers: int = 0,
         seed: int = 0,
         class_weights: Mapping[int, float] | None = None,
     ) -> None:
         super().__init__(batch_size, num_workers)
-        if (cache is None) != (pictures is None):
-            raise ValueError("a cache and its picture list come together; give both or neither.")
+        if (cache is None) != (images is None):
+            raise ValueError("a cache and its image list come together; give both or neither.")
         if cache is not None and augment:
             raise ValueError("crops and colours need pixels; set augment to false or train without the cache.")
         self.index, self.classes, self.val_episodes, self.resize = index, list(classes), val_episodes, resize
         self.shots, self.epoch_length, self.ignore_classes = shots, epoch_length, tuple(ignore_classes)
-        self.absent_prob, self.augment, self.cache, self.pictures = absent_prob, augment, cache, pictures
+        self.absent_prob, self.augment, self.cache, self.images = absent_prob, augment, cache, images
         self.seed, self.class_weights = seed, class_weights
 
     def train_dataloader(self) -> DataLoader:
@@ -167,9 +167,9 @@ class MetaData(EpochData):
         return self.loader(data, collate_fn=collate_episodes)
 
     def _with_features(self, episodes: Dataset, flip_key: tuple[int, int] | None) -> Dataset:
-        if self.cache is None or self.pictures is None:
+        if self.cache is None or self.images is None:
             return episodes
-        return CachedEpisodes(episodes, self.cache, self.pictures, flip_key)
+        return CachedEpisodes(episodes, self.cache, self.images, flip_key)
 
 
 def _flip(mask: Tensor, flip: bool) -> Tensor:

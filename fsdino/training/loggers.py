@@ -124,7 +124,7 @@ def make_loggers(
     try:
         import wandb as client
     except ImportError:
-        rank_zero_info(f"W&B is not installed (pip install wandb); numbers and pictures are in {folder}.")
+        rank_zero_info(f"W&B is not installed (pip install wandb); numbers and images are in {folder}.")
         return loggers
     offline = wandb == "offline" or not wandb_reachable()
     run_id = _run_id(Path(folder))
@@ -190,14 +190,14 @@ def wandb_notice(logger: WandbLogger, folder: str | Path, offline: bool) -> str:
     return f"W&B offline: the run is in {where}; upload it with `wandb sync {where}`."
 
 
-def log_picture(loggers: list[Logger], key: str, path: str | Path, step: int | None = None) -> None:
-    """Shows a picture that lies on disk in W&B, where W&B follows the run.
+def log_image(loggers: list[Logger], key: str, path: str | Path, step: int | None = None) -> None:
+    """Shows an image that lies on disk in W&B, where W&B follows the run.
 
     Args:
         loggers: of the run.
         key: name of the panel.
         path: the PNG.
-        step: unused by W&B's own counter; recorded beside the picture.
+        step: unused by W&B's own counter; recorded beside the image.
     """
     for logger in loggers:
         if isinstance(logger, WandbLogger):

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from fsdino.cache.cache import EmbeddingCache
-from fsdino.cache.image_list import PictureList
+from fsdino.cache.image_list import ImageList
 from fsdino.methods.fssam.method import Fssam
 from fsdino.training.episode_data import MetaData
 
@@ -60,17 +60,17 @@ class FssamMaps:
 
 
 class EpisodesWithMaps(Dataset):
-    """Episodes that bring cached maps of their pictures along.
+    """Episodes that bring cached maps of their images along.
 
     Args:
         episodes: a data set of episodes without augmentation.
         cache: rows (N, C), plain views.
-        pictures: the cache's list.
+        images: the cache's list.
     """
 
-    def __init__(self, episodes: Dataset, cache: EmbeddingCache, pictures: PictureList) -> None:
+    def __init__(self, episodes: Dataset, cache: EmbeddingCache, images: ImageList) -> None:
         self.episodes, self.cache = episodes, cache
-        self.place = {picture: i for i, picture in enumerate(pictures.ids)}
+        self.place = {image: i for i, image in enumerate(images.ids)}
 
     def __len__(self) -> int:
         return len(self.episodes)  # type: ignore[arg-type]
@@ -86,6 +86,6 @@ class MethodData(MetaData):
     """As `MetaData`, but cached maps come beside the pixels, not in their place."""
 
     def _with_features(self, episodes: Dataset, flip_key: tuple[int, int] | None) -> Dataset:
-        if self.cache is None or self.pictures is None:
+        if self.cache is None or self.images is None:
             return episodes
-        return EpisodesWithMaps(episodes, self.cache, self.pictures)
+        return EpisodesWithMaps(episodes, self.cache, self.images)

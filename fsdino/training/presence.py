@@ -1,4 +1,4 @@
-"""Stage 3: the presence head learns from pictures that lack the object, and its answer becomes a probability.
+"""Stage 3: the presence head learns from images that lack the object, and its answer becomes a probability.
 
 Everything else is frozen, so masks stay as they are. Base classes alone are used: some to train the head, the held-out
 ones to stop it and to calibrate it (Platt scaling, folded into the head's last layer). A few thousand episodes of
@@ -24,7 +24,7 @@ from fsdino.base.processes import write_once
 from fsdino.base.resize import Resize
 from fsdino.base.storage import CHECKPOINT_KEY, describe, load_segmenter
 from fsdino.cache.cache import EmbeddingCache
-from fsdino.cache.image_list import PictureList
+from fsdino.cache.image_list import ImageList
 from fsdino.data.class_index import ClassIndex
 from fsdino.data.episodes.episode import TrainEpisodes, collate_episodes
 from fsdino.models.config import SegmenterConfig
@@ -33,7 +33,7 @@ from fsdino.models.segmenter import FewShotSegmenter
 from fsdino.training.episode_data import CachedEpisodes
 
 STEPS, CHECK_EVERY = 600, 20
-LOOKED_AT, MIN_LACKING = 64, 0.2  # pictures per class that are looked at, and the part that must lack it
+LOOKED_AT, MIN_LACKING = 64, 0.2  # images per class that are looked at, and the part that must lack it
 
 
 @dataclass(frozen=True)
@@ -54,14 +54,14 @@ class PresenceData:
     """Where the episodes come from.
 
     Args:
-        index: data set of training pictures.
+        index: data set of training images.
         classes: base classes to train on.
         val_classes: base classes held out, to stop and to calibrate on; without any usable one the trained are taken.
         shots: references per episode.
         ignore_classes: novel classes.
         features: cached maps of the frozen encoder with their list; None runs the encoder.
         seed: of the draws.
-        val_index: data set of the pictures to stop and to calibrate on; None = the same.
+        val_index: data set of the images to stop and to calibrate on; None = the same.
     """
 
     index: ClassIndex
@@ -69,7 +69,7 @@ class PresenceData:
     val_classes: Sequence[int] = ()
     shots: int = 1
     ignore_classes: Sequence[int] = ()
-    features: tuple[EmbeddingCache, PictureList] | None = None
+    features: tuple[EmbeddingCache, ImageList] | None = None
     seed: int = 0
     val_index: ClassIndex | None = None
 
@@ -82,11 +82,11 @@ class PresenceData:
     def held_out(self) -> tuple[ClassIndex, list[int]]:
         """Where to stop and to calibrate, and on which classes."""
         index = self.val_index or self.index
-        usable = [c for c in self._absentable(index, self.val_classes) if len(index.pictures(c)) > self.shots]
+        usable = [c for c in self._absentable(index, self.val_classes) if len(index.images(c)) > self.shots]
         return (index, usable) if usable else (self.index, self.trained)
 
     def _absentable(self, index: ClassIndex, classes: Sequence[int]) -> list[int]:
-        """Classes that a fair part of the pictures lack; of each class at most 64 are looked at."""
+        """Classes that a fair part of the images lack; of each class at most 64 are looked at."""
         shows: dict[str, set[int]] = {}
         found = []
         for class_id in classes:
@@ -262,7 +262,7 @@ def presence_stage(
         device: where the model runs.
 
     Returns:
-        The checkpoint to go on with: `trained` itself where the stage is left out or no picture lacks its class.
+        The checkpoint to go on with: `trained` itself where the stage is left out or no image lacks its class.
     """
     target = folder / trained.name
     if count == 0:
@@ -272,7 +272,7 @@ def presence_stage(
         if target.is_file():
             return
         if not data.trained:
-            print("presence: no picture lacks the class, so 'absent' cannot be learnt; the head stays as it is")
+            print("presence: no image lacks the class, so 'absent' cannot be learnt; the head stays as it is")
             return
         model = train_presence(load_segmenter(trained, device=device), data, count, batch_size, workers)
         folder.mkdir(parents=True, exist_ok=True)
@@ -295,7 +295,7 @@ def save_with(model: FewShotSegmenter, trained: Path, target: Path) -> None:
 
 
 def roc_area(scores: Tensor, present: Tensor) -> float:
-    """AUROC: how often a picture with the object scores above one without, ties counting half.
+    """AUROC: how often an image with the object scores above one without, ties counting half.
 
     Args:
         scores: (N,).
@@ -309,7 +309,7 @@ def roc_area(scores: Tensor, present: Tensor) -> float:
     """
     positives, negatives = scores[present > 0], scores[present == 0]
     if not len(positives) or not len(negatives):
-        raise ValueError("AUROC needs pictures with the object and pictures without; one kind is missing.")
+        raise ValueError("AUROC needs images with the object and images without; one kind is missing.")
     difference = positives.double()[:, None] - negatives.double()[None]
     return float((difference > 0).double().mean() + 0.5 * (difference == 0).double().mean())
 

@@ -41,7 +41,7 @@ class TeachModule(LightningModule):
         click_share: share of the objects prompted by one click.
         box_share: share prompted by a box; the others get a box and a click.
         correct_prob: probability of a corrective round in a step.
-        prompts_per_object: prompts drawn for each object of a picture.
+        prompts_per_object: prompts drawn for each object of an image.
         seed: of the weights and of all prompts; prompts depend on (seed, step) alone, so a resumed run repeats them.
 
     Raises:
@@ -79,7 +79,7 @@ class TeachModule(LightningModule):
         return build_schedule(optimizer, int(self.trainer.estimated_stepping_batches), self.warmup)
 
     def embed(self, images: Tensor) -> Tensor:
-        """Picture embeddings with gradient.
+        """Image embeddings with gradient.
 
         Args:
             images: (B, 3, S, S) float in [0, 1].
@@ -93,22 +93,22 @@ class TeachModule(LightningModule):
         size = self.config.img_size
         if images.shape[-2:] != (size, size):
             raise ValueError(
-                f"expected pictures of {size}x{size} px (the model's img_size), got "
-                f"{images.shape[-2]}x{images.shape[-1]}; resize the pictures or set img_size."
+                f"expected images of {size}x{size} px (the model's img_size), got "
+                f"{images.shape[-2]}x{images.shape[-1]}; resize the images or set img_size."
             )
         return self.sam.image_encoder((images * 255 - self.sam.pixel_mean) / self.sam.pixel_std)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """The mean loss over all prompts of a batch."""
         embedding = self.embed(batch["image"])
-        picture, masks = _objects(batch, self.prompts_per_object)
-        if len(picture) == 0:  # scenes without an annotated object still must take part in a distributed step
+        image, masks = _objects(batch, self.prompts_per_object)
+        if len(image) == 0:  # scenes without an annotated object still must take part in a distributed step
             return embedding.sum() * 0
         draw = (self.seed * 1_000_003 + self.global_step) * 1024 + self.global_rank  # a resumed run repeats its prompts
         generator = torch.Generator(self.device).manual_seed(draw)
         losses = [
-            self._group_loss(embedding, picture[rows], masks[rows], use_click, use_box, generator)
-            for rows, use_click, use_box in self._groups(len(picture), generator)
+            self._group_loss(embedding, image[rows], masks[rows], use_click, use_box, generator)
+            for rows, use_click, use_box in self._groups(len(image), generator)
         ]
         loss = torch.cat(losses).mean()
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch["image"]))
@@ -118,12 +118,12 @@ class TeachModule(LightningModule):
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Mean IoU over objects after one central click and after the tight box."""
         embedding = self.embed(batch["image"])
-        picture, masks = _objects(batch, 1)
-        if len(picture) == 0:
+        image, masks = _objects(batch, 1)
+        if len(image) == 0:
             return
-        scores = evaluate_prompts(self.sam, embedding, picture, masks)
+        scores = evaluate_prompts(self.sam, embedding, image, masks)
         for name, score in scores.items():
-            self.log(f"val/{name}", score.mean(), prog_bar=True, batch_size=len(picture), sync_dist=True)
+            self.log(f"val/{name}", score.mean(), prog_bar=True, batch_size=len(image), sync_dist=True)
 
     def _groups(self, count: int, generator: torch.Generator) -> list[tuple[Tensor, bool, bool]]:
         """Splits the objects at random into prompted by click, by box, by both."""
@@ -137,7 +137,7 @@ class TeachModule(LightningModule):
     def _group_loss(
         self,
         embedding: Tensor,
-        picture: Tensor,
+        image: Tensor,
         masks: Tensor,
         use_click: bool,
         use_box: bool,
@@ -150,7 +150,7 @@ class TeachModule(LightningModule):
             labels = torch.ones(points.shape[:2], device=points.device)
         if use_box:
             boxes = noisy_boxes(truth, generator)
-        logits, iou_pred = decode_prompts(self.sam, embedding, picture, points, labels, boxes)
+        logits, iou_pred = decode_prompts(self.sam, embedding, image, points, labels, boxes)
         # One click is ambiguous, so its three masks compete; the single mask learns from every prompt.
         loss, best = self._mask_losses(logits, iou_pred, masks, multimask=not use_box)
         if torch.rand(1, generator=generator, device=self.device).item() >= self.correct_prob:
@@ -159,7 +159,7 @@ class TeachModule(LightningModule):
         click, label = _corrective_click(previous[:, 0], masks, generator)
         points = click[:, None] if points is None else torch.cat([points, click[:, None]], dim=1)
         labels = label[:, None] if labels is None else torch.cat([labels, label[:, None]], dim=1)
-        logits, iou_pred = decode_prompts(self.sam, embedding, picture, points, labels, boxes, previous)
+        logits, iou_pred = decode_prompts(self.sam, embedding, image, points, labels, boxes, previous)
         corrected, _ = self._mask_losses(logits, iou_pred, masks, multimask=False)
         return torch.cat([loss, corrected])
 
@@ -183,13 +183,13 @@ class TeachModule(LightningModule):
 
 
 @torch.no_grad()
-def evaluate_prompts(sam: Sam, embedding: Tensor, picture: Tensor, masks: Tensor) -> dict[str, Tensor]:
+def evaluate_prompts(sam: Sam, embedding: Tensor, image: Tensor, masks: Tensor) -> dict[str, Tensor]:
     """IoU of each object after one central click and after its tight box.
 
     Args:
         sam: the model.
         embedding: (B, D, h, w).
-        picture: (N,) long, the picture of each object.
+        image: (N,) long, the image of each object.
         masks: (N, S, S) uint8 {0, 1, 255 = ignore}, S the model's `img_size`.
 
     Returns:
@@ -204,9 +204,9 @@ def evaluate_prompts(sam: Sam, embedding: Tensor, picture: Tensor, masks: Tensor
         full = F.interpolate(logits[:, None], truth.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
         return mask_iou(full > 0, truth, valid)
 
-    logits, iou_pred = decode_prompts(sam, embedding, picture, clicks, labels)
+    logits, iou_pred = decode_prompts(sam, embedding, image, clicks, labels)
     best = 1 + iou_pred[:, 1:].argmax(1)
-    boxed, _ = decode_prompts(sam, embedding, picture, boxes=tight_boxes(truth))
+    boxed, _ = decode_prompts(sam, embedding, image, boxes=tight_boxes(truth))
     return {
         "click_iou": score(logits[torch.arange(len(best), device=best.device), best]),
         "click_single_iou": score(logits[:, 0]),
@@ -215,11 +215,11 @@ def evaluate_prompts(sam: Sam, embedding: Tensor, picture: Tensor, masks: Tensor
 
 
 def _objects(batch: dict[str, Tensor], repeats: int) -> tuple[Tensor, Tensor]:
-    """Picture index (N,) and mask (N, S, S) of the valid objects that have a pixel, each `repeats` times."""
+    """Image index (N,) and mask (N, S, S) of the valid objects that have a pixel, each `repeats` times."""
     masks = batch["masks"]
     keep = batch["valid"].bool() & (masks == 1).flatten(2).any(-1)
-    picture, index = keep.nonzero(as_tuple=True)
-    return picture.repeat(repeats), masks[picture, index].repeat(repeats, 1, 1)
+    image, index = keep.nonzero(as_tuple=True)
+    return image.repeat(repeats), masks[image, index].repeat(repeats, 1, 1)
 
 
 def _corrective_click(logits: Tensor, masks: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -16,20 +16,20 @@ from torch.utils.data import DataLoader, Dataset
 
 from fsdino.base.resize import Resize
 from fsdino.data.class_index import ClassIndex
-from fsdino.data.images import IGNORE, PICTURE_SUFFIXES, read_image, read_labels
+from fsdino.data.images import IGNORE, IMAGE_SUFFIXES, read_image, read_labels
 from fsdino.training.epoch_data import EpochData
 
-MIN_SHARE = 0.002  # of the picture's area; smaller pieces are no objects
+MIN_SHARE = 0.002  # of the image's area; smaller pieces are no objects
 
 
 class ObjectSource(Protocol):
-    """Pictures by number, each with a map of its objects."""
+    """Images by number, each with a map of its objects."""
 
     def __len__(self) -> int:
-        """Number of pictures."""
+        """Number of images."""
 
     def load(self, number: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """Picture (H, W, 3) uint8 and labels (H, W) int: 0 = nothing, 255 = unknown, else one number an object."""
+        """Image (H, W, 3) uint8 and labels (H, W) int: 0 = nothing, 255 = unknown, else one number an object."""
 
 
 @dataclass(frozen=True)
@@ -47,69 +47,69 @@ class ClassObjects:
     ignore: tuple[int, ...] = ()
 
     @cached_property
-    def pictures(self) -> list[str]:
-        """Pictures with one of the classes."""
-        return sorted({p for c in self.classes for p in self.index.pictures(c)})
+    def images(self) -> list[str]:
+        """Images with one of the classes."""
+        return sorted({p for c in self.classes for p in self.index.images(c)})
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.images)
 
     def load(self, number: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """See `ObjectSource`."""
-        picture = self.pictures[number]
-        image = self.index.load_image(picture)
-        present = self.index.classes_in(picture)
+        image_id = self.images[number]
+        image = self.index.load_image(image_id)
+        present = self.index.classes_in(image_id)
         labels = np.zeros(image.shape[:2], np.int32)
         for class_id in sorted(present & set(self.classes)):
-            mask = self.index.load_mask(picture, class_id)
+            mask = self.index.load_mask(image_id, class_id)
             _, parts = cv2.connectedComponents((mask == 1).astype(np.uint8))
             labels = np.where(parts > 0, parts + max(IGNORE, int(labels.max())), labels)
             labels = np.where(mask == IGNORE, IGNORE, labels)
         for class_id in sorted(present & set(self.ignore)):
-            labels = np.where(self.index.load_mask(picture, class_id) != 0, IGNORE, labels)
+            labels = np.where(self.index.load_mask(image_id, class_id) != 0, IGNORE, labels)
         return image, labels
 
 
 class RegionObjects:
-    """Region maps by several annotators: `images/<picture>.jpg`, `labels/<picture>_<k>.png`; one is drawn each time.
+    """Region maps by several annotators: `images/<image>.jpg`, `labels/<image>_<k>.png`; one is drawn each time.
 
     Args:
         root: the folder of both.
 
     Raises:
-        ValueError: if a picture has no map, or there is none.
+        ValueError: if an image has no map, or there is none.
     """
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
-        self.pictures = sorted(p for p in (self.root / "images").glob("*") if p.suffix.lower() in PICTURE_SUFFIXES)
-        if not self.pictures:
-            raise ValueError(f"no picture in {self.root / 'images'}; expected images/ and labels/<picture>_<k>.png.")
-        self.maps = {p.stem: sorted((self.root / "labels").glob(f"{p.stem}_*.png")) for p in self.pictures}
+        self.images = sorted(p for p in (self.root / "images").glob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+        if not self.images:
+            raise ValueError(f"no image in {self.root / 'images'}; expected images/ and labels/<image>_<k>.png.")
+        self.maps = {p.stem: sorted((self.root / "labels").glob(f"{p.stem}_*.png")) for p in self.images}
         if bare := [name for name, maps in self.maps.items() if not maps]:
-            raise ValueError(f"picture {bare[0]} in {self.root} has no labels/{bare[0]}_<k>.png; add its region map.")
+            raise ValueError(f"image {bare[0]} in {self.root} has no labels/{bare[0]}_<k>.png; add its region map.")
 
     @property
     def files(self) -> list[Path]:
-        """Pictures and maps, in a fixed order."""
-        return [*self.pictures, *(path for picture in self.pictures for path in self.maps[picture.stem])]
+        """Images and maps, in a fixed order."""
+        return [*self.images, *(path for image in self.images for path in self.maps[image.stem])]
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.images)
 
     def load(self, number: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """See `ObjectSource`."""
-        path = self.pictures[number]
+        path = self.images[number]
         maps = self.maps[path.stem]
         labels = read_labels(maps[int(rng.integers(len(maps)))])
         return read_image(path), (labels + IGNORE + 1).astype(np.int32)  # every region is an object
 
 
 class ObjectScenes(Dataset):
-    """Random pictures with some of their objects; item i depends on (seed, epoch, i) alone.
+    """Random images with some of their objects; item i depends on (seed, epoch, i) alone.
 
     Args:
-        sources: each is drawn from in proportion to its pictures.
+        sources: each is drawn from in proportion to its images.
         resize: to the model's square.
         length: items an epoch.
         seed: of all draws.
@@ -158,10 +158,10 @@ class ObjectData(EpochData):
     Args:
         sources: see `ObjectScenes`.
         resize: to the model's square.
-        epoch_length: pictures an epoch.
-        val_length: pictures of the validation draws (from the same sources: they watch the run, they choose nothing).
-        max_objects: masks of a picture.
-        batch_size: pictures a step and process.
+        epoch_length: images an epoch.
+        val_length: images of the validation draws (from the same sources: they watch the run, they choose nothing).
+        max_objects: masks of an image.
+        batch_size: images a step and process.
         num_workers: loader processes.
         seed: of all draws.
     """
@@ -175,11 +175,11 @@ class ObjectData(EpochData):
         self.val_length, self.max_objects, self.seed = val_length, max_objects, seed
 
     def train_dataloader(self) -> DataLoader:
-        """Pictures of the running epoch."""
+        """Images of the running epoch."""
         return self.loader(self._scenes(self.epoch_length, self.seed, self.epoch), drop_last=True)
 
     def val_dataloader(self) -> DataLoader:
-        """The same pictures every time."""
+        """The same images every time."""
         return self.loader(self._scenes(self.val_length, self.seed + 1_000_003, 0))
 
     def _scenes(self, length: int, seed: int, epoch: int) -> ObjectScenes:

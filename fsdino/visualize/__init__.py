@@ -1,9 +1,9 @@
-"""Pictures of masks: overlays, episode strips and sheets of strips.
+"""Images of masks: overlays, episode strips and sheets of strips.
 
-Everything goes in as NumPy array, PIL picture or torch tensor and comes out as RGB uint8. Nothing here imports torch.
+Everything goes in as NumPy array, PIL image or torch tensor and comes out as RGB uint8. Nothing here imports torch.
 """
 
-from fsdino.visualize.overlay import IGNORE, PALETTE, overlay, palette_color, to_labels, to_picture, write_png
+from fsdino.visualize.overlay import IGNORE, PALETTE, overlay, palette_color, to_image, to_labels, write_png
 from fsdino.visualize.strips import episode_strip, mask_iou, row_of_panels, sheet
 
 __all__ = [
@@ -15,7 +15,7 @@ __all__ = [
     "palette_color",
     "row_of_panels",
     "sheet",
+    "to_image",
     "to_labels",
-    "to_picture",
     "write_png",
 ]

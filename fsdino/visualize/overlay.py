@@ -1,5 +1,5 @@
-"""Masks over pictures. The fills are the colour-blind safe palette of Okabe and Ito (2008);
-outlines are black outside and white inside, so that one of the two shows on any picture, then the pure colour.
+"""Masks over images. The fills are the colour-blind safe palette of Okabe and Ito (2008);
+outlines are black outside and white inside, so that one of the two shows on any image, then the pure colour.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ def palette_color(label: int) -> tuple[int, int, int]:
     return PALETTE[(label - 1) % len(PALETTE)]
 
 
-def to_picture(picture: Any) -> np.ndarray:
-    """Bring a picture into the drawing form.
+def to_image(image: Any) -> np.ndarray:
+    """Bring an image into the drawing form.
 
     Args:
-        picture: PIL picture, array (H, W) or (H, W, 1 or 3) uint8 or float in [0, 1], or tensor (3, H, W) in [0, 1].
+        image: PIL image, array (H, W) or (H, W, 1 or 3) uint8 or float in [0, 1], or tensor (3, H, W) in [0, 1].
 
     Returns:
         Array (H, W, 3) uint8, RGB; never a view of the input.
@@ -38,17 +38,17 @@ def to_picture(picture: Any) -> np.ndarray:
     Raises:
         ValueError: When the shape is none of these.
     """
-    if isinstance(picture, Image.Image):
-        return to_rgb(picture)
-    is_tensor = hasattr(picture, "detach")  # duck-typed: this module must work where torch is absent
-    array = picture.detach().float().cpu().numpy() if is_tensor else np.asarray(picture)
+    if isinstance(image, Image.Image):
+        return to_rgb(image)
+    is_tensor = hasattr(image, "detach")  # duck-typed: this module must work where torch is absent
+    array = image.detach().float().cpu().numpy() if is_tensor else np.asarray(image)
     if is_tensor and array.ndim == 3:
         array = array.transpose(1, 2, 0)
     if array.ndim == 2:
         array = array[..., None]
     if array.ndim != 3 or array.shape[2] not in (1, 3):
-        shape = tuple(np.shape(picture))
-        raise ValueError(f"a picture of shape {shape} cannot be drawn; give (H, W, 3) or a tensor (3, H, W).")
+        shape = tuple(np.shape(image))
+        raise ValueError(f"an image of shape {shape} cannot be drawn; give (H, W, 3) or a tensor (3, H, W).")
     if array.dtype != np.uint8:
         array = np.rint(np.clip(array.astype(np.float32), 0, 1) * 255).astype(np.uint8)
     return np.array(np.broadcast_to(array, (*array.shape[:2], 3)))
@@ -58,7 +58,7 @@ def to_labels(mask: Any) -> np.ndarray:
     """Bring a mask into a label map: array (H, W) int32, 0 background, 1.. classes, 255 ignore (bool: True is 1).
 
     Args:
-        mask: PIL picture, array or tensor (H, W); a leading axis of length one is dropped.
+        mask: PIL image, array or tensor (H, W); a leading axis of length one is dropped.
 
     Raises:
         ValueError: When it is not two-dimensional.
@@ -72,18 +72,18 @@ def to_labels(mask: Any) -> np.ndarray:
     return array.astype(np.int32)
 
 
-def check_same_size(picture: np.ndarray, labels: np.ndarray) -> None:
-    """Raise a ValueError unless picture (H, W, 3) and labels (H, W) agree in H and W."""
-    if picture.shape[:2] != labels.shape:
-        sizes = f"the mask is {labels.shape} and the picture {picture.shape[:2]} (H, W)"
+def check_same_size(image: np.ndarray, labels: np.ndarray) -> None:
+    """Raise a ValueError unless image (H, W, 3) and labels (H, W) agree in H and W."""
+    if image.shape[:2] != labels.shape:
+        sizes = f"the mask is {labels.shape} and the image {image.shape[:2]} (H, W)"
         raise ValueError(f"{sizes}; resize one of them first.")
 
 
-def overlay(picture: Any, mask: Any, *, captions: Mapping[int, str] | None = None, opacity: float = 0.45) -> np.ndarray:
-    """Draw a mask or label map over a picture.
+def overlay(image: Any, mask: Any, *, captions: Mapping[int, str] | None = None, opacity: float = 0.45) -> np.ndarray:
+    """Draw a mask or label map over an image.
 
     Args:
-        picture: Anything `to_picture` takes, (H, W).
+        image: Anything `to_image` takes, (H, W).
         mask: Mask or label map (H, W): 0 background, 1.. classes, 255 ignore (hatched).
         captions: Text for each label, listed with its colour in the upper left corner.
         opacity: Share of the fill colour, in [0, 1].
@@ -92,9 +92,9 @@ def overlay(picture: Any, mask: Any, *, captions: Mapping[int, str] | None = Non
         Array (H, W, 3) uint8.
 
     Raises:
-        ValueError: When picture and mask differ in size.
+        ValueError: When image and mask differ in size.
     """
-    canvas, labels = to_picture(picture), to_labels(mask)
+    canvas, labels = to_image(image), to_labels(mask)
     check_same_size(canvas, labels)
     line = max(1, round(min(labels.shape) / 250))  # width of each tone in pixels
     present = [int(k) for k in np.unique(labels) if k not in (0, IGNORE)]
@@ -169,12 +169,12 @@ def _legend(canvas: np.ndarray, captions: Mapping[int, str]) -> np.ndarray:
     return np.asarray(image)
 
 
-def write_png(path: str | os.PathLike[str], picture: Any) -> Path:
-    """Write a picture as PNG, complete or not at all: it is written beside its place and then moved there.
+def write_png(path: str | os.PathLike[str], image: Any) -> Path:
+    """Write an image as PNG, complete or not at all: it is written beside its place and then moved there.
 
     Args:
         path: Where to; missing folders are made.
-        picture: Anything `to_picture` takes.
+        image: Anything `to_image` takes.
 
     Returns:
         The path.
@@ -182,6 +182,6 @@ def write_png(path: str | os.PathLike[str], picture: Any) -> Path:
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}.{os.getpid()}.part")
-    Image.fromarray(to_picture(picture)).save(partial, format="PNG")
+    Image.fromarray(to_image(image)).save(partial, format="PNG")
     partial.replace(target)
     return target

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw
 
-from fsdino.visualize.overlay import IGNORE, check_same_size, fit_text, font_of_size, overlay, to_labels, to_picture
+from fsdino.visualize.overlay import IGNORE, check_same_size, fit_text, font_of_size, overlay, to_image, to_labels
 
 _PAPER, _INK, _FAINT = (255, 255, 255), (20, 20, 20), (110, 110, 110)
 
@@ -22,9 +22,9 @@ def mask_iou(prediction: Any, truth: Any) -> float:
     return float((((predicted > 0) & (wanted > 0)) & valid).sum() / union.sum()) if union.any() else float("nan")
 
 
-def _panel(picture: Any, mask: Any | None, size: int) -> np.ndarray:
-    """Scale picture (and mask) so that the longer side is `size`, then draw: tiny pictures get a fine outline too."""
-    canvas = to_picture(picture)
+def _panel(image: Any, mask: Any | None, size: int) -> np.ndarray:
+    """Scale image (and mask) so that the longer side is `size`, then draw: tiny images get a fine outline too."""
+    canvas = to_image(image)
     labels = None if mask is None else to_labels(mask)
     if labels is not None:
         check_same_size(canvas, labels)
@@ -43,7 +43,7 @@ def row_of_panels(panels: Sequence[tuple[np.ndarray, str, str]], size: int) -> n
     """Set panels side by side in columns of equal width.
 
     Args:
-        panels: For each column a picture (h, w, 3) of at most size × size, its heading and a fainter second text.
+        panels: For each column an image (h, w, 3) of at most size × size, its heading and a fainter second text.
         size: Column width in pixels.
 
     Returns:
@@ -51,13 +51,13 @@ def row_of_panels(panels: Sequence[tuple[np.ndarray, str, str]], size: int) -> n
     """
     gap, text_size = max(4, size // 28), max(11, size // 14)
     band = round(text_size * 1.7)
-    height = max(picture.shape[0] for picture, _, _ in panels)
+    height = max(shown.shape[0] for shown, _, _ in panels)
     image = Image.new("RGB", (len(panels) * (size + gap) + gap, height + band + 2 * gap), _PAPER)
     draw, font = ImageDraw.Draw(image), font_of_size(text_size)
-    for i, (picture, heading, detail) in enumerate(panels):
+    for i, (shown, heading, detail) in enumerate(panels):
         left = gap + i * (size + gap)
-        offset = ((size - picture.shape[1]) // 2, (height - picture.shape[0]) // 2)
-        image.paste(Image.fromarray(picture), (left + offset[0], gap + offset[1]))
+        offset = ((size - shown.shape[1]) // 2, (height - shown.shape[0]) // 2)
+        image.paste(Image.fromarray(shown), (left + offset[0], gap + offset[1]))
         middle = gap + height + gap / 2 + band / 2
         heading = fit_text(heading, font, size)
         draw.text((left, middle), heading, fill=_INK, font=font, anchor="lm")
@@ -83,26 +83,26 @@ def episode_strip(
     """Draw one episode in a row: support · query · truth · prediction; masks are drawn alike in all of them.
 
     Args:
-        support_images: K pictures, anything `to_picture` takes.
+        support_images: K images, anything `to_image` takes.
         support_masks: K masks (H, W) of the same sizes.
-        query: The query picture.
+        query: The query image.
         truth: Mask (H, W) with 255 = ignore, or None where there is no truth.
         prediction: Mask (H, W).
-        class_name: Written under the first support picture.
+        class_name: Written under the first support image.
         iou: Intersection over union; None computes it from truth and prediction.
         score: The model's own estimate, in [0, 1].
-        size: Width of a panel in pixels; its pictures' longer side.
-        max_support: Support pictures shown at most; the heading tells when there are more.
+        size: Width of a panel in pixels; its images' longer side.
+        max_support: Support images shown at most; the heading tells when there are more.
 
     Returns:
         Array (H, W, 3) uint8.
 
     Raises:
-        ValueError: When the numbers of support pictures and masks differ or a mask does not fit its picture.
+        ValueError: When the numbers of support images and masks differ or a mask does not fit its image.
     """
     shots = len(support_images)
     if shots != len(support_masks):
-        raise ValueError(f"{shots} support pictures and {len(support_masks)} masks; give one mask for each picture.")
+        raise ValueError(f"{shots} support images and {len(support_masks)} masks; give one mask for each image.")
     panels = []
     for i in range(min(shots, max_support)):
         heading = "support" if shots == 1 else f"support {i + 1}/{shots}"
@@ -118,11 +118,11 @@ def episode_strip(
 
 
 def sheet(strips: Sequence[Any], *, columns: int = 1, title: str = "") -> np.ndarray:
-    """Set strips (or any pictures) in a grid on white, left-aligned, in reading order.
+    """Set strips (or any images) in a grid on white, left-aligned, in reading order.
 
     Args:
         strips: Arrays (H, W, 3), of any sizes; at least one.
-        columns: Pictures in a row.
+        columns: Images in a row.
         title: A line above the grid.
 
     Returns:
@@ -131,20 +131,20 @@ def sheet(strips: Sequence[Any], *, columns: int = 1, title: str = "") -> np.nda
     Raises:
         ValueError: When there is no strip.
     """
-    pictures = [to_picture(strip) for strip in strips]
-    if not pictures:
+    images = [to_image(strip) for strip in strips]
+    if not images:
         raise ValueError("a sheet of no strips cannot be drawn; give at least one.")
     gap, head = 8, 36 if title else 0
-    width = max(picture.shape[1] for picture in pictures)
-    rows = [pictures[i : i + columns] for i in range(0, len(pictures), columns)]
-    heights = [max(picture.shape[0] for picture in row) for row in rows]
-    across = min(columns, len(pictures))
+    width = max(shown.shape[1] for shown in images)
+    rows = [images[i : i + columns] for i in range(0, len(images), columns)]
+    heights = [max(shown.shape[0] for shown in row) for row in rows]
+    across = min(columns, len(images))
     canvas = np.full((head + sum(heights) + gap * (len(rows) + 1), across * (width + gap) + gap, 3), 255, np.uint8)
     top = head + gap
     for row, height in zip(rows, heights):
-        for i, picture in enumerate(row):
+        for i, shown in enumerate(row):
             left = gap + i * (width + gap)
-            canvas[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
+            canvas[top : top + shown.shape[0], left : left + shown.shape[1]] = shown
         top += height + gap
     if title:
         image = Image.fromarray(canvas)

@@ -53,12 +53,12 @@ def test_draws_depend_on_the_generator_alone() -> None:
 
 
 def test_padding_is_never_an_object() -> None:
-    images, picture, masks = module(objects_per_picture=3)._objects(scenes(), torch.Generator().manual_seed(0))
-    assert images.shape == (3, 3, 64, 64) and picture.tolist() == [0, 0, 1, 1, 2, 2]
+    images, image, masks = module(objects_per_image=3)._objects(scenes(), torch.Generator().manual_seed(0))
+    assert images.shape == (3, 3, 64, 64) and image.tolist() == [0, 0, 1, 1, 2, 2]
     assert masks.flatten(1).any(1).all()
 
 
-def test_masks_move_with_their_pictures() -> None:
+def test_masks_move_with_their_images() -> None:
     batch = scenes()
     masks = batch["masks"][:, 0] == 1
     marked = masks[:, None].float().expand(-1, 3, -1, -1)

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from fsdino.base.method import (
     FewShotMethod,
+    ImageLike,
     Memory,
-    Picture,
     Reference,
     Segmentation,
     SegmenterOutput,
@@ -22,7 +22,7 @@ from tests.models.small import rand
 
 
 class Everything(FewShotMethod):
-    """Finds the remembered share of foreground everywhere, and is present where the picture is bright."""
+    """Finds the remembered share of foreground everywhere, and is present where the image is bright."""
 
     def encode_support(self, support_images: Tensor, support_masks: Tensor) -> SupportMemory:
         return SupportMemory(prototypes=support_masks.mean((1, 2, 3))[:, None])
@@ -43,7 +43,7 @@ def mask_of(share: float, height: int = 20, width: int = 30) -> np.ndarray:
     return mask
 
 
-def test_segment_gives_the_picture_its_size() -> None:
+def test_segment_gives_the_image_its_size() -> None:
     method = Everything(Resize(16))
     memory = method.remember([Reference(white(), mask=mask_of(0.8))])
     found = method.segment(memory, white(7, 9))
@@ -67,17 +67,17 @@ def test_absent_object_has_an_empty_mask() -> None:
     assert method.segment_batch(memory, []) == []
 
 
-def test_every_kind_of_picture_is_the_same_picture() -> None:
+def test_every_kind_of_image_is_the_same_image() -> None:
     array = (255 * rand(12, 10, 3)).numpy().astype(np.uint8)
     tensor = torch.from_numpy(array).permute(2, 0, 1).float() / 255
-    kinds: list[Picture] = [array, Image.fromarray(array), tensor]
+    kinds: list[ImageLike] = [array, Image.fromarray(array), tensor]
     for kind in kinds:
         torch.testing.assert_close(image_tensor(kind, "x"), tensor)
 
 
 def test_every_kind_of_mask_is_the_same_mask() -> None:
     mask = mask_of(0.5)
-    masks: list[Picture] = [
+    masks: list[ImageLike] = [
         mask,
         mask > 0,
         mask.astype(np.float32) / 255,
@@ -102,7 +102,7 @@ def test_references_of_different_sizes_stack() -> None:
         (Reference(white(), mask=mask_of(0), name="dog.png"), "mask 'dog.png' has no foreground pixel"),
         (
             Reference(white(), mask=mask_of(1, 10, 30)),
-            r"mask is \(10, 30\) but its picture \(20, 30\).*resize the",
+            r"mask is \(10, 30\) but its image \(20, 30\).*resize the",
         ),
         (Reference(white(), mask=white()), r"expected a mask \(H, W\), got shape \(20, 30, 3\); give a single plane"),
         (Reference(white()[..., 0], mask=mask_of(1)), r"expected a uint8 array \(H, W, 3\), got uint8 \(20, 30\)"),

@@ -27,13 +27,13 @@ def test_points_box_and_scribble_add_up() -> None:
     torch.testing.assert_close(points, (expected + 0.5) * torch.tensor([0.5, 1.0]) - 0.5)
 
 
-def test_positions_follow_the_picture_into_the_square() -> None:
-    """Pixel centres stay pixel centres: what is pointed at is where the resized picture shows it."""
+def test_positions_follow_the_image_into_the_square() -> None:
+    """Pixel centres stay pixel centres: what is pointed at is where the resized image shows it."""
     for mode in ("squash", "pad"):
         resize = Resize(20, mode)  # type: ignore[arg-type]
-        picture = torch.zeros(1, 40, 80)
-        picture[..., 12:16, 32:36] = 1.0
-        square = resize.soft_mask(picture)[0]
+        image = torch.zeros(1, 40, 80)
+        image[..., 12:16, 32:36] = 1.0
+        square = resize.soft_mask(image)[0]
         (x, y) = to_square(torch.tensor([[33.5, 13.5]]), (40, 80), resize)[0].tolist()
         rows, cols = torch.meshgrid(torch.arange(20.0), torch.arange(20.0), indexing="ij")
         assert x == pytest.approx(float((square * cols).sum() / square.sum()), abs=0.05)
@@ -64,12 +64,12 @@ def test_scribbles_become_a_few_points_along_the_stroke() -> None:
         ({"points": [(1, 2)], "labels": [1, 0]}, r"expected points \(N, 2\) and N labels"),
         ({"points": [(1, 2)], "labels": [2]}, r"labels are 1 \(on the object\) or 0"),
         ({"labels": [1]}, "labels came without points"),
-        ({"points": [(80, 2)]}, r"position \(80, 2\) is outside the picture of 80x40 pixels"),
-        ({"points": [(-1, 2)]}, "outside the picture"),
-        ({"points": [(float("nan"), 2)]}, r"position \(nan, 2\) is outside the picture"),
+        ({"points": [(80, 2)]}, r"position \(80, 2\) is outside the image of 80x40 pixels"),
+        ({"points": [(-1, 2)]}, "outside the image"),
+        ({"points": [(float("nan"), 2)]}, r"position \(nan, 2\) is outside the image"),
         ({"box": (5, 5, 5, 9)}, "x0 < x1 and y0 < y1"),
         ({"box": (5, 5, 9)}, "expected a box x0, y0, x1, y1"),
-        ({"scribble": np.zeros((3, 4))}, r"expected a scribble of corners \(N, 2\) or a picture \(40, 80\)"),
+        ({"scribble": np.zeros((3, 4))}, r"expected a scribble of corners \(N, 2\) or an image \(40, 80\)"),
     ],
 )
 def test_what_cannot_be_used_is_refused(kinds: dict[str, Any], message: str) -> None:
@@ -89,6 +89,6 @@ def test_a_correction_may_be_off_the_object_alone() -> None:
         (torch.full((3, 8, 8), float("nan")), r"expected values in \[0, 1\], got up to nan"),
     ],
 )
-def test_what_is_no_picture_is_refused(image: Any, message: str) -> None:
+def test_what_is_no_image_is_refused(image: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        image_tensor(image, "picture 0")
+        image_tensor(image, "image 0")

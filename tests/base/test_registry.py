@@ -18,7 +18,7 @@ from fsdino.methods.sansa.method import Sansa
 from fsdino.predict.engines.torch import TorchEngine
 from fsdino.predict.memory_file import Concept, load_concept, save_concept
 from fsdino.training.method_module import MethodModule, poly_factor
-from tests.contract import assert_same, episodes, picture
+from tests.contract import assert_same, episodes, sketch
 from tests.methods.small import small_sam2
 
 TINY_VIT = {"embed_dim": 32, "depth": 4, "num_heads": 2}
@@ -161,7 +161,7 @@ def test_errors_say_what_to_do(tmp_path: Path) -> None:
 def test_concepts_of_every_method_survive_disk(name: str, tmp_path: Path) -> None:
     method = build_method(name, **ARGS[name])
     engine = TorchEngine(method)
-    image, mask = picture(50, 70, 0)
+    image, mask = sketch(50, 70, 0)
     memory = method.remember([Reference(image, mask=mask), Reference(image[::-1].copy(), mask=mask[::-1].copy())])
     concept = Concept("thing", engine.fingerprint, engine.pack(memory), image)
     read = load_concept(save_concept(concept, tmp_path / "thing.fsmem", max_bytes=1000), engine.fingerprint)

@@ -67,7 +67,7 @@ def test_equal_size_is_a_no_op() -> None:
         assert torch.allclose(Resize(32, mode).invert(image, (32, 32)), image, atol=1e-6)
 
 
-def test_pad_inverts_like_squash_for_square_pictures() -> None:
+def test_pad_inverts_like_squash_for_square_images() -> None:
     logits = rand(2, 8, 8)
     a, b = (Resize(32, mode).invert(logits, (45, 45)) for mode in MODES)
     torch.testing.assert_close(a, b, atol=1e-5, rtol=0)

@@ -36,8 +36,8 @@ def folder(model: FewShotSegmenter, tmp_path: Path) -> Path:
 
 
 def probs(model: FewShotSegmenter) -> torch.Tensor:
-    picture, mask = scene()
-    return model.segment(model.remember([Reference(picture, mask=mask)]), scene(seed=5)[0]).probs
+    image, mask = scene()
+    return model.segment(model.remember([Reference(image, mask=mask)]), scene(seed=5)[0]).probs
 
 
 def test_a_saved_model_is_the_same_model(model: FewShotSegmenter, folder: Path) -> None:
@@ -288,8 +288,8 @@ def test_a_saved_concept_finds_the_same(
         assert path.stat().st_size <= whole - spared
     read = load_concept(path, fingerprint(model))
     assert read.class_name == "striped box" and np.array_equal(read.thumbnail, concept.thumbnail)
-    engine, picture = TorchEngine(model), scene(seed=9)[0]
-    before, after = (next(engine.segment([engine.unpack(c.arrays)], picture)) for c in (concept, read))
+    engine, image = TorchEngine(model), scene(seed=9)[0]
+    before, after = (next(engine.segment([engine.unpack(c.arrays)], image)) for c in (concept, read))
     assert np.abs(before.probs - after.probs).max() < atol
 
 
@@ -303,8 +303,8 @@ def big_memory(positions: int, layers: int = 3, channels: int = 768) -> dict[str
 
 
 def test_a_concept_of_the_b14_preset_is_under_a_megabyte(tmp_path: Path) -> None:
-    picture, mask = scene(480, 640)
-    concept = Concept("cat", "0" * 16, big_memory(37 * 37), thumbnail(picture, mask))
+    image, mask = scene(480, 640)
+    concept = Concept("cat", "0" * 16, big_memory(37 * 37), thumbnail(image, mask))
     path = save_concept(concept, tmp_path / "cat.fsmem")
     assert 900_000 < path.stat().st_size <= 1_000_000
     kept = load_concept(path).arrays

@@ -1,4 +1,4 @@
-"""Ablation and photographs: pairs of runs, tables and pictures from small made results."""
+"""Ablation and photographs: pairs of runs, tables and images from small made results."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ class TestPhotos:
 class TestCurve:
     def test_curves_and_differences(self, tmp_path) -> None:
         rows = [row(f"{kind}-{count}-seed{seed}", seed, 0, 1, "FS-DINO full", 20 + count / 50 + bonus + seed)
-                | {"train_pictures": count}
+                | {"train_images": count}
                 for seed in range(3) for count in (10, 100, 1200)
                 for kind, bonus in (("distilled", 2), ("undistilled", 0))]  # fmt: skip
         script("provenance").write_rows(tmp_path / "distillation_curve.csv", rows)

@@ -32,8 +32,8 @@ def test_a_wrong_root(tmp_path):
 
 def test_counts_stand_beside_the_published_ones(tmp_path):
     text = str(check_data_set("pascal5i", TREES["pascal5i"](tmp_path)))
-    assert "train fold 0, (picture, class) pairs: 10 (published: 2286)" in text
-    assert "val fold 2, (picture, class) pairs: 10 (published: 725)" in text
+    assert "train fold 0, (image, class) pairs: 10 (published: 2286)" in text
+    assert "val fold 2, (image, class) pairs: 10 (published: 725)" in text
     assert "val fold 3, classes: 5 (as published)" in text
     text = str(check_data_set("fss1000", TREES["fss1000"](tmp_path / "fss")))
     assert "test classes: 2 (published: 240)" in text and "test queries: 20 (published: 2400)" in text
@@ -48,7 +48,7 @@ def test_damage_is_found(tmp_path):
     report = check_data_set("coco", tmp_path)
     assert not report.ok and "000000000001.jpg' cannot be read" in report.problems[0]
     photo(path, (10, 10))
-    assert "export the mask at the picture's size" in check_data_set("coco", tmp_path).problems[0]
+    assert "export the mask at the image's size" in check_data_set("coco", tmp_path).problems[0]
     content = json.loads((tmp_path / "instances.json").read_text())
     content["annotations"][0]["image_id"] = 99
     (tmp_path / "instances.json").write_text(json.dumps(content))

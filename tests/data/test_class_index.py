@@ -20,35 +20,35 @@ def test_object_pixels_do_not_count_ignored_ones():
     assert MemoryIndex().object_pixels("0_0", 0) == 144
 
 
-def test_a_subset_hides_pictures_and_nothing_else():
+def test_a_subset_hides_images_and_nothing_else():
     index = MemoryIndex()
-    few = SubsetIndex.of_pictures(index, ["0_0", "0_3", "5_1"])
-    assert few.pictures(0) == ["0_0", "0_3"] and few.pictures(1) == [] and few.all_pictures() == ["0_0", "0_3", "5_1"]
-    assert few.candidates(0) == few.all_pictures() and few.classes_in("0_3") == {0, 1}
-    rest = SubsetIndex.without_pictures(index, few.all_pictures())
-    assert len(rest.all_pictures()) == 40 - 3 and not set(rest.all_pictures()) & set(few.all_pictures())
+    few = SubsetIndex.of_images(index, ["0_0", "0_3", "5_1"])
+    assert few.images(0) == ["0_0", "0_3"] and few.images(1) == [] and few.all_images() == ["0_0", "0_3", "5_1"]
+    assert few.candidates(0) == few.all_images() and few.classes_in("0_3") == {0, 1}
+    rest = SubsetIndex.without_images(index, few.all_images())
+    assert len(rest.all_images()) == 40 - 3 and not set(rest.all_images()) & set(few.all_images())
     assert (few.load_image("0_3") == index.load_image("0_3")).all()
     assert (few.load_mask("0_3", 1) == index.load_mask("0_3", 1)).all()
 
 
-def test_combined_data_sets_keep_their_classes_and_pictures_apart():
+def test_combined_data_sets_keep_their_classes_and_images_apart():
     a, b, c = MemoryIndex(3, name="a"), MemoryIndex(2, name="b"), MemoryIndex(2, name="b")
     both = CombinedIndex([a, b, c])
     assert list(both.class_names.values()) == [
         "a:square0", "a:square1", "a:square2", "b1:square0", "b1:square1", "b2:square0", "b2:square1",
     ]  # fmt: skip
-    assert both.pictures(both.class_ids[1][1]) == [f"b1:1_{k}" for k in range(5)]
+    assert both.images(both.class_ids[1][1]) == [f"b1:1_{k}" for k in range(5)]
     assert both.classes_in("b1:0_1") == {both.class_ids[1][0], both.class_ids[1][1]}
     assert np.array_equal(both.load_mask("b1:0_1", 3), b.load_mask("0_1", 0))
     assert np.array_equal(both.load_image("a:2_1"), a.load_image("2_1"))
-    assert all(picture.startswith("b1:") for picture in both.candidates(3))
+    assert all(image.startswith("b1:") for image in both.candidates(3))
 
 
 def test_combined_data_sets_refuse_what_cannot_be_known():
     both = CombinedIndex([MemoryIndex(2, name="a"), MemoryIndex(2, name="b")])
     with pytest.raises(ValueError, match="has no mask of class 'a:square0': it belongs to another data set"):
         both.load_mask("b:0_0", 0)
-    with pytest.raises(ValueError, match="picture 'c:0_0' is of no data set here; known: a, b"):
+    with pytest.raises(ValueError, match="image 'c:0_0' is of no data set here; known: a, b"):
         both.load_image("c:0_0")
     with pytest.raises(ValueError, match="needs at least one"):
         CombinedIndex([])

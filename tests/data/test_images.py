@@ -1,4 +1,4 @@
-"""Pictures and masks as cameras and annotation tools write them."""
+"""Images and masks as cameras and annotation tools write them."""
 
 import numpy as np
 import pytest
@@ -9,35 +9,35 @@ from tests.data.trees import photo
 
 
 @pytest.fixture
-def picture():
+def image():
     array = np.zeros((6, 10, 3), np.uint8)
     array[:, :5] = (200, 30, 60)
     return array
 
 
-def test_exif_orientation_is_applied(tmp_path, picture):
+def test_exif_orientation_is_applied(tmp_path, image):
     exif = Image.Exif()
     exif[0x0112] = 6  # turned by 90 degrees clockwise when shown
-    Image.fromarray(picture).save(tmp_path / "a.png", exif=exif)
+    Image.fromarray(image).save(tmp_path / "a.png", exif=exif)
     found = read_image(tmp_path / "a.png")
     assert found.shape == (10, 6, 3) and image_size(tmp_path / "a.png") == (10, 6)
     assert (found[0, 0] == (200, 30, 60)).all() and (found[-1, 0] == 0).all()
 
 
 @pytest.mark.parametrize("mode", ["L", "1", "P", "CMYK"])
-def test_any_mode_becomes_rgb_bytes(tmp_path, picture, mode):
+def test_any_mode_becomes_rgb_bytes(tmp_path, image, mode):
     name = "a.tif" if mode == "CMYK" else "a.png"
-    Image.fromarray(picture).convert(mode).save(tmp_path / name)
+    Image.fromarray(image).convert(mode).save(tmp_path / name)
     found = read_image(tmp_path / name)
     assert found.shape == (6, 10, 3) and found.dtype == np.uint8 and found[:, :5].mean() > found[:, 5:].mean()
 
 
-def test_transparent_pixels_are_laid_on_white(tmp_path, picture):
+def test_transparent_pixels_are_laid_on_white(tmp_path, image):
     alpha = np.zeros((6, 10, 1), np.uint8)
     alpha[:, :5] = 255
-    Image.fromarray(np.concatenate([picture, alpha], -1)).save(tmp_path / "a.png")
+    Image.fromarray(np.concatenate([image, alpha], -1)).save(tmp_path / "a.png")
     found = read_image(tmp_path / "a.png")
-    assert (found[:, :5] == picture[:, :5]).all() and (found[:, 5:] == 255).all()
+    assert (found[:, :5] == image[:, :5]).all() and (found[:, 5:] == 255).all()
 
 
 def test_sixteen_bit_keeps_the_upper_byte(tmp_path):
@@ -52,8 +52,8 @@ def test_a_cut_jpeg_is_named(tmp_path):
         read_image(path)
 
 
-def test_no_picture_and_no_file(tmp_path):
-    (tmp_path / "a.jpg").write_text("not a picture")
+def test_no_image_and_no_file(tmp_path):
+    (tmp_path / "a.jpg").write_text("not an image")
     with pytest.raises(ValueError, match=r"'.*a\.jpg' cannot be read"):
         read_image(tmp_path / "a.jpg")
     with pytest.raises(ValueError, match=r"'.*a\.jpg' cannot be read"):
@@ -114,5 +114,5 @@ def test_a_0_1_mask_may_hold_the_ignore_label(tmp_path):
 
 
 def test_a_mask_of_another_size_is_named(tmp_path):
-    with pytest.raises(ValueError, match=r"mask 'dog\.png' is 10x6 pixels .* its picture is 20x6: export the mask"):
+    with pytest.raises(ValueError, match=r"mask 'dog\.png' is 10x6 pixels .* its image is 20x6: export the mask"):
         check_mask_size(np.zeros((6, 10)), (6, 20), "dog.png")

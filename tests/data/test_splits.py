@@ -1,4 +1,4 @@
-"""Who may be trained on: no test picture, no novel class, held-out classes apart, few annotated pictures on request."""
+"""Who may be trained on: no test image, no novel class, held-out classes apart, few annotated images on request."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.data.trees import coco2014_tree, lvis_tree
 
 @pytest.fixture
 def label_folder(tmp_path):
-    """Eight classes, six pictures each, one class a picture; label maps, so that folds exist."""
+    """Eight classes, six images each, one class an image; label maps, so that folds exist."""
     root = tmp_path / "photos"
     (root / "images").mkdir(parents=True)
     (root / "labels").mkdir()
@@ -39,14 +39,14 @@ def _part(root: str, **options) -> DataPart:
     return DataPart(train=[spec], test=spec, test_episodes=6, val_episodes=4, **options)
 
 
-def test_training_sees_no_test_picture_and_no_novel_class(label_folder) -> None:
+def test_training_sees_no_test_image_and_no_novel_class(label_folder) -> None:
     part = _part(label_folder, fold=1)
     test = open_test(part)
     train = open_train(part, test)
     novel = set(test.index.novel_classes(1))
     assert not novel & {*train.classes, *train.val_classes} and set(train.ignore_classes) == novel
-    assert not set(train.annotated.ids) & test.episodes.pictures
-    assert not set(train.pictures.ids) & test.episodes.pictures
+    assert not set(train.annotated.ids) & test.episodes.images
+    assert not set(train.images.ids) & test.episodes.images
 
 
 def test_held_out_classes_are_not_trained_on(label_folder) -> None:
@@ -57,14 +57,14 @@ def test_held_out_classes_are_not_trained_on(label_folder) -> None:
     assert set(train.val_episodes.class_ids) <= set(train.val_classes)
 
 
-def test_few_annotated_pictures_come_in_pairs_and_nest(label_folder) -> None:
+def test_few_annotated_images_come_in_pairs_and_nest(label_folder) -> None:
     kept = {}
     for count in (4, 8):
-        part = _part(label_folder, max_train_pictures=count)
+        part = _part(label_folder, max_train_images=count)
         index = open_train(part, open_test(part), seed=2).index
-        kept[count] = set(index.all_pictures())
+        kept[count] = set(index.all_images())
         assert len(kept[count]) == count
-        assert sum(len(index.pictures(c)) >= 2 for c in index.class_names) == count // 2
+        assert sum(len(index.images(c)) >= 2 for c in index.class_names) == count // 2
     assert kept[4] < kept[8]
 
 
@@ -92,17 +92,17 @@ def test_a_missing_test_list_is_refused(label_folder) -> None:
 
 
 def test_a_set_without_a_pair_is_refused(label_folder) -> None:
-    part = _part(label_folder, shots=4)  # the test list takes pictures away, four shots need five of those left
+    part = _part(label_folder, shots=4)  # the test list takes images away, four shots need five of those left
     part.test_episodes = 60
     test = open_test(part)
     part.shots = 6
-    with pytest.raises(ValueError, match="no foreground class of 'folder' has two pictures to train on"):
+    with pytest.raises(ValueError, match="no foreground class of 'folder' has two images to train on"):
         open_train(part, test)
 
 
-def test_an_empty_picture_folder_is_refused(label_folder, tmp_path) -> None:
-    part = _part(label_folder, pictures=[DataSpec("pictures", str(tmp_path / "none"))])
-    with pytest.raises(ValueError, match=r"no picture below .*none; give data.pictures a folder with pictures"):
+def test_an_empty_image_folder_is_refused(label_folder, tmp_path) -> None:
+    part = _part(label_folder, images=[DataSpec("images", str(tmp_path / "none"))])
+    with pytest.raises(ValueError, match=r"no image below .*none; give data.images a folder with images"):
         open_train(part, open_test(part))
 
 
@@ -131,23 +131,23 @@ def test_a_share_in_one_data_set_alone_is_refused(label_folder) -> None:
         open_train(part, open_test(part))
 
 
-def test_a_generalist_trains_on_the_tested_classes_but_on_no_tested_picture(label_folder) -> None:
+def test_a_generalist_trains_on_the_tested_classes_but_on_no_tested_image(label_folder) -> None:
     part = _part(label_folder, fold=1, in_domain=True, val_share=0.0)
     test = open_test(part)
     train = open_train(part, test)
-    novel = {c for c in test.index.novel_classes(1) if len(train.index.pictures(c)) > 1}
+    novel = {c for c in test.index.novel_classes(1) if len(train.index.images(c)) > 1}
     assert novel and novel <= set(train.classes) and train.ignore_classes == []
-    assert not set(train.annotated.ids) & test.episodes.pictures
+    assert not set(train.annotated.ids) & test.episodes.images
 
 
 def test_the_tested_folder_is_known_however_its_path_is_written(label_folder, monkeypatch) -> None:
     monkeypatch.chdir(label_folder)
     part = _part(label_folder, fold=1)
-    part.train = part.pictures = [DataSpec("folder", "../photos/")]
+    part.train = part.images = [DataSpec("folder", "../photos/")]
     test = open_test(part)
     train = open_train(part, test)
     assert not set(test.index.novel_classes(1)) & {*train.classes, *train.val_classes}
-    assert not {*train.annotated.ids, *train.pictures.ids} & test.episodes.pictures
+    assert not {*train.annotated.ids, *train.images.ids} & test.episodes.images
 
 
 def test_another_annotation_of_cocos_photographs_loses_the_tested_ones(tmp_path) -> None:
@@ -155,16 +155,16 @@ def test_another_annotation_of_cocos_photographs_loses_the_tested_ones(tmp_path)
     lvis = DataSpec("lvis92i", str(lvis_tree(tmp_path)))
     part = DataPart(train=[coco, lvis], test=coco, test_episodes=4, val_episodes=2, in_domain=True)
     test = open_test(part)
-    tested = {picture[-16:] for picture in test.episodes.pictures}
-    untouched = {picture[-16:] for picture in open_data_set("lvis92i", str(tmp_path), "train").all_pictures()}
-    kept = {picture[-16:] for picture in open_train(part, test).annotated.ids if ":train2017" in picture}
+    tested = {image[-16:] for image in test.episodes.images}
+    untouched = {image[-16:] for image in open_data_set("lvis92i", str(tmp_path), "train").all_images()}
+    kept = {image[-16:] for image in open_train(part, test).annotated.ids if ":train2017" in image}
     assert tested & untouched, "the trees no longer share a photograph"
     assert kept and kept == untouched - tested
 
 
-def test_pictures_that_choose_are_not_trained_on(label_folder) -> None:
-    part = _part(label_folder, val_by="pictures", val_share=0.5, in_domain=True, max_train_pictures=8)
+def test_images_that_choose_are_not_trained_on(label_folder) -> None:
+    part = _part(label_folder, val_by="images", val_share=0.5, in_domain=True, max_train_images=8)
     train = open_train(part, open_test(part))
-    assert len(set(train.index.all_pictures())) == 8
-    assert train.val_episodes is not None and train.val_episodes.pictures <= set(train.val_index.all_pictures())
-    assert not set(train.index.all_pictures()) & set(train.val_index.all_pictures())
+    assert len(set(train.index.all_images())) == 8
+    assert train.val_episodes is not None and train.val_episodes.images <= set(train.val_index.all_images())
+    assert not set(train.index.all_images()) & set(train.val_index.all_images())

@@ -14,7 +14,7 @@ def _scene() -> tuple[np.ndarray, np.ndarray]:
     return image, mask
 
 
-def test_picture_and_mask_move_together_and_the_object_stays():
+def test_image_and_mask_move_together_and_the_object_stays():
     image, mask = _scene()
     augment = JointAugment(brightness=0, contrast=0, saturation=0, grey_prob=0, crop_scale=(0.1, 0.8), keep=0.5)
     sizes, flipped = set(), 0
@@ -28,7 +28,7 @@ def test_picture_and_mask_move_together_and_the_object_stays():
     assert len(sizes) > 20 and 5 < flipped < 55
 
 
-def test_the_whole_picture_when_no_crop_keeps_the_object():
+def test_the_whole_image_when_no_crop_keeps_the_object():
     image, mask = _scene()
     mask[:, :] = 1
     augment = JointAugment(crop_scale=(0.1, 0.2), keep=0.9)

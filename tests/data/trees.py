@@ -27,44 +27,44 @@ def shared_data(folder: str) -> Path:
 
 
 class MemoryIndex(ClassIndex):
-    """Classes with pictures made of squares: class c is a square of value 40 c + 50 in a picture named `c_k`."""
+    """Classes with images made of squares: class c is a square of value 40 c + 50 in an image named `c_k`."""
 
     def __init__(self, num_classes: int = 8, per_class: int = 5, name: str = "memory", side: int = 32) -> None:
         self.name, self.side = name, side
         self.class_names = {c: f"square{c}" for c in range(num_classes)}
         self.folds = [list(range(f, num_classes, 4)) for f in range(4)]
-        self._pictures = {c: [f"{c}_{k}" for k in range(per_class)] for c in self.class_names}
+        self._images = {c: [f"{c}_{k}" for k in range(per_class)] for c in self.class_names}
 
-    def pictures(self, class_id: int) -> list[str]:
-        return list(self._pictures[class_id])
+    def images(self, class_id: int) -> list[str]:
+        return list(self._images[class_id])
 
-    def _place(self, picture_id: str) -> dict[int, tuple[int, int]]:
-        """Top left corner of each square: the class's own, and the next class's in every other picture."""
-        class_id, k = map(int, picture_id.split("_"))
+    def _place(self, image_id: str) -> dict[int, tuple[int, int]]:
+        """Top left corner of each square: the class's own, and the next class's in every other image."""
+        class_id, k = map(int, image_id.split("_"))
         places = {class_id: (2 + k % 3, 3 + k % 4)}
         if k % 2:
             places[(class_id + 1) % len(self.class_names)] = (18, 16)
         return places
 
-    def load_image(self, picture_id: str) -> np.ndarray:
+    def load_image(self, image_id: str) -> np.ndarray:
         image = np.full((self.side, self.side + 8, 3), 20, np.uint8)
-        for c, (y, x) in self._place(picture_id).items():
+        for c, (y, x) in self._place(image_id).items():
             image[y : y + 12, x : x + 12] = (40 * c + 50) % 256
         return image
 
-    def load_mask(self, picture_id: str, class_id: int) -> np.ndarray:
+    def load_mask(self, image_id: str, class_id: int) -> np.ndarray:
         mask = np.zeros((self.side, self.side + 8), np.uint8)
-        if class_id in self._place(picture_id):
-            y, x = self._place(picture_id)[class_id]
+        if class_id in self._place(image_id):
+            y, x = self._place(image_id)[class_id]
             mask[y : y + 12, x : x + 12] = 1
         return mask
 
-    def classes_in(self, picture_id: str) -> set[int]:
-        return set(self._place(picture_id))
+    def classes_in(self, image_id: str) -> set[int]:
+        return set(self._place(image_id))
 
 
 def photo(path: Path, size: tuple[int, int] = (HEIGHT, WIDTH), value: int = 120) -> Path:
-    """A noisy picture."""
+    """A noisy image."""
     path.parent.mkdir(parents=True, exist_ok=True)
     noise = np.random.default_rng(value).integers(0, 60, (*size, 3))
     Image.fromarray((value + noise).clip(0, 255).astype(np.uint8)).save(path)
@@ -121,20 +121,20 @@ def rle(mask: np.ndarray, compressed: bool = True) -> dict[str, Any]:
     return {"size": list(mask.shape), "counts": [*runs, count]}
 
 
-def instance(number: int, picture: int, category: int, segmentation: Any, crowd: int = 0) -> dict[str, Any]:
+def instance(number: int, image: int, category: int, segmentation: Any, crowd: int = 0) -> dict[str, Any]:
     return {
-        "id": number, "image_id": picture, "category_id": category, "segmentation": segmentation, "iscrowd": crowd,
+        "id": number, "image_id": image, "category_id": category, "segmentation": segmentation, "iscrowd": crowd,
         "bbox": [10.0, 10.0, 40.0, 40.0], "area": 1.0,
     }  # fmt: skip
 
 
-def coco_tree(root: Path, num_pictures: int = 6, num_classes: int = 4) -> dict[str, Any]:
-    """`instances.json` and `images/`; every class in every other picture, and a big class 1 in all."""
-    names = [f"{i:012d}.jpg" for i in range(1, num_pictures + 1)]
+def coco_tree(root: Path, num_images: int = 6, num_classes: int = 4) -> dict[str, Any]:
+    """`instances.json` and `images/`; every class in every other image, and a big class 1 in all."""
+    names = [f"{i:012d}.jpg" for i in range(1, num_images + 1)]
     for i, name in enumerate(names):
         photo(root / "images" / name, value=40 + 20 * i)
     annotations = []
-    for i in range(1, num_pictures + 1):
+    for i in range(1, num_images + 1):
         annotations.append(instance(len(annotations) + 1, i, 1, [square(5, 5, 30)]))
         for c in range(2, num_classes + 1):
             if (i + c) % 2:
@@ -161,7 +161,7 @@ def coco2014_tree(root: Path) -> Path:
 
 
 def voc_tree(root: Path) -> Path:
-    """Twenty classes, two pictures each in train and in val; class 1 is also seen small in class 2's pictures."""
+    """Twenty classes, two images each in train and in val; class 1 is also seen small in class 2's images."""
     base = root / "VOCdevkit/VOC2012"
     listed: dict[str, list[str]] = {"train": [], "val": []}
     for c in range(1, 21):
@@ -193,7 +193,7 @@ def fss_tree(root: Path, per_class: int = 10) -> Path:
 
 
 def lvis_tree(root: Path, num_classes: int = 25) -> Path:
-    """LVIS v1: pictures named by `coco_url` only; class c is in c % 4 val pictures."""
+    """LVIS v1: images named by `coco_url` only; class c is in c % 4 val images."""
     base = root / "LVIS"
     for split, count in (("train", 4), ("val", 4)):
         images, annotations = [], []
@@ -238,7 +238,7 @@ def paco_tree(root: Path) -> Path:
 
 
 def pascal_part_tree(root: Path) -> Path:
-    """PASCAL-Part: a dog with left and right ear and a numbered-part car in each picture."""
+    """PASCAL-Part: a dog with left and right ear and a numbered-part car in each image."""
     savemat = pytest.importorskip("scipy.io").savemat
     base = root / "VOCdevkit/VOC2010"
     for split in ("train", "val"):

@@ -30,7 +30,7 @@ from fsdino.demo.studio import PROTOTYPE, Card, Session, Studio, masks_zip, prot
 from fsdino.predict.memory_file import load_concept
 from tests.small_segmenter import scene, small_segmenter
 
-PICTURE = np.zeros((40, 60, 3), np.uint8)
+IMAGE = np.zeros((40, 60, 3), np.uint8)
 
 
 def mark(tool: str, *points: tuple[float, float], **more: Any) -> dict[str, Any]:
@@ -42,11 +42,11 @@ def mark(tool: str, *points: tuple[float, float], **more: Any) -> dict[str, Any]
 
 def test_outlines_brush_and_eraser_paint_a_mask() -> None:
     square = mark("outline", (10, 5), (29, 5), (29, 24), (10, 24))
-    mask = np.asarray(reference_from(PICTURE, [square]).mask)
+    mask = np.asarray(reference_from(IMAGE, [square]).mask)
     assert mask.sum() == 400 and mask[5:25, 10:30].all()
-    erased = np.asarray(reference_from(PICTURE, [square, mark("erase", (10, 5), (29, 5), width=3)]).mask)
+    erased = np.asarray(reference_from(IMAGE, [square, mark("erase", (10, 5), (29, 5), width=3)]).mask)
     assert 0 < erased.sum() < 400 and not erased[5, 10:30].any() and erased[20, 20]
-    brushed = np.asarray(reference_from(PICTURE, [mark("brush", (30, 20), width=9)]).mask)
+    brushed = np.asarray(reference_from(IMAGE, [mark("brush", (30, 20), width=9)]).mask)
     assert brushed[20, 30] and 40 < brushed.sum() < 90
 
 
@@ -54,24 +54,24 @@ def test_an_outline_that_goes_round_twice_is_filled() -> None:
     once = [(10, 5), (29, 5), (29, 24), (10, 24)]
     for points in (once, once[::-1]):
         marks = mark("outline", *points), mark("outline", *points, *points)
-        single, double = (reference_from(PICTURE, [one]).mask for one in marks)
+        single, double = (reference_from(IMAGE, [one]).mask for one in marks)
         assert np.array_equal(single, double)
-    eight = reference_from(PICTURE, [mark("outline", (0, 0), (30, 30), (30, 0), (0, 30))]).mask
+    eight = reference_from(IMAGE, [mark("outline", (0, 0), (30, 30), (30, 0), (0, 30))]).mask
     assert np.asarray(eight)[15, [3, 27]].all() and not np.asarray(eight)[[3, 27], 15].any()
 
 
 def test_hints_stay_hints_and_a_mask_wins() -> None:
     hints = [mark("box", (20, 30), (5, 4)), mark("click", (7, 8), on=True), mark("click", (50, 30), on=False),
              mark("scribble", (6, 6), (12, 6))]  # fmt: skip
-    found = reference_from(PICTURE, hints, negative=True, name="a.jpg")
+    found = reference_from(IMAGE, hints, negative=True, name="a.jpg")
     assert found.mask is None and found.negative and found.name == "a.jpg"
     assert found.box == (5, 4, 20, 30) and found.labels == [1, 0]
     assert np.asarray(found.points).tolist() == [[7, 8], [50, 30]] and np.asarray(found.scribble).sum() == 7
-    assert reference_from(PICTURE, [*hints, mark("brush", (9, 9), width=3)]).mask is not None
+    assert reference_from(IMAGE, [*hints, mark("brush", (9, 9), width=3)]).mask is not None
 
 
 def test_marks_outside_are_moved_to_the_border() -> None:
-    found = reference_from(PICTURE, [mark("click", (-5, 99))])
+    found = reference_from(IMAGE, [mark("click", (-5, 99))])
     assert np.asarray(found.points).tolist() == [[0, 39]]
 
 
@@ -91,7 +91,7 @@ def test_marks_outside_are_moved_to_the_border() -> None:
 )
 def test_marks_of_another_form_are_refused(marks: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        reference_from(PICTURE, marks)
+        reference_from(IMAGE, marks)
 
 
 # ---- the studio
@@ -101,14 +101,14 @@ def studio(**others: Any) -> Studio:
     return Studio(small_segmenter(), "small", {PROTOTYPE: None, **others})
 
 
-def filled(desk: Studio, pictures: int = 2) -> Session:
-    picture, mask = scene()
-    session = Session(cards=[Card(f"{i}.jpg", scene(50 + i, 70, seed=i + 1)[0]) for i in range(pictures)])
-    session.examples.append(desk.example(Reference(picture, mask=mask, name="first")))
+def filled(desk: Studio, images: int = 2) -> Session:
+    image, mask = scene()
+    session = Session(cards=[Card(f"{i}.jpg", scene(50 + i, 70, seed=i + 1)[0]) for i in range(images)])
+    session.examples.append(desk.example(Reference(image, mask=mask, name="first")))
     return session
 
 
-def test_every_method_answers_at_the_pictures_size(tmp_path: Path) -> None:
+def test_every_method_answers_at_the_images_size(tmp_path: Path) -> None:
     desk = studio(floor=build_method("all_foreground", img_size=56))
     session = filled(desk)
     desk.search(session, desk.names)
@@ -119,12 +119,12 @@ def test_every_method_answers_at_the_pictures_size(tmp_path: Path) -> None:
     assert torch.equal(session.cards[0].found["small"].mask, alone.mask)
     with zipfile.ZipFile(masks_zip(session, tmp_path / "masks.zip")) as archive:
         rows = list(csv.DictReader(io.StringIO(archive.read("scores.csv").decode())))
-        assert len(rows) == 6 and rows[0]["picture"] == "0.jpg" and rows[2]["method"] == "floor"
+        assert len(rows) == 6 and rows[0]["image"] == "0.jpg" and rows[2]["method"] == "floor"
         kept = np.asarray(Image.open(io.BytesIO(archive.read("floor/01 0.png"))))
         assert kept.shape == (50, 70) and kept.min() == 255
 
 
-def test_one_picture_can_be_searched_again() -> None:
+def test_one_image_can_be_searched_again() -> None:
     desk = studio()
     session = filled(desk)
     desk.search(session, ["small"])
@@ -137,12 +137,12 @@ def test_one_picture_can_be_searched_again() -> None:
 
 def test_what_changes_during_a_search_is_not_mixed_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     desk = studio()
-    session, (picture, _) = filled(desk), scene(40, 44)
+    session, (shown, _) = filled(desk), scene(40, 44)
     gone, kept = session.cards
     found, segment = [], desk.main.segment
 
     def meanwhile(memory: Any, image: np.ndarray) -> Any:
-        session.cards, session.examples = [kept, Card("new.jpg", picture)], []
+        session.cards, session.examples = [kept, Card("new.jpg", shown)], []
         found.append(segment(memory, image))
         return found[-1]
 
@@ -178,18 +178,18 @@ def test_the_concept_is_the_main_models(tmp_path: Path) -> None:
 
 def test_the_prototypes_cut_fits_the_examples() -> None:
     model = small_segmenter()
-    picture, mask = scene()
-    method = prototype_of(model, [Reference(picture, mask=mask)])
+    image, mask = scene()
+    method = prototype_of(model, [Reference(image, mask=mask)])
     assert method.encoder is model.encoder and method.cut != 0.0
 
 
 def test_hints_are_drawn_and_corrections_change_the_answer() -> None:
     desk = Studio(small_segmenter(promptable=True), "small", {PROTOTYPE: None})
     assert desk.takes_hints
-    picture, _ = scene()
-    session = filled(desk, pictures=1)
-    session.examples.append(desk.example(Reference(picture, box=(10, 10, 60, 50), name="boxed")))
-    assert session.examples[1].mask.shape == picture.shape[:2] and session.examples[1].mask.any()
+    image, _ = scene()
+    session = filled(desk, images=1)
+    session.examples.append(desk.example(Reference(image, box=(10, 10, 60, 50), name="boxed")))
+    assert session.examples[1].mask.shape == image.shape[:2] and session.examples[1].mask.any()
     desk.search(session, desk.names)
     card = session.cards[0]
     before, card.clicks = card.found["small"].probs, [(5.0, 5.0, True), (60.0, 40.0, False)]
@@ -199,16 +199,16 @@ def test_hints_are_drawn_and_corrections_change_the_answer() -> None:
 
 
 def test_what_cannot_be_done_is_said() -> None:
-    desk, (picture, mask) = studio(), scene()
+    desk, (image, mask) = studio(), scene()
     with pytest.raises(ValueError, match="small learns from masks alone"):
-        desk.example(Reference(picture, points=[(3, 3)]))
+        desk.example(Reference(image, points=[(3, 3)]))
     with pytest.raises(ValueError, match="no example of the object yet"):
         desk.search(Session(), ["small"])
-    negative = Session(examples=[desk.example(Reference(picture, mask=mask, negative=True))])
+    negative = Session(examples=[desk.example(Reference(image, mask=mask, negative=True))])
     with pytest.raises(ValueError, match="no example of the object yet"):
         desk.search(negative, ["small"])
     with pytest.raises(ValueError, match="needs an FS-DINO model"):
-        prototype_of(build_method("all_foreground", img_size=56), [Reference(picture, mask=mask)])
+        prototype_of(build_method("all_foreground", img_size=56), [Reference(image, mask=mask)])
 
 
 def test_an_empty_drawing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -218,10 +218,10 @@ def test_an_empty_drawing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
         Studio(model, "small", {}).example(Reference(scene()[0], points=[(3, 3)]))
 
 
-def test_the_sample_has_pictures_with_and_without_the_class() -> None:
-    reference, pictures = embedded_world()
-    assert np.asarray(reference.mask).any() and len(pictures) == 6
-    assert sum("without" in name for name, _ in pictures) == 2
+def test_the_sample_has_images_with_and_without_the_class() -> None:
+    reference, images = embedded_world()
+    assert np.asarray(reference.mask).any() and len(images) == 6
+    assert sum("without" in name for name, _ in images) == 2
     assert embedded_world(1)[0].name != reference.name
 
 
@@ -284,7 +284,7 @@ def test_a_button_pressed_twice_takes_one_thing_away(monkeypatch: pytest.MonkeyP
     from fsdino.demo.page import Desk
 
     inner = studio()
-    desk, session = Desk(inner), filled(inner, pictures=3)
+    desk, session = Desk(inner), filled(inner, images=3)
     session.examples.append(inner.example(session.examples[0].as_mask))
     cards, examples = list(session.cards), list(session.examples)
     for _ in range(2):
@@ -340,7 +340,7 @@ def browser(served: str) -> Iterator[tuple[Any, list[str]]]:
         opened.close()
 
 
-def write_pictures(folder: Path) -> list[str]:
+def write_images(folder: Path) -> list[str]:
     paths = [folder / f"{i}.png" for i in range(3)]
     for i, path in enumerate(paths):
         Image.fromarray(scene(60, 80, seed=i)[0]).save(path)
@@ -365,7 +365,7 @@ def put_on_board(page: Any, path: str) -> None:
 
 def test_draw_search_see_correct_and_keep(browser: tuple[Any, list[str]], tmp_path: Path) -> None:
     page, asked = browser
-    paths = write_pictures(tmp_path)
+    paths = write_images(tmp_path)
     put_on_board(page, paths[0])
     drag(page, (0.2, 0.2), (0.7, 0.2), (0.7, 0.7), (0.2, 0.7))
     page.click("#add")
@@ -398,10 +398,10 @@ def test_draw_search_see_correct_and_keep(browser: tuple[Any, list[str]], tmp_pa
 def test_what_is_wrong_is_said_on_the_page(browser: tuple[Any, list[str]], tmp_path: Path) -> None:
     page, _ = browser
     page.click("#find")
-    page.wait_for_selector("text=there is no picture to search yet")
-    (tmp_path / "text.png").write_text("no picture")
+    page.wait_for_selector("text=there is no image to search yet")
+    (tmp_path / "text.png").write_text("no image")
     page.set_input_files("#board input.file", str(tmp_path / "text.png"))
-    page.wait_for_selector("text='text.png' is no picture that can be read")
+    page.wait_for_selector("text='text.png' is no image that can be read")
     noise = np.random.default_rng(0).integers(0, 256, (900, 900, 3), dtype=np.uint8)
     Image.fromarray(noise).save(tmp_path / "large.png")
     page.set_input_files("#board input.file", str(tmp_path / "large.png"))
@@ -417,12 +417,12 @@ def test_the_server_forbids_other_addresses_and_reads_uploads_alone(served: str,
         assert (
             answer.headers["content-security-policy"] == POLICY and answer.headers["referrer-policy"] == "no-referrer"
         )
-    Image.fromarray(PICTURE).save(tmp_path / "secret.png")
+    Image.fromarray(IMAGE).save(tmp_path / "secret.png")
     with pytest.raises(ValueError, match="is no uploaded file"):
         opened(str(tmp_path / "secret.png"), "secret.png")
     uploads = Path(os.environ["GRADIO_TEMP_DIR"])
-    Image.fromarray(PICTURE).save(uploads / "mine.png")
-    assert opened(str(uploads / "mine.png"), "mine.png")[1].shape == PICTURE.shape
+    Image.fromarray(IMAGE).save(uploads / "mine.png")
+    assert opened(str(uploads / "mine.png"), "mine.png")[1].shape == IMAGE.shape
     Image.new("1", (9000, 6000)).save(uploads / "huge.png")
     with pytest.raises(ValueError, match="has 54 megapixels, this page takes 50"):
         opened(str(uploads / "huge.png"), "huge.png")

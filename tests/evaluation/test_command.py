@@ -193,7 +193,7 @@ class TestMethods:
         measured, _ = measure_folds(choice, test, tmp_path / "out")
         ((tested, index, episodes),) = seen
         assert not set(episodes.class_ids) & set(tested.class_ids)
-        assert not episodes.pictures & tested.pictures and not set(index.all_pictures()) & tested.pictures
+        assert not episodes.images & tested.images and not set(index.all_images()) & tested.images
         assert measured.results[0].remark.startswith("fg_bg block 0 cut ")
 
     def test_weights_of_the_prototype(self) -> None:
@@ -237,11 +237,11 @@ class TestLists:
     def test_rare_classes_are_said_before_anything_is_measured(self, model, tmp_path, capsys) -> None:
         root = label_folder_tree(tmp_path / "data")
         for path in (root / "labels/0007.png", root / "images/0007.jpg"):
-            path.unlink()  # leaves class 4 one picture
+            path.unlink()  # leaves class 4 one image
         command = ["evaluate", model, "--data", "folder", "--root", str(root), "--episodes", "2", "--strips", "0"]
         assert main([*command, "--out", str(tmp_path / "out")]) == 2
         error = capsys.readouterr().err
-        assert "class 'class4' of 'folder' fold 3 has 1 picture(s) with a mask, 1-shot episodes need 2" in error
+        assert "class 'class4' of 'folder' fold 3 has 1 image(s) with a mask, 1-shot episodes need 2" in error
         assert not (tmp_path / "out").exists()
         assert main([*command, "--out", str(tmp_path / "out"), "--folds", "0", "--skip-rare"]) == 0
 
@@ -320,7 +320,7 @@ class TestCompare:
         for change, words in (
             (reference[:-1], "A has 12 episodes of folds .*, B 11 of"),
             (reference.assign(query="x"), "episode 0 of fold 0 has query '.*' in A and 'x' in B: measure both"),
-            (reference.assign(inter_bg=1), "one was scored at the picture's own size, the other at the network's"),
+            (reference.assign(inter_bg=1), "one was scored at the image's own size, the other at the network's"),
         ):
             with pytest.raises(ValueError, match=words):
                 check_same_episodes(reference, change)

@@ -56,10 +56,10 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_resizing_equals_torch(mode: str, size: tuple[int, int]) -> None:
     ours, theirs = ArrayResize(56, mode), Resize(56, mode)  # type: ignore[arg-type]
     rng = np.random.default_rng(0)
-    picture, mask = rng.integers(0, 256, (*size, 3), dtype=np.uint8), rng.integers(0, 2, size, dtype=np.uint8)
+    image, mask = rng.integers(0, 256, (*size, 3), dtype=np.uint8), rng.integers(0, 2, size, dtype=np.uint8)
     logits = rng.standard_normal((16, 16), dtype=np.float32)
-    tensor = torch.from_numpy(picture).permute(2, 0, 1) / 255
-    np.testing.assert_allclose(ours.image(picture), theirs.image(tensor).numpy(), atol=5e-6)
+    tensor = torch.from_numpy(image).permute(2, 0, 1) / 255
+    np.testing.assert_allclose(ours.image(image), theirs.image(tensor).numpy(), atol=5e-6)
     np.testing.assert_allclose(ours.soft_mask(mask), theirs.soft_mask(torch.from_numpy(mask)).numpy(), atol=5e-6)
     np.testing.assert_allclose(
         ours.invert(logits, size), theirs.invert(torch.from_numpy(logits), size).numpy(), atol=5e-6
@@ -70,7 +70,7 @@ def test_resizing_equals_torch(mode: str, size: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("shots", [1, 2, 4])
-def test_onnx_equals_torch_on_pictures_of_any_size(exported: Path, shots: int) -> None:
+def test_onnx_equals_torch_on_images_of_any_size(exported: Path, shots: int) -> None:
     by_torch, by_onnx = TorchEngine(load(exported)), OnnxEngine(exported)
     assert by_onnx.fingerprint == by_torch.fingerprint and by_onnx.threshold == by_torch.threshold
     groups = [annotated(shots), annotated(1, seed=7)]
@@ -91,16 +91,16 @@ def test_memories_are_the_same_for_both_engines(exported: Path) -> None:
     other = by_onnx.pack(by_onnx.remember(annotated(2)))
     for name, array in other.items():
         np.testing.assert_allclose(array, packed[name], atol=1e-4)
-    picture = scene(seed=3)[0]
-    crossed = next(by_onnx.segment([by_onnx.unpack(packed)], picture))
-    np.testing.assert_allclose(crossed.probs, next(by_onnx.segment([other], picture)).probs, atol=1e-4)
+    image = scene(seed=3)[0]
+    crossed = next(by_onnx.segment([by_onnx.unpack(packed)], image))
+    np.testing.assert_allclose(crossed.probs, next(by_onnx.segment([other], image)).probs, atol=1e-4)
 
 
-def test_graphs_take_batches_of_pictures_and_classes(exported: Path) -> None:
+def test_graphs_take_batches_of_images_and_classes(exported: Path) -> None:
     graph = graphs(load(exported))[1]
     session = open_session(exported / "segment.onnx")
     images, memory = graph.inputs[0], [torch.cat([tensor, tensor[:1]]) for tensor in graph.inputs[1:]]
-    images = torch.cat([images, images.flip(-1)])  # four pictures, three classes
+    images = torch.cat([images, images.flip(-1)])  # four images, three classes
     inputs = dict(zip(graph.input_names, [tensor.numpy() for tensor in (images, *memory)]))
     logits = session.run(None, inputs)[0]
     assert logits.shape == (4, 3, 16, 16)
@@ -114,8 +114,8 @@ def test_eight_bits_are_smaller_and_close(exported: Path) -> None:
     assert sizes[1] < sizes[0]
     whole, small = OnnxEngine(exported), OnnxEngine(exported / "int8")
     assert small.fingerprint == whole.fingerprint
-    picture = scene(seed=3)[0]
-    found = [next(engine.segment([engine.remember(annotated(2))], picture)).probs for engine in (whole, small)]
+    image = scene(seed=3)[0]
+    found = [next(engine.segment([engine.remember(annotated(2))], image)).probs for engine in (whole, small)]
     assert np.abs(found[0] - found[1]).mean() < 0.05
 
 
@@ -133,7 +133,7 @@ def test_eight_bits_can_be_evaluated(exported: Path, tmp_path: Path) -> None:
     assert len(found.rows) == 2
 
 
-def test_graphs_are_compared_with_other_numbers_of_pictures_classes_and_references() -> None:
+def test_graphs_are_compared_with_other_numbers_of_images_classes_and_references() -> None:
     remember, segment = graphs(traceable())
     assert {len(inputs[0]) for inputs in variations(remember)} == {1, SHOTS, 5}
     sizes = [dict(zip(segment.input_names, inputs)) for inputs in variations(segment)]
@@ -156,8 +156,8 @@ def test_the_graphs_as_a_method_equal_the_model(exported: Path, shots: int) -> N
         assert_same(method(query, images, masks), model(query, images, masks), 1e-4)
         memory = method.encode_support(images[:1], masks[:1])
         assert_same(method.decode_query(memory, query), model.decode_query(memory, query), 1e-4)
-    picture, mask = scene()
-    found = [m.segment(m.remember([Reference(picture, mask=mask)]), picture) for m in (method, model)]
+    image, mask = scene()
+    found = [m.segment(m.remember([Reference(image, mask=mask)]), image) for m in (method, model)]
     assert float((found[0].probs - found[1].probs).abs().max()) < 2.5e-4
 
 

@@ -54,7 +54,7 @@ def test_every_option_matters() -> None:
 
 @torch.no_grad()
 def test_masks_are_those_of_segment_anything() -> None:
-    """A batch through the picture-in-the-prompt way equals segment-anything's own decoder, picture by picture."""
+    """A batch through the image-in-the-prompt way equals segment-anything's own decoder, image by image."""
     method = small(dense=False, refinements=0)
     query, images, masks = episodes(method, 2, 1)
     found = method(query, images, masks)

@@ -294,6 +294,6 @@ def test_errors_say_what_to_do() -> None:
         sam2_config("tiny", version="3")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="112 is not a multiple of SAM2's coarsest stride 32; use 96 or 128"):
         sam2_config("tiny", 112)
-    with pytest.raises(ValueError, match="expected pictures of 64 x 64, got 32 x 64"):
+    with pytest.raises(ValueError, match="expected images of 64 x 64, got 32 x 64"):
         small_sam2().encode(torch.zeros(1, 3, 32, 64))
     assert set(SIZES) == {"tiny", "small", "base_plus", "large", "mini"}

@@ -9,7 +9,7 @@ import torch
 from fsdino.base.method import Reference
 from fsdino.methods.sam2.sizes import SIZES
 from fsdino.methods.sansa.method import Sansa
-from tests.contract import FewShotContract, assert_same, episodes, picture, reached
+from tests.contract import FewShotContract, assert_same, episodes, reached, sketch
 from tests.methods.small import SIDE, small_sam2
 
 
@@ -129,7 +129,7 @@ def test_targets_become_pseudo_references() -> None:
 @torch.no_grad()
 def test_prompts_of_every_kind() -> None:
     method = random_up_(Sansa(small_sam2())).eval()
-    (image, mask), (query, _) = picture(48, 80, 0), picture(50, 40, 1)
+    (image, mask), (query, _) = sketch(48, 80, 0), sketch(50, 40, 1)
     rows, cols = np.nonzero(mask)
     box = (cols.min(), rows.min(), cols.max(), rows.max())
     stroke = np.zeros_like(mask)
@@ -156,7 +156,7 @@ def test_prompts_of_every_kind() -> None:
 def test_a_prompt_is_answered_by_sam2_and_its_mask_remembered() -> None:
     """Points, a box's two corners and every pixel of a scribble, decoded without memory into the single mask."""
     method = random_up_(Sansa(small_sam2())).eval()
-    image, stroke = picture(SIDE, SIDE, 0)[0], np.zeros((SIDE, SIDE), np.uint8)
+    image, stroke = sketch(SIDE, SIDE, 0)[0], np.zeros((SIDE, SIDE), np.uint8)
     stroke[10, 20:24] = stroke[30:33, 5] = 1
     pixels = [(x, y) for y, x in zip(*np.nonzero(stroke))]
     frame = method.sam2.encode(torch.from_numpy(image).permute(2, 0, 1)[None] / 255)
@@ -176,9 +176,9 @@ def test_a_prompt_is_answered_by_sam2_and_its_mask_remembered() -> None:
 
 
 @torch.no_grad()
-def test_points_are_scaled_with_the_picture() -> None:
+def test_points_are_scaled_with_the_image() -> None:
     method = Sansa(small_sam2(), resize_mode="pad").eval()
-    image, _ = picture(SIDE, 2 * SIDE, 0)
+    image, _ = sketch(SIDE, 2 * SIDE, 0)
     memory = method.remember([Reference(image, points=[(40, 20)])])
     square = method.resize.image(torch.from_numpy(image).permute(2, 0, 1) / 255)[None, None]
     assert not square[..., SIDE // 2 :, :].any()
@@ -193,7 +193,7 @@ def test_errors_say_what_to_do() -> None:
         Sansa(small_sam2(), memory_order="list")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="'always' or 'object_score'"):
         Sansa(small_sam2(), presence="never")  # type: ignore[arg-type]
-    method, (image, mask) = Sansa(small_sam2()), picture(32, 32, 0)
+    method, (image, mask) = Sansa(small_sam2()), sketch(32, 32, 0)
     with pytest.raises(ValueError, match="needs a mask, points, a box or a scribble"):
         method.remember([Reference(image, name="dog.png", scribble=np.zeros_like(mask))])
     with pytest.raises(ValueError, match=r"expected points \(N, 2\) and N labels"):

@@ -84,12 +84,12 @@ def test_a_thousand_cases_equal_the_slow_reference_to_the_last_count():
     assert score.fb_iou == pytest.approx((sums[0] / sums[1] + sums[2] / sums[3]) / 2, abs=1e-15)
 
 
-def test_it_is_pooled_per_class_and_not_a_mean_over_pictures():
+def test_it_is_pooled_per_class_and_not_a_mean_over_images():
     metric = FewShotIoU([1, 2])
     big, small = torch.ones(10, 10), torch.zeros(10, 10)
     small[0, 0] = 1
     metric.update(torch.stack([big, small * 0]), torch.stack([big, small]), [1, 1])
-    assert metric.compute().miou == 100 / 101  # the mean over pictures is 0.5
+    assert metric.compute().miou == 100 / 101  # the mean over images is 0.5
 
 
 def test_one_batch_of_equal_sizes_is_as_good_as_single_episodes():

@@ -1,4 +1,4 @@
-"""Small segmenters of the real classes, and pictures for them."""
+"""Small segmenters of the real classes, and images for them."""
 
 from __future__ import annotations
 

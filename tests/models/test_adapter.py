@@ -25,7 +25,7 @@ def test_any_grid_and_batch() -> None:
     torch.testing.assert_close(together[1:2], adapter(feats[1:2]), atol=1e-5, rtol=1e-5)
 
 
-def test_sees_the_whole_picture() -> None:
+def test_sees_the_whole_image() -> None:
     adapter, feats = build(), randn(1, 12, 8, 8)
     changed = feats.clone()
     changed[..., -1, -1] += 5.0

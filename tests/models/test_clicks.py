@@ -15,7 +15,7 @@ from fsdino.base.storage import load, save_pretrained
 from fsdino.models.clicks import CLICK_LOGIT, click_logits
 from fsdino.models.memory import SupportMemory, grid_weights
 from fsdino.models.segmenter import FewShotSegmenter
-from tests.contract import picture
+from tests.contract import sketch
 from tests.models.small import randn, small_segmenter
 
 
@@ -62,7 +62,7 @@ def test_prompter_equals_segment_anything(kind: str) -> None:
 
 def references() -> list[Reference]:
     """One of every kind, of different sizes, one of them of what is not meant."""
-    pairs = [picture(48, 80, 0), picture(60, 40, 1), picture(56, 56, 2), picture(50, 70, 3), picture(40, 40, 4)]
+    pairs = [sketch(48, 80, 0), sketch(60, 40, 1), sketch(56, 56, 2), sketch(50, 70, 3), sketch(40, 40, 4)]
     (a, mask), (b, _), (c, _), (d, other), (e, stroke) = pairs
     return [
         Reference(a, mask=mask),
@@ -92,13 +92,13 @@ def test_kinds_mix_freely_in_any_order(model: FewShotSegmenter) -> None:
 
 
 def test_a_mask_wins_over_points(model: FewShotSegmenter) -> None:
-    image, mask = picture(48, 80, 0)
+    image, mask = sketch(48, 80, 0)
     both = model.remember([Reference(image, mask=mask, points=[(1, 1)])])
     assert torch.equal(both.tensors()["prototypes"], model.remember([Reference(image, mask=mask)]).prototypes)
 
 
 def test_every_kind_says_something_else(model: FewShotSegmenter) -> None:
-    image, _ = picture(48, 80, 0)
+    image, _ = sketch(48, 80, 0)
     kinds = [{"points": [(30, 20)]}, {"points": [(30, 20), (5, 5)], "labels": [1, 0]}, {"box": (20, 10, 50, 30)}]
     memories = [model.remember([Reference(image, **kind)]) for kind in kinds]  # type: ignore[arg-type]
     for a in range(3):
@@ -121,14 +121,14 @@ def test_negative_references_are_background_and_nothing_else() -> None:
     fg, bg = grid_weights(masks, (8, 8), torch.tensor([[False, True, False]]))
     fg, bg = fg.reshape(3, 8, 8), bg.reshape(3, 8, 8)
     assert torch.equal(fg[0], masks[0, 0]) and not fg[1].any()
-    assert bool((bg[1, :, :4] == 1).all()) and not bg[1, :, 4:].any()  # the rest of that picture is not known
+    assert bool((bg[1, :, :4] == 1).all()) and not bg[1, :, 4:].any()  # the rest of that image is not known
     torch.testing.assert_close(bg[1].sum(), bg[0].sum() + bg[2].sum())  # and weighs as all other background does
     assert torch.equal(grid_weights(masks, (8, 8), torch.zeros(1, 3, dtype=torch.bool))[1], 1 - masks.flatten(1))
     assert float(grid_weights(masks[:, 1:], (8, 8), torch.tensor([[True, False]]))[1].max()) == 1.0
 
 
 def test_several_classes_at_once_equal_single_calls(model: FewShotSegmenter) -> None:
-    kinds, (query, _) = references(), picture(45, 91, 9)
+    kinds, (query, _) = references(), sketch(45, 91, 9)
     memories = {"a": model.remember(kinds[:1]), "b": model.remember(kinds[1:3]), "c": model.remember(kinds)}
     found = model.segment(memories, query)
     assert list(found.classes) == ["a", "b", "c"] and found.labels.shape == (45, 91)
@@ -146,7 +146,7 @@ def test_several_classes_at_once_equal_single_calls(model: FewShotSegmenter) -> 
 
 
 def test_clicks_correct_a_result(model: FewShotSegmenter) -> None:
-    kinds, (query, _) = references(), picture(45, 91, 9)
+    kinds, (query, _) = references(), sketch(45, 91, 9)
     memory = model.remember(kinds[:1])
     on, off = model.refine(memory, query, [(70, 30)]), model.refine(memory, query, [(70, 30)], [0])
     plain = model.segment(memory, query)
@@ -190,7 +190,7 @@ def test_the_prompted_half_is_frozen_and_changes_nothing_else() -> None:
 
 
 def test_errors_say_what_to_do(model: FewShotSegmenter) -> None:
-    (image, mask), plain = picture(48, 80, 0), small_segmenter()
+    (image, mask), plain = sketch(48, 80, 0), small_segmenter()
     with pytest.raises(ValueError, match="answers to masks alone; build it with promptable: true"):
         plain.remember([Reference(image, points=[(3, 3)])])
     memory = plain.remember([Reference(image, mask=mask)])
@@ -198,5 +198,5 @@ def test_errors_say_what_to_do(model: FewShotSegmenter) -> None:
         plain.refine(memory, image, [(3, 3)])
     with pytest.raises(ValueError, match="negative references alone; give at least one that shows the object"):
         model.remember([Reference(image, mask=mask, negative=True)])
-    with pytest.raises(ValueError, match=r"position \(90, 3\) is outside the picture"):
+    with pytest.raises(ValueError, match=r"position \(90, 3\) is outside the image"):
         model.refine(model.remember([Reference(image, mask=mask)]), image, [(90, 3)])

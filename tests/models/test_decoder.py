@@ -44,7 +44,7 @@ def test_equals_segment_anything(prompts: int) -> None:
 
 
 @torch.no_grad()
-def test_a_batch_of_three_equals_three_single_pictures() -> None:
+def test_a_batch_of_three_equals_three_single_images() -> None:
     sam = reference()
     decoder = ours(sam)
     embedding, pe, sparse, dense = inputs(3)
@@ -58,7 +58,7 @@ def test_a_batch_of_three_equals_three_single_pictures() -> None:
 
 
 @torch.no_grad()
-def test_one_picture_serves_many_prompts() -> None:
+def test_one_image_serves_many_prompts() -> None:
     decoder = ours(reference())
     embedding, pe, sparse, dense = inputs(3)
     together = decoder(embedding[:1], pe, sparse, dense)

@@ -105,7 +105,7 @@ def test_coarse_to_fine_sizes(side: int, model: FewShotSegmenter) -> None:
 
 
 @torch.no_grad()
-def test_one_picture_serves_many_classes(model: FewShotSegmenter) -> None:
+def test_one_image_serves_many_classes(model: FewShotSegmenter) -> None:
     query, images, masks = episodes(model, 3, 2)
     memory = model.encode_support(images, masks)
     together = model.decode_query_feats(memory, model.encoder(query[:1]))
@@ -197,10 +197,10 @@ def test_sam_errors_say_what_to_do() -> None:
         model.load_sam_(small_sam(64))
 
 
-def test_memory_and_pictures_must_match() -> None:
+def test_memory_and_images_must_match() -> None:
     model = small_segmenter(variant="compact")
     query, images, masks = episodes(model, 3, 1)
-    with pytest.raises(ValueError, match="the memory holds 2 episodes but 3 pictures came; give 2, or one memory"):
+    with pytest.raises(ValueError, match="the memory holds 2 episodes but 3 images came; give 2, or one memory"):
         model.decode_query(model.encode_support(images[:2], masks[:2]), query)
 
 

@@ -9,7 +9,7 @@ import torch
 
 from fsdino.base.registry import load_method
 from fsdino.base.storage import load
-from fsdino.cache.image_list import PictureList
+from fsdino.cache.image_list import ImageList
 from fsdino.data.episodes.episode import EpisodeData, collate_episodes
 from fsdino.data.episodes.episode_list import EpisodeList, EpisodeSpec
 from fsdino.data.world.index import SyntheticWorld
@@ -34,8 +34,8 @@ METHODS = {
 
 
 def small_recipe(name: str, tmp_path: Path, *overrides: str) -> tuple[Recipe, dict]:
-    """Two steps of two episodes on the embedded world, three pictures a class."""
-    world = "{name: synthetic, options: {pictures_per_class: 3}}"
+    """Two steps of two episodes on the embedded world, three images a class."""
+    world = "{name: synthetic, options: {images_per_class: 3}}"
     return read_recipe([
         f"--method.name={name}", f"--method.args={METHODS[name]}", f"--data.train=[{world}]", f"--data.test={world}",
         "--data.test_episodes=3", "--data.val_episodes=3", "--train.epochs=1", "--train.epoch_length=4",
@@ -52,7 +52,7 @@ def test_a_recipe_trains_measures_and_exports(name: str, tmp_path: Path) -> None
     assert isinstance(job, MethodJob) and job.distill() is None
     job.cache()
     checkpoint = job.train(job.distill())
-    assert (tmp_path / "run" / "train" / "pictures").is_dir()
+    assert (tmp_path / "run" / "train" / "images").is_dir()
     report = measure(job, checkpoint)
     assert set(report.scores) == {"all foreground", {"sansa": "SANSA", "fssam": "FSSAM"}[name]}
     assert report.sheet.is_file() and "trained in episodes" in report.table({}, 0.0)
@@ -88,10 +88,10 @@ def test_cached_maps_are_what_the_method_computes(tmp_path: Path) -> None:
     assert isinstance(job, MethodJob)
     method = Fssam(small_sam2(), small_encoder()).eval()
     index = SyntheticWorld("base", 2)
-    few = tuple(index.pictures(0) + index.pictures(1))
-    maps = job.maps(method, PictureList("few", few, index.load_image))
+    few = tuple(index.images(0) + index.images(1))
+    maps = job.maps(method, ImageList("few", few, index.load_image))
     assert maps is not None and maps[0].recipe.entry_shape == (1, *FssamMaps(method).entry_shape)
-    specs = tuple(EpisodeSpec(c, index.pictures(c)[0], (index.pictures(c)[1],)) for c in (0, 1))
+    specs = tuple(EpisodeSpec(c, index.images(c)[0], (index.images(c)[1],)) for c in (0, 1))
     plain = EpisodeData(index, EpisodeList(index.name, 0, 1, 0, specs, "test"), method.resize)
     batch = collate_episodes([*plain])
     cached = collate_episodes([*EpisodesWithMaps(plain, *maps)])

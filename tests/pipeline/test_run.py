@@ -17,8 +17,8 @@ RECIPE = """
 preset: tiny
 model: {encoder_weights: "bundled:tiny_encoder"}
 data:
-  train: [{name: synthetic, options: {pictures_per_class: 2}}]
-  test: {name: synthetic, options: {pictures_per_class: 3}}
+  train: [{name: synthetic, options: {images_per_class: 2}}]
+  test: {name: synthetic, options: {images_per_class: 3}}
   val_episodes: 8
   test_episodes: 6
 cache: {shard_size: 16, hflip: false}

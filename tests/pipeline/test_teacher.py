@@ -20,8 +20,8 @@ SMALL_SAM = (
 RECIPE = f"""
 preset: tiny
 data:
-  train: [{{name: synthetic, options: {{pictures_per_class: 2}}}}]
-  test: {{name: synthetic, options: {{pictures_per_class: 3}}}}
+  train: [{{name: synthetic, options: {{images_per_class: 2}}}}]
+  test: {{name: synthetic, options: {{images_per_class: 3}}}}
   val_episodes: 4
   test_episodes: 4
 teacher: {{checkpoint: own}}

@@ -24,7 +24,7 @@ from tests.small_segmenter import scene, small_segmenter, write_references
 
 @dataclass
 class Place:
-    """A folder of a test with a good model, good references and good pictures, to be broken."""
+    """A folder of a test with a good model, good references and good images, to be broken."""
 
     root: Path
 
@@ -151,7 +151,7 @@ BROKEN: dict[str, tuple[Callable[[Place], list[str]], str]] = {
     "support is an empty folder": (lambda p: p.predict(support=(p.root / "e").mkdir() or p.root / "e"), "expected one"),
     "support is a text file": (lambda p: p.predict(support=p.write("a.txt", "x")), "is a single file"),
     "a reference without mask": (after(lambda p: (p.cat / "0.png").unlink()), "has no mask"),
-    "a mask without picture": (after(lambda p: (p.cat / "0.jpg").unlink()), "holds no pictures with masks"),
+    "a mask without image": (after(lambda p: (p.cat / "0.jpg").unlink()), "holds no images with masks"),
     "an empty mask": (after(save_mask(np.zeros((60, 80)))), "has no foreground pixel"),
     "a mask of another size": (after(save_mask(np.ones((9, 9)))), "is 9x9 pixels"),
     "a mask that is text": (after(lambda p: (p.cat / "0.png").write_text("x")), "cannot be read"),
@@ -162,20 +162,20 @@ BROKEN: dict[str, tuple[Callable[[Place], list[str]], str]] = {
     "a COCO file cut short": (lambda p: (path := coco(p), cut(path), p.predict(support=path))[2], "is no JSON file"),
     "a COCO file that is a list": (lambda p: p.predict(support=p.write("a.json", "[]")), "has no 'images'"),
     "a COCO file of numbers": (lambda p: p.predict(support=coco(p, images=[1, 2])), "refs.json'"),
-    "a COCO mask of an unknown picture": (lambda p: p.predict(support=coco(p, **annotated_with([[1] * 6], 9))),
+    "a COCO mask of an unknown image": (lambda p: p.predict(support=coco(p, **annotated_with([[1] * 6], 9))),
                                           "which 'images' does not list"),
     "a COCO mask of two corners": (lambda p: p.predict(support=coco(p, **annotated_with([[1, 1, 5, 1]]))),
                                    "has no foreground pixel"),
     "a COCO mask of text": (lambda p: p.predict(support=coco(p, **annotated_with("x"))), "refs.json'"),
-    "a COCO picture that is not there": (lambda p: (path := coco(p), (p.root / "0.png").unlink(),
+    "a COCO image that is not there": (lambda p: (path := coco(p), (p.root / "0.png").unlink(),
                                                     p.predict(support=path))[2], "0.png"),
     "fewer than no references": (lambda p: [*p.predict(), "--max_references", "-1"], "max_references -1"),
     "a memory cut short": (lambda p: p.predict(support=p.write("cat.fsmem", "x" * 99)), "cannot be read"),
     "a memory of another model": (lambda p: p.predict(support=other_memory(p)), "was remembered by model"),
     "a memory that is none": (lambda p: p.predict(support=foreign_memory(p)), "is no saved memory"),
-    # pictures and outputs
-    "no pictures": (lambda p: p.predict(images=p.root / "none"), "no pictures at"),
-    "a glob without hits": (lambda p: p.predict(images=f"{p.root}/*.webp"), "no pictures at"),
+    # images and outputs
+    "no images": (lambda p: p.predict(images=p.root / "none"), "no images at"),
+    "a glob without hits": (lambda p: p.predict(images=f"{p.root}/*.webp"), "no images at"),
     "out is a file": (lambda p: p.predict(out=p.write("out.txt", "x")), "out.txt"),
     "out cannot be made": (lambda p: p.predict(out="/proc/none"), "/proc/none"),
     "out holds other results": (after(lambda p: p.write("out/progress.jsonl", '{"settings": {"tile": 7}}\n')),
@@ -223,7 +223,7 @@ BROKEN: dict[str, tuple[Callable[[Place], list[str]], str]] = {
     "a data set without its folder": (lambda p: ["episodes", "folder", "--root", str(p.root / "none")], "none"),
     "an episode list that is no JSON": (lambda p: ["episodes", "synthetic", "--verify", str(p.write("a.json", "x"))],
                                         "a.json"),
-    "a page without room for pictures": (lambda p: ["demo", "--max_upload_mb", "0"], "max_upload_mb 0"),
+    "a page without room for images": (lambda p: ["demo", "--max_upload_mb", "0"], "max_upload_mb 0"),
 }  # fmt: skip
 
 
@@ -246,7 +246,7 @@ def frames(path: Path) -> None:
 UNREADABLE: dict[str, Callable[[Place], object]] = {
     "cut.jpg": lambda p: (shutil.copy(p.root / "photos" / "a.jpg", p.root / "photos" / "cut.jpg"),
                           cut(p.root / "photos" / "cut.jpg")),
-    "text.png": lambda p: p.write("photos/text.png", "no picture"),
+    "text.png": lambda p: p.write("photos/text.png", "no image"),
     "empty.webp": lambda p: p.write("photos/empty.webp", b""),
     "bomb.png": lambda p: bomb(p.root / "photos" / "bomb.png"),
     "film.mp4": lambda p: frames(p.root / "photos" / "film.mp4"),
@@ -255,7 +255,7 @@ UNREADABLE: dict[str, Callable[[Place], object]] = {
 
 
 @pytest.mark.parametrize("name", UNREADABLE)
-def test_one_unreadable_picture_stops_nothing(place: Place, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_unreadable_image_stops_nothing(place: Place, name: str, capsys: pytest.CaptureFixture[str]) -> None:
     UNREADABLE[name](place)
     code = main(place.predict())
     said = capsys.readouterr().err
@@ -264,7 +264,7 @@ def test_one_unreadable_picture_stops_nothing(place: Place, name: str, capsys: p
     assert (place.root / "out" / "labels" / "a.png").is_file()
 
 
-def test_a_folder_of_unreadable_pictures_still_ends_in_order(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_of_unreadable_images_still_ends_in_order(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     for build in UNREADABLE.values():
         build(place)
     place.write("photos/a.jpg", b"x")

@@ -1,4 +1,4 @@
-"""`fsdino predict` and `fsdino remember`: layouts, picture kinds, outputs, continuing, and one sentence per mistake."""
+"""`fsdino predict` and `fsdino remember`: layouts, image kinds, outputs, continuing, and one sentence per mistake."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from fsdino.predict import Annotated, Engine, Finding, predict, read_support, re
 from fsdino.predict.engine import segment_tiled, tiles
 from fsdino.predict.engines.torch import TorchEngine
 from fsdino.predict.formats import annotation, instances, polygons, yolo_lines
-from fsdino.predict.images import find_pictures, read_ahead
+from fsdino.predict.images import find_images, read_ahead
 from fsdino.predict.memory_file import load_concept
 from fsdino.predict.outputs import Outputs
 from tests.small_segmenter import annotated, scene, small_segmenter, write_references
@@ -71,10 +71,10 @@ def test_low_scores_count_as_absent() -> None:
 def test_classes_at_once_equal_single_calls(overrides: dict[str, Any]) -> None:
     engine = TorchEngine(small_segmenter(**overrides))
     memories = [engine.remember(annotated(k, seed=k)) for k in (1, 3, 2)]
-    picture = scene(41, 77, seed=30)[0]
-    together = list(engine.segment(memories, picture))
+    image = scene(41, 77, seed=30)[0]
+    together = list(engine.segment(memories, image))
     for memory, other in zip(memories, together):
-        alone = next(engine.segment([memory], picture))
+        alone = next(engine.segment([memory], image))
         assert np.abs(alone.probs - other.probs).max() < 1e-4 and alone.score == pytest.approx(other.score, abs=1e-5)
 
 
@@ -82,16 +82,16 @@ def test_classes_at_once_equal_single_calls(overrides: dict[str, Any]) -> None:
 
 
 class Whiteness(Engine):
-    """Calls the picture's brightness its probability: what a tiled run must put together again."""
+    """Calls the image's brightness its probability: what a tiled run must put together again."""
 
     fingerprint, threshold, positional = "white", 0.5, False
 
     def remember(self, references: Sequence[Annotated]) -> Any:
         return None
 
-    def segment(self, memories: Sequence[Any], picture: np.ndarray) -> Iterator[Finding]:
+    def segment(self, memories: Sequence[Any], image: np.ndarray) -> Iterator[Finding]:
         for _ in memories:
-            probs = picture[..., 0].astype(np.float32) / 255
+            probs = image[..., 0].astype(np.float32) / 255
             yield Finding(probs, float(probs.max()), bool(probs.max() > 0.5))
 
     def pack(self, memory: Any) -> dict[str, np.ndarray]:
@@ -102,7 +102,7 @@ class Whiteness(Engine):
 
 
 @pytest.mark.parametrize("size", [(100, 100), (64, 200), (65, 64), (257, 130)])
-def test_tiles_cover_the_picture_and_overlap(size: tuple[int, int]) -> None:
+def test_tiles_cover_the_image_and_overlap(size: tuple[int, int]) -> None:
     seen = np.zeros(size, int)
     windows = tiles(size, 64)
     for top, left, bottom, right in windows:
@@ -114,10 +114,10 @@ def test_tiles_cover_the_picture_and_overlap(size: tuple[int, int]) -> None:
 
 
 def test_tiled_probabilities_are_put_together_again() -> None:
-    picture = np.zeros((150, 90, 3), np.uint8)
-    picture[:, :] = np.linspace(0, 255, 150)[:, None, None]
-    found = segment_tiled(Whiteness(), [None], picture, 64)[0]
-    expected = picture[..., 0] / 255
+    image = np.zeros((150, 90, 3), np.uint8)
+    image[:, :] = np.linspace(0, 255, 150)[:, None, None]
+    found = segment_tiled(Whiteness(), [None], image, 64)[0]
+    expected = image[..., 0] / 255
     lower = slice(90, None)  # above, whole windows are dark, so absent there
     assert found.present and found.score == pytest.approx(1.0)
     np.testing.assert_allclose(found.probs[lower], expected[lower], atol=1e-6)
@@ -167,18 +167,18 @@ def test_a_coco_file(tmp_path: Path) -> None:
     assert names_and_counts(path, images=tmp_path / "elsewhere") == {"box": 2}
 
 
-# ---- which pictures
+# ---- which images
 
 
-def test_pictures_are_found_by_folder_glob_and_name(photos: Path) -> None:
-    (photos / "notes.txt").write_text("no picture")
+def test_images_are_found_by_folder_glob_and_name(photos: Path) -> None:
+    (photos / "notes.txt").write_text("no image")
     (photos / "._a.jpg").write_bytes(b"a Mac's companion file")
     everything = ["a.jpg", "b.png", "deep/c.jpg"]
-    assert [item.name for item in find_pictures(str(photos))] == everything
-    assert [item.name for item in find_pictures(f"{photos}/**/*.*")] == everything
-    assert [item.name for item in find_pictures(f"{photos}/*.jpg")] == ["a.jpg"]
-    assert [item.name for item in find_pictures(str(photos / "b.png"))] == ["b.png"]
-    assert [item.name for item in find_pictures(str(photos), exclude=photos / "deep")] == everything[:2]
+    assert [item.name for item in find_images(str(photos))] == everything
+    assert [item.name for item in find_images(f"{photos}/**/*.*")] == everything
+    assert [item.name for item in find_images(f"{photos}/*.jpg")] == ["a.jpg"]
+    assert [item.name for item in find_images(str(photos / "b.png"))] == ["b.png"]
+    assert [item.name for item in find_images(str(photos), exclude=photos / "deep")] == everything[:2]
 
 
 def write_video(path: Path, frames: int = 5) -> Path:
@@ -191,18 +191,18 @@ def write_video(path: Path, frames: int = 5) -> Path:
 
 def test_video_frames_come_in_order(tmp_path: Path) -> None:
     write_video(tmp_path / "clip.avi")
-    items = find_pictures(str(tmp_path), frame_step=2)
+    items = find_images(str(tmp_path), frame_step=2)
     assert [item.name for item in items] == ["clip.avi/000000", "clip.avi/000002", "clip.avi/000004"]
-    brightness = [float(np.mean(picture)) for _, picture in read_ahead(items)]  # type: ignore[arg-type]
+    brightness = [float(np.mean(image)) for _, image in read_ahead(items)]  # type: ignore[arg-type]
     np.testing.assert_allclose(brightness, [0, 80, 160], atol=4)
     assert float(items[0].read().mean()) < 4, "going back works too"
 
 
 def test_reading_ahead_keeps_order_and_hands_errors_on(photos: Path) -> None:
     (photos / "broken.jpg").write_bytes(b"nothing")
-    results = list(read_ahead(find_pictures(str(photos)), ahead=1))
+    results = list(read_ahead(find_images(str(photos)), ahead=1))
     assert [item.name for item, _ in results] == ["a.jpg", "b.png", "broken.jpg", "deep/c.jpg"]
-    assert [isinstance(picture, Exception) for _, picture in results] == [False, False, True, False]
+    assert [isinstance(image, Exception) for _, image in results] == [False, False, True, False]
 
 
 # ---- output formats
@@ -260,13 +260,13 @@ def test_predict_writes_every_format(model_dir: str, support_dir: Path, photos: 
         labels = np.asarray(Image.open(out / "labels" / f"{stem}.png"))
         assert labels.shape == shown.shape[:2] == (image["height"], image["width"])
         drawn = np.asarray(Image.open(out / "overlays" / f"{stem}.jpg"))
-        assert drawn.shape == (6 * shown.shape[0], 6 * shown.shape[1], 3), "small pictures are enlarged for the eye"
+        assert drawn.shape == (6 * shown.shape[0], 6 * shown.shape[1], 3), "small images are enlarged for the eye"
         assert (out / "yolo" / f"{stem}.txt").exists()
         rebuilt = np.zeros_like(labels)
         for entry in coco["annotations"]:
             if entry["image_id"] == image["id"]:
                 rebuilt[rle_tools.decode(entry["segmentation"]) == 1] = entry["category_id"]
-        assert np.array_equal(rebuilt, labels), "masks of one picture do not overlap"
+        assert np.array_equal(rebuilt, labels), "masks of one image do not overlap"
     assert (out / "scores.csv").read_text().count("\n") == 1 + 3 * 2
 
 
@@ -276,9 +276,9 @@ def test_a_second_run_continues(
     out, seen = tmp_path / "out", []
     original = TorchEngine.segment
 
-    def counted(self: TorchEngine, memories: Sequence[Any], picture: np.ndarray) -> Iterator[Finding]:
-        seen.append(picture.shape)
-        return original(self, memories, picture)
+    def counted(self: TorchEngine, memories: Sequence[Any], image: np.ndarray) -> Iterator[Finding]:
+        seen.append(image.shape)
+        return original(self, memories, image)
 
     monkeypatch.setattr(TorchEngine, "segment", counted)
     run = lambda **options: predict(str(support_dir), str(photos), str(out), model_dir, **options)  # noqa: E731
@@ -287,7 +287,7 @@ def test_a_second_run_continues(
     (out / "progress.jsonl").write_text("".join(record[:2]) + record[2][:10])  # killed while it wrote a line
     assert len(seen) == 3
     run()
-    assert len(seen) == 5, "one picture was done, the other two are made again"
+    assert len(seen) == 5, "one image was done, the other two are made again"
     assert sorted((out / "progress.jsonl").read_text().splitlines(True)[1:]) == sorted(record[1:])
     run()
     assert len(seen) == 5
@@ -297,7 +297,7 @@ def test_a_second_run_continues(
     assert len(seen) == 8
 
 
-def test_unreadable_pictures_are_listed_at_the_end(
+def test_unreadable_images_are_listed_at_the_end(
     model_dir: str, support_dir: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     whole = (photos / "a.jpg").read_bytes()
@@ -314,8 +314,8 @@ def test_unreadable_pictures_are_listed_at_the_end(
     assert predict(str(support_dir), str(photos), str(out), model_dir) == 0
 
 
-def odd_pictures(folder: Path) -> dict[str, tuple[int, int]]:
-    """Pictures of every mode that cameras and tools write, and their sizes as a viewer shows them."""
+def odd_images(folder: Path) -> dict[str, tuple[int, int]]:
+    """Images of every mode that cameras and tools write, and their sizes as a viewer shows them."""
     rng = np.random.default_rng(0)
     grey = rng.integers(0, 256, (40, 60), dtype=np.uint8)
     rgb = np.stack([grey] * 3, axis=-1)
@@ -335,20 +335,20 @@ def odd_pictures(folder: Path) -> dict[str, tuple[int, int]]:
     return {**sizes, "turned": (60, 40), "pixel": (1, 1), "strip": (3, 60)}
 
 
-def test_every_mode_of_picture_at_its_own_size(model_dir: str, support_dir: Path, tmp_path: Path) -> None:
-    sizes = odd_pictures(tmp_path / "odd")
+def test_every_mode_of_image_at_its_own_size(model_dir: str, support_dir: Path, tmp_path: Path) -> None:
+    sizes = odd_images(tmp_path / "odd")
     assert predict(str(support_dir), str(tmp_path / "odd"), str(tmp_path / "out"), model_dir) == 0
     found = {path.stem: np.asarray(Image.open(path)).shape for path in (tmp_path / "out" / "labels").iterdir()}
     assert found == sizes
 
 
-def test_outputs_among_the_pictures_are_not_pictures(model_dir: str, support_dir: Path, photos: Path) -> None:
+def test_outputs_among_the_images_are_not_images(model_dir: str, support_dir: Path, photos: Path) -> None:
     for _ in range(2):
         assert predict(str(support_dir), str(photos), str(photos / "masks"), model_dir) == 0
     assert len(list((photos / "masks" / "labels").rglob("*.png"))) == 3
 
 
-def test_pictures_of_one_name_get_outputs_of_their_own(model_dir: str, support_dir: Path, tmp_path: Path) -> None:
+def test_images_of_one_name_get_outputs_of_their_own(model_dir: str, support_dir: Path, tmp_path: Path) -> None:
     for i, name in enumerate(("a.jpg", "a.png")):
         Image.fromarray(scene(30 + i, 40)[0]).save(tmp_path / name)
     predict(str(support_dir), str(tmp_path), str(tmp_path / "out"), model_dir)
@@ -399,15 +399,15 @@ def save_mask(path: Path, mask: np.ndarray) -> None:
 
 WRONG_SUPPORT = {
     "no such folder": (lambda f: str(f / "none"), "support .* does not exist; expected one of"),
-    "an empty folder": (lambda f: str(f), "holds no pictures with masks; expected one of"),
-    "a single picture": (lambda f: write_coco(f) and str(f / "images" / "0.png"), "is a single file"),
-    "a picture without mask": (damaged(lambda c: (c / "0.png").unlink()), "has no mask"),
-    "a mask without picture": (damaged(lambda c: save_mask(c / "7.png", np.ones((9, 9)))), "has no picture"),
+    "an empty folder": (lambda f: str(f), "holds no images with masks; expected one of"),
+    "a single image": (lambda f: write_coco(f) and str(f / "images" / "0.png"), "is a single file"),
+    "an image without mask": (damaged(lambda c: (c / "0.png").unlink()), "has no mask"),
+    "a mask without image": (damaged(lambda c: save_mask(c / "7.png", np.ones((9, 9)))), "has no image"),
     "an empty mask": (damaged(lambda c: save_mask(c / "0.png", np.zeros((60, 80)))), "has no foreground pixel"),
     "a mask of another size": (damaged(lambda c: save_mask(c / "0.png", np.ones((9, 9)))), "is 9x9 pixels"),
     "a damaged mask": (damaged(lambda c: (c / "0.png").write_bytes(b"x")), "cannot be read"),
-    "a damaged picture": (damaged(lambda c: (c / "0.jpg").write_bytes(b"x")), "cannot be read"),
-    "a COCO file without masks": (empty_coco, "no class with a picture"),
+    "a damaged image": (damaged(lambda c: (c / "0.jpg").write_bytes(b"x")), "cannot be read"),
+    "a COCO file without masks": (empty_coco, "no class with an image"),
     "a file that is no JSON": (lambda f: str((f / "a.json").write_text("{") and f / "a.json"), "is no JSON file"),
     "a JSON of another kind": (lambda f: str((f / "a.json").write_text("{}") and f / "a.json"), "has no 'images'"),
     "a damaged memory": (lambda f: str((f / "a.fsmem").write_bytes(b"x") and f / "a.fsmem"), "cannot be read"),
@@ -424,7 +424,7 @@ def test_wrong_support_is_one_sentence(model_dir: str, photos: Path, tmp_path: P
 
 
 WRONG_OPTIONS: dict[str, tuple[dict[str, Any], str]] = {
-    "no pictures": ({"images": "/nowhere/*.jpg"}, "no pictures at '/nowhere/\\*.jpg'"),
+    "no images": ({"images": "/nowhere/*.jpg"}, "no images at '/nowhere/\\*.jpg'"),
     "no model": ({"model": "nothing"}, "no model 'nothing'"),
     "format": ({"formats": ["gif"]}, "output format 'gif' is unknown; use one or more of labels"),
     "no format": ({"formats": []}, "output format 'nothing' is unknown"),

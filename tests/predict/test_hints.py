@@ -20,10 +20,10 @@ from tests.small_segmenter import scene, small_segmenter
 
 
 def write(folder: Path, name: str, said: dict[str, Any] | None = None, masked: bool = False) -> None:
-    """A picture with a JSON, a mask, both or neither beside it."""
+    """An image with a JSON, a mask, both or neither beside it."""
     folder.mkdir(parents=True, exist_ok=True)
-    picture, mask = scene(seed=len(list(folder.iterdir())))
-    Image.fromarray(picture).save(folder / f"{name}.jpg")
+    image, mask = scene(seed=len(list(folder.iterdir())))
+    Image.fromarray(image).save(folder / f"{name}.jpg")
     if masked:
         Image.fromarray(mask * np.uint8(255)).save(folder / f"{name}.png")
     if said is not None:
@@ -91,15 +91,15 @@ def test_damaged_hints_are_one_sentence(tmp_path: Path, content: str, message: s
         read_support(tmp_path)
 
 
-def test_a_hint_needs_its_picture_and_a_mask_its_size(tmp_path: Path) -> None:
+def test_a_hint_needs_its_image_and_a_mask_its_size(tmp_path: Path) -> None:
     write(tmp_path / "cat", "a", {"points": [[1, 1]]})
     (tmp_path / "cat" / "b.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"b\.json' has no picture of the same name"):
+    with pytest.raises(ValueError, match=r"b\.json' has no image of the same name"):
         read_support(tmp_path)
     (tmp_path / "cat" / "b.json").unlink()
     write(tmp_path / "cat", "c", masked=True)
     Image.fromarray(np.ones((9, 9), np.uint8) * 255).save(tmp_path / "cat" / "c.png")
-    with pytest.raises(ValueError, match="cat/c: the mask is 9x9 pixels and the picture 80x60"):
+    with pytest.raises(ValueError, match="cat/c: the mask is 9x9 pixels and the image 80x60"):
         read_support(tmp_path)
     Image.fromarray(np.zeros((60, 80), np.uint8)).save(tmp_path / "cat" / "c.png")
     with pytest.raises(ValueError, match="mask of 'cat/c' has no foreground pixel"):

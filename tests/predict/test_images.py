@@ -1,4 +1,4 @@
-"""Which pictures `fsdino predict` finds, what it calls them, and videos whose headers say nothing or too much."""
+"""Which images `fsdino predict` finds, what it calls them, and videos whose headers say nothing or too much."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 
 from fsdino.base.storage import save_pretrained
-from fsdino.predict import images as pictures
+from fsdino.predict import images as images
 from fsdino.predict import predict
-from fsdino.predict.images import EndOfVideo, find_pictures, read_ahead
+from fsdino.predict.images import EndOfVideo, find_images, read_ahead
 from tests.small_segmenter import scene, small_segmenter, write_references
 
 
@@ -25,7 +25,7 @@ def save(path: Path) -> Path:
 
 
 def names(images: str | Path, **options: Any) -> list[str]:
-    return [item.name for item in find_pictures(str(images), **options)]
+    return [item.name for item in find_images(str(images), **options)]
 
 
 def test_names_behind_a_glob_do_not_change_with_what_is_found(tmp_path: Path) -> None:
@@ -36,25 +36,25 @@ def test_names_behind_a_glob_do_not_change_with_what_is_found(tmp_path: Path) ->
     assert names(f"{tmp_path}/ph*/a/1.jpg") == ["photos/a/1.jpg"]
 
 
-def test_hidden_files_and_folders_are_no_pictures(tmp_path: Path) -> None:
+def test_hidden_files_and_folders_are_no_images(tmp_path: Path) -> None:
     for name in ("a.jpg", ".b.jpg", ".ipynb_checkpoints/c.jpg", "deep/.thumbnails/d.jpg"):
         save(tmp_path / ".cache" / name)
     assert names(tmp_path / ".cache") == ["a.jpg"], "only what is hidden below the folder"
 
 
-def test_an_edited_picture_has_another_source(tmp_path: Path) -> None:
+def test_an_edited_image_has_another_source(tmp_path: Path) -> None:
     path = save(tmp_path / "a.jpg")
-    (before,) = find_pictures(str(path))
+    (before,) = find_images(str(path))
     assert before.source == (str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns)
     os.utime(path, ns=(0, 1))
-    assert find_pictures(str(path))[0].source != before.source
+    assert find_images(str(path))[0].source != before.source
 
 
 @pytest.mark.parametrize("out", [".", "photos"])
-def test_results_around_the_pictures_are_named(tmp_path: Path, out: str) -> None:
+def test_results_around_the_images_are_named(tmp_path: Path, out: str) -> None:
     save(tmp_path / "photos" / "a.jpg")
-    with pytest.raises(ValueError, match=r"all pictures at '.*photos' lie in the folder of the results, .* choose an"):
-        find_pictures(str(tmp_path / "photos"), exclude=tmp_path / out)
+    with pytest.raises(ValueError, match=r"all images at '.*photos' lie in the folder of the results, .* choose an"):
+        find_images(str(tmp_path / "photos"), exclude=tmp_path / out)
 
 
 # ---- videos
@@ -86,7 +86,7 @@ class Film:
 
 @pytest.fixture
 def film(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(pictures.cv2, "VideoCapture", Film)
+    monkeypatch.setattr(images.cv2, "VideoCapture", Film)
     Film.opened = 0
     (tmp_path / "clip.mp4").write_bytes(b"")
     return tmp_path / "clip.mp4"
@@ -102,15 +102,15 @@ def test_frames_are_counted_where_the_header_does_not(
 
 def test_the_end_of_a_video_is_no_error(film: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Film, "header", 8.0)
-    found = [picture for _, picture in read_ahead(find_pictures(str(film)))]
-    assert [int(picture[0, 0, 0]) for picture in found[:5]] == [0, 10, 20, 30, 40]  # type: ignore[index]
-    assert all(isinstance(picture, EndOfVideo) for picture in found[5:]) and len(found) == 8
+    found = [image for _, image in read_ahead(find_images(str(film)))]
+    assert [int(image[0, 0, 0]) for image in found[:5]] == [0, 10, 20, 30, 40]  # type: ignore[index]
+    assert all(isinstance(image, EndOfVideo) for image in found[5:]) and len(found) == 8
 
 
 @pytest.mark.parametrize("header", [5.0, 8.0])
 def test_a_video_is_closed_after_its_last_frame(film: Path, monkeypatch: pytest.MonkeyPatch, header: float) -> None:
     monkeypatch.setattr(Film, "header", header)
-    items = find_pictures(str(film), frame_step=2)
+    items = find_images(str(film), frame_step=2)
     assert Film.opened == 0
     for item in items[:2]:
         item.read()
@@ -128,14 +128,14 @@ def test_a_short_video_goes_through_predict(tmp_path: Path, monkeypatch: pytest.
     for i in range(3):
         writer.write(np.full((48, 64, 3), 40 * i, np.uint8))
     writer.release()
-    monkeypatch.setattr(pictures._Video, "_count", lambda self: 6)
+    monkeypatch.setattr(images._Video, "_count", lambda self: 6)
     refs = write_references(tmp_path / "refs", {"cat": 1})
     assert predict(str(refs), str(tmp_path / "clip.avi"), str(tmp_path / "out"), model) == 0
     assert len(list((tmp_path / "out" / "labels" / "clip.avi").iterdir())) == 3
-    assert capsys.readouterr().out.startswith("3 of 3 pictures")
+    assert capsys.readouterr().out.startswith("3 of 3 images")
 
 
 def test_a_video_whose_name_is_no_text_is_listed(tmp_path: Path) -> None:
     (tmp_path / os.fsdecode(b"\xff.avi")).write_bytes(b"x")
-    ((_, error),) = read_ahead(find_pictures(str(tmp_path)))
+    ((_, error),) = read_ahead(find_images(str(tmp_path)))
     assert isinstance(error, ValueError) and "rename the file" in str(error)

@@ -65,50 +65,50 @@ def labelling(label: int = 1, presence: float | None = 0.75) -> Labelling:
 
 
 def outputs(
-    out: Path, pictures: dict[str, Any] = SOURCES, formats: tuple[str, ...] = ("labels", "coco"), **options: Any
+    out: Path, images: dict[str, Any] = SOURCES, formats: tuple[str, ...] = ("labels", "coco"), **options: Any
 ) -> Outputs:
-    return Outputs(out, ["cat"], formats, {"formats": sorted(formats)}, pictures, **options)
+    return Outputs(out, ["cat"], formats, {"formats": sorted(formats)}, images, **options)
 
 
-def fill(opened: Outputs, pictures: dict[str, Any] = SOURCES) -> None:
-    for name in pictures.keys() - opened.done:
+def fill(opened: Outputs, images: dict[str, Any] = SOURCES) -> None:
+    for name in images.keys() - opened.done:
         opened.write(name, np.zeros((4, 6, 3), np.uint8), labelling())
     opened.finish()
 
 
 @pytest.mark.parametrize("source", [("/other/a.jpg", 10, 20), ("/photos/a.jpg", 11, 20), ("/photos/a.jpg", 10, 21)])
-def test_another_or_an_edited_picture_is_made_again(tmp_path: Path, source: tuple[str, int, int]) -> None:
+def test_another_or_an_edited_image_is_made_again(tmp_path: Path, source: tuple[str, int, int]) -> None:
     fill(outputs(tmp_path))
     assert outputs(tmp_path).done == set(SOURCES)
     assert outputs(tmp_path, {**SOURCES, "a.jpg": source}).done == {"b.jpg"}
-    assert files_in(tmp_path / "labels") == ["b.png"], "what is left of the older picture is gone"
+    assert files_in(tmp_path / "labels") == ["b.png"], "what is left of the older image is gone"
 
 
-def test_a_picture_whose_result_is_gone_is_made_again(tmp_path: Path) -> None:
+def test_a_image_whose_result_is_gone_is_made_again(tmp_path: Path) -> None:
     fill(outputs(tmp_path))
     (tmp_path / "labels" / "a.png").unlink()
     assert outputs(tmp_path).done == {"b.jpg"}
 
 
-def test_a_picture_that_gets_another_file_name_leaves_no_older_one(tmp_path: Path) -> None:
+def test_a_image_that_gets_another_file_name_leaves_no_older_one(tmp_path: Path) -> None:
     fill(outputs(tmp_path))
     more = {**SOURCES, "a.png": ("/photos/a.png", 1, 2)}
     fill(outputs(tmp_path, more), more)
     assert files_in(tmp_path / "labels") == ["a.jpg.png", "a.png.png", "b.png"]
 
 
-def test_tables_hold_the_pictures_of_this_run(tmp_path: Path) -> None:
+def test_tables_hold_the_images_of_this_run(tmp_path: Path) -> None:
     fill(outputs(tmp_path))
     one = {"b.jpg": SOURCES["b.jpg"]}
     assert outputs(tmp_path, one).finish() == 1
-    assert [row["picture"] for row in table(tmp_path)] == ["b.jpg"]
+    assert [row["image"] for row in table(tmp_path)] == ["b.jpg"]
     assert [image["file_name"] for image in json.loads((tmp_path / "predictions.json").read_text())["images"]] == [
         "b.jpg"
     ]
     assert outputs(tmp_path).done == set(SOURCES), "the others need not be made again"
     same_file = {"a.png": ("/photos/a.png", 1, 2)}
     fill(outputs(tmp_path, same_file), same_file)
-    assert outputs(tmp_path).done == {"b.jpg"}, "its file now shows another picture"
+    assert outputs(tmp_path).done == {"b.jpg"}, "its file now shows another image"
 
 
 def test_starting_over_removes_what_was_written(tmp_path: Path) -> None:
@@ -134,7 +134,7 @@ def test_nothing_outside_the_folder_is_removed(tmp_path: Path) -> None:
     assert (tmp_path / "mine.png").exists()
 
 
-def test_predict_sees_other_pictures_of_the_same_names(model_dir: str, refs: str, tmp_path: Path) -> None:
+def test_predict_sees_other_images_of_the_same_names(model_dir: str, refs: str, tmp_path: Path) -> None:
     out = tmp_path / "out"
     for seed, folder in enumerate(("one", "two")):
         save(tmp_path / folder / "a.png", seed)
@@ -178,7 +178,7 @@ def test_another_runtime_or_other_graphs_are_other_settings(
 # ---- names
 
 
-def test_pictures_whose_files_would_meet_keep_their_suffix() -> None:
+def test_images_whose_files_would_meet_keep_their_suffix() -> None:
     assert file_stems(["a.jpg", "b.jpg", "deep/a.jpg"]) == {"a.jpg": "a", "b.jpg": "b", "deep/a.jpg": "deep/a"}
     names = ["a.jpg", "A.png", "a.jpg.png", "a.jpg.png.png", "classes.jpg", "clip.avi/000000", "clip.avi/000000.jpg"]
     stems = file_stems(names)
@@ -186,7 +186,7 @@ def test_pictures_whose_files_would_meet_keep_their_suffix() -> None:
     assert len({stem.lower() for stem in stems.values()}) == len(names)
 
 
-def test_a_picture_called_classes_does_not_meet_the_names(model_dir: str, refs: str, tmp_path: Path) -> None:
+def test_a_image_called_classes_does_not_meet_the_names(model_dir: str, refs: str, tmp_path: Path) -> None:
     save(tmp_path / "photos" / "classes.jpg")
     predict(refs, str(tmp_path / "photos"), str(tmp_path / "out"), model_dir, formats="yolo")
     assert files_in(tmp_path / "out" / "yolo") == ["classes.jpg.txt", "classes.txt"]
@@ -200,7 +200,7 @@ def test_names_on_disk_may_be_any_bytes(model_dir: str, refs: str, tmp_path: Pat
     given = (str(tmp_path / "refs"), str(tmp_path / "photos"), str(tmp_path / "out"), model_dir)
     for _ in range(2):
         assert predict(*given, formats="labels,overlays,coco,yolo", threshold=0.01) == 0
-    assert [(row["picture"], row["class"]) for row in table(tmp_path / "out")] == [(f"{name}.png", name)]
+    assert [(row["image"], row["class"]) for row in table(tmp_path / "out")] == [(f"{name}.png", name)]
     assert (tmp_path / "out" / "labels" / f"{name}.png").exists()
 
 
@@ -213,7 +213,7 @@ def test_the_presence_is_in_the_table(tmp_path: Path, presence: float | None, sh
     opened.write("a.jpg", np.zeros((4, 6, 3), np.uint8), labelling(presence=presence))
     opened.finish()
     assert table(tmp_path) == [
-        {"picture": "a.jpg", "class": "cat", "score": "0.5", "pixels": "5", "presence": shown},
+        {"image": "a.jpg", "class": "cat", "score": "0.5", "pixels": "5", "presence": shown},
     ]
 
 
@@ -222,14 +222,14 @@ def test_presence_survives_absence_and_tiles() -> None:
     assert resolve(iter([found]), (1, 1), 0.5).presences == [0.25]
 
     class Present(Whiteness):
-        def segment(self, memories: Any, picture: np.ndarray) -> Iterator[Finding]:
-            for found in super().segment(memories, picture):
+        def segment(self, memories: Any, image: np.ndarray) -> Iterator[Finding]:
+            for found in super().segment(memories, image):
                 yield Finding(found.probs, found.score, found.present, found.score)
 
-    picture = np.zeros((150, 90, 3), np.uint8)
-    picture[120:] = 204
-    assert segment_tiled(Present(), [None], picture, 64)[0].presence == pytest.approx(0.8)
-    assert segment_tiled(Whiteness(), [None], picture, 64)[0].presence is None
+    image = np.zeros((150, 90, 3), np.uint8)
+    image[120:] = 204
+    assert segment_tiled(Present(), [None], image, 64)[0].presence == pytest.approx(0.8)
+    assert segment_tiled(Whiteness(), [None], image, 64)[0].presence is None
 
 
 @pytest.mark.parametrize(("split", "scores"), [(False, [0.5]), (True, [0.5, 0.375])])

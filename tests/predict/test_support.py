@@ -1,4 +1,4 @@
-"""What `fsdino predict` looks for: one rule for pictures from Python and from files, class names, how much is read."""
+"""What `fsdino predict` looks for: one rule for images from Python and from files, class names, how much is read."""
 
 from __future__ import annotations
 
@@ -31,27 +31,27 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory) -> str:
 # ---- Python and the command see the same
 
 
-def odd_pictures(folder: Path) -> dict[str, Path]:
-    """A picture held upright, one of 16 bits, one with a see-through half, one of 256 colours."""
+def odd_images(folder: Path) -> dict[str, Path]:
+    """An image held upright, one of 16 bits, one with a see-through half, one of 256 colours."""
     folder.mkdir()
     rgb, _ = scene(40, 60, seed=3)
     exif = Image.Exif()
     exif[0x0112] = 6
     alpha = np.full((40, 60), 255, np.uint8)
     alpha[:, :30] = 0
-    pictures = {
+    images = {
         "turned": (Image.fromarray(rgb), "jpg", {"exif": exif}),
         "deep": (Image.fromarray(rgb[..., 0].astype(np.uint16) * 257), "png", {}),
         "alpha": (Image.fromarray(np.dstack([rgb, alpha])), "png", {}),
         "palette": (Image.fromarray(rgb).convert("P"), "png", {}),
     }
-    for name, (image, kind, options) in pictures.items():
+    for name, (image, kind, options) in images.items():
         image.save(folder / f"{name}.{kind}", **options)  # type: ignore[arg-type]
     return {path.stem: path for path in folder.iterdir()}
 
 
-def test_pictures_are_the_same_from_python_and_from_files(model_dir: str, tmp_path: Path) -> None:
-    files = odd_pictures(tmp_path / "photos")
+def test_images_are_the_same_from_python_and_from_files(model_dir: str, tmp_path: Path) -> None:
+    files = odd_images(tmp_path / "photos")
     refs = write_references(tmp_path / "refs", {"cat": 1})
     model = load(model_dir)
     predict(str(refs), str(tmp_path / "photos"), str(tmp_path / "out"), model_dir, threshold=model.threshold)
@@ -68,7 +68,7 @@ def test_pictures_are_the_same_from_python_and_from_files(model_dir: str, tmp_pa
 
 
 def test_masks_are_the_same_from_python_and_from_files(tmp_path: Path) -> None:
-    picture, mask = scene()
+    image, mask = scene()
     ignored = mask.copy()
     ignored[0] = 255
     bright = Image.fromarray(mask * np.uint8(255))
@@ -78,7 +78,7 @@ def test_masks_are_the_same_from_python_and_from_files(tmp_path: Path) -> None:
     Image.fromarray(mask.astype(np.uint16) * 65535).save(tmp_path / "deep.png")
     Image.fromarray(mask > 0).save(tmp_path / "bits.png")
     for path in tmp_path.iterdir():
-        found = reference_tensors(Reference(picture, mask=Image.open(path)))[1].numpy()
+        found = reference_tensors(Reference(image, mask=Image.open(path)))[1].numpy()
         assert np.array_equal(found, read_mask(path) == 1), path.name
         assert (found != mask).mean() < 0.01, path.name
 
@@ -87,14 +87,14 @@ def test_masks_are_the_same_from_python_and_from_files(tmp_path: Path) -> None:
 
 
 def two_classes(folder: Path, names: tuple[str, str]) -> Path:
-    """A COCO file with a picture and a mask for each of two categories."""
-    picture, mask = scene()
-    Image.fromarray(picture).save(folder / "0.png")
+    """A COCO file with an image and a mask for each of two categories."""
+    image, mask = scene()
+    Image.fromarray(image).save(folder / "0.png")
     rows, cols = np.nonzero(mask)
     left, top, right, bottom = (int(n) for n in (cols.min(), rows.min(), cols.max(), rows.max()))
     box = [left, top, right, top, right, bottom, left, bottom]
     content = {
-        "images": [{"id": 0, "file_name": "0.png", "height": picture.shape[0], "width": picture.shape[1]}],
+        "images": [{"id": 0, "file_name": "0.png", "height": image.shape[0], "width": image.shape[1]}],
         "annotations": [{"id": i, "image_id": 0, "category_id": i, "segmentation": [box]} for i in (1, 2)],
         "categories": [{"id": i, "name": name} for i, name in enumerate(names, start=1)],
     }
@@ -156,9 +156,9 @@ def test_what_is_hidden_among_references_is_left_out(model_dir: str, tmp_path: P
 
 
 def test_findings_say_how_probable_the_class_is(model_dir: str, tmp_path: Path) -> None:
-    engine, picture = open_engine(model_dir, device="cpu"), scene(seed=2)[0]
+    engine, image = open_engine(model_dir, device="cpu"), scene(seed=2)[0]
     references = read_support(write_references(tmp_path / "refs", {"cat": 1})).references["cat"]
-    found = next(engine.segment([engine.remember(references)], picture))
+    found = next(engine.segment([engine.remember(references)], image))
     model = load(model_dir)
     memory = model.remember([Reference(references[0].image, mask=references[0].mask)])
-    assert found.presence == pytest.approx(model.segment(memory, picture).presence, abs=1e-4)
+    assert found.presence == pytest.approx(model.segment(memory, image).presence, abs=1e-4)

@@ -1,4 +1,4 @@
-"""Clicks, boxes, and the decoder on many prompts of many pictures."""
+"""Clicks, boxes, and the decoder on many prompts of many images."""
 
 import torch
 
@@ -20,14 +20,14 @@ def rectangle(y0, x0, y1, x1, size=32):
     return mask
 
 
-def test_batched_decoding_equals_segment_anything_picture_by_picture():
+def test_batched_decoding_equals_segment_anything_image_by_image():
     sam = build_sam(SMALL, seed=0)
     embedding = torch.randn(3, 32, 8, 8, generator=torch.Generator().manual_seed(0))
     points = torch.tensor([[[3.0, 4.0]], [[20.0, 9.0]], [[30.0, 30.0]], [[0.0, 0.0]]])
-    labels, picture = torch.ones(4, 1), torch.tensor([2, 0, 1, 2])
+    labels, place = torch.ones(4, 1), torch.tensor([2, 0, 1, 2])
     with torch.no_grad():
-        masks, scores = decode_prompts(sam, embedding, picture, points, labels)
-        for row, image in enumerate(picture.tolist()):
+        masks, scores = decode_prompts(sam, embedding, place, points, labels)
+        for row, image in enumerate(place.tolist()):
             sparse, dense = sam.prompt_encoder((points[row : row + 1], labels[row : row + 1]), None, None)
             expected, iou = sam.mask_decoder.predict_masks(
                 embedding[image : image + 1], sam.prompt_encoder.get_dense_pe(), sparse, dense
@@ -65,7 +65,7 @@ def test_boxes_are_tight_and_noise_is_bounded():
 
 def test_central_click_is_the_middle():
     assert central_clicks(rectangle(10, 4, 14, 8)[None]).tolist() == [[6, 12]]
-    corner = central_clicks(rectangle(0, 0, 4, 4)[None])  # the picture's edge is an edge of the object
+    corner = central_clicks(rectangle(0, 0, 4, 4)[None])  # the image's edge is an edge of the object
     assert corner.tolist() == [[2, 2]]
 
 

@@ -35,7 +35,7 @@ def test_embedding_is_segment_anythings(sam):
     assert teacher.embed(torch.rand(1, 3, 50, 50)).shape == (1, *teacher.entry_shape)
 
 
-def test_prompts_scale_with_the_picture(sam):
+def test_prompts_scale_with_the_image(sam):
     teacher = SamTeacher(sam, SMALL)
     embedding = torch.randn(1, 32, 8, 8, generator=torch.Generator().manual_seed(0))
     labels = torch.ones(1, 1)

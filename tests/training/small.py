@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from lightning import Trainer
 
-from fsdino.cache.image_list import PictureList
+from fsdino.cache.image_list import ImageList
 from fsdino.models.config import SegmenterConfig
 from fsdino.teachers.architecture import SamConfig, build_sam
 from fsdino.teachers.sam import SamTeacher
@@ -28,12 +28,12 @@ STUDENT = SegmenterConfig(
 )
 
 
-def noise(picture_id):
-    return np.random.default_rng(int(picture_id)).integers(0, 256, (30, 40, 3), dtype=np.uint8)
+def noise(image_id):
+    return np.random.default_rng(int(image_id)).integers(0, 256, (30, 40, 3), dtype=np.uint8)
 
 
-def picture_list(count=8):
-    return PictureList("noise", tuple(str(i) for i in range(count)), noise)
+def image_list(count=8):
+    return ImageList("noise", tuple(str(i) for i in range(count)), noise)
 
 
 def small_teacher(seed=0):
@@ -50,7 +50,7 @@ def small_trainer(folder, **kwargs):
 
 
 def rectangles(count, size=32, objects=2, seed=0):
-    """Batches of bright rectangles on noise, the last object of every second picture missing."""
+    """Batches of bright rectangles on noise, the last object of every second image missing."""
     generator = torch.Generator().manual_seed(seed)
     items = []
     for i in range(count):

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from fsdino.base.method import Segmentation
 from fsdino.data.class_index import ClassIndex
 from fsdino.data.episodes.episode_list import EpisodeList, EpisodeSpec
-from fsdino.training.callbacks import EpisodeStrips, RateMeter, StageProgress, Throughput, batch_pictures
+from fsdino.training.callbacks import EpisodeStrips, RateMeter, StageProgress, Throughput, batch_images
 from tests.training.small import small_trainer
 
 
@@ -51,9 +51,9 @@ def test_bar_says_stage_loss_speed_and_rest(tmp_path):
     lines = stream.getvalue().replace("\r", "\n").split("\n")
     last = [line for line in lines if "loss" in line][-1]
     assert last.startswith("distill 2 px 100%")
-    for part in ("loss ", "pictures/s", "left"):
+    for part in ("loss ", "images/s", "left"):
         assert part in last
-    assert any(line.startswith("distill 100%") for line in lines)  # predict and test know no picture size
+    assert any(line.startswith("distill 100%") for line in lines)  # predict and test know no image size
 
 
 def test_bar_can_be_silent(tmp_path):
@@ -84,7 +84,7 @@ def test_bar_closes_when_a_run_breaks(tmp_path):
 def test_speed_is_logged(tmp_path):
     trainer = small_trainer(tmp_path, max_epochs=1, callbacks=[Throughput(every_n_steps=1)])
     trainer.fit(Linear(), loader())
-    assert trainer.callback_metrics["train/pictures_per_s"] > 0
+    assert trainer.callback_metrics["train/images_per_s"] > 0
 
 
 def test_rate(monkeypatch):
@@ -96,47 +96,47 @@ def test_rate(monkeypatch):
     assert not meter._steps
 
 
-def test_pictures_of_a_batch():
-    assert batch_pictures({"name": "x", "image": torch.zeros(5, 3, 2, 2)}) == 5
-    assert batch_pictures([torch.zeros(2, 3)]) == 2
-    assert batch_pictures(torch.tensor(1.0)) == 1
-    assert batch_pictures("nothing") == 0
+def test_images_of_a_batch():
+    assert batch_images({"name": "x", "image": torch.zeros(5, 3, 2, 2)}) == 5
+    assert batch_images([torch.zeros(2, 3)]) == 2
+    assert batch_images(torch.tensor(1.0)) == 1
+    assert batch_images("nothing") == 0
 
 
 class Squares(ClassIndex):
-    """Two pictures with a square."""
+    """Two images with a square."""
 
     name, class_names, folds = "squares", {1: "square"}, [[1]]
 
-    def pictures(self, class_id):
+    def images(self, class_id):
         return ["a", "b"]
 
-    def load_image(self, picture_id):
+    def load_image(self, image_id):
         return np.full((20, 30, 3), 90, np.uint8)
 
-    def load_mask(self, picture_id, class_id):
+    def load_mask(self, image_id, class_id):
         mask = np.zeros((20, 30), np.uint8)
         mask[5:10, 5:10], mask[0] = 1, 255
         return mask
 
-    def classes_in(self, picture_id):
+    def classes_in(self, image_id):
         return {1}
 
 
 class Everything:
-    """A method that answers with the whole picture."""
+    """A method that answers with the whole image."""
 
     def remember(self, references):
         return references
 
-    def segment(self, memory, picture):
-        ones = torch.ones(picture.shape[:2])
+    def segment(self, memory, image):
+        ones = torch.ones(image.shape[:2])
         return Segmentation(mask=ones > 0, probs=ones, score=0.5, present=True)
 
 
 def test_strips_are_drawn_after_validation(tmp_path):
     episodes = EpisodeList("squares", 0, 1, 0, (EpisodeSpec(1, "a", ("b",)), EpisodeSpec(1, "b", ("a",))), "test")
-    callback = EpisodeStrips(Squares(), episodes, tmp_path / "pictures", count=1)
+    callback = EpisodeStrips(Squares(), episodes, tmp_path / "images", count=1)
     assert len(callback.episodes) == 1
 
     class Validated(Linear):
@@ -147,4 +147,4 @@ def test_strips_are_drawn_after_validation(tmp_path):
 
     trainer = small_trainer(tmp_path, max_epochs=1, callbacks=[callback], num_sanity_val_steps=1)
     trainer.fit(Validated(), loader(1), loader(1))
-    assert [path.name for path in (tmp_path / "pictures").iterdir()] == ["epoch-000.png"]
+    assert [path.name for path in (tmp_path / "images").iterdir()] == ["epoch-000.png"]

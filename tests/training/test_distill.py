@@ -6,10 +6,10 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
 from fsdino.base.storage import CHECKPOINT_KEY
 from fsdino.cache.cache import write_cache
-from fsdino.cache.image_list import PictureList
+from fsdino.cache.image_list import ImageList
 from fsdino.training.distill import DistillModule
 from fsdino.training.distill_data import DistillData, epoch_size
-from tests.training.small import STUDENT, noise, picture_list, small_teacher, small_trainer
+from tests.training.small import STUDENT, image_list, noise, small_teacher, small_trainer
 
 
 class Losses(Callback):
@@ -28,7 +28,7 @@ class Losses(Callback):
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cache")
-    return write_cache(small_teacher(), picture_list(), folder, views=("plain", "hflip"), shard_size=3)
+    return write_cache(small_teacher(), image_list(), folder, views=("plain", "hflip"), shard_size=3)
 
 
 def fit(folder, data, module, callbacks=(), ckpt_path=None, epochs=3, **kwargs):
@@ -40,9 +40,9 @@ def fit(folder, data, module, callbacks=(), ckpt_path=None, epochs=3, **kwargs):
 def test_cache_and_live_teacher_give_the_same_losses(tmp_path, cache):
     cached, live = Losses(), Losses()
     options = {"sizes": [14, 28], "batch_size": 4, "hflip": True, "val_count": 2}
-    fit(tmp_path, DistillData(picture_list(), cache=cache, **options), DistillModule(STUDENT), [cached])
+    fit(tmp_path, DistillData(image_list(), cache=cache, **options), DistillModule(STUDENT), [cached])
     module = DistillModule(STUDENT, teacher=small_teacher())
-    fit(tmp_path, DistillData(picture_list(), teacher_size=32, **options), module, [live])
+    fit(tmp_path, DistillData(image_list(), teacher_size=32, **options), module, [live])
     assert len(cached.values) == 3 and cached.sizes == live.sizes == [14, 28, 28]
     assert cached.values == pytest.approx(live.values, rel=2e-4)
 
@@ -50,7 +50,7 @@ def test_cache_and_live_teacher_give_the_same_losses(tmp_path, cache):
 def test_it_learns_and_touches_only_the_adapter(tmp_path, cache):
     module, losses = DistillModule(STUDENT, lr=1e-2), Losses()
     before = {name: value.clone() for name, value in module.model.state_dict().items()}
-    data = DistillData(picture_list(), [28], cache=cache, batch_size=4, val_count=4, epoch_length=8)
+    data = DistillData(image_list(), [28], cache=cache, batch_size=4, val_count=4, epoch_length=8)
     trainer = fit(tmp_path, data, module, [losses], epochs=15)
     assert losses.values[-1] < 0.8 * losses.values[0]
     changed = {name.split(".")[0] for name, value in module.model.state_dict().items() if not value.equal(before[name])}
@@ -71,7 +71,7 @@ def test_only_the_blocks_up_to_the_tap_run(cache):
 @pytest.mark.parametrize("loss", ["mse", "cosine_smooth_l1"])
 def test_killed_and_resumed_equals_uninterrupted(tmp_path, cache, loss):
     def run(name, resume=None, die_at_step=None):
-        data = DistillData(picture_list(), [14, 28], cache=cache, batch_size=2, hflip=True)
+        data = DistillData(image_list(), [14, 28], cache=cache, batch_size=2, hflip=True)
         module = DistillModule(STUDENT, loss=loss, teacher=small_teacher(), mask_weight=0.5, optimizer="muon")
         checkpoint = ModelCheckpoint(dirpath=tmp_path / name, save_last=True)
         callbacks = [checkpoint, Losses(die_at_step)]
@@ -86,7 +86,7 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path, cache, loss):
 
 
 def test_checkpoint_holds_the_student_alone(tmp_path, cache):
-    data = DistillData(picture_list(), [28], cache=cache, batch_size=4)
+    data = DistillData(image_list(), [28], cache=cache, batch_size=4)
     trainer = fit(tmp_path, data, DistillModule(STUDENT, teacher=small_teacher(), mask_weight=1.0), epochs=1)
     trainer.save_checkpoint(tmp_path / "a.ckpt")
     saved = torch.load(tmp_path / "a.ckpt", weights_only=True)
@@ -109,7 +109,7 @@ def test_mask_loss_pulls_the_student_to_the_teachers_masks():
 
 def test_statistics_are_the_teachers(tmp_path, cache):
     module = DistillModule(STUDENT, loss="cosine_smooth_l1")
-    fit(tmp_path, DistillData(picture_list(), [28], cache=cache, batch_size=4), module, epochs=1)
+    fit(tmp_path, DistillData(image_list(), [28], cache=cache, batch_size=4), module, epochs=1)
     rows = torch.stack([cache[i].float() for i in range(8)]).transpose(0, 1).flatten(1)
     torch.testing.assert_close(module.teacher_mean, rows.mean(1))
     torch.testing.assert_close(module.teacher_std, rows.std(1))
@@ -123,12 +123,12 @@ def test_sizes_follow_their_shares():
 
 
 def test_epoch_order_depends_on_seed_and_epoch(cache):
-    data = DistillData(picture_list(), [28], cache=cache, batch_size=2, epoch_length=12, hflip=True)
+    data = DistillData(image_list(), [28], cache=cache, batch_size=2, epoch_length=12, hflip=True)
     first = data.train_dataloader().dataset
     again = data.train_dataloader().dataset
     assert first.places == again.places and first.flips == again.flips and len(first) == 12
     assert sorted(first.places[:8]) == list(range(8)) and True in first.flips and False in first.flips
-    other = DistillData(picture_list(), [28], cache=cache, batch_size=2, epoch_length=12, seed=1)
+    other = DistillData(image_list(), [28], cache=cache, batch_size=2, epoch_length=12, seed=1)
     assert other.train_dataloader().dataset.places != first.places
 
 
@@ -147,23 +147,23 @@ def test_module_errors(cache):
     ("options", "message"),
     [
         ({"sizes": [28], "teacher_size": None}, "needs a cache, or the teacher_size of a live teacher"),
-        ({"sizes": [28], "val_count": 8}, "all 8 pictures are held out for validation; lower val_count"),
+        ({"sizes": [28], "val_count": 8}, "all 8 images are held out for validation; lower val_count"),
         ({"sizes": [14, 28], "shares": [1.0]}, "one share for each of the 2 sizes, got 1"),
-        ({"sizes": [28], "batch_size": 9}, "an epoch of 8 pictures has no full batch of 9"),
+        ({"sizes": [28], "batch_size": 9}, "an epoch of 8 images has no full batch of 9"),
     ],
     ids=["target", "val", "shares", "batch"],
 )
 def test_data_errors(options, message):
     with pytest.raises(ValueError, match=message):
-        DistillData(picture_list(), **{"batch_size": 2, "teacher_size": 32, **options})
+        DistillData(image_list(), **{"batch_size": 2, "teacher_size": 32, **options})
 
 
 def test_cache_errors(cache, tmp_path):
-    other = PictureList("other", ("3", "2"), noise)
-    with pytest.raises(ValueError, match=r"from the 8 pictures of 'noise' .* this run has the 2 of 'other'"):
+    other = ImageList("other", ("3", "2"), noise)
+    with pytest.raises(ValueError, match=r"from the 8 images of 'noise' .* this run has the 2 of 'other'"):
         DistillData(other, [28], cache=cache, batch_size=2)
     with pytest.raises(ValueError, match="resize_mode 'squash', this run has 'pad'"):
-        DistillData(picture_list(), [28], cache=cache, batch_size=2, resize_mode="pad")
-    plain = write_cache(small_teacher(), picture_list(), tmp_path)
-    with pytest.raises(ValueError, match="has no mirrored pictures"):
-        DistillData(picture_list(), [28], cache=plain, batch_size=2, hflip=True)
+        DistillData(image_list(), [28], cache=cache, batch_size=2, resize_mode="pad")
+    plain = write_cache(small_teacher(), image_list(), tmp_path)
+    with pytest.raises(ValueError, match="has no mirrored images"):
+        DistillData(image_list(), [28], cache=plain, batch_size=2, hflip=True)

@@ -10,7 +10,7 @@ from lightning import Trainer
 
 from fsdino.base.method import SegmenterOutput
 from fsdino.cache.cache import FrozenTaps, write_cache
-from fsdino.cache.image_list import PictureList
+from fsdino.cache.image_list import ImageList
 from fsdino.data.class_index import SubsetIndex
 from fsdino.data.world.index import SyntheticWorld
 from fsdino.metrics.threshold import CutCurve
@@ -138,24 +138,24 @@ def test_two_processes_count_each_validation_episode_once(tmp_path) -> None:
         assert scores[0][name] == pytest.approx(scores[1][name], abs=1e-6)
 
 
-def test_cached_maps_belong_to_the_pictures_of_the_episode(tmp_path) -> None:
-    """A cache of more pictures, in another order: its list says where each lies."""
+def test_cached_maps_belong_to_the_images_of_the_episode(tmp_path) -> None:
+    """A cache of more images, in another order: its list says where each lies."""
     module, index = MetaModule(small_config(), [0]), SyntheticWorld("base", 3)
-    pictures = PictureList("more", tuple(reversed(index.all_pictures()))[:60], index.load_image)
+    images = ImageList("more", tuple(reversed(index.all_images()))[:60], index.load_image)
     cache = write_cache(
-        FrozenTaps(module.model.encoder), pictures, tmp_path, Trainer(accelerator="cpu", logger=False), "squash"
+        FrozenTaps(module.model.encoder), images, tmp_path, Trainer(accelerator="cpu", logger=False), "squash"
     )
-    view = SubsetIndex(index, {c: [p for p in index.pictures(c) if p in pictures.ids] for c in range(60)})
-    classes = [c for c in range(60) if len(view.pictures(c)) == 3][:4]
+    view = SubsetIndex(index, {c: [p for p in index.images(c) if p in images.ids] for c in range(60)})
+    classes = [c for c in range(60) if len(view.images(c)) == 3][:4]
     options = {"epoch_length": 4, "batch_size": 4}
     pixels = next(iter(MetaData(view, classes, None, module.model.resize, **options).train_dataloader()))
-    data = MetaData(view, classes, None, module.model.resize, cache=cache, pictures=pictures, **options)
+    data = MetaData(view, classes, None, module.model.resize, cache=cache, images=images, **options)
     maps = next(iter(data.train_dataloader()))
     assert maps["query_id"] == pixels["query_id"]
     expected = torch.stack(module.model.encoder(pixels["query_image"]), dim=1)
     assert torch.allclose(maps["query_feats"].float(), expected, atol=1e-2)
     with pytest.raises(ValueError, match="give the list that the cache was made of"):
         MetaData(
-            view, classes, None, module.model.resize, cache=cache, pictures=replace(pictures, ids=pictures.ids[:9]),
+            view, classes, None, module.model.resize, cache=cache, images=replace(images, ids=images.ids[:9]),
             **options,
         ).train_dataloader()  # fmt: skip

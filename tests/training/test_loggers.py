@@ -7,7 +7,7 @@ import pytest
 from lightning.pytorch.loggers import WandbLogger
 
 from fsdino.training import loggers
-from fsdino.training.loggers import MetricsFile, log_model, log_picture, make_loggers, wandb_reachable
+from fsdino.training.loggers import MetricsFile, log_image, log_model, make_loggers, wandb_reachable
 from fsdino.visualize import write_png
 
 
@@ -73,15 +73,15 @@ def test_reachable_needs_key_and_network(tmp_path, monkeypatch):
     assert not wandb_reachable(timeout=0.5)  # a key but nobody there
 
 
-def test_offline_run_with_picture_and_model(tmp_path, monkeypatch, caplog):
+def test_offline_run_with_image_and_model(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(loggers, "wandb_reachable", lambda: False)
     with caplog.at_level("INFO"):
         found = make_loggers(tmp_path, "run", config={"seed": 1})
     assert isinstance(found[1], WandbLogger)
     line = next(message for message in caplog.messages if message.startswith("W&B offline"))
     assert f"`wandb sync {tmp_path}" in line
-    picture = write_png(tmp_path / "a.png", [[[1, 2, 3]] * 8] * 8)
-    log_picture(found, "val/strips", picture, step=3)
+    image = write_png(tmp_path / "a.png", [[[1, 2, 3]] * 8] * 8)
+    log_image(found, "val/strips", image, step=3)
     (tmp_path / "export").mkdir()
     (tmp_path / "export" / "config.json").write_text("{}")
     log_model(found, tmp_path / "export", "run-model")

@@ -26,7 +26,7 @@ from tests.models.small import randn, small_segmenter
 
 
 class Stripes(ClassIndex):
-    """Class 0 has vertical, class 1 horizontal stripes, in the left half of otherwise grey pictures."""
+    """Class 0 has vertical, class 1 horizontal stripes, in the left half of otherwise grey images."""
 
     name = "stripes"
 
@@ -34,23 +34,23 @@ class Stripes(ClassIndex):
         self.class_names = {0: "vertical", 1: "horizontal"}
         self.folds = [[1]]
 
-    def pictures(self, class_id: int) -> list[str]:
+    def images(self, class_id: int) -> list[str]:
         return [f"{class_id}/{i}" for i in range(4)]
 
-    def load_image(self, picture_id: str) -> np.ndarray:
+    def load_image(self, image_id: str) -> np.ndarray:
         rows, cols = np.mgrid[:56, :56]
-        kind, number = (int(part) for part in picture_id.split("/"))
+        kind, number = (int(part) for part in image_id.split("/"))
         wave = 127 * (1 + np.sin((cols, rows)[kind] * (0.8 + 0.05 * number)))
-        picture = np.where(cols < 28, wave, 128).astype(np.uint8)
-        return np.repeat(picture[..., None], 3, axis=2)
+        image = np.where(cols < 28, wave, 128).astype(np.uint8)
+        return np.repeat(image[..., None], 3, axis=2)
 
-    def load_mask(self, picture_id: str, class_id: int) -> np.ndarray:
+    def load_mask(self, image_id: str, class_id: int) -> np.ndarray:
         mask = np.zeros((56, 56), np.uint8)
-        mask[:, :28] = int(picture_id.startswith(f"{class_id}/"))
+        mask[:, :28] = int(image_id.startswith(f"{class_id}/"))
         return mask
 
-    def classes_in(self, picture_id: str) -> set[int]:
-        return {int(picture_id[0])}
+    def classes_in(self, image_id: str) -> set[int]:
+        return {int(image_id[0])}
 
 
 def evidence(count: int, seed: int, dim: int = 8) -> Evidence:
@@ -88,7 +88,7 @@ def test_roc_area_and_calibration_error_equal_their_definitions() -> None:
     assert calibration_error(torch.tensor([0.05, 0.05, 0.95]), torch.tensor([0.0, 1.0, 1.0])) == pytest.approx(
         2 / 3 * abs(0.05 - 0.5) + 1 / 3 * 0.05
     )
-    with pytest.raises(ValueError, match="needs pictures with the object and pictures without"):
+    with pytest.raises(ValueError, match="needs images with the object and images without"):
         roc_area(scores, torch.ones(4))
 
 
@@ -131,20 +131,20 @@ def test_stage_writes_a_checkpoint_once(tmp_path: Path, capsys: pytest.CaptureFi
 
 
 class Everywhere(Stripes):
-    """As stripes, with a third class in every picture."""
+    """As stripes, with a third class in every image."""
 
     def __init__(self) -> None:
         super().__init__()
         self.class_names = {**self.class_names, 2: "ground"}
 
-    def pictures(self, class_id: int) -> list[str]:
-        return super().pictures(class_id) if class_id < 2 else super().pictures(0) + super().pictures(1)
+    def images(self, class_id: int) -> list[str]:
+        return super().images(class_id) if class_id < 2 else super().images(0) + super().images(1)
 
-    def classes_in(self, picture_id: str) -> set[int]:
-        return super().classes_in(picture_id) | {2}
+    def classes_in(self, image_id: str) -> set[int]:
+        return super().classes_in(image_id) | {2}
 
 
-def test_a_class_of_every_picture_is_left_out() -> None:
+def test_a_class_of_every_image_is_left_out() -> None:
     data = PresenceData(Everywhere(), [0, 2], [1, 2])
     assert data.trained == [0] and data.held_out[1] == [1]
     drawn = [data.episodes(Resize(56), 8, held_out) for held_out in (False, True)]

@@ -59,7 +59,7 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path):
     assert all(torch.equal(whole[key], resumed[key]) for key in whole)
 
 
-def test_pictures_without_objects_are_no_error(tmp_path):
+def test_images_without_objects_are_no_error(tmp_path):
     items = rectangles(4)
     for item in items:
         item["valid"] = torch.zeros(2, dtype=torch.bool)
@@ -83,5 +83,5 @@ def test_evaluation_of_a_perfect_decoder(monkeypatch):
 def test_errors():
     with pytest.raises(ValueError, match="unknown mask_loss 'l2'; use 'focal_dice' or 'bce_dice'"):
         TeachModule(SAM, mask_loss="l2")
-    with pytest.raises(ValueError, match=r"expected pictures of 32x32 px .* got 16x16; resize the pictures"):
+    with pytest.raises(ValueError, match=r"expected images of 32x32 px .* got 16x16; resize the images"):
         TeachModule(SAM).embed(torch.zeros(1, 3, 16, 16))

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from fsdino.visualize import PALETTE, episode_strip, mask_iou, overlay, palette_color, sheet, to_picture, write_png
+from fsdino.visualize import PALETTE, episode_strip, mask_iou, overlay, palette_color, sheet, to_image, write_png
 
 
 def disc(size: int = 64, radius: int = 16, shift: int = 0) -> np.ndarray:
@@ -21,32 +21,32 @@ def disc(size: int = 64, radius: int = 16, shift: int = 0) -> np.ndarray:
 
 @pytest.mark.parametrize("tone", [0, 128, 255])
 def test_outline_shows_on_any_tone(tone: int) -> None:
-    picture, mask = np.full((64, 64, 3), tone, np.uint8), disc()
-    drawn = overlay(picture, mask).astype(int)
+    image, mask = np.full((64, 64, 3), tone, np.uint8), disc()
+    drawn = overlay(image, mask).astype(int)
     changed = np.abs(drawn - tone).max(axis=-1)
     rim = (np.asarray(changed) > 100).sum()
-    assert rim > 60, "one of the two outline tones contrasts with every picture"
+    assert rim > 60, "one of the two outline tones contrasts with every image"
     assert (drawn[0] == tone).all(), "far from the mask nothing changes"
     assert (drawn[32, 32] != tone).any(), "the inside is filled"
 
 
 def test_inputs_of_every_kind_draw_the_same() -> None:
-    picture = np.random.default_rng(0).integers(0, 256, (64, 48, 3), dtype=np.uint8)
-    tensor = torch.from_numpy(picture).permute(2, 0, 1) / 255
+    image = np.random.default_rng(0).integers(0, 256, (64, 48, 3), dtype=np.uint8)
+    tensor = torch.from_numpy(image).permute(2, 0, 1) / 255
     mask = disc()[:, :48]
-    expected = overlay(picture, mask)
-    assert np.array_equal(overlay(Image.fromarray(picture), Image.fromarray(mask)), expected)
+    expected = overlay(image, mask)
+    assert np.array_equal(overlay(Image.fromarray(image), Image.fromarray(mask)), expected)
     assert np.array_equal(overlay(tensor, torch.from_numpy(mask)[None] > 0), expected)
-    assert np.array_equal(overlay(picture, mask.astype(np.float32)), expected)
-    assert np.array_equal(to_picture(picture.astype(np.float32) / 255), picture)
-    grey = to_picture(picture[..., 0])
-    assert grey.shape == (64, 48, 3) and np.array_equal(grey[..., 2], picture[..., 0])
+    assert np.array_equal(overlay(image, mask.astype(np.float32)), expected)
+    assert np.array_equal(to_image(image.astype(np.float32) / 255), image)
+    grey = to_image(image[..., 0])
+    assert grey.shape == (64, 48, 3) and np.array_equal(grey[..., 2], image[..., 0])
 
 
 def test_the_input_is_left_alone() -> None:
-    picture = np.zeros((64, 64, 3), np.uint8)
-    overlay(picture, disc(), captions={1: "cat"})
-    assert not picture.any()
+    image = np.zeros((64, 64, 3), np.uint8)
+    overlay(image, disc(), captions={1: "cat"})
+    assert not image.any()
 
 
 def test_label_maps_get_a_colour_each_and_captions() -> None:
@@ -60,7 +60,7 @@ def test_label_maps_get_a_colour_each_and_captions() -> None:
     assert palette_color(8) == palette_color(1)
 
 
-def test_tiny_and_empty_pictures_are_drawn() -> None:
+def test_tiny_and_empty_images_are_drawn() -> None:
     assert overlay(np.zeros((3, 2, 3), np.uint8), np.ones((3, 2)), captions={1: "cat"}).shape == (3, 2, 3)
     assert not overlay(np.zeros((9, 9, 3), np.uint8), np.zeros((9, 9))).any()
 
@@ -73,23 +73,23 @@ def test_iou_leaves_ignored_pixels_out() -> None:
 
 
 def test_strip_shows_support_query_truth_and_prediction() -> None:
-    pictures = [np.full((64, 64, 3), 200, np.uint8), np.full((40, 80, 3), 30, np.uint8)]
+    images = [np.full((64, 64, 3), 200, np.uint8), np.full((40, 80, 3), 30, np.uint8)]
     masks = [disc(), disc(80)[20:60]]
-    strip = episode_strip(pictures, masks, pictures[0], disc(), disc(shift=4), class_name="cat", score=0.7, size=96)
+    strip = episode_strip(images, masks, images[0], disc(), disc(shift=4), class_name="cat", score=0.7, size=96)
     assert strip.dtype == np.uint8 and strip.shape[2] == 3
     assert strip.shape[1] == 5 * (96 + 4) + 4
-    bare = episode_strip(pictures[:1], masks[:1], pictures[0], None, disc(), size=96)
+    bare = episode_strip(images[:1], masks[:1], images[0], None, disc(), size=96)
     assert bare.shape[1] == 3 * (96 + 4) + 4, "no truth, no panel for it"
-    many = episode_strip(pictures * 5, masks * 5, pictures[0], disc(), disc(), size=96, max_support=2)
+    many = episode_strip(images * 5, masks * 5, images[0], disc(), disc(), size=96, max_support=2)
     assert many.shape[1] == strip.shape[1]
 
 
 def test_truth_and_prediction_are_drawn_alike() -> None:
-    picture, mask = np.full((96, 96, 3), 120, np.uint8), disc(96)
-    strip = episode_strip([picture], [mask], picture, mask, mask, size=96)
+    image, mask = np.full((96, 96, 3), 120, np.uint8), disc(96)
+    strip = episode_strip([image], [mask], image, mask, mask, size=96)
     panels = [strip[4:100, 4 + i * 100 : 100 + i * 100] for i in range(4)]
     assert np.array_equal(panels[0], panels[2]) and np.array_equal(panels[2], panels[3])
-    assert np.array_equal(panels[1], picture)
+    assert np.array_equal(panels[1], image)
 
 
 def test_sheet_keeps_every_strip() -> None:
@@ -100,20 +100,20 @@ def test_sheet_keeps_every_strip() -> None:
 
 
 def test_png_is_written_whole(tmp_path: Path) -> None:
-    picture = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
-    path = write_png(tmp_path / "new" / "a.png", picture)
-    assert np.array_equal(np.asarray(Image.open(path)), picture)
+    image = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    path = write_png(tmp_path / "new" / "a.png", image)
+    assert np.array_equal(np.asarray(Image.open(path)), image)
     assert [entry.name for entry in path.parent.iterdir()] == ["a.png"]
 
 
 def test_wrong_inputs_are_named() -> None:
     with pytest.raises(ValueError, match=r"shape \(4, 4, 7\) cannot be drawn"):
-        to_picture(np.zeros((4, 4, 7)))
-    with pytest.raises(ValueError, match=r"the mask is \(4, 5\) and the picture \(4, 4\)"):
+        to_image(np.zeros((4, 4, 7)))
+    with pytest.raises(ValueError, match=r"the mask is \(4, 5\) and the image \(4, 4\)"):
         overlay(np.zeros((4, 4, 3), np.uint8), np.zeros((4, 5)))
     with pytest.raises(ValueError, match=r"mask of shape \(2, 4, 4\)"):
         overlay(np.zeros((4, 4, 3), np.uint8), np.zeros((2, 4, 4)))
-    with pytest.raises(ValueError, match="2 support pictures and 1 masks"):
+    with pytest.raises(ValueError, match="2 support images and 1 masks"):
         episode_strip([0, 0], [0], 0, None, 0)
     with pytest.raises(ValueError, match="no strips"):
         sheet([])

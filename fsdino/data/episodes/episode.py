@@ -24,7 +24,7 @@ __all__ = [
 ]  # fmt: skip
 
 Transform = Callable[[np.ndarray, np.ndarray, np.random.Generator], tuple[np.ndarray, np.ndarray]]
-_MAX_TRIES = 50  # draws of a picture before an impossible request is reported
+_MAX_TRIES = 50  # draws of an image before an impossible request is reported
 _MAX_CLASSES = 8  # draws of a class before that is an error
 
 
@@ -32,7 +32,7 @@ class EpisodeData(Dataset[dict[str, Any]]):
     """The episodes of a fixed list, in order.
 
     Args:
-        index: data set that holds the pictures.
+        index: data set that holds the images.
         episodes: what to load.
         resize: square side S in pixels, or the method's own `Resize`.
     """
@@ -48,20 +48,20 @@ class EpisodeData(Dataset[dict[str, Any]]):
 
         Returns:
             `query_image` (3, S, S) float in [0, 1]; `query_mask` (S, S) long and `query_mask_original` (H, W) long at
-            the picture's own size, both {0, 1, 255 = ignore}; `support_images` (K, 3, S, S); `support_masks` (K, S, S)
+            the image's own size, both {0, 1, 255 = ignore}; `support_images` (K, 3, S, S); `support_masks` (K, S, S)
             float in [0, 1]; `class_id`; `episode_index`; `query_id`; `support_ids`.
 
         Raises:
-            ValueError: a support has no object pixel, or a mask does not have its picture's size.
+            ValueError: a support has no object pixel, or a mask does not have its image's size.
         """
         spec = self.episodes.episodes[i]
         image, mask = _load(self.index, spec.query, spec.class_id)
-        supports = [_load(self.index, picture, spec.class_id) for picture in spec.support]
-        for picture, (_, support_mask) in zip(spec.support, supports):
+        supports = [_load(self.index, image_id, spec.class_id) for image_id in spec.support]
+        for image_id, (_, support_mask) in zip(spec.support, supports):
             if not (support_mask == 1).any():
                 name = self.index.class_names.get(spec.class_id, spec.class_id)
                 raise ValueError(
-                    f"support mask of class '{name}' in picture '{picture}' has no foreground pixel; a reference needs "
+                    f"support mask of class '{name}' in image '{image_id}' has no foreground pixel; a reference needs "
                     "at least one: repair the mask or draw the episodes again."
                 )
         item = _tensors(self.resize, image, mask, supports)
@@ -74,18 +74,18 @@ class EpisodeData(Dataset[dict[str, Any]]):
         }
 
 
-class _NoPicture(ValueError):
-    """A class whose pictures cannot make an episode."""
+class _NoImage(ValueError):
+    """A class whose images cannot make an episode."""
 
 
 class TrainEpisodes(Dataset[dict[str, Any]]):
     """Randomly drawn episodes for training; item i depends on (seed, epoch, i) alone, whatever the number of workers.
 
-    A class is drawn (uniformly, unless weights are given), then a query, then K other pictures as supports.
+    A class is drawn (uniformly, unless weights are given), then a query, then K other images as supports.
 
     Args:
-        index: data set of training pictures.
-        classes: class ids to train on; those with fewer than K + 1 pictures are left out.
+        index: data set of training images.
+        classes: class ids to train on; those with fewer than K + 1 images are left out.
         resize: square side S in pixels, or the method's own `Resize`.
         shots: references per episode (K).
         length: episodes per epoch.
@@ -97,7 +97,7 @@ class TrainEpisodes(Dataset[dict[str, Any]]):
         class_weights: class -> how often it is drawn, relative to the others; None draws all equally often.
 
     Raises:
-        ValueError: no class has enough pictures, or a class no weight.
+        ValueError: no class has enough images, or a class no weight.
     """
 
     def __init__(
@@ -117,13 +117,13 @@ class TrainEpisodes(Dataset[dict[str, Any]]):
         self.index, self.resize = index, _as_resize(resize)
         self.shots, self.length, self.seed, self.epoch = shots, length, seed, epoch
         self.ignore_classes, self.absent_prob, self.transform = frozenset(ignore_classes), absent_prob, transform
-        self.pictures = {c: found for c in classes if len(found := index.pictures(c)) > shots}
-        self.classes = list(self.pictures)
+        self.images = {c: found for c in classes if len(found := index.images(c)) > shots}
+        self.classes = list(self.images)
         self._candidates: dict[int, Sequence[str]] = {}
         if not self.classes:
             raise ValueError(
-                f"no foreground class of '{index.name}' has {shots + 1} pictures, which a {shots}-shot training "
-                f"episode needs ({len(classes)} classes were given): add pictures or take fewer shots."
+                f"no foreground class of '{index.name}' has {shots + 1} images, which a {shots}-shot training "
+                f"episode needs ({len(classes)} classes were given): add images or take fewer shots."
             )
         self._probs = None if class_weights is None else self._shares(class_weights)
 
@@ -145,7 +145,7 @@ class TrainEpisodes(Dataset[dict[str, Any]]):
     def __getitem__(self, i: int) -> dict[str, Any]:
         """Draw episode i.
 
-        A class without usable pictures (all of its pixels are ignored, or its masks are empty) is warned of, and
+        A class without usable images (all of its pixels are ignored, or its masks are empty) is warned of, and
         another one drawn.
 
         Returns:
@@ -153,13 +153,13 @@ class TrainEpisodes(Dataset[dict[str, Any]]):
             for methods that are also asked to find the references' objects.
 
         Raises:
-            ValueError: no class drawn has usable pictures.
+            ValueError: no class drawn has usable images.
         """
         rng = np.random.default_rng(np.random.SeedSequence([self.seed, self.epoch, i]))
         for _ in range(_MAX_CLASSES - 1):
             try:
                 return self._episode(i, self._draw_class(rng), rng)
-            except _NoPicture as error:
+            except _NoImage as error:
                 warnings.warn(f"{error} Another class is drawn in its place.", stacklevel=2)
         return self._episode(i, self._draw_class(rng), rng)
 
@@ -167,14 +167,14 @@ class TrainEpisodes(Dataset[dict[str, Any]]):
         absent = bool(rng.random() < self.absent_prob)
         if absent and class_id not in self._candidates:
             self._candidates[class_id] = self.index.candidates(class_id)
-        pool = self._candidates[class_id] if absent else self.pictures[class_id]
+        pool = self._candidates[class_id] if absent else self.images[class_id]
         query_id, image, mask = self._pick(pool, class_id, rng, set(), absent)
         support_ids: list[str] = []
         supports = []
         for _ in range(self.shots):
             taken = {query_id, *support_ids}
-            picture, support_image, support_mask = self._pick(self.pictures[class_id], class_id, rng, taken, False)
-            support_ids.append(picture)
+            image_id, support_image, support_mask = self._pick(self.images[class_id], class_id, rng, taken, False)
+            support_ids.append(image_id)
             supports.append(self._augmented(support_image, support_mask, rng))
         image, mask = self._augmented(image, mask, rng)
         item = _tensors(self.resize, image, mask, supports)
@@ -186,20 +186,20 @@ class TrainEpisodes(Dataset[dict[str, Any]]):
     def _pick(
         self, pool: Sequence[str], class_id: int, rng: np.random.Generator, taken: set[str], absent: bool
     ) -> tuple[str, np.ndarray, np.ndarray]:
-        """Draw a picture that shows the class (or, when `absent`, does not) once ignored pixels are taken out."""
+        """Draw an image that shows the class (or, when `absent`, does not) once ignored pixels are taken out."""
         for _ in range(_MAX_TRIES * (1 + len(taken))):
-            picture = pool[int(rng.integers(len(pool)))]
-            if picture in taken or (absent and class_id in self.index.classes_in(picture)):
+            image_id = pool[int(rng.integers(len(pool)))]
+            if image_id in taken or (absent and class_id in self.index.classes_in(image_id)):
                 continue
-            image, mask = _load(self.index, picture, class_id)
-            for other in sorted(self.index.classes_in(picture) & self.ignore_classes):
-                mask = np.where(self.index.load_mask(picture, other) != 0, IGNORE, mask).astype(np.uint8)
+            image, mask = _load(self.index, image_id, class_id)
+            for other in sorted(self.index.classes_in(image_id) & self.ignore_classes):
+                mask = np.where(self.index.load_mask(image_id, other) != 0, IGNORE, mask).astype(np.uint8)
             if absent or (mask == 1).any():
-                return picture, image, mask
+                return image_id, image, mask
         name = self.index.class_names[class_id]
         wanted = f"without class '{name}'" if absent else f"with a usable mask of class '{name}'"
-        raise _NoPicture(
-            f"found no picture {wanted} in '{self.index.name}' ({len(pool)} tried at random): "
+        raise _NoImage(
+            f"found no image {wanted} in '{self.index.name}' ({len(pool)} tried at random): "
             + ("set absent_prob to 0." if absent else "repair its masks or leave the class out.")
         )
 
@@ -217,7 +217,7 @@ def collate_episodes(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
     Returns:
         Tensors with a leading B; `class_id` and `episode_index` as (B,) long; `query_mask_original`, `query_id` and
-        `support_ids` stay lists of length B, as pictures differ in size.
+        `support_ids` stay lists of length B, as images differ in size.
     """
     batch: dict[str, Any] = {}
     for key in items[0]:
@@ -236,9 +236,9 @@ def image_tensor(image: np.ndarray) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).float() / 255
 
 
-def _load(index: ClassIndex, picture: str, class_id: int) -> tuple[np.ndarray, np.ndarray]:
-    image, mask = index.load_image(picture), index.load_mask(picture, class_id)
-    check_mask_size(mask, image.shape[:2], f"{picture} (class {class_id})")
+def _load(index: ClassIndex, image_id: str, class_id: int) -> tuple[np.ndarray, np.ndarray]:
+    image, mask = index.load_image(image_id), index.load_mask(image_id, class_id)
+    check_mask_size(mask, image.shape[:2], f"{image_id} (class {class_id})")
     return image, mask
 
 
@@ -249,7 +249,7 @@ def _tensors(
     return {
         "query_image": resize.image(image_tensor(image)),
         "query_mask": resize.truth(torch.from_numpy(mask).long()),
-        "support_images": torch.stack([resize.image(image_tensor(picture)) for picture, _ in supports]),
+        "support_images": torch.stack([resize.image(image_tensor(support)) for support, _ in supports]),
         "support_masks": torch.stack(soft),
     }
 

@@ -19,7 +19,7 @@ Order = Literal["random", "each", "first"]
 
 @dataclass(frozen=True)
 class EpisodeSpec:
-    """One test case by name: segment this class in `query`, shown in the `support` pictures."""
+    """One test case by name: segment this class in `query`, shown in the `support` images."""
 
     class_id: int
     query: str
@@ -81,8 +81,8 @@ class EpisodeList:
         return sorted({episode.class_id for episode in self.episodes})
 
     @property
-    def pictures(self) -> set[str]:
-        """Every picture that is a query or a support: what no training stage may see."""
+    def images(self) -> set[str]:
+        """Every image that is a query or a support: what no training stage may see."""
         return {p for e in self.episodes for p in (e.query, *e.support)}
 
     @property
@@ -103,26 +103,26 @@ class EpisodeList:
         replacement: bool = False,
         skip_rare: bool = False,
     ) -> EpisodeList:
-        """Draw a list from the novel classes of a fold. Pictures whose mask is empty are passed over.
+        """Draw a list from the novel classes of a fold. Images whose mask is empty are passed over.
 
         Args:
-            index: data set of test pictures.
+            index: data set of test images.
             fold: which of its folds.
             shots: references per episode, at least 1.
             num_episodes: length of the list, for order "random".
             seed: seed of the draw.
             protocol: name written into the list.
-            order: "random" draws a class, then a query, then supports, each uniformly; "each" takes every picture
-                of every class once as query; "first" takes a class's first pictures as supports and each other one
+            order: "random" draws a class, then a query, then supports, each uniformly; "each" takes every image
+                of every class once as query; "first" takes a class's first images as supports and each other one
                 as query (videos, PerSeg).
             replacement: let supports repeat each other (HSNet's line does for K > 1); the query is never one.
-            skip_rare: leave out classes with too few pictures instead of refusing.
+            skip_rare: leave out classes with too few images instead of refusing.
 
         Returns:
             The list; equal arguments give an equal list on every machine.
 
         Raises:
-            ValueError: no such fold, fewer than one shot, or a class has too few pictures.
+            ValueError: no such fold, fewer than one shot, or a class has too few images.
         """
         if shots < 1:
             raise ValueError(f"episodes need at least 1 shot, got {shots}.")
@@ -196,14 +196,14 @@ class EpisodeList:
         """Check that every episode is possible on a data set as it lies on disk.
 
         Args:
-            index: data set of test pictures.
+            index: data set of test images.
 
         Raises:
-            ValueError: a class is not of this fold, a picture is missing or does not count for its class, the query is
+            ValueError: a class is not of this fold, an image is missing or does not count for its class, the query is
                 among the supports, or the number of supports is wrong; the message names the first such episode.
         """
         novel = set(index.novel_classes(self.fold))
-        known = {class_id: set(index.pictures(class_id)) for class_id in novel}
+        known = {class_id: set(index.images(class_id)) for class_id in novel}
         for number, episode in enumerate(self.episodes):
             problem = _problem(episode, self.shots, known)
             if problem:
@@ -225,58 +225,58 @@ def _problem(episode: EpisodeSpec, shots: int, known: dict[int, set[str]]) -> st
         return f"it has {len(episode.support)} supports, the list says {shots}"
     if episode.query in episode.support:
         return f"query '{episode.query}' is among its own supports"
-    for picture in (episode.query, *episode.support):
-        if picture not in known[episode.class_id]:
-            return f"picture '{picture}' is missing or does not count for class {episode.class_id}"
+    for image in (episode.query, *episode.support):
+        if image not in known[episode.class_id]:
+            return f"image '{image}' is missing or does not count for class {episode.class_id}"
     return ""
 
 
 class _Pools:
-    """Pictures of each novel class that are left to draw from: empty masks are found, and dropped, when drawn."""
+    """Images of each novel class that are left to draw from: empty masks are found, and dropped, when drawn."""
 
     def __init__(self, index: ClassIndex, fold: int, shots: int, needed: int, skip_rare: bool) -> None:
         self._index, self._fold, self._shots, self._needed = index, fold, shots, needed
         self._usable: dict[tuple[int, str], bool] = {}
-        self._pictures: dict[int, list[str]] = {}
+        self._images: dict[int, list[str]] = {}
         for class_id in index.novel_classes(fold):
-            pictures = sorted(index.pictures(class_id))
-            if len(pictures) < 2 * needed:  # every picture matters, so look at the masks now
-                pictures = [picture for picture in pictures if index.object_pixels(picture, class_id) > 0]
-            if len(pictures) >= needed:
-                self._pictures[class_id] = pictures
+            images = sorted(index.images(class_id))
+            if len(images) < 2 * needed:  # every image matters, so look at the masks now
+                images = [image for image in images if index.object_pixels(image, class_id) > 0]
+            if len(images) >= needed:
+                self._images[class_id] = images
             elif not skip_rare:
-                self._insist(class_id, len(pictures))
-        self.classes = list(self._pictures)
+                self._insist(class_id, len(images))
+        self.classes = list(self._images)
         if not self.classes:
             raise ValueError(
-                f"no class of '{index.name}' fold {fold} has the {needed} pictures that {shots}-shot episodes need; "
-                "add pictures or take fewer shots."
+                f"no class of '{index.name}' fold {fold} has the {needed} images that {shots}-shot episodes need; "
+                "add images or take fewer shots."
             )
 
     def __getitem__(self, class_id: int) -> list[str]:
-        return self._pictures[class_id]
+        return self._images[class_id]
 
-    def usable(self, class_id: int, picture: str) -> bool:
-        """Whether the class has a pixel there; if not, the picture is dropped."""
-        key = (class_id, picture)
+    def usable(self, class_id: int, image: str) -> bool:
+        """Whether the class has a pixel there; if not, the image is dropped."""
+        key = (class_id, image)
         if key not in self._usable:
-            self._usable[key] = self._index.object_pixels(picture, class_id) > 0
+            self._usable[key] = self._index.object_pixels(image, class_id) > 0
             if not self._usable[key]:
-                self._pictures[class_id].remove(picture)
-                self._insist(class_id, len(self._pictures[class_id]))
+                self._images[class_id].remove(image)
+                self._insist(class_id, len(self._images[class_id]))
         return self._usable[key]
 
     def pick(self, class_id: int, random: PortableRandom, taken: tuple[str, ...]) -> str:
         while True:
-            pool = self._pictures[class_id]
-            picture = pool[random.below(len(pool))]
-            if picture not in taken and self.usable(class_id, picture):
-                return picture
+            pool = self._images[class_id]
+            image = pool[random.below(len(pool))]
+            if image not in taken and self.usable(class_id, image):
+                return image
 
     def _insist(self, class_id: int, count: int) -> None:
         if count < self._needed:
             raise ValueError(
                 f"class '{self._index.class_names[class_id]}' of '{self._index.name}' fold {self._fold} has {count} "
-                f"picture(s) with a mask, {self._shots}-shot episodes need {self._needed}: add pictures, take fewer "
+                f"image(s) with a mask, {self._shots}-shot episodes need {self._needed}: add images, take fewer "
                 "shots, or leave such classes out with skip_rare."
             )

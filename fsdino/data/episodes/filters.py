@@ -1,4 +1,4 @@
-"""Which pictures of the base classes a fold trains on: the two schools of the field, and none."""
+"""Which images of the base classes a fold trains on: the two schools of the field, and none."""
 
 from __future__ import annotations
 
@@ -11,39 +11,39 @@ PFENET_MIN_PIXELS = 2 * 32 * 32
 
 
 def training_view(index: ClassIndex, fold: int, rule: TrainFilter = "none") -> ClassIndex:
-    """Pictures that may be trained on in a fold.
+    """Images that may be trained on in a fold.
 
-    - "none", "hsnet": every picture of a base class; novel objects in it are background ("hsnet") or ignored, which
+    - "none", "hsnet": every image of a base class; novel objects in it are background ("hsnet") or ignored, which
       `novel_as_ignore` says.
-    - "pfenet": pictures with a novel class in them are dropped, and so are (picture, class) pairs of fewer than 2,048
+    - "pfenet": images with a novel class in them are dropped, and so are (image, class) pairs of fewer than 2,048
       pixels.
 
     Args:
-        index: data set of training pictures.
+        index: data set of training images.
         fold: fold whose novel classes are held out.
         rule: see above.
 
     Returns:
-        A data set of the same classes in which novel classes have no picture.
+        A data set of the same classes in which novel classes have no image.
 
     Raises:
         ValueError: no such rule or fold.
     """
     base, novel = index.base_classes(fold), set(index.novel_classes(fold))
     if rule in ("none", "hsnet"):
-        return SubsetIndex(index, {class_id: index.pictures(class_id) for class_id in base})
+        return SubsetIndex(index, {class_id: index.images(class_id) for class_id in base})
     if rule != "pfenet":
         raise ValueError(f"there is no training filter '{rule}'; there are 'none', 'hsnet' and 'pfenet'.")
     shown: dict[str, list[int]] = {}
     for class_id in base:
-        for picture in index.pictures(class_id):
-            shown.setdefault(picture, []).append(class_id)
+        for image in index.images(class_id):
+            shown.setdefault(image, []).append(class_id)
     keep: dict[int, list[str]] = {class_id: [] for class_id in base}
-    for picture, classes in shown.items():  # picture by picture, as readers keep the last one at hand
-        if not index.classes_in(picture) & novel:
+    for image, classes in shown.items():  # image by image, as readers keep the last one at hand
+        if not index.classes_in(image) & novel:
             for class_id in classes:
-                if index.object_pixels(picture, class_id) >= PFENET_MIN_PIXELS:
-                    keep[class_id].append(picture)
+                if index.object_pixels(image, class_id) >= PFENET_MIN_PIXELS:
+                    keep[class_id].append(image)
     return SubsetIndex(index, keep)
 
 

@@ -1,4 +1,4 @@
-"""Published evaluation protocols by name: seed, number of episodes, scoring resolution, training pictures, supports."""
+"""Published evaluation protocols by name: seed, number of episodes, scoring resolution, training images, supports."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class Protocol:
         seed: seed of the episode list.
         episodes: data set -> episodes a fold, where it differs from `default_episodes`.
         default_episodes: episodes a fold.
-        scoring: "network" scores at the network's square, "original" at the picture's own size.
-        train_filter: which pictures of base classes are trained on (`fsdino.data.episodes.filters`).
+        scoring: "network" scores at the network's square, "original" at the image's own size.
+        train_filter: which images of base classes are trained on (`fsdino.data.episodes.filters`).
         replacement: supports may repeat each other.
     """
 
@@ -40,7 +40,7 @@ class Protocol:
     replacement: bool = False
 
     def order(self, dataset: str) -> Order:
-        """How queries are chosen: DAVIS and PerSeg start from the first picture, FSS-1000 takes each picture once."""
+        """How queries are chosen: DAVIS and PerSeg start from the first image, FSS-1000 takes each image once."""
         if dataset.startswith("davis") or dataset == "perseg":
             return "first"
         return "each" if dataset == "fss1000" else "random"
@@ -61,12 +61,12 @@ class Protocol:
         """Draw this protocol's list.
 
         Args:
-            index: data set of test pictures.
+            index: data set of test images.
             fold: which of its folds.
             shots: references per episode.
             num_episodes: in place of the protocol's number.
             seed: in place of the protocol's seed.
-            skip_rare: leave out classes with too few pictures instead of refusing.
+            skip_rare: leave out classes with too few images instead of refusing.
 
         Raises:
             ValueError: as `EpisodeList.draw`.

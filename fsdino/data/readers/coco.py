@@ -19,10 +19,10 @@ _Instance = tuple[int, bool, Any]  # class id, crowd, segmentation as pycocotool
 
 
 class CocoIndex(ClassIndex):
-    """Instances of a COCO-format JSON as one binary mask per picture and class.
+    """Instances of a COCO-format JSON as one binary mask per image and class.
 
     A class's mask is 1 on its instances; a region marked `iscrowd` is 255 (ignore) where no instance of the class lies.
-    Picture ids are the JSON's file names, class ids its category ids. With `overlap="union"` each class's mask is the
+    Image ids are the JSON's file names, class ids its category ids. With `overlap="union"` each class's mask is the
     union of its instances, so masks of two classes may overlap. With `overlap="painted"` they come from one label map,
     as COCO-20i's do: crowds are painted first (as ignore), then the instances in the order of the file, later ones over
     earlier ones.
@@ -32,15 +32,15 @@ class CocoIndex(ClassIndex):
             compressed RLE.
         image_dir: folder that the file names are relative to.
         name: name of the data set.
-        min_cover: smallest share of the picture, in [0, 1], that a class has to exceed to count for the picture.
-        min_pixels: smallest number of pixels that a class needs to count for the picture.
+        min_cover: smallest share of the image, in [0, 1], that a class has to exceed to count for the image.
+        min_pixels: smallest number of pixels that a class needs to count for the image.
         overlap: see above.
         num_folds: the class with position i among the sorted ids is novel in fold i mod `num_folds`.
-        file_name: picture's JSON entry -> file name, for files that do not name it in `file_name`.
+        file_name: image's JSON entry -> file name, for files that do not name it in `file_name`.
 
     Raises:
-        DataSetError: a file is missing or damaged, an annotation is of an unknown picture or category, a mask has
-            another size than its picture, or no class has a picture.
+        DataSetError: a file is missing or damaged, an annotation is of an unknown image or category, a mask has
+            another size than its image, or no class has an image.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class CocoIndex(ClassIndex):
     ) -> None:
         self.name, self.overlap = name, overlap
         self.annotations = existing(annotations, "the JSON file with the masks")
-        self.image_dir = existing(image_dir, "the folder of pictures")
+        self.image_dir = existing(image_dir, "the folder of images")
         raw = read_json(self.annotations, ("images", "annotations", "categories"))
         self._sizes: dict[str, tuple[int, int]] = {}
         self._instances: dict[str, list[_Instance]] = {}
@@ -67,59 +67,59 @@ class CocoIndex(ClassIndex):
             raise self._malformed(error) from error
         class_ids = sorted(self.class_names)
         self.folds = [class_ids[fold::num_folds] for fold in range(num_folds)]
-        self._painted: tuple[str, np.ndarray] | None = None  # masks of one picture are asked for one after the other
-        self._pictures = self._count(min_cover, min_pixels)
-        if not any(self._pictures.values()):
-            raise DataSetError(f"'{self.annotations}' has no class with a picture: it holds no usable mask.")
+        self._painted: tuple[str, np.ndarray] | None = None  # masks of one image are asked for one after the other
+        self._images = self._count(min_cover, min_pixels)
+        if not any(self._images.values()):
+            raise DataSetError(f"'{self.annotations}' has no class with an image: it holds no usable mask.")
 
-    def pictures(self, class_id: int) -> list[str]:
-        return list(self._pictures.get(class_id, []))
+    def images(self, class_id: int) -> list[str]:
+        return list(self._images.get(class_id, []))
 
     def all_images(self) -> list[str]:
-        """Ids of all pictures in the JSON, also those without a mask."""
+        """Ids of all images in the JSON, also those without a mask."""
         return sorted(self._sizes)
 
-    def load_image(self, picture_id: str) -> np.ndarray:
-        return read_image(self.image_dir / picture_id)
+    def load_image(self, image_id: str) -> np.ndarray:
+        return read_image(self.image_dir / image_id)
 
-    def classes_in(self, picture_id: str) -> set[int]:
-        return {class_id for class_id, _, _ in self._instances.get(picture_id, [])}
+    def classes_in(self, image_id: str) -> set[int]:
+        return {class_id for class_id, _, _ in self._instances.get(image_id, [])}
 
-    def load_mask(self, picture_id: str, class_id: int) -> np.ndarray:
-        size = self._size(picture_id)
+    def load_mask(self, image_id: str, class_id: int) -> np.ndarray:
+        size = self._size(image_id)
         if self.overlap == "painted":
-            labels = self.label_map(picture_id)
+            labels = self.label_map(image_id)
             mask = (labels == class_id).astype(np.uint8)
             mask[labels == -1] = IGNORE
             return mask
         crowd, mask = np.zeros(size, np.uint8), np.zeros(size, np.uint8)
-        for own_class, is_crowd, segmentation in self._instances[picture_id]:
+        for own_class, is_crowd, segmentation in self._instances[image_id]:
             if own_class == class_id:
-                np.maximum(mask if not is_crowd else crowd, self._decode(picture_id, segmentation),
+                np.maximum(mask if not is_crowd else crowd, self._decode(image_id, segmentation),
                            out=mask if not is_crowd else crowd)
         mask[(crowd == 1) & (mask == 0)] = IGNORE
         return mask
 
-    def label_map(self, picture_id: str) -> np.ndarray:
+    def label_map(self, image_id: str) -> np.ndarray:
         """One class id a pixel in the documented painting order.
 
         Returns:
             (H, W) int64: category id, 0 where there is none (category ids start at 1), -1 on crowds.
         """
-        if self._painted is None or self._painted[0] != picture_id:
-            labels = np.zeros(self._size(picture_id), np.int64)
-            for class_id, crowd, segmentation in sorted(self._instances[picture_id], key=lambda one: not one[1]):
-                labels[self._decode(picture_id, segmentation) == 1] = -1 if crowd else class_id
-            self._painted = (picture_id, labels)
+        if self._painted is None or self._painted[0] != image_id:
+            labels = np.zeros(self._size(image_id), np.int64)
+            for class_id, crowd, segmentation in sorted(self._instances[image_id], key=lambda one: not one[1]):
+                labels[self._decode(image_id, segmentation) == 1] = -1 if crowd else class_id
+            self._painted = (image_id, labels)
         return self._painted[1]
 
-    def _size(self, picture_id: str) -> tuple[int, int]:
-        if picture_id not in self._sizes:
-            raise DataSetError(f"picture '{picture_id}' is not in '{self.annotations}': check the episode list.")
-        return self._sizes[picture_id]
+    def _size(self, image_id: str) -> tuple[int, int]:
+        if image_id not in self._sizes:
+            raise DataSetError(f"image '{image_id}' is not in '{self.annotations}': check the episode list.")
+        return self._sizes[image_id]
 
-    def _decode(self, picture_id: str, segmentation: Any) -> np.ndarray:
-        height, width = self._sizes[picture_id]
+    def _decode(self, image_id: str, segmentation: Any) -> np.ndarray:
+        height, width = self._sizes[image_id]
         if isinstance(segmentation, list):
             # pycocotools takes a first polygon of four numbers for a box; less than three corners have no area
             polygons = [p.tolist() for p in segmentation if len(p) >= 6]
@@ -127,11 +127,11 @@ class CocoIndex(ClassIndex):
                 return np.zeros((height, width), np.uint8)
             return rle_tools.decode(rle_tools.merge(rle_tools.frPyObjects(polygons, height, width)))
         if not isinstance(segmentation, dict) or not {"size", "counts"} <= segmentation.keys():
-            raise self._malformed(f"a mask of picture '{picture_id}' is neither polygons nor RLE")
+            raise self._malformed(f"a mask of image '{image_id}' is neither polygons nor RLE")
         if list(segmentation["size"]) != [height, width]:
             raise DataSetError(
-                f"a mask of picture '{picture_id}' in '{self.annotations}' has size {list(segmentation['size'])}, the "
-                f"picture is [{height}, {width}] (height, width): export the masks at the picture's size."
+                f"a mask of image '{image_id}' in '{self.annotations}' has size {list(segmentation['size'])}, the "
+                f"image is [{height}, {width}] (height, width): export the masks at the image's size."
             )
         if isinstance(segmentation["counts"], list):
             segmentation = rle_tools.frPyObjects(segmentation, height, width)
@@ -144,17 +144,17 @@ class CocoIndex(ClassIndex):
     def _read_instances(self, raw: dict[str, Any], file_name: Callable[[dict[str, Any]], str]) -> None:
         names: dict[int, str] = {}
         for entry in raw["images"]:
-            picture = file_name(entry)
-            if picture in self._sizes:
-                raise DataSetError(f"'{self.annotations}' lists picture '{picture}' twice: remove one entry.")
-            names[entry["id"]] = picture
-            self._sizes[picture] = (int(entry["height"]), int(entry["width"]))
-            self._instances[picture] = []
+            image = file_name(entry)
+            if image in self._sizes:
+                raise DataSetError(f"'{self.annotations}' lists image '{image}' twice: remove one entry.")
+            names[entry["id"]] = image
+            self._sizes[image] = (int(entry["height"]), int(entry["width"]))
+            self._instances[image] = []
         for annotation in raw["annotations"]:
             where = f"annotation {annotation.get('id')} in '{self.annotations}'"
             if annotation["image_id"] not in names:
                 raise DataSetError(f"{where} is of image id {annotation['image_id']}, which 'images' does not list: "
-                                   "remove the annotation or add the picture's entry.")
+                                   "remove the annotation or add the image's entry.")
             if annotation["category_id"] not in self.class_names:
                 raise DataSetError(f"{where} is of category {annotation['category_id']}, which 'categories' does not "
                                    "list: add the category.")
@@ -165,16 +165,16 @@ class CocoIndex(ClassIndex):
             self._instances[names[annotation["image_id"]]].append(instance)
 
     def _count(self, min_cover: float, min_pixels: int) -> dict[int, list[str]]:
-        """Class id -> pictures that count for it. Masks are drawn only where a smallest size is asked for."""
+        """Class id -> images that count for it. Masks are drawn only where a smallest size is asked for."""
         found: dict[int, list[str]] = {class_id: [] for class_id in self.class_names}
-        for picture in sorted(self._sizes):
-            height, width = self._sizes[picture]
-            for class_id in sorted({c for c, crowd, _ in self._instances[picture] if not crowd}):
+        for image in sorted(self._sizes):
+            height, width = self._sizes[image]
+            for class_id in sorted({c for c, crowd, _ in self._instances[image] if not crowd}):
                 if min_cover > 0 or min_pixels > 0:
-                    pixels = self.object_pixels(picture, class_id)
+                    pixels = self.object_pixels(image, class_id)
                     if pixels < min_pixels or pixels <= min_cover * height * width:
                         continue
-                found[class_id].append(picture)
+                found[class_id].append(image)
         return found
 
 
@@ -184,7 +184,7 @@ def coco20i(root: str | Path, split: Literal["train", "val"] = "val", overlap: O
     Args:
         root: folder with `train2014/`, `val2014/` and `annotations/instances_{train,val}2014.json`, or the one
             holding it as `COCO2014/`.
-        split: pictures to use: "train" for base classes, "val" for test episodes.
+        split: images to use: "train" for base classes, "val" for test episodes.
         overlap: "painted" = one label per pixel, as in the field; "union" = each class's own instances.
 
     Raises:
@@ -207,12 +207,12 @@ def coco_folder(
     overlap: Overlap = "union",
     num_folds: int = 4,
 ) -> CocoIndex:
-    """Any COCO-format file with its pictures.
+    """Any COCO-format file with its images.
 
     Args:
-        root: folder that holds both, or the JSON file itself (the pictures are looked for beside it then).
+        root: folder that holds both, or the JSON file itself (the images are looked for beside it then).
         annotations: the JSON file, relative to the root.
-        images: the folder of pictures, relative to the root; "." for the root itself.
+        images: the folder of images, relative to the root; "." for the root itself.
         name, min_cover, min_pixels, overlap, num_folds: as in `CocoIndex`.
 
     Raises:

@@ -14,7 +14,7 @@ from fsdino.data.images import IGNORE, check_mask_size, image_size, read_image, 
 
 ROOTS = ("DAVIS", "DAVIS-data/DAVIS", ".")
 PUBLISHED_SEQUENCES = {(2016, "train"): 30, (2016, "val"): 20, (2017, "train"): 60, (2017, "val"): 30}
-BOUNDARY_TOLERANCE = 0.008  # of the picture's diagonal
+BOUNDARY_TOLERANCE = 0.008  # of the image's diagonal
 
 
 class DavisIndex(ClassIndex):
@@ -25,7 +25,7 @@ class DavisIndex(ClassIndex):
 
     Args:
         root: folder with `JPEGImages/480p`, `Annotations/480p` and `ImageSets/<year>/<split>.txt`, or one holding it as
-            `DAVIS/`. Picture ids are such as `bear/00000`.
+            `DAVIS/`. Image ids are such as `bear/00000`.
         split: "train" or "val".
         year: 2016 or 2017.
         resolution: folder of the frames, "480p" or "Full-Resolution".
@@ -56,28 +56,28 @@ class DavisIndex(ClassIndex):
                 self._object[class_id] = (sequence, number)
         self.folds = [list(self.class_names)]
 
-    def pictures(self, class_id: int) -> list[str]:
+    def images(self, class_id: int) -> list[str]:
         sequence, _ = self._object[class_id]
         return [f"{sequence}/{frame}" for frame in self._frames[sequence]]
 
-    def load_image(self, picture_id: str) -> np.ndarray:
-        return read_image(self._images / f"{picture_id}.jpg")
+    def load_image(self, image_id: str) -> np.ndarray:
+        return read_image(self._images / f"{image_id}.jpg")
 
-    def load_mask(self, picture_id: str, class_id: int) -> np.ndarray:
+    def load_mask(self, image_id: str, class_id: int) -> np.ndarray:
         sequence, number = self._object[class_id]
-        if picture_id.partition("/")[0] != sequence:
-            return np.zeros(image_size(self._images / f"{picture_id}.jpg"), np.uint8)
-        path = self._masks / f"{picture_id}.png"
+        if image_id.partition("/")[0] != sequence:
+            return np.zeros(image_size(self._images / f"{image_id}.jpg"), np.uint8)
+        path = self._masks / f"{image_id}.png"
         labels = read_labels(path)
-        check_mask_size(labels, image_size(self._images / f"{picture_id}.jpg"), path)
+        check_mask_size(labels, image_size(self._images / f"{image_id}.jpg"), path)
         if self.year == 2016:
             return (labels > 0).astype(np.uint8)
         return np.where(labels == IGNORE, IGNORE, labels == number).astype(np.uint8)
 
-    def classes_in(self, picture_id: str) -> set[int]:
-        sequence = picture_id.partition("/")[0]
+    def classes_in(self, image_id: str) -> set[int]:
+        sequence = image_id.partition("/")[0]
         own = [class_id for class_id, (name, _) in self._object.items() if name == sequence]
-        return {class_id for class_id in own if (self.load_mask(picture_id, class_id) == 1).any()}
+        return {class_id for class_id in own if (self.load_mask(image_id, class_id) == 1).any()}
 
     def _objects(self, sequence: str, first_frame: str) -> list[int]:
         labels = read_labels(self._masks / sequence / f"{first_frame}.png")
@@ -110,7 +110,7 @@ def boundary_f(pred: np.ndarray, truth: np.ndarray, tolerance: float = BOUNDARY_
     Args:
         pred: (H, W) bool.
         truth: (H, W) in {0, 1, 255 = ignore}.
-        tolerance: distance as a share of the picture's diagonal, rounded up to pixels.
+        tolerance: distance as a share of the image's diagonal, rounded up to pixels.
 
     Returns:
         F in [0, 1]; 1 when neither has an outline.

@@ -1,4 +1,4 @@
-"""A user's own folder of pictures and masks, in the three ways that people lay them out."""
+"""A user's own folder of images and masks, in the three ways that people lay them out."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from fsdino.data.class_index import ClassIndex
 from fsdino.data.files import DataSetError, existing, files_by_stem, shown
-from fsdino.data.images import PICTURE_SUFFIXES, check_mask_size, image_size, read_image, read_mask
+from fsdino.data.images import IMAGE_SUFFIXES, check_mask_size, image_size, read_image, read_mask
 from fsdino.data.readers.coco import read_json
 from fsdino.data.readers.label_maps import LabelMapIndex
 
@@ -23,11 +23,11 @@ LAYOUTS = (
 
 
 class MaskFolderIndex(ClassIndex):
-    """Pictures with one black and white mask each: a picture shows the class of its folder and no other.
+    """Images with one black and white mask each: an image shows the class of its folder and no other.
 
     Args:
         name: name of the data set.
-        files: class name -> picture name -> (picture, mask). Picture ids are `<class>/<name>`.
+        files: class name -> image name -> (image, mask). Image ids are `<class>/<name>`.
         class_ids: class name -> id; None counts the sorted names.
         folds: novel class ids per fold; None puts class i into fold i mod 4 (fewer folds when there are fewer classes).
         threshold: smallest mask value in [1, 255] that counts as object.
@@ -48,39 +48,39 @@ class MaskFolderIndex(ClassIndex):
         spread = [sorted(self.class_names)[fold::count] for fold in range(count)]
         self.folds = spread if folds is None else [list(fold) for fold in folds]
 
-    def pictures(self, class_id: int) -> list[str]:
+    def images(self, class_id: int) -> list[str]:
         class_name = self.class_names[class_id]
         return [f"{class_name}/{stem}" for stem in self._files[class_name]]
 
-    def load_image(self, picture_id: str) -> np.ndarray:
-        return read_image(self._paths(picture_id)[0])
+    def load_image(self, image_id: str) -> np.ndarray:
+        return read_image(self._paths(image_id)[0])
 
-    def load_mask(self, picture_id: str, class_id: int) -> np.ndarray:
-        image_path, mask_path = self._paths(picture_id)
-        if self.classes_in(picture_id) != {class_id}:
+    def load_mask(self, image_id: str, class_id: int) -> np.ndarray:
+        image_path, mask_path = self._paths(image_id)
+        if self.classes_in(image_id) != {class_id}:
             return np.zeros(image_size(image_path), np.uint8)
         mask = self._read_mask(mask_path)
         check_mask_size(mask, image_size(image_path), mask_path)
         return mask
 
-    def classes_in(self, picture_id: str) -> set[int]:
-        return {self._class_ids[picture_id.rpartition("/")[0]]}
+    def classes_in(self, image_id: str) -> set[int]:
+        return {self._class_ids[image_id.rpartition("/")[0]]}
 
     def _read_mask(self, path: Path) -> np.ndarray:
         return read_mask(path, self._threshold)
 
-    def _paths(self, picture_id: str) -> tuple[Path, Path]:
-        class_name, _, stem = picture_id.rpartition("/")
+    def _paths(self, image_id: str) -> tuple[Path, Path]:
+        class_name, _, stem = image_id.rpartition("/")
         if stem not in self._files.get(class_name, {}):
-            raise DataSetError(f"data set '{self.name}' has no picture '{picture_id}': check the root or the list.")
+            raise DataSetError(f"data set '{self.name}' has no image '{image_id}': check the root or the list.")
         return self._files[class_name][stem]
 
 
 def folder(
     root: str | Path, name: str = "folder", num_folds: int = 4, min_pixels: int = 1, min_cover: float = 0.0,
-    min_pictures: int = 1,
+    min_images: int = 1,
 ) -> ClassIndex:
-    """A folder of pictures and masks in one of these layouts, recognised by itself.
+    """A folder of images and masks in one of these layouts, recognised by itself.
 
     - `<class>/<name>.jpg` with `<class>/<name>.png` (or `<name>_mask.png`); the folder of one class will do
     - `images/<class>/<name>.jpg` with `masks/<class>/<name>.png`; without class folders all is one class, "object"
@@ -91,27 +91,27 @@ def folder(
         root: the folder.
         name: name of the data set.
         num_folds: for label maps: the class at position i is novel in fold i mod `num_folds`.
-        min_pixels: for label maps: smallest number of pixels that a class needs to count for a picture.
-        min_cover: for label maps: smallest share of the picture, in [0, 1], that a class has to exceed.
-        min_pictures: for label maps: classes with fewer pictures count for none.
+        min_pixels: for label maps: smallest number of pixels that a class needs to count for an image.
+        min_cover: for label maps: smallest share of the image, in [0, 1], that a class has to exceed.
+        min_images: for label maps: classes with fewer images count for none.
 
     Returns:
         The data set.
 
     Raises:
-        DataSetError: no layout fits, or a picture has no mask.
+        DataSetError: no layout fits, or an image has no mask.
     """
-    base = existing(root, "the folder of pictures and masks")
+    base = existing(root, "the folder of images and masks")
     if (base / "labels").is_dir():
-        return _label_folder(base, name, num_folds, min_pixels, min_cover, min_pictures)
+        return _label_folder(base, name, num_folds, min_pixels, min_cover, min_images)
     if (base / "images").is_dir() and (base / "masks").is_dir():
         files = _twin_trees(base / "images", base / "masks")
     else:
         files = {path.name: _class_folder(path) for path in shown(base) if path.is_dir()}
-        files = files or {base.resolve().name: _class_folder(base)}  # no folder inside: all pictures are of one class
+        files = files or {base.resolve().name: _class_folder(base)}  # no folder inside: all images are of one class
     files = {class_name: pairs for class_name, pairs in files.items() if pairs}
     if not files:
-        raise DataSetError(f"'{base}' holds no pictures with masks; expected one of: " + "; ".join(LAYOUTS) + ".")
+        raise DataSetError(f"'{base}' holds no images with masks; expected one of: " + "; ".join(LAYOUTS) + ".")
     return MaskFolderIndex(name, files)
 
 
@@ -132,16 +132,16 @@ def read_classes(path: Path) -> dict[int, str]:
 
 
 def _label_folder(
-    base: Path, name: str, num_folds: int, min_pixels: int, min_cover: float, min_pictures: int
+    base: Path, name: str, num_folds: int, min_pixels: int, min_cover: float, min_images: int
 ) -> LabelMapIndex:
     class_names = read_classes(base / "classes.json")
-    pictures = files_by_stem(existing(base / "images", "the folder of pictures"), PICTURE_SUFFIXES)
+    images = files_by_stem(existing(base / "images", "the folder of images"), IMAGE_SUFFIXES)
     labels = files_by_stem(base / "labels", MASK_SUFFIXES)
-    _insist_on_masks(pictures, labels, base / "labels")
+    _insist_on_masks(images, labels, base / "labels")
     class_ids = sorted(class_names)
     folds = [class_ids[fold::num_folds] for fold in range(num_folds)]
-    files = {stem: (path, labels[stem]) for stem, path in pictures.items()}
-    return LabelMapIndex(name, files, class_names, folds, min_pixels, min_cover, min_pictures)
+    files = {stem: (path, labels[stem]) for stem, path in images.items()}
+    return LabelMapIndex(name, files, class_names, folds, min_pixels, min_cover, min_images)
 
 
 def _twin_trees(images: Path, masks: Path) -> dict[str, dict[str, tuple[Path, Path]]]:
@@ -149,17 +149,17 @@ def _twin_trees(images: Path, masks: Path) -> dict[str, dict[str, tuple[Path, Pa
     found = {}
     for class_name in classes or ["object"]:
         image_dir, mask_dir = (images / class_name, masks / class_name) if classes else (images, masks)
-        pictures = files_by_stem(image_dir, PICTURE_SUFFIXES)
+        found_images = files_by_stem(image_dir, IMAGE_SUFFIXES)
         own = files_by_stem(existing(mask_dir, f"the masks of class '{class_name}'"), MASK_SUFFIXES)
         own = {stem.removesuffix("_mask"): path for stem, path in own.items()}
-        _insist_on_masks(pictures, own, mask_dir)
-        found[class_name] = {stem: (path, own[stem]) for stem, path in pictures.items()}
+        _insist_on_masks(found_images, own, mask_dir)
+        found[class_name] = {stem: (path, own[stem]) for stem, path in found_images.items()}
     return found
 
 
 def _class_folder(path: Path) -> dict[str, tuple[Path, Path]]:
-    """Pictures of one class beside their masks: `dog.jpg` + `dog.png`, or `dog.png` + `dog_mask.png`."""
-    files = [p for p in shown(path) if p.suffix.lower() in PICTURE_SUFFIXES]
+    """Images of one class beside their masks: `dog.jpg` + `dog.png`, or `dog.png` + `dog_mask.png`."""
+    files = [p for p in shown(path) if p.suffix.lower() in IMAGE_SUFFIXES]
     masks = {p.stem.removesuffix("_mask"): p for p in files if p.stem.endswith("_mask")}
     rest = [p for p in files if not p.stem.endswith("_mask")]
     photos = {p.stem: p for p in rest if p.suffix.lower() not in MASK_SUFFIXES}
@@ -171,15 +171,15 @@ def _class_folder(path: Path) -> dict[str, tuple[Path, Path]]:
                 photos[p.stem] = p
     lonely = sorted(set(masks) - set(photos))
     if lonely and photos:
-        raise DataSetError(f"mask '{masks[lonely[0]]}' has no picture of the same name: add '{lonely[0]}.jpg' or "
+        raise DataSetError(f"mask '{masks[lonely[0]]}' has no image of the same name: add '{lonely[0]}.jpg' or "
                            "remove the mask.")
     if photos:
         _insist_on_masks(photos, masks, path)
     return {stem: (photo, masks[stem]) for stem, photo in sorted(photos.items())}
 
 
-def _insist_on_masks(pictures: dict[str, Path], masks: dict[str, Path], mask_dir: Path) -> None:
-    lacking = sorted(set(pictures) - set(masks))
+def _insist_on_masks(images: dict[str, Path], masks: dict[str, Path], mask_dir: Path) -> None:
+    lacking = sorted(set(images) - set(masks))
     if lacking:
-        raise DataSetError(f"picture '{pictures[lacking[0]]}' has no mask '{mask_dir / lacking[0]}.png' "
-                           f"({len(lacking)} such picture(s)): add the masks or remove the pictures.")
+        raise DataSetError(f"image '{images[lacking[0]]}' has no mask '{mask_dir / lacking[0]}.png' "
+                           f"({len(lacking)} such image(s)): add the masks or remove the images.")

@@ -1,4 +1,4 @@
-"""FSS-1000: a thousand classes of ten pictures, split 520/240/240."""
+"""FSS-1000: a thousand classes of ten images, split 520/240/240."""
 
 from __future__ import annotations
 
@@ -48,14 +48,14 @@ def fss1000(root: str | Path, split: Literal["train", "val", "test"] = "test") -
         The data set; class ids are positions among the sorted names of all three splits.
 
     Raises:
-        DataSetError: a class folder, picture or mask is missing.
+        DataSetError: a class folder, image or mask is missing.
 
-    Source: Li et al., 2020; ten test pictures a class, each once as query (Min et al., 2021).
+    Source: Li et al., 2020; ten test images a class, each once as query (Min et al., 2021).
     """
     names = class_split(root)
     class_ids = {name: i for i, name in enumerate(sorted(n for part in names.values() for n in part))}
     base = fss_folder(root, names[split])
-    pairs = {name: _pictures(base / name) for name in names[split]}
+    pairs = {name: _images(base / name) for name in names[split]}
     own = {name: class_ids[name] for name in names[split]}
     folds = [[]] if split == "train" else [sorted(own.values())]
     return MaskFolderIndex("fss1000", pairs, own, folds)
@@ -75,11 +75,11 @@ def fss_folder(root: str | Path, names: list[str]) -> Path:
                        "folder that holds them, or fetch fewshot_data.zip from the FSS-1000 page.")
 
 
-def _pictures(folder: Path) -> dict[str, tuple[Path, Path]]:
+def _images(folder: Path) -> dict[str, tuple[Path, Path]]:
     existing(folder, "a class folder of FSS-1000")
     pairs = {path.stem: (path, path.with_suffix(".png")) for path in sorted(folder.glob("*.jpg"))}
     if not pairs:
-        raise DataSetError(f"class folder '{folder}' has no .jpg picture: unpack FSS-1000 again.")
+        raise DataSetError(f"class folder '{folder}' has no .jpg image: unpack FSS-1000 again.")
     for _, mask in pairs.values():
-        existing(mask, "the mask of a picture of FSS-1000")
+        existing(mask, "the mask of an image of FSS-1000")
     return pairs

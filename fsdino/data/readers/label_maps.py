@@ -1,4 +1,4 @@
-"""Data sets whose masks are label maps: one PNG a picture, one class number a pixel."""
+"""Data sets whose masks are label maps: one PNG an image, one class number a pixel."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from fsdino.data.images import IGNORE, read_image, read_labels
 
 
 class LabelMapIndex(ClassIndex):
-    """Pictures with label maps.
+    """Images with label maps.
 
     Args:
         name: name of the data set.
-        files: picture id -> (picture, label map). In the map 0 is background, 255 is ignored, every other number is a
+        files: image id -> (image, label map). In the map 0 is background, 255 is ignored, every other number is a
             class id.
         class_names: class id -> name.
         folds: novel class ids per fold.
-        min_pixels: smallest number of pixels that a class needs to count for a picture.
-        min_cover: smallest share of the picture, in [0, 1], that a class has to exceed to count.
-        min_pictures: classes with fewer pictures count for none.
-        pairs: class id -> picture ids, from a published list; then the maps are not read and no smallest size applies.
+        min_pixels: smallest number of pixels that a class needs to count for an image.
+        min_cover: smallest share of the image, in [0, 1], that a class has to exceed to count.
+        min_images: classes with fewer images count for none.
+        pairs: class id -> image ids, from a published list; then the maps are not read and no smallest size applies.
 
     Raises:
         DataSetError: a map has a number without a class, or cannot be read.
@@ -40,83 +40,83 @@ class LabelMapIndex(ClassIndex):
         folds: Sequence[Sequence[int]],
         min_pixels: int = 1,
         min_cover: float = 0.0,
-        min_pictures: int = 1,
+        min_images: int = 1,
         pairs: Mapping[int, Sequence[str]] | None = None,
     ) -> None:
         self.name, self.class_names, self.folds = name, dict(class_names), [list(fold) for fold in folds]
         self._files = dict(files)
-        self._labels: tuple[str, np.ndarray] | None = None  # masks of one picture are asked for one after the other
+        self._labels: tuple[str, np.ndarray] | None = None  # masks of one image are asked for one after the other
         self._areas: dict[str, dict[int, int]] = {}
         if pairs is None:
             self._areas = self._read_areas()
             pairs = self._count(min_pixels, min_cover)
-        kept = {c: sorted(p) if len(p) >= min_pictures else [] for c, p in pairs.items()}
-        self._pictures: dict[int, list[str]] = {class_id: kept.get(class_id, []) for class_id in self.class_names}
-        if not any(self._pictures.values()):
+        kept = {c: sorted(p) if len(p) >= min_images else [] for c, p in pairs.items()}
+        self._images: dict[int, list[str]] = {class_id: kept.get(class_id, []) for class_id in self.class_names}
+        if not any(self._images.values()):
             example = next(iter(self._files.values()))[1] if self._files else "(no map)"
             raise DataSetError(
-                f"data set '{name}' has no class with enough pictures; the label maps such as '{example}' hold too few "
+                f"data set '{name}' has no class with enough images; the label maps such as '{example}' hold too few "
                 "object pixels, or 0 and 255 alone: 255 means ignore, so write class numbers, or use masks/ for black "
                 "and white masks."
             )
 
-    def pictures(self, class_id: int) -> list[str]:
-        return list(self._pictures.get(class_id, []))
+    def images(self, class_id: int) -> list[str]:
+        return list(self._images.get(class_id, []))
 
-    def load_image(self, picture_id: str) -> np.ndarray:
-        return read_image(self._paths(picture_id)[0])
+    def load_image(self, image_id: str) -> np.ndarray:
+        return read_image(self._paths(image_id)[0])
 
-    def load_mask(self, picture_id: str, class_id: int) -> np.ndarray:
-        labels = self._label_map(picture_id)
+    def load_mask(self, image_id: str, class_id: int) -> np.ndarray:
+        labels = self._label_map(image_id)
         return np.where(labels == IGNORE, IGNORE, labels == class_id).astype(np.uint8)
 
-    def classes_in(self, picture_id: str) -> set[int]:
-        if picture_id not in self._areas:
-            self._areas[picture_id] = self._check(picture_id, self._label_map(picture_id))
-        return {class_id for class_id in self._areas[picture_id] if class_id > 0}
+    def classes_in(self, image_id: str) -> set[int]:
+        if image_id not in self._areas:
+            self._areas[image_id] = self._check(image_id, self._label_map(image_id))
+        return {class_id for class_id in self._areas[image_id] if class_id > 0}
 
-    def object_pixels(self, picture_id: str, class_id: int) -> int:
-        if picture_id not in self._areas:
-            self._areas[picture_id] = self._check(picture_id, self._label_map(picture_id))
-        return self._areas[picture_id].get(class_id, 0)
+    def object_pixels(self, image_id: str, class_id: int) -> int:
+        if image_id not in self._areas:
+            self._areas[image_id] = self._check(image_id, self._label_map(image_id))
+        return self._areas[image_id].get(class_id, 0)
 
     def _read_map(self, path: Path) -> np.ndarray:
         return read_labels(path)
 
-    def _label_map(self, picture_id: str) -> np.ndarray:
-        if self._labels is None or self._labels[0] != picture_id:
-            self._labels = (picture_id, self._read_map(self._paths(picture_id)[1]))
+    def _label_map(self, image_id: str) -> np.ndarray:
+        if self._labels is None or self._labels[0] != image_id:
+            self._labels = (image_id, self._read_map(self._paths(image_id)[1]))
         return self._labels[1]
 
-    def _paths(self, picture_id: str) -> tuple[Path, Path]:
-        if picture_id not in self._files:
-            raise DataSetError(f"data set '{self.name}' has no picture '{picture_id}': check the root or the list.")
-        return self._files[picture_id]
+    def _paths(self, image_id: str) -> tuple[Path, Path]:
+        if image_id not in self._files:
+            raise DataSetError(f"data set '{self.name}' has no image '{image_id}': check the root or the list.")
+        return self._files[image_id]
 
-    def _check(self, picture_id: str, labels: np.ndarray) -> dict[int, int]:
+    def _check(self, image_id: str, labels: np.ndarray) -> dict[int, int]:
         """Pixels per class, -1 for the whole map."""
         numbers, counts = np.unique(labels, return_counts=True)
         areas = {int(n): int(c) for n, c in zip(numbers, counts) if n not in (0, IGNORE)}
         unknown = [number for number in areas if number not in self.class_names]
         if unknown:
             raise DataSetError(
-                f"label map '{self._paths(picture_id)[1]}' holds {unknown[0]}, which is no class (known: "
+                f"label map '{self._paths(image_id)[1]}' holds {unknown[0]}, which is no class (known: "
                 f"{min(self.class_names)} to {max(self.class_names)}, 0 = background, 255 = ignore): add the class or "
                 "repair the map."
             )
         return areas | {-1: labels.size}
 
     def _read_areas(self) -> dict[str, dict[int, int]]:
-        def one(picture_id: str) -> dict[int, int]:
-            return self._check(picture_id, self._read_map(self._files[picture_id][1]))
+        def one(image_id: str) -> dict[int, int]:
+            return self._check(image_id, self._read_map(self._files[image_id][1]))
 
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # decoding PNGs releases the interpreter
             return dict(zip(self._files, pool.map(one, self._files)))
 
     def _count(self, min_pixels: int, min_cover: float) -> dict[int, list[str]]:
         found: dict[int, list[str]] = {class_id: [] for class_id in self.class_names}
-        for picture_id, areas in self._areas.items():
+        for image_id, areas in self._areas.items():
             for class_id, pixels in areas.items():
                 if class_id > 0 and pixels >= min_pixels and pixels > min_cover * areas[-1]:
-                    found[class_id].append(picture_id)
+                    found[class_id].append(image_id)
         return found

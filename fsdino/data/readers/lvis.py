@@ -16,14 +16,14 @@ ROOTS = ("LVIS", "lvis", ".")
 class LvisIndex(CocoIndex):
     """LVIS v1 for few-shot segmentation.
 
-    The validation categories with more pictures than shots are sorted by id; with n of them fold f tests those at the
+    The validation categories with more images than shots are sorted by id; with n of them fold f tests those at the
     positions f + 10 v for v < n // 10 (920 and 92 for one shot). LVIS is annotated federatedly: that a class is absent
-    is only known for the pictures that list it so, and `candidates` keeps to these.
+    is only known for the images that list it so, and `candidates` keeps to these.
 
     Args:
         root: folder with `train2017/`, `val2017/` (also inside `coco/`) and `lvis_v1_{train,val}.json`, or the one
-            holding it as `LVIS/`. Picture ids are such as `val2017/000000000139.jpg`.
-        split: pictures to use: "train" for base classes, "val" for test episodes. The folds come from the validation
+            holding it as `LVIS/`. Image ids are such as `val2017/000000000139.jpg`.
+        split: images to use: "train" for base classes, "val" for test episodes. The folds come from the validation
             file either way.
         shots: references per episode (K), which decides the classes.
 
@@ -36,39 +36,39 @@ class LvisIndex(CocoIndex):
     def __init__(self, root: str | Path, split: Literal["train", "val"] = "val", shots: int = 1) -> None:
         self._known_absent: dict[int, set[str]] = {}
         annotations, image_dir = lvis_files(root, split)
-        super().__init__(annotations, image_dir, "lvis92i", file_name=self._note_picture)
+        super().__init__(annotations, image_dir, "lvis92i", file_name=self._note_image)
         if split == "val":
-            pictures = {class_id: len(self.pictures(class_id)) for class_id in self.class_names}
+            images = {class_id: len(self.images(class_id)) for class_id in self.class_names}
         else:
-            pictures = pictures_per_class(existing(annotations.with_name("lvis_v1_val.json"), "the folds' source"))
-        self.folds = lvis_folds(pictures, shots)
+            images = images_per_class(existing(annotations.with_name("lvis_v1_val.json"), "the folds' source"))
+        self.folds = lvis_folds(images, shots)
 
     def candidates(self, class_id: int) -> list[str]:
-        return sorted(self._known_absent.get(class_id, set()) | set(self.pictures(class_id)))
+        return sorted(self._known_absent.get(class_id, set()) | set(self.images(class_id)))
 
-    def _note_picture(self, entry: dict[str, Any]) -> str:
-        name = picture_name(entry)
+    def _note_image(self, entry: dict[str, Any]) -> str:
+        name = image_name(entry)
         for class_id in entry.get("neg_category_ids", ()):
             self._known_absent.setdefault(int(class_id), set()).add(name)
         return name
 
 
-def lvis_folds(pictures: dict[int, int], shots: int) -> list[list[int]]:
+def lvis_folds(images: dict[int, int], shots: int) -> list[list[int]]:
     """The ten folds.
 
     Args:
-        pictures: class id -> number of validation pictures.
-        shots: a class needs more pictures than this.
+        images: class id -> number of validation images.
+        shots: a class needs more images than this.
 
     Returns:
         Class ids per fold, all of the same length.
     """
-    ids = sorted(class_id for class_id, count in pictures.items() if count > shots)
+    ids = sorted(class_id for class_id, count in images.items() if count > shots)
     return [[ids[fold + NUM_FOLDS * v] for v in range(len(ids) // NUM_FOLDS)] for fold in range(NUM_FOLDS)]
 
 
-def pictures_per_class(annotations: Path) -> dict[int, int]:
-    """Class id -> number of pictures with an instance of it in a COCO-format file.
+def images_per_class(annotations: Path) -> dict[int, int]:
+    """Class id -> number of images with an instance of it in a COCO-format file.
 
     Raises:
         DataSetError: the file is damaged.
@@ -81,8 +81,8 @@ def pictures_per_class(annotations: Path) -> dict[int, int]:
     return counts
 
 
-def picture_name(entry: dict[str, Any]) -> str:
-    """`val2017/000000000139.jpg` from a picture's JSON entry: LVIS gives `coco_url` only, PACO `file_name`."""
+def image_name(entry: dict[str, Any]) -> str:
+    """`val2017/000000000139.jpg` from an image's JSON entry: LVIS gives `coco_url` only, PACO `file_name`."""
     source = str(entry.get("file_name") or entry["coco_url"])
     if "/" not in source and "coco_url" in entry:
         source = str(entry["coco_url"])
@@ -101,7 +101,7 @@ def lvis_files(root: str | Path, split: str) -> tuple[Path, Path]:
 
 
 def coco2017_folder(base: Path) -> Path:
-    """The folder with COCO 2017's pictures, at `base`, in `coco/` inside it, or one above.
+    """The folder with COCO 2017's images, at `base`, in `coco/` inside it, or one above.
 
     Raises:
         DataSetError: it is in none of them.
@@ -109,4 +109,4 @@ def coco2017_folder(base: Path) -> Path:
     for place in (base, base / "coco", base.parent, base.parent / "coco"):
         if (place / "val2017").is_dir() or (place / "train2017").is_dir():
             return place
-    return existing(base / "val2017", "COCO's val2017 pictures").parent
+    return existing(base / "val2017", "COCO's val2017 images").parent

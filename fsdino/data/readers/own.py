@@ -1,4 +1,4 @@
-"""A user's own folder without folds: all classes are learnt, and some pictures of each are kept for testing."""
+"""A user's own folder without folds: all classes are learnt, and some images of each are kept for testing."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from fsdino.data.class_index import ClassIndex, SubsetIndex
 from fsdino.data.files import DataSetError
 from fsdino.data.readers.folder import folder
 
-MIN_PICTURES = 6  # of a class: two to learn from, two to choose with, two to test
+MIN_IMAGES = 6  # of a class: two to learn from, two to choose with, two to test
 
 
 def own_folder(
     root: str | Path, split: Literal["train", "test"] = "train", test_share: float = 0.25, name: str = "own",
     **options: Any,
 ) -> ClassIndex:  # fmt: skip
-    """The training or the test pictures of a folder, in any layout that `folder` knows.
+    """The training or the test images of a folder, in any layout that `folder` knows.
 
     Args:
         root: the folder.
-        split: "train", or "test" for the pictures that are kept apart.
-        test_share: part of each class's pictures kept apart, in (0, 1), two at least.
+        split: "train", or "test" for the images that are kept apart.
+        test_share: part of each class's images kept apart, in (0, 1), two at least.
         name: name of the data set.
         options: for `folder`.
 
@@ -29,7 +29,7 @@ def own_folder(
         The data set with one fold, in which all classes are tested.
 
     Raises:
-        DataSetError: a class has too few pictures.
+        DataSetError: a class has too few images.
         ValueError: the share is not between 0 and 1, or there is no such split.
     """
     if not 0.0 < test_share < 1.0:
@@ -39,32 +39,32 @@ def own_folder(
     whole = folder(root, name, **options)
     whole.folds = [sorted(whole.class_names)]
     for class_id, class_name in whole.class_names.items():
-        if 0 < len(whole.pictures(class_id)) < MIN_PICTURES:
+        if 0 < len(whole.images(class_id)) < MIN_IMAGES:
             raise DataSetError(
-                f"class '{class_name}' has {len(whole.pictures(class_id))} pictures and needs {MIN_PICTURES}: two to "
-                "learn from, two to choose with, two to test; add pictures or take the class out."
+                f"class '{class_name}' has {len(whole.images(class_id))} images and needs {MIN_IMAGES}: two to "
+                "learn from, two to choose with, two to test; add images or take the class out."
             )
-    apart = spread_pictures(whole, test_share)
-    return SubsetIndex.of_pictures(whole, apart) if split == "test" else SubsetIndex.without_pictures(whole, apart)
+    apart = spread_images(whole, test_share)
+    return SubsetIndex.of_images(whole, apart) if split == "test" else SubsetIndex.without_images(whole, apart)
 
 
-def spread_pictures(index: ClassIndex, share: float, least: int = 2) -> set[str]:
-    """Pictures taken evenly from each class's sorted list; one that shows several classes counts for all of them.
+def spread_images(index: ClassIndex, share: float, least: int = 2) -> set[str]:
+    """Images taken evenly from each class's sorted list; one that shows several classes counts for all of them.
 
     Args:
         index: the data set.
-        share: part of each class's pictures.
-        least: pictures of a class at least, where it has twice as many.
+        share: part of each class's images.
+        least: images of a class at least, where it has twice as many.
 
     Returns:
-        Picture ids.
+        Image ids.
     """
     chosen: set[str] = set()
     for class_id in sorted(index.class_names):
-        pictures = index.pictures(class_id)
-        wanted = min(max(least, round(share * len(pictures))), len(pictures) // 2)
-        free = [picture for picture in pictures if picture not in chosen]
-        missing = wanted - (len(pictures) - len(free))
+        images = index.images(class_id)
+        wanted = min(max(least, round(share * len(images))), len(images) // 2)
+        free = [image for image in images if image not in chosen]
+        missing = wanted - (len(images) - len(free))
         if missing > 0:
             chosen.update(free[int((i + 0.5) * len(free) / missing)] for i in range(missing))
     return chosen

@@ -1,4 +1,4 @@
-"""PASCAL-Part and PACO-Part: a class is one part of one kind of object, a picture is the crop of one object."""
+"""PASCAL-Part and PACO-Part: a class is one part of one kind of object, an image is the crop of one object."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fsdino.data.class_index import ClassIndex
 from fsdino.data.files import DataSetError, existing, first_existing, read_names
 from fsdino.data.images import check_mask_size, read_image
 from fsdino.data.readers.coco import read_json
-from fsdino.data.readers.lvis import coco2017_folder, picture_name
+from fsdino.data.readers.lvis import coco2017_folder, image_name
 from fsdino.data.readers.part_names import PART_FOLDS, merged_part
 from fsdino.data.readers.voc import read_mat
 
@@ -26,19 +26,19 @@ Box = tuple[int, int, int, int]  # top, left, bottom, right; the last two are ou
 
 @dataclass(frozen=True)
 class ObjectCrop:
-    """One object of a picture: where it is, and what the reader needs to find each of its parts."""
+    """One object of an image: where it is, and what the reader needs to find each of its parts."""
 
-    picture: str
+    image: str
     box: Box
     parts: dict[int, Any] = field(default_factory=dict)
 
 
 class CropIndex(ClassIndex):
-    """Data set of crops; a picture id is `<picture>@<object>`.
+    """Data set of crops; an image id is `<image>@<object>`.
 
     Args:
         name: name of the data set.
-        crops: picture id -> crop.
+        crops: image id -> crop.
         class_names: class id -> name.
         folds: novel class ids per fold.
 
@@ -52,40 +52,40 @@ class CropIndex(ClassIndex):
         if not crops:
             raise DataSetError(f"data set '{name}' has no object with a part: check --root and the split.")
         self.name, self.class_names, self.folds, self._crops = name, class_names, folds, crops
-        self._pictures: dict[int, list[str]] = {class_id: [] for class_id in class_names}
-        for picture_id in sorted(crops):
-            for class_id in crops[picture_id].parts:
-                self._pictures[class_id].append(picture_id)
+        self._of_class: dict[int, list[str]] = {class_id: [] for class_id in class_names}
+        for image_id in sorted(crops):
+            for class_id in crops[image_id].parts:
+                self._of_class[class_id].append(image_id)
 
-    def pictures(self, class_id: int) -> list[str]:
-        return list(self._pictures.get(class_id, []))
+    def images(self, class_id: int) -> list[str]:
+        return list(self._of_class.get(class_id, []))
 
-    def load_image(self, picture_id: str) -> np.ndarray:
-        crop = self._crop(picture_id)
+    def load_image(self, image_id: str) -> np.ndarray:
+        crop = self._crop(image_id)
         return _cut(self._image(crop), crop.box)
 
-    def load_mask(self, picture_id: str, class_id: int) -> np.ndarray:
-        crop = self._crop(picture_id)
+    def load_mask(self, image_id: str, class_id: int) -> np.ndarray:
+        crop = self._crop(image_id)
         if class_id not in crop.parts:
             top, left, bottom, right = crop.box
             return np.zeros((bottom - top, right - left), np.uint8)
         return _cut(self._mask(crop, class_id), crop.box)
 
-    def classes_in(self, picture_id: str) -> set[int]:
-        return set(self._crop(picture_id).parts)
+    def classes_in(self, image_id: str) -> set[int]:
+        return set(self._crop(image_id).parts)
 
-    def _crop(self, picture_id: str) -> ObjectCrop:
-        if picture_id not in self._crops:
-            raise DataSetError(f"data set '{self.name}' has no crop '{picture_id}': check the root or the list.")
-        return self._crops[picture_id]
+    def _crop(self, image_id: str) -> ObjectCrop:
+        if image_id not in self._crops:
+            raise DataSetError(f"data set '{self.name}' has no crop '{image_id}': check the root or the list.")
+        return self._crops[image_id]
 
     @abstractmethod
     def _image(self, crop: ObjectCrop) -> np.ndarray:
-        """The whole picture, (H, W, 3) uint8."""
+        """The whole image, (H, W, 3) uint8."""
 
     @abstractmethod
     def _mask(self, crop: ObjectCrop, class_id: int) -> np.ndarray:
-        """The part in the whole picture, (H, W) uint8 {0, 1}."""
+        """The part in the whole image, (H, W) uint8 {0, 1}."""
 
 
 class PascalPartIndex(CropIndex):
@@ -113,47 +113,47 @@ class PascalPartIndex(CropIndex):
         places = [p / "Annotations_Part" for p in (Path(root), base, base.parent, base.parent.parent)]
         found = [place for place in places if place.is_dir()] or [existing(places[0], "PASCAL-Part's trainval.tar.gz")]
         self._annotations, self._images = found[0], base / "JPEGImages"
-        self._recent: tuple[str, list[Any]] | None = None  # crops of one picture are asked for together
+        self._recent: tuple[str, list[Any]] | None = None  # crops of one image are asked for together
         class_ids = {name: i for i, name in enumerate(sorted(n for names in PART_FOLDS.values() for n in names))}
         crops: dict[str, ObjectCrop] = {}
-        for picture in read_names(base / f"ImageSets/Main/{split}.txt"):
-            if (self._annotations / f"{picture}.mat").is_file():
-                crops |= self._read(picture, class_ids, min_pixels)
+        for image in read_names(base / f"ImageSets/Main/{split}.txt"):
+            if (self._annotations / f"{image}.mat").is_file():
+                crops |= self._read(image, class_ids, min_pixels)
         names = {class_id: name for name, class_id in class_ids.items()}
         super().__init__("pascal-part", crops, names, _pascal_folds(Path(root), class_ids))
 
-    def _read(self, picture: str, class_ids: dict[str, int], min_pixels: int) -> dict[str, ObjectCrop]:
+    def _read(self, image: str, class_ids: dict[str, int], min_pixels: int) -> dict[str, ObjectCrop]:
         crops = {}
-        for number, thing in enumerate(self._objects(picture)):
+        for number, thing in enumerate(self._objects(image)):
             parts: dict[int, list[int]] = {}
             for i, part in enumerate(np.atleast_1d(thing["parts"])):
                 class_id = class_ids.get(f"{thing['class']}:{merged_part(str(part['part_name']))}")
                 if class_id is not None and int(np.asarray(part["mask"]).sum()) >= min_pixels:
                     parts.setdefault(class_id, []).append(i)
             if parts:
-                crops[f"{picture}@{number}"] = ObjectCrop(picture, _box(np.asarray(thing["mask"])), {
+                crops[f"{image}@{number}"] = ObjectCrop(image, _box(np.asarray(thing["mask"])), {
                     class_id: (number, members) for class_id, members in parts.items()
                 })
         return crops
 
-    def _objects(self, picture: str) -> list[Any]:
-        """The objects of a picture, each with class, mask and parts."""
-        if self._recent is None or self._recent[0] != picture:
-            path = self._annotations / f"{picture}.mat"
+    def _objects(self, image: str) -> list[Any]:
+        """The objects of an image, each with class, mask and parts."""
+        if self._recent is None or self._recent[0] != image:
+            path = self._annotations / f"{image}.mat"
             content = read_mat(path, simplify_cells=True)
             try:
                 things = content["anno"]["objects"]
             except (KeyError, TypeError) as error:
                 raise DataSetError(f"'{path}' has no anno.objects: it is no file of PASCAL-Part.") from error
-            self._recent = (picture, list(np.atleast_1d(things)))
+            self._recent = (image, list(np.atleast_1d(things)))
         return self._recent[1]
 
     def _image(self, crop: ObjectCrop) -> np.ndarray:
-        return read_image(self._images / f"{crop.picture}.jpg")
+        return read_image(self._images / f"{crop.image}.jpg")
 
     def _mask(self, crop: ObjectCrop, class_id: int) -> np.ndarray:
         number, members = crop.parts[class_id]
-        parts = np.atleast_1d(self._objects(crop.picture)[number]["parts"])
+        parts = np.atleast_1d(self._objects(crop.image)[number]["parts"])
         mask = np.zeros_like(np.asarray(parts[members[0]]["mask"]), dtype=np.uint8)
         for i in members:
             mask |= (np.asarray(parts[i]["mask"]) != 0).astype(np.uint8)
@@ -168,7 +168,7 @@ class PacoPartIndex(CropIndex):
     Args:
         root: folder with `paco_lvis_v1_{train,test}.json` (also in `annotations/` or `paco/`) and COCO 2017's
             `train2017` and `val2017` (also in `coco/`), or the one holding it as `PACO-Part/` or `PACO/`.
-        split: pictures to use: "train" for base classes, "test" (or "val") for episodes.
+        split: images to use: "train" for base classes, "test" (or "val") for episodes.
         min_pixels: smallest part in pixels.
 
     Raises:
@@ -214,13 +214,13 @@ class PacoPartIndex(CropIndex):
         for object_id, found in parts.items():
             entry = entries[boxes[object_id]["image_id"]]
             box = _clipped(boxes[object_id]["bbox"], (int(entry["height"]), int(entry["width"])))
-            name = picture_name(entry)
+            name = image_name(entry)
             crops[f"{name}@{object_id}"] = ObjectCrop(name, box, found)
         return crops
 
     def _image(self, crop: ObjectCrop) -> np.ndarray:
-        image = read_image(self._images / crop.picture)
-        check_mask_size(image, tuple(next(iter(crop.parts.values()))[0]["size"]), crop.picture)
+        image = read_image(self._images / crop.image)
+        check_mask_size(image, tuple(next(iter(crop.parts.values()))[0]["size"]), crop.image)
         return image
 
     def _mask(self, crop: ObjectCrop, class_id: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""PerSeg: forty personal objects, the first picture of each as the reference."""
+"""PerSeg: forty personal objects, the first image of each as the reference."""
 
 from __future__ import annotations
 
@@ -8,36 +8,36 @@ import numpy as np
 from PIL import Image
 
 from fsdino.data.files import DataSetError, existing, files_by_stem, first_existing
-from fsdino.data.images import PICTURE_SUFFIXES, read_image
+from fsdino.data.images import IMAGE_SUFFIXES, read_image
 from fsdino.data.readers.folder import MASK_SUFFIXES, MaskFolderIndex
 
 PUBLISHED_CLASSES = 40
 
 
 class PersegIndex(MaskFolderIndex):
-    """PerSeg; its masks are colour pictures in which everything that is not black is the object.
+    """PerSeg; its masks are colour images in which everything that is not black is the object.
 
     Args:
         root: folder with `Images/<object>/<number>.jpg` and `Annotations/<object>/<number>.png`, or one holding it as
             `PerSeg/` or `data/`. All objects are novel in fold 0; draw episodes with order "first".
 
     Raises:
-        DataSetError: a folder, picture or mask is missing.
+        DataSetError: a folder, image or mask is missing.
 
     Source: Zhang et al., 2024 (PerSAM).
     """
 
     def __init__(self, root: str | Path) -> None:
         base = first_existing(root, ("PerSeg", "data", "."), "Annotations")
-        image_dir, files = existing(base / "Images", "PerSeg's pictures"), {}
+        image_dir, files = existing(base / "Images", "PerSeg's images"), {}
         for folder in sorted(path for path in image_dir.iterdir() if path.is_dir()):
-            pictures = files_by_stem(folder, PICTURE_SUFFIXES)
+            images = files_by_stem(folder, IMAGE_SUFFIXES)
             masks = files_by_stem(existing(base / "Annotations" / folder.name, "the object's masks"), MASK_SUFFIXES)
-            lacking = sorted(set(pictures) - set(masks))
+            lacking = sorted(set(images) - set(masks))
             if lacking:
-                raise DataSetError(f"picture '{pictures[lacking[0]]}' has no mask "
+                raise DataSetError(f"image '{images[lacking[0]]}' has no mask "
                                    f"'{base / 'Annotations' / folder.name / lacking[0]}.png': unpack PerSeg again.")
-            files[folder.name] = {stem: (path, masks[stem]) for stem, path in pictures.items()}
+            files[folder.name] = {stem: (path, masks[stem]) for stem, path in images.items()}
         super().__init__("perseg", files, folds=[range(len(files))])
 
     def _read_mask(self, path: Path) -> np.ndarray:

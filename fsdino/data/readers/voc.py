@@ -17,7 +17,7 @@ CLASSES = (
 )  # fmt: skip
 FOLDS = tuple(tuple(range(5 * fold + 1, 5 * fold + 6)) for fold in range(4))
 MIN_PIXELS = 2 * 32 * 32  # smaller objects were left out when the benchmark was made
-PUBLISHED_PAIRS = {"train": (2286, 3425, 5883, 2086), "val": (346, 451, 725, 346)}  # (picture, class) pairs per fold
+PUBLISHED_PAIRS = {"train": (2286, 3425, 5883, 2086), "val": (346, 451, 725, 346)}  # (image, class) pairs per fold
 ROOTS = ("VOCdevkit/VOC2012", "VOC2012", ".")
 
 
@@ -26,14 +26,14 @@ class VocIndex(LabelMapIndex):
 
     Masks are `SegmentationClassAug/*.png`. Where that folder is missing they are read from the two official sources,
     VOC's `SegmentationClass/*.png` and SBD's `benchmark_RELEASE/dataset/cls/*.mat` (beside or above VOC2012), VOC's
-    first. "val" are the pictures of `ImageSets/Segmentation/val.txt`, "train" all others with a mask.
+    first. "val" are the images of `ImageSets/Segmentation/val.txt`, "train" all others with a mask.
 
     Args:
         root: folder with `JPEGImages`, `SegmentationClassAug` and `ImageSets`, or one holding it as `VOC2012` or
             `VOCdevkit/VOC2012`. If it has published lists of pairs, `splits/pascal/{trn,val}/fold<f>.txt` (lines such
-            as `2007_000032__01`, the class number last), these decide which picture counts for which class.
+            as `2007_000032__01`, the class number last), these decide which image counts for which class.
         split: "train" for base classes, "val" for test episodes.
-        min_pixels: smallest number of pixels that a class needs to count for a picture, where there is no such list.
+        min_pixels: smallest number of pixels that a class needs to count for an image, where there is no such list.
 
     Raises:
         DataSetError: a file or folder is missing or damaged.
@@ -49,10 +49,10 @@ class VocIndex(LabelMapIndex):
         lacking = [stem for stem in stems if stem not in labels]
         if lacking:
             listed = base / "ImageSets/Segmentation/val.txt"
-            raise DataSetError(f"picture '{lacking[0]}' of '{listed}' has no label map ({len(lacking)} such): "
+            raise DataSetError(f"image '{lacking[0]}' of '{listed}' has no label map ({len(lacking)} such): "
                                "fetch VOC's SegmentationClass or SegmentationClassAug again.")
         if not stems:
-            raise DataSetError(f"'{base}' has label maps for val pictures only: fetch SegmentationClassAug or SBD.")
+            raise DataSetError(f"'{base}' has label maps for val images only: fetch SegmentationClassAug or SBD.")
         files = {stem: (base / f"JPEGImages/{stem}.jpg", labels[stem]) for stem in stems}
         names = dict(enumerate(CLASSES, start=1))
         pairs = _published_pairs(Path(root), base, split)
@@ -63,7 +63,7 @@ class VocIndex(LabelMapIndex):
 
 
 def label_files(root: Path, base: Path) -> dict[str, Path]:
-    """Picture name -> label map, from SegmentationClassAug, or from VOC and SBD themselves.
+    """Image name -> label map, from SegmentationClassAug, or from VOC and SBD themselves.
 
     Raises:
         DataSetError: there is none.
@@ -94,7 +94,7 @@ def _published_pairs(root: Path, base: Path, split: str) -> dict[int, list[str]]
                 for line in read_names(path):
                     stem, _, number = line.rpartition("__")
                     if not number.isdigit() or int(number) not in pairs:
-                        raise DataSetError(f"line '{line}' of '{path}' is not '<picture>__<class 01 to 20>': "
+                        raise DataSetError(f"line '{line}' of '{path}' is not '<image>__<class 01 to 20>': "
                                            "fetch the list again or remove the splits folder.")
                     pairs[int(number)].append(stem)
             return pairs

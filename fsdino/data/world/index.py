@@ -116,57 +116,57 @@ def _look_alikes(split: str, spec: ObjectSpec) -> tuple[ObjectSpec, ...]:
 
 
 class SyntheticWorld(ClassIndex):
-    """The embedded world as a class index: one fixed set of pictures of one split.
+    """The embedded world as a class index: one fixed set of images of one split.
 
     Args:
         split: "base" or "novel" (or "pretrain").
-        pictures_per_class: pictures drawn for each class.
-        seed: another seed is another set of pictures of the same classes.
+        images_per_class: images drawn for each class.
+        seed: another seed is another set of images of the same classes.
 
-    A picture's id is `<class>/<number>`; it is painted when asked for and always comes out the same.
+    An image's id is `<class>/<number>`; it is painted when asked for and always comes out the same.
     """
 
-    def __init__(self, split: str = "base", pictures_per_class: int = 20, seed: int = 0) -> None:
-        if pictures_per_class < 2:
-            raise ValueError(f"pictures_per_class {pictures_per_class} is too few for an episode; use 2 or more.")
-        self.split, self.pictures_per_class, self.seed = split, pictures_per_class, seed
+    def __init__(self, split: str = "base", images_per_class: int = 20, seed: int = 0) -> None:
+        if images_per_class < 2:
+            raise ValueError(f"images_per_class {images_per_class} is too few for an episode; use 2 or more.")
+        self.split, self.images_per_class, self.seed = split, images_per_class, seed
         self._world = world_split(split)
-        self._recent: dict[str, Scene] = {}  # picture and masks are asked for one after the other
+        self._recent: dict[str, Scene] = {}  # image and masks are asked for one after the other
         self.name = f"synthetic-{split}"
         self.class_names = {
             i: f"{shape_name(c.shape)}/{texture_name(c.texture)}" for i, c in enumerate(self._world.classes)
         }
         self.folds = [list(self.class_names)]
 
-    def _scene(self, picture_id: str) -> Scene:
-        if picture_id not in self._recent:
+    def _scene(self, image_id: str) -> Scene:
+        if image_id not in self._recent:
             if len(self._recent) >= 2048:  # about 200 MB
                 self._recent.pop(next(iter(self._recent)))
-            self._recent[picture_id] = self._paint(picture_id)
-        return self._recent[picture_id]
+            self._recent[image_id] = self._paint(image_id)
+        return self._recent[image_id]
 
-    def _paint(self, picture_id: str) -> Scene:
-        class_id, number = (int(part) for part in picture_id.split("/"))
+    def _paint(self, image_id: str) -> Scene:
+        class_id, number = (int(part) for part in image_id.split("/"))
         attempt = 0
-        while True:  # until the picture's own class is visible
+        while True:  # until the image's own class is visible
             rng = np.random.default_rng([self.seed, SPLITS.index(self.split), class_id, number, attempt])
             scene = draw_scene(rng, self.split, class_id)
             if self._world.classes[class_id] in scene.objects:
                 return scene
             attempt += 1
 
-    def pictures(self, class_id: int) -> list[str]:
-        return [f"{class_id:03d}/{number:04d}" for number in range(self.pictures_per_class)]
+    def images(self, class_id: int) -> list[str]:
+        return [f"{class_id:03d}/{number:04d}" for number in range(self.images_per_class)]
 
-    def classes_in(self, picture_id: str) -> set[int]:
-        present = set(self._scene(picture_id).objects)
+    def classes_in(self, image_id: str) -> set[int]:
+        present = set(self._scene(image_id).objects)
         return {i for i, spec in enumerate(self._world.classes) if spec in present}
 
-    def load_image(self, picture_id: str) -> np.ndarray:
-        return self._scene(picture_id).image
+    def load_image(self, image_id: str) -> np.ndarray:
+        return self._scene(image_id).image
 
-    def load_mask(self, picture_id: str, class_id: int) -> np.ndarray:
-        scene, spec = self._scene(picture_id), self._world.classes[class_id]
+    def load_mask(self, image_id: str, class_id: int) -> np.ndarray:
+        scene, spec = self._scene(image_id), self._world.classes[class_id]
         mine = [m for o, m in zip(scene.objects, scene.masks) if o == spec]
         return np.any(mine, axis=0).astype(np.uint8) if mine else np.zeros((SCENE_SIZE, SCENE_SIZE), np.uint8)
 

@@ -1,6 +1,6 @@
 """Forty-eight shape variants of twenty-four families, each drawn once as a soft template.
 
-A template is a float32 picture in [0, 1] of `TEMPLATE_SIZE` pixels a side; the shape fills the disc of radius 1 around
+A template is a float32 image in [0, 1] of `TEMPLATE_SIZE` pixels a side; the shape fills the disc of radius 1 around
 its centre. Scenes warp templates, so drawing happens once per process.
 """
 

@@ -12,7 +12,7 @@ from functools import cache
 import cv2
 import numpy as np
 
-TILE_SIZE = 256  # pixels; a scene samples it at about one tile pixel a picture pixel
+TILE_SIZE = 256  # pixels; a scene samples it at about one tile pixel an image pixel
 
 Array = np.ndarray
 

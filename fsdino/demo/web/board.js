@@ -1,4 +1,4 @@
-// The drawing board: a picture, and marks over it in the picture's own pixels (pixel centres at whole numbers).
+// The drawing board: an image, and marks over it in the image's own pixels (pixel centres at whole numbers).
 const find = (selector) => element.querySelector(selector);
 const board = find(".board"), canvas = find("canvas"), ink = canvas.getContext("2d");
 const chooser = find("input.file"), width = find("input[type=range]"), negative = find(".negative input");
@@ -105,15 +105,15 @@ function place(event) {
   return [at(event.clientX - frame.left, frame.width, size.width), at(event.clientY - frame.top, frame.height, size.height)];
 }
 
-function show(picture) {
+function show(shown) {
   marks = [];
   current = null;
   negative.checked = false;
-  board.dataset.empty = picture ? "no" : "yes";
+  board.dataset.empty = shown ? "no" : "yes";
   image = null;
   tell();
-  if (!picture) { say(""); return; }
-  size = { width: picture.width, height: picture.height };
+  if (!shown) { say(""); return; }
+  size = { width: shown.width, height: shown.height };
   const loaded = new Image();
   loaded.onload = () => {
     image = loaded;
@@ -124,7 +124,7 @@ function show(picture) {
     draw();
     say(HINTS[tool]);
   };
-  loaded.src = picture.source;
+  loaded.src = shown.source;
 }
 
 async function open(file) {
@@ -135,7 +135,7 @@ async function open(file) {
     const { path: where } = await upload(file);
     trigger("picked", { path: where, name: file.name });
   } catch (error) {
-    say(`${file.name} could not be opened: it is no picture, or larger than ${props.limit} MB.`);
+    say(`${file.name} could not be opened: it is no image, or larger than ${props.limit} MB.`);
   }
   find(".busy").hidden = true;
 }
@@ -195,7 +195,7 @@ board.addEventListener("drop", (event) => {
   open(event.dataTransfer.files[0]);
 });
 new ResizeObserver(draw).observe(canvas);
-watch("picture", () => show(props.picture));
+watch("image", () => show(props.image));
 board.dataset.hints = props.hints ? "yes" : "no";
 select("outline");
-show(props.picture);
+show(props.image);

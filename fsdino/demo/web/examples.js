@@ -5,9 +5,9 @@ function show() {
   list.replaceChildren(...(props.items ?? []).map((item) => {
     const entry = document.createElement("li");
     entry.dataset.negative = item.negative;
-    const picture = new Image();
-    picture.src = item.source;
-    picture.alt = item.label;
+    const image = new Image();
+    image.src = item.source;
+    image.alt = item.label;
     const label = document.createElement("span");
     label.textContent = item.label;
     const remove = document.createElement("button");
@@ -16,7 +16,7 @@ function show() {
     remove.title = "Remove this example";
     remove.setAttribute("aria-label", remove.title);
     remove.addEventListener("click", () => trigger("removed", { key: item.key }));
-    entry.append(picture, label, remove);
+    entry.append(image, label, remove);
     return entry;
   }));
 }

@@ -1,4 +1,4 @@
-// The pictures that are searched, and below each what every method found; a click on the main answer corrects it.
+// The images that are searched, and below each what every method found; a click on the main answer corrects it.
 const root = element.querySelector(".results"), cards = element.querySelector(".cards");
 const drop = element.querySelector(".drop"), chooser = element.querySelector("input.file");
 const note = element.querySelector(".note");
@@ -14,23 +14,23 @@ function figure(answer, key) {
   const made = make("figure", "answer");
   made.dataset.method = answer.method;
   made.dataset.present = answer.present;
-  const picture = new Image();
-  picture.src = answer.source;
-  picture.alt = answer.alt;
-  picture.draggable = false;
-  made.append(picture);
+  const image = new Image();
+  image.src = answer.source;
+  image.alt = answer.alt;
+  image.draggable = false;
+  made.append(image);
   if (answer.clickable) {
     made.classList.add("clickable");
-    picture.title = "Click what was missed; Shift + click (or right click) what is too much";
+    image.title = "Click what was missed; Shift + click (or right click) what is too much";
     const correct = (event, on) => {
-      const frame = picture.getBoundingClientRect();
+      const frame = image.getBoundingClientRect();
       const share = [(event.clientX - frame.left) / frame.width, (event.clientY - frame.top) / frame.height];
       made.dataset.busy = "yes";
       trigger("corrected", { key, x: share[0], y: share[1], on });
       event.preventDefault();
     };
-    picture.addEventListener("click", (event) => correct(event, !event.shiftKey));
-    picture.addEventListener("contextmenu", (event) => correct(event, false));
+    image.addEventListener("click", (event) => correct(event, !event.shiftKey));
+    image.addEventListener("contextmenu", (event) => correct(event, false));
   }
   const caption = make("figcaption");
   if (answer.method) caption.append(make("span", "method", answer.method));
@@ -55,7 +55,7 @@ function show() {
     }
     const remove = make("button", "plain", "×");
     remove.type = "button";
-    remove.title = "Remove this picture";
+    remove.title = "Remove this image";
     remove.setAttribute("aria-label", remove.title);
     remove.addEventListener("click", () => trigger("removed", { key: item.key }));
     head.append(remove);
@@ -77,7 +77,7 @@ async function add(files) {
       refused.push(file.name);
     }
   }
-  note.textContent = refused.length ? `Not opened (no picture, or larger than ${props.limit} MB): ${refused.join(", ")}` : "";
+  note.textContent = refused.length ? `Not opened (no image, or larger than ${props.limit} MB): ${refused.join(", ")}` : "";
   if (taken.length) trigger("added", { files: taken });
 }
 

@@ -67,7 +67,7 @@ def calibrated_attention(
 
     Args:
         sam2: Its memory attention is used.
-        frame: B query pictures.
+        frame: B query images.
         tokens: (B, 2*T + P, memory_dim): support map of T = h*w tokens, query map of T tokens, P pointer tokens.
         positions: (2*T + P, memory_dim).
         support_weights: (B, T) in [0, 1], how much of a support position is object.

@@ -141,7 +141,7 @@ class Fssam(FewShotMethod):
         Args:
             support_images: (B, K, 3, S, S) in [0, 1].
             support_masks: (B, K, S, S) in [0, 1].
-            support_features: (B, K, N, C), what `features` gives for the pictures; None computes it.
+            support_features: (B, K, N, C), what `features` gives for the images; None computes it.
 
         Returns:
             The memory of batch B.
@@ -172,9 +172,9 @@ class Fssam(FewShotMethod):
         """Prior, pseudo memory, refinement, calibrated attention, SAM2's decoder; best mask by predicted IoU.
 
         Args:
-            memory: Of batch B, or of batch 1 for all pictures.
+            memory: Of batch B, or of batch 1 for all images.
             query_image: (B, 3, S, S) in [0, 1].
-            query_features: (B, N, C), what `features` gives for the pictures; None computes it.
+            query_features: (B, N, C), what `features` gives for the images; None computes it.
 
         Returns:
             Outputs of batch B.

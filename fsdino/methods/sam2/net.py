@@ -20,7 +20,7 @@ MASK_SCALE, MASK_BIAS = 20.0, -10.0
 
 @dataclass
 class Frame:
-    """Image features of N pictures.
+    """Image features of N images.
 
     Args:
         embedding: (N, D, h, w), stride 16, not yet conditioned on any memory.
@@ -33,14 +33,14 @@ class Frame:
     high_res: tuple[Tensor, Tensor]
 
     def take(self, index: Tensor) -> Frame:
-        """The pictures of an index (M,) long, with repetitions."""
+        """The images of an index (M,) long, with repetitions."""
         fine, middle = self.high_res
         return Frame(self.embedding[index], self.position[index], (fine[index], middle[index]))
 
 
 @dataclass
 class Decoded:
-    """What the mask decoder says about N pictures, M masks each.
+    """What the mask decoder says about N images, M masks each.
 
     Args:
         mask_logits: (N, M, 4h, 4w).
@@ -55,7 +55,7 @@ class Decoded:
     object_logits: Tensor
 
     def best(self) -> Decoded:
-        """Keep the one mask a picture (M = 1) with the best predicted IoU."""
+        """Keep the one mask an image (M = 1) with the best predicted IoU."""
         index = self.iou_pred.argmax(dim=1)
         rows = torch.arange(len(index), device=index.device)
         masks, ious, pointers = (x[rows, index][:, None] for x in (self.mask_logits, self.iou_pred, self.pointers))
@@ -96,7 +96,7 @@ class Sam2(nn.Module):
         return self.net.no_memory_embedding.dtype
 
     def encode(self, images: Tensor) -> Frame:
-        """Image features of pictures.
+        """Image features of images.
 
         Args:
             images: (N, 3, S, S) in [0, 1], S = `img_size`.
@@ -109,7 +109,7 @@ class Sam2(nn.Module):
         """
         if images.shape[-2:] != (self.img_size, self.img_size):
             raise ValueError(
-                f"expected pictures of {self.img_size} x {self.img_size}, got {images.shape[-2]} x {images.shape[-1]}; "
+                f"expected images of {self.img_size} x {self.img_size}, got {images.shape[-2]} x {images.shape[-1]}; "
                 "resize them, or build the model with another image_size."
             )
         out = self.net.vision_encoder(((images - self.mean) / self.std).to(self.dtype), return_dict=True)
@@ -137,7 +137,7 @@ class Sam2(nn.Module):
             multimask: Three masks, else SAM2's single one.
 
         Returns:
-            M = 3 or 1 masks a picture.
+            M = 3 or 1 masks an image.
         """
         num, device = len(embedding), embedding.device
         if points is None or labels is None:
@@ -163,7 +163,7 @@ class Sam2(nn.Module):
         """Object pointer of a given mask: decode with the mask as dense prompt and take the single mask's token.
 
         Args:
-            frame: N pictures.
+            frame: N images.
             masks: (N, 1, S, S) in [0, 1].
 
         Returns:
@@ -173,10 +173,10 @@ class Sam2(nn.Module):
         return self.decode(frame, frame.embedding, mask_prompt=prompt, multimask=False).pointers[:, 0]
 
     def encode_memory(self, frame: Frame, masks: Tensor) -> Tensor:
-        """Memory tokens of pictures with their masks.
+        """Memory tokens of images with their masks.
 
         Args:
-            frame: N pictures.
+            frame: N images.
             masks: (N, 1, S, S) probabilities in [0, 1].
 
         Returns:
@@ -186,10 +186,10 @@ class Sam2(nn.Module):
         return features.flatten(2).transpose(1, 2)
 
     def encode_given_mask(self, frame: Frame, masks: Tensor) -> tuple[Tensor, Tensor]:
-        """Memory tokens and object pointer of pictures whose mask somebody drew.
+        """Memory tokens and object pointer of images whose mask somebody drew.
 
         Args:
-            frame: N pictures.
+            frame: N images.
             masks: (N, 1, S, S) in [0, 1]; they become logits of -10 and 10, as in SAM2.
 
         Returns:
@@ -241,7 +241,7 @@ class Sam2(nn.Module):
         """Condition a frame on memory.
 
         Args:
-            frame: N pictures.
+            frame: N images.
             tokens: (N, T, memory_dim): whole memory maps of h*w tokens first, pointer tokens last.
             positions: (N, T, memory_dim) or (T, memory_dim).
             num_pointer_tokens: How many of T are pointers; they are not rotated.
@@ -277,7 +277,7 @@ class Sam2(nn.Module):
 
 
 def _new(config: Sam2VideoConfig) -> Sam2VideoModel:
-    """A model with random weights, whose prompts and pictures share one Fourier matrix, as in every checkpoint."""
+    """A model with random weights, whose prompts and images share one Fourier matrix, as in every checkpoint."""
     net = Sam2VideoModel(config)
     with torch.no_grad():
         net.shared_image_embedding.positional_embedding.copy_(net.prompt_encoder.shared_embedding.positional_embedding)

@@ -20,9 +20,9 @@ class ArrayResize:
     size: int
     mode: str = "squash"
 
-    def image(self, picture: np.ndarray) -> np.ndarray:
-        """Resize a picture (H, W, 3) uint8 to (3, size, size) float32 in [0, 1]."""
-        planes = [_resize(picture[..., i].astype(np.float32) / 255, self._content(picture.shape)) for i in range(3)]
+    def image(self, array: np.ndarray) -> np.ndarray:
+        """Resize an image (H, W, 3) uint8 to (3, size, size) float32 in [0, 1]."""
+        planes = [_resize(array[..., i].astype(np.float32) / 255, self._content(array.shape)) for i in range(3)]
         return np.stack([self._pad(plane) for plane in planes])
 
     def soft_mask(self, mask: np.ndarray) -> np.ndarray:

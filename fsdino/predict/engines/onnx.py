@@ -76,9 +76,9 @@ class OnnxEngine(Engine):
         images = np.stack([self.resize.image(reference.image) for reference in references])
         return self.encode(images, masks)
 
-    def segment(self, memories: Sequence[Memory], picture: np.ndarray) -> Iterator[Finding]:
+    def segment(self, memories: Sequence[Memory], image: np.ndarray) -> Iterator[Finding]:
         """See `Engine.segment`."""
-        images, size = self.resize.image(picture)[None], (picture.shape[0], picture.shape[1])
+        images, size = self.resize.image(image)[None], (image.shape[0], image.shape[1])
         for start in range(0, len(memories), CLASSES_AT_ONCE):
             chunk = stack_arrays(memories[start : start + CLASSES_AT_ONCE])
             logits, iou, presence = self.decode(chunk, images)

@@ -39,10 +39,10 @@ class TorchEngine(Engine):
         ])  # fmt: skip
 
     @torch.no_grad()
-    def segment(self, memories: Sequence[Any], picture: np.ndarray) -> Iterator[Finding]:
+    def segment(self, memories: Sequence[Any], image: np.ndarray) -> Iterator[Finding]:
         """See `Engine.segment`."""
-        method, size = self.method, (picture.shape[0], picture.shape[1])
-        square = method.resize.image(image_tensor(picture, "picture").to(method.device))[None]
+        method, size = self.method, (image.shape[0], image.shape[1])
+        square = method.resize.image(image_tensor(image, "image").to(method.device))[None]
         encoded = method.encode_query_feats(method.encoder(square)) if isinstance(method, FewShotSegmenter) else ()
         step = CLASSES_AT_ONCE if encoded and not self.positional else 1
         for start in range(0, len(memories), step):
@@ -58,7 +58,7 @@ class TorchEngine(Engine):
                 yield Finding(probs.cpu().numpy(), score, bool(logit > 0), float(logit.sigmoid()))
 
     def _stacked(self, memories: Sequence[SupportMemory]) -> SupportMemory:
-        """The classes as one memory; picture after picture asks for the same ones, which are joined once."""
+        """The classes as one memory; image after image asks for the same ones, which are joined once."""
         known, joined = self._together
         if len(known) != len(memories) or any(a is not b for a, b in zip(known, memories)):
             joined = stack_memories(memories)

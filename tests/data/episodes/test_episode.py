@@ -25,7 +25,7 @@ def _all_items(dataset, **kwargs) -> list[dict]:
     return items
 
 
-def test_shapes_ranges_and_the_picture_s_own_size():
+def test_shapes_ranges_and_the_image_s_own_size():
     index = MemoryIndex()
     episodes = EpisodeList.draw(index, 0, shots=3, num_episodes=4)
     item = EpisodeData(index, episodes, 56)[2]
@@ -98,9 +98,9 @@ def test_classes_are_drawn_by_their_weights():
 
 def test_novel_pixels_are_ignored_in_queries_and_background_in_supports():
     class Overlapping(MemoryIndex):
-        def load_mask(self, picture_id, class_id):
-            mask = super().load_mask(picture_id, class_id)
-            if class_id == 1 and class_id in self.classes_in(picture_id):
+        def load_mask(self, image_id, class_id):
+            mask = super().load_mask(image_id, class_id)
+            if class_id == 1 and class_id in self.classes_in(image_id):
                 mask[10:18, 10:20] = 1  # reaches into class 0's square
             return mask
 
@@ -142,29 +142,29 @@ def test_absent_queries_truly_lack_the_class():
     assert 70 < absent < 130
 
 
-def test_no_class_with_enough_pictures():
+def test_no_class_with_enough_images():
     index = SubsetIndex(MemoryIndex(), {0: ["0_0"], 1: ["1_0", "1_1"]})
     assert TrainEpisodes(index, [0, 1], 28, shots=1).classes == [1]
-    with pytest.raises(ValueError, match=r"no foreground class of 'memory' has 3 pictures, which a 2-shot training "
-                                         r"episode needs \(2 classes were given\): add pictures or take fewer shots"):
+    with pytest.raises(ValueError, match=r"no foreground class of 'memory' has 3 images, which a 2-shot training "
+                                         r"episode needs \(2 classes were given\): add images or take fewer shots"):
         TrainEpisodes(index, [0, 1], 28, shots=2)
 
 
 def test_a_class_whose_pixels_are_all_ignored():
-    with pytest.raises(ValueError, match=r"found no picture with a usable mask of class 'square0' in 'memory'.*leave"):
+    with pytest.raises(ValueError, match=r"found no image with a usable mask of class 'square0' in 'memory'.*leave"):
         TrainEpisodes(MemoryIndex(), [0], 28, ignore_classes=[0])[0]
 
 
 def test_such_a_class_is_warned_of_and_another_one_drawn():
     index = MemoryIndex()
-    kept = SubsetIndex(index, {0: ["0_0", "0_1"], 1: index.pictures(1)})
+    kept = SubsetIndex(index, {0: ["0_0", "0_1"], 1: index.images(1)})
 
     class Ignored(SubsetIndex):
-        def load_mask(self, picture_id, class_id):
-            mask = super().load_mask(picture_id, class_id)
-            return np.full_like(mask, 255) if (picture_id, class_id) == ("0_1", 0) else mask
+        def load_mask(self, image_id, class_id):
+            mask = super().load_mask(image_id, class_id)
+            return np.full_like(mask, 255) if (image_id, class_id) == ("0_1", 0) else mask
 
-    data = TrainEpisodes(Ignored(kept, {0: kept.pictures(0), 1: kept.pictures(1)}), [0, 1], 28, length=12)
+    data = TrainEpisodes(Ignored(kept, {0: kept.images(0), 1: kept.images(1)}), [0, 1], 28, length=12)
     with pytest.warns(UserWarning, match="usable mask of class 'square0'.*Another class is drawn"):
         items = [data[i] for i in range(12)]
     assert {item["class_id"] for item in items} == {1}
@@ -172,22 +172,22 @@ def test_such_a_class_is_warned_of_and_another_one_drawn():
 
 
 def test_a_class_that_is_everywhere_cannot_be_absent():
-    index = SubsetIndex.of_pictures(MemoryIndex(), [f"0_{k}" for k in range(5)])
-    with pytest.raises(ValueError, match=r"found no picture without class 'square0' in 'memory'.*set absent_prob to 0"):
+    index = SubsetIndex.of_images(MemoryIndex(), [f"0_{k}" for k in range(5)])
+    with pytest.raises(ValueError, match=r"found no image without class 'square0' in 'memory'.*set absent_prob to 0"):
         TrainEpisodes(index, [0], 28, absent_prob=1.0)[0]
 
 
-def test_an_empty_support_mask_names_picture_and_class():
+def test_an_empty_support_mask_names_image_and_class():
     index = MemoryIndex()
     episodes = EpisodeList("memory", 0, 1, 0, (EpisodeSpec(0, "0_0", ("3_0",)),))
-    with pytest.raises(ValueError, match=r"mask of class 'square0' in picture '3_0' has no foreground pixel; a "):
+    with pytest.raises(ValueError, match=r"mask of class 'square0' in image '3_0' has no foreground pixel; a "):
         EpisodeData(index, episodes, 28)[0]
 
 
-def test_a_mask_of_another_size_names_picture_and_class():
+def test_a_mask_of_another_size_names_image_and_class():
     class Wrong(MemoryIndex):
-        def load_mask(self, picture_id, class_id):
-            return super().load_mask(picture_id, class_id)[:-1]
+        def load_mask(self, image_id, class_id):
+            return super().load_mask(image_id, class_id)[:-1]
 
     with pytest.raises(ValueError, match=r"mask '0_\d \(class 0\)' is 40x31 pixels .* export the mask at the"):
         TrainEpisodes(Wrong(), [0], 28)[0]

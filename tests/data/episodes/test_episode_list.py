@@ -37,8 +37,8 @@ def test_query_is_no_support_and_supports_do_not_repeat(shots):
     assert len(episodes) == 300 and episodes.class_ids == [0, 4]
     for episode in episodes:
         assert episode.query not in episode.support and len(set(episode.support)) == shots
-        assert {episode.query, *episode.support} <= set(index.pictures(episode.class_id))
-    assert episodes.pictures == {f"{c}_{k}" for c in (0, 4) for k in range(5)}
+        assert {episode.query, *episode.support} <= set(index.images(episode.class_id))
+    assert episodes.images == {f"{c}_{k}" for c in (0, 4) for k in range(5)}
 
 
 def test_with_replacement_supports_repeat_but_are_never_the_query():
@@ -47,25 +47,25 @@ def test_with_replacement_supports_repeat_but_are_never_the_query():
     assert any(len(set(e.support)) < 4 for e in episodes)
 
 
-def test_each_picture_once_as_query():
+def test_each_image_once_as_query():
     index = MemoryIndex()
     episodes = EpisodeList.draw(index, 0, order="each")
-    assert [(e.class_id, e.query) for e in episodes] == [(c, p) for c in (0, 4) for p in index.pictures(c)]
+    assert [(e.class_id, e.query) for e in episodes] == [(c, p) for c in (0, 4) for p in index.images(c)]
 
 
-def test_first_pictures_as_supports():
+def test_first_images_as_supports():
     episodes = EpisodeList.draw(MemoryIndex(), 0, shots=2, order="first")
     assert [e.support for e in episodes] == [("0_0", "0_1")] * 3 + [("4_0", "4_1")] * 3
     assert [e.query for e in episodes] == ["0_2", "0_3", "0_4", "4_2", "4_3", "4_4"]
 
 
-def test_a_class_without_enough_pictures():
+def test_a_class_without_enough_images():
     index = SubsetIndex(MemoryIndex(), {0: ["0_0", "0_1"], 4: ["4_0", "4_1", "4_2"]})
-    with pytest.raises(ValueError, match=r"class 'square0' of 'memory' fold 0 has 2 picture\(s\) with a mask, 2-shot "
-                                         r"episodes need 3: add pictures, take fewer shots, or leave such classes out"):
+    with pytest.raises(ValueError, match=r"class 'square0' of 'memory' fold 0 has 2 image\(s\) with a mask, 2-shot "
+                                         r"episodes need 3: add images, take fewer shots, or leave such classes out"):
         EpisodeList.draw(index, 0, shots=2)
     assert EpisodeList.draw(index, 0, shots=2, skip_rare=True).class_ids == [4]
-    with pytest.raises(ValueError, match="no class of 'memory' fold 0 has the 4 pictures that 3-shot episodes need"):
+    with pytest.raises(ValueError, match="no class of 'memory' fold 0 has the 4 images that 3-shot episodes need"):
         EpisodeList.draw(index, 0, shots=3, skip_rare=True)
     with pytest.raises(ValueError, match="at least 1 shot, got 0"):
         EpisodeList.draw(index, 0, shots=0)
@@ -74,15 +74,15 @@ def test_a_class_without_enough_pictures():
 class _SomeEmpty(MemoryIndex):
     empty = ("0_0", "4_1")
 
-    def load_mask(self, picture_id, class_id):
-        return super().load_mask(picture_id, class_id) * (picture_id not in self.empty)
+    def load_mask(self, image_id, class_id):
+        return super().load_mask(image_id, class_id) * (image_id not in self.empty)
 
 
 @pytest.mark.parametrize("order", ["random", "each"])
 @pytest.mark.parametrize("per_class", [5, 20])
 def test_empty_masks_are_passed_over(order, per_class):
     episodes = EpisodeList.draw(_SomeEmpty(per_class=per_class), 0, num_episodes=200, order=order)
-    assert not {"0_0", "4_1"} & episodes.pictures
+    assert not {"0_0", "4_1"} & episodes.images
     if order == "each":
         assert len(episodes) == 2 * (per_class - 1)
 
@@ -90,7 +90,7 @@ def test_empty_masks_are_passed_over(order, per_class):
 def test_nothing_but_empty_masks():
     index = _SomeEmpty(per_class=6)
     index.empty = tuple(f"0_{k}" for k in range(5))
-    with pytest.raises(ValueError, match=r"class 'square0' of 'memory' fold 0 has 1 picture\(s\) with a mask"):
+    with pytest.raises(ValueError, match=r"class 'square0' of 'memory' fold 0 has 1 image\(s\) with a mask"):
         EpisodeList.draw(index, 0, shots=1)
 
 
@@ -127,7 +127,7 @@ def test_what_is_no_list(tmp_path):
         (EpisodeSpec(1, "1_0", ("1_1",)), "class 1 is not a novel class of the fold"),
         (EpisodeSpec(0, "0_0", ("0_1", "0_2")), "it has 2 supports, the list says 1"),
         (EpisodeSpec(0, "0_0", ("0_0",)), "query '0_0' is among its own supports"),
-        (EpisodeSpec(0, "0_0", ("0_9",)), "picture '0_9' is missing or does not count for class 0"),
+        (EpisodeSpec(0, "0_0", ("0_9",)), "image '0_9' is missing or does not count for class 0"),
     ],
 )
 def test_verify_names_the_first_episode_that_does_not_fit(spec, words):
@@ -143,5 +143,5 @@ def test_the_given_lists_of_real_photographs_are_read_as_they_are(coco386):
         episodes = EpisodeList.load(folder / f"episodes/fold{fold}_1shot.json", "coco386")
         episodes.verify(index)
         assert len(episodes) == 250 and episodes.fold == fold and episodes.dataset == "coco386"
-        possible = [c for c in index.novel_classes(fold) if len(index.pictures(c)) > 1]
+        possible = [c for c in index.novel_classes(fold) if len(index.images(c)) > 1]
         assert len(possible) == num_classes and episodes.class_ids == possible

@@ -11,31 +11,31 @@ from tests.data.trees import MemoryIndex
 class _Large(MemoryIndex):
     """Squares scaled by 5, so that class 2's alone stay under 2,048 pixels."""
 
-    def load_image(self, picture_id):
-        return super().load_image(picture_id).repeat(5, 0).repeat(5, 1)
+    def load_image(self, image_id):
+        return super().load_image(image_id).repeat(5, 0).repeat(5, 1)
 
-    def load_mask(self, picture_id, class_id):
-        mask = super().load_mask(picture_id, class_id).repeat(5, 0).repeat(5, 1)
+    def load_mask(self, image_id, class_id):
+        mask = super().load_mask(image_id, class_id).repeat(5, 0).repeat(5, 1)
         if class_id == 2:
             mask[np.cumsum(mask == 1).reshape(mask.shape) > PFENET_MIN_PIXELS - 1] = 0
         return mask
 
 
 @pytest.mark.parametrize("rule", ["none", "hsnet"])
-def test_all_base_pictures_are_kept(rule):
+def test_all_base_images_are_kept(rule):
     index = _Large()
     view = training_view(index, 0, rule)
-    assert [len(view.pictures(c)) for c in range(8)] == [0, 5, 5, 5, 0, 5, 5, 5]
+    assert [len(view.images(c)) for c in range(8)] == [0, 5, 5, 5, 0, 5, 5, 5]
     assert novel_as_ignore(index, 0, rule) == ([0, 4] if rule == "none" else [])
 
 
-def test_pictures_with_novel_classes_and_small_objects_are_dropped():
+def test_images_with_novel_classes_and_small_objects_are_dropped():
     index = _Large()
     view = training_view(index, 0, "pfenet")
-    assert view.pictures(1) == [f"1_{k}" for k in range(5)]
-    assert view.pictures(2) == []  # 2,047 pixels
-    assert view.pictures(3) == ["3_0", "3_2", "3_4"]  # 3_1 and 3_3 show class 4, which is novel
-    assert not any(index.classes_in(p) & {0, 4} for p in view.all_pictures())
+    assert view.images(1) == [f"1_{k}" for k in range(5)]
+    assert view.images(2) == []  # 2,047 pixels
+    assert view.images(3) == ["3_0", "3_2", "3_4"]  # 3_1 and 3_3 show class 4, which is novel
+    assert not any(index.classes_in(p) & {0, 4} for p in view.all_images())
 
 
 def test_an_unknown_filter():

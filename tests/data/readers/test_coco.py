@@ -22,7 +22,7 @@ from tests.data.trees import (
 
 
 def _one(root, *annotations, **kwargs) -> CocoIndex:
-    """A data set of one picture and classes 1 to 3."""
+    """A data set of one image and classes 1 to 3."""
     content = {
         "images": [{"id": 7, "file_name": "a.jpg", "height": HEIGHT, "width": WIDTH}],
         "categories": [{"id": c, "name": f"class{c}"} for c in (1, 2, 3)],
@@ -57,8 +57,8 @@ def test_crowds_are_ignored_outside_instances(tmp_path):
     mask = index.load_mask("a.jpg", 1)
     assert ((mask == 1) == (block(1, 30, 30, 40) == 1)).all()
     assert ((mask == 255) == ((block(1, 10, 10, 40) == 1) & (mask != 1))).all()
-    assert index.pictures(1) == ["a.jpg"] and index.pictures(2) == []  # a crowd alone does not count
-    assert 2 in index.classes_in("a.jpg")  # but it is there: no picture without class 2
+    assert index.images(1) == ["a.jpg"] and index.images(2) == []  # a crowd alone does not count
+    assert 2 in index.classes_in("a.jpg")  # but it is there: no image without class 2
 
 
 def test_a_first_polygon_of_two_points_does_not_become_a_box(tmp_path):
@@ -85,21 +85,21 @@ def test_painted_label_maps_follow_the_documented_order(tmp_path):
 
 @pytest.mark.parametrize(("kwargs", "counts"), [({}, 1), ({"min_cover": 0.02}, 0), ({"min_pixels": 101}, 0),
                                                 ({"min_cover": 0.0124}, 1), ({"min_pixels": 100}, 1)])
-def test_a_smallest_size_decides_which_pictures_count(tmp_path, kwargs, counts):
+def test_a_smallest_size_decides_which_images_count(tmp_path, kwargs, counts):
     annotations = [instance(1, 7, 1, [square(5, 5, 10)]), instance(2, 7, 2, [square(20, 20, 50)])]
     index = _one(tmp_path, *annotations, **kwargs)
-    assert len(index.pictures(1)) == counts and index.pictures(2) == ["a.jpg"]
+    assert len(index.images(1)) == counts and index.images(2) == ["a.jpg"]
     assert index.classes_in("a.jpg") == {1, 2}
 
 
 def test_folds_are_every_fourth_class(tmp_path):
     index = coco20i(coco2014_tree(tmp_path), "val")
     assert index.name == "coco20i" and index.folds == [[1, 5], [2, 6], [3, 7], [4, 8]]
-    assert index.overlap == "painted" and len(index.all_pictures()) == 6
+    assert index.overlap == "painted" and len(index.all_images()) == 6
     assert coco20i(tmp_path / "COCO2014", "train").folds == index.folds
 
 
-def test_a_json_beside_its_pictures(tmp_path):
+def test_a_json_beside_its_images(tmp_path):
     coco_tree(tmp_path)
     a, b = coco_folder(tmp_path), coco_folder(tmp_path / "instances.json")
     assert a.all_images() == b.all_images() == [f"{i:012d}.jpg" for i in range(1, 7)]
@@ -131,9 +131,9 @@ def test_boxes_without_masks(tmp_path):
     assert "annotation 2 in" in message and "has no 'segmentation' (boxes only?): masks are needed" in message
 
 
-def test_a_picture_listed_twice(tmp_path):
+def test_a_image_listed_twice(tmp_path):
     message = _broken(tmp_path, lambda c: c["images"][1].update(file_name=c["images"][0]["file_name"]))
-    assert "lists picture '000000000001.jpg' twice" in message
+    assert "lists image '000000000001.jpg' twice" in message
 
 
 def test_other_json(tmp_path):
@@ -144,12 +144,12 @@ def test_other_json(tmp_path):
 
 
 def test_no_mask_at_all(tmp_path):
-    assert "has no class with a picture" in _broken(tmp_path, lambda c: c["annotations"].clear())
+    assert "has no class with an image" in _broken(tmp_path, lambda c: c["annotations"].clear())
 
 
 def test_an_rle_of_another_size(tmp_path):
     index = _one(tmp_path, instance(1, 7, 1, rle(np.ones((10, 12)))))
-    with pytest.raises(DataSetError, match=r"'a\.jpg' in '.*' has size \[10, 12\], the picture is \[80, 100\]"):
+    with pytest.raises(DataSetError, match=r"'a\.jpg' in '.*' has size \[10, 12\], the image is \[80, 100\]"):
         index.load_mask("a.jpg", 1)
 
 
@@ -161,7 +161,7 @@ def test_missing_files_are_named_with_the_remedy(tmp_path):
     (tmp_path / "images" / "000000000001.jpg").unlink()
     with pytest.raises(FileNotFoundError, match=r"000000000001\.jpg' does not exist: check the data set's root"):
         coco_folder(tmp_path).load_image("000000000001.jpg")
-    with pytest.raises(DataSetError, match=r"picture 'b\.jpg' is not in"):
+    with pytest.raises(DataSetError, match=r"image 'b\.jpg' is not in"):
         coco_folder(tmp_path).load_mask("b.jpg", 1)
     with pytest.raises(DataSetError, match=r"found neither '.*COCO2014/annotations/instances_val2014\.json' nor"):
         coco20i(tmp_path, "val")
@@ -172,11 +172,11 @@ def test_real_photographs(coco386):
     assert len(index.class_names) == 80 and len(index.all_images()) == 386
     assert [len(fold) for fold in index.folds] == [20] * 4 and index.folds[0][:3] == [1, 5, 9]
     crowds = 0
-    for picture in index.all_images()[::20]:
-        image = index.load_image(picture)
-        for class_id in index.classes_in(picture):
-            mask = index.load_mask(picture, class_id)
+    for image_id in index.all_images()[::20]:
+        image = index.load_image(image_id)
+        for class_id in index.classes_in(image_id):
+            mask = index.load_mask(image_id, class_id)
             assert mask.shape == image.shape[:2] and set(np.unique(mask)) <= {0, 1, 255}
-            assert (picture in index.pictures(class_id)) == ((mask == 1).mean() > 0.02)
+            assert (image_id in index.images(class_id)) == ((mask == 1).mean() > 0.02)
             crowds += (mask == 255).any()
     assert crowds

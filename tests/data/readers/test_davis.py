@@ -12,7 +12,7 @@ from tests.data.trees import block, davis_tree, labels
 def test_an_object_of_2017_is_a_class(tmp_path):
     index = DavisIndex(davis_tree(tmp_path), "val", 2017)
     assert list(index.class_names.values()) == ["bear/1", "dogs/1", "dogs/2"]
-    assert index.pictures(1) == [f"dogs/{i:05d}" for i in range(4)]  # without the last frame
+    assert index.images(1) == [f"dogs/{i:05d}" for i in range(4)]  # without the last frame
     assert (index.load_mask("dogs/00002", 2) == block(1, 40, 14, 20)).all()
     assert (index.load_mask("bear/00002", 2) == 0).all() and index.classes_in("dogs/00001") == {1, 2}
     episodes = PROTOCOLS["fsdino"].draw(index, 0)
@@ -54,7 +54,7 @@ def test_outline_of_a_square():
     expected[1:5, 1:5] = 1
     expected[2:4, 2:4] = 0
     assert (found == expected).all()
-    assert not outline(np.ones((8, 8))).any()  # the picture's rim is no outline
+    assert not outline(np.ones((8, 8))).any()  # the image's rim is no outline
 
 
 def _slow_f(pred: np.ndarray, truth: np.ndarray, radius: int) -> float:

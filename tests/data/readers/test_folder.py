@@ -1,4 +1,4 @@
-"""Folders of pictures and masks."""
+"""Folders of images and masks."""
 
 import numpy as np
 import pytest
@@ -13,20 +13,20 @@ def _check(index: ClassIndex, classes: list[str], per_class: int) -> None:
     assert sorted(index.class_names.values()) == classes
     assert sorted(c for fold in index.folds for c in fold) == sorted(index.class_names)
     for class_id in index.class_names:
-        assert len(index.pictures(class_id)) == per_class
-        for picture in index.pictures(class_id):
-            assert index.classes_in(picture) == {class_id} and index.load_image(picture).shape == (80, 100, 3)
-            assert ((index.load_mask(picture, class_id) == 1) == (block(1) == 1)).all()
+        assert len(index.images(class_id)) == per_class
+        for image in index.images(class_id):
+            assert index.classes_in(image) == {class_id} and index.load_image(image).shape == (80, 100, 3)
+            assert ((index.load_mask(image, class_id) == 1) == (block(1) == 1)).all()
 
 
-def test_masks_beside_the_pictures(tmp_path):
+def test_masks_beside_the_images(tmp_path):
     index = folder(mask_folder_tree(tmp_path))
     _check(index, ["cup", "pen"], 3)
-    assert index.pictures(0) == ["cup/shot0", "cup/shot1", "cup/shot2"]
+    assert index.images(0) == ["cup/shot0", "cup/shot1", "cup/shot2"]
     assert (index.load_mask("pen/shot0", 0) == 0).all()
 
 
-def test_png_pictures_with_mask_in_the_name(tmp_path):
+def test_png_images_with_mask_in_the_name(tmp_path):
     for k in range(2):
         photo(tmp_path / f"cup/{k}.png")
         labels(tmp_path / f"cup/{k}_mask.png", block(1))
@@ -50,7 +50,7 @@ def test_twin_folders_without_classes(tmp_path):
 def test_label_maps_with_names(tmp_path):
     index = folder(label_folder_tree(tmp_path))
     assert index.class_names == {c: f"class{c}" for c in range(1, 5)} and index.folds == [[1], [2], [3], [4]]
-    assert index.pictures(2) == ["0001", "0005"] and index.classes_in("0001") == {2}
+    assert index.images(2) == ["0001", "0005"] and index.classes_in("0001") == {2}
     mask = index.load_mask("0001", 2)
     assert (mask[0] == 255).all() and ((mask == 1) == (block(1) == 1)).all()
     assert (index.load_mask("0001", 3)[1:] == 0).all() and index.object_pixels("0001", 2) == 2500
@@ -62,12 +62,12 @@ def test_smallest_sizes_of_label_maps(tmp_path):
     array[40:50, 40:50] = 2
     photo(tmp_path / "images/small.jpg")
     labels(tmp_path / "labels/small.png", array)
-    assert "small" in folder(tmp_path).pictures(1)
-    assert "small" not in folder(tmp_path, min_pixels=26).pictures(1)
-    assert "small" in folder(tmp_path, min_pixels=26).pictures(2)
-    assert "small" not in folder(tmp_path, min_cover=0.02).pictures(2)
-    few = folder(tmp_path, min_pictures=3)
-    assert few.pictures(1) and not few.pictures(3)
+    assert "small" in folder(tmp_path).images(1)
+    assert "small" not in folder(tmp_path, min_pixels=26).images(1)
+    assert "small" in folder(tmp_path, min_pixels=26).images(2)
+    assert "small" not in folder(tmp_path, min_cover=0.02).images(2)
+    few = folder(tmp_path, min_images=3)
+    assert few.images(1) and not few.images(3)
 
 
 def test_classes_as_a_list(tmp_path):
@@ -105,25 +105,25 @@ def test_classes_json_is_missing(tmp_path):
         folder(tmp_path)
 
 
-def test_a_picture_without_mask(tmp_path):
+def test_a_image_without_mask(tmp_path):
     mask_folder_tree(tmp_path / "a")
     (tmp_path / "a/cup/shot1.png").unlink()
-    with pytest.raises(DataSetError, match=r"picture '.*cup/shot1\.jpg' has no mask '.*cup/shot1\.png' .* add the"):
+    with pytest.raises(DataSetError, match=r"image '.*cup/shot1\.jpg' has no mask '.*cup/shot1\.png' .* add the"):
         folder(tmp_path / "a")
     label_folder_tree(tmp_path / "b")
     (tmp_path / "b/labels/0000.png").unlink()
-    with pytest.raises(DataSetError, match=r"picture '.*0000\.jpg' has no mask '.*labels/0000\.png'"):
+    with pytest.raises(DataSetError, match=r"image '.*0000\.jpg' has no mask '.*labels/0000\.png'"):
         folder(tmp_path / "b")
 
 
-def test_a_mask_without_picture(tmp_path):
+def test_a_mask_without_image(tmp_path):
     mask_folder_tree(tmp_path)
     (tmp_path / "cup/shot1.jpg").unlink()
-    with pytest.raises(DataSetError, match=r"mask '.*cup/shot1\.png' has no picture of the same name: add 'shot1"):
+    with pytest.raises(DataSetError, match=r"mask '.*cup/shot1\.png' has no image of the same name: add 'shot1"):
         folder(tmp_path)
 
 
-def test_two_pictures_of_the_same_name(tmp_path):
+def test_two_images_of_the_same_name(tmp_path):
     label_folder_tree(tmp_path)
     photo(tmp_path / "images/0000.png")
     with pytest.raises(DataSetError, match=r"'.*0000\.jpg' and '0000\.png' have the same name: remove one"):
@@ -132,31 +132,31 @@ def test_two_pictures_of_the_same_name(tmp_path):
 
 def test_a_mask_of_another_size(tmp_path):
     labels(mask_folder_tree(tmp_path) / "cup/shot0.png", np.ones((10, 12)))
-    with pytest.raises(ValueError, match=r"mask '.*cup/shot0\.png' is 12x10 pixels .* its picture is 100x80"):
+    with pytest.raises(ValueError, match=r"mask '.*cup/shot0\.png' is 12x10 pixels .* its image is 100x80"):
         folder(tmp_path).load_mask("cup/shot0", 0)
 
 
-def test_an_unknown_picture(tmp_path):
-    with pytest.raises(DataSetError, match="has no picture 'cup/shot9'"):
+def test_an_unknown_image(tmp_path):
+    with pytest.raises(DataSetError, match="has no image 'cup/shot9'"):
         folder(mask_folder_tree(tmp_path / "a")).load_image("cup/shot9")
-    with pytest.raises(DataSetError, match="has no picture '0099'"):
+    with pytest.raises(DataSetError, match="has no image '0099'"):
         folder(label_folder_tree(tmp_path / "b")).load_image("0099")
 
 
 def test_a_folder_of_something_else(tmp_path):
     (tmp_path / "readme.txt").write_text("nothing here")
-    with pytest.raises(DataSetError, match=r"holds no pictures with masks; expected one of: <class>/<name>.jpg with"):
+    with pytest.raises(DataSetError, match=r"holds no images with masks; expected one of: <class>/<name>.jpg with"):
         folder(tmp_path)
-    with pytest.raises(DataSetError, match=r"'.*nowhere' \(the folder of pictures and masks\) does not exist"):
+    with pytest.raises(DataSetError, match=r"'.*nowhere' \(the folder of images and masks\) does not exist"):
         folder(tmp_path / "nowhere")
 
 
 def test_real_photographs():
     root = shared_data("clothing")
-    index = folder(root, "clothing", min_pictures=10)
-    assert len(index.class_names) == 58 and sum(bool(index.pictures(c)) for c in index.class_names) == 47
-    for picture in index.all_pictures()[::200]:
-        image = index.load_image(picture)
-        for class_id in index.classes_in(picture):
-            mask = index.load_mask(picture, class_id)
+    index = folder(root, "clothing", min_images=10)
+    assert len(index.class_names) == 58 and sum(bool(index.images(c)) for c in index.class_names) == 47
+    for image_id in index.all_images()[::200]:
+        image = index.load_image(image_id)
+        for class_id in index.classes_in(image_id):
+            mask = index.load_mask(image_id, class_id)
             assert mask.shape == image.shape[:2] and (mask == 1).any()

@@ -1,4 +1,4 @@
-"""One's own folder without folds: which pictures are learnt from, which choose, which are tested."""
+"""One's own folder without folds: which images are learnt from, which choose, which are tested."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from PIL import Image
 
 from fsdino.base.storage import load, save_pretrained
 from fsdino.data.catalog import open_data_set
-from fsdino.data.readers.own import own_folder, spread_pictures
+from fsdino.data.readers.own import own_folder, spread_images
 from fsdino.data.splits import open_test, open_train
 from fsdino.models.segmenter import FewShotSegmenter
 from fsdino.pipeline.recipe import DataPart, DataSpec, read_recipe
@@ -27,58 +27,58 @@ def write(root: Path, counts: dict[str, int]) -> Path:
     for c, (name, count) in enumerate(counts.items()):
         (root / name).mkdir(parents=True)
         for i in range(count):
-            picture, mask = scene(40, 50, seed=100 * c + i)
-            Image.fromarray(picture).save(root / name / f"{i:02d}.jpg")
+            image, mask = scene(40, 50, seed=100 * c + i)
+            Image.fromarray(image).save(root / name / f"{i:02d}.jpg")
             Image.fromarray(mask * np.uint8(255)).save(root / name / f"{i:02d}.png")
     return root
 
 
 def part(root: Path, **changes: object) -> DataPart:
     spec = DataSpec("own", str(root))
-    values = {"val_by": "pictures", "in_domain": True, "test_episodes": 10, "val_episodes": 6, **changes}
+    values = {"val_by": "images", "in_domain": True, "test_episodes": 10, "val_episodes": 6, **changes}
     return DataPart(train=[spec], test=spec, **values)  # type: ignore[arg-type]
 
 
-def test_no_picture_has_two_roles(tmp_path: Path) -> None:
+def test_no_image_has_two_roles(tmp_path: Path) -> None:
     root = write(tmp_path, {"cat": 12, "dog": 6})
     chosen = part(root)
     test = open_test(chosen)
     train = open_train(chosen, test)
     assert train.val_episodes is not None
-    roles = [set(train.index.all_pictures()), set(train.val_episodes.pictures), set(test.index.all_pictures())]
+    roles = [set(train.index.all_images()), set(train.val_episodes.images), set(test.index.all_images())]
     assert all(not roles[a] & roles[b] for a in range(3) for b in range(a))
     assert set(train.annotated.ids) >= roles[0] | roles[1]  # one cache serves both
     assert train.classes == train.val_classes == [0, 1] and train.ignore_classes == []
-    assert [len(test.index.pictures(c)) for c in (0, 1)] == [3, 2]
-    assert [len(train.index.pictures(c)) for c in (0, 1)] == [7, 2]
-    assert test.episodes.pictures <= roles[2]
+    assert [len(test.index.images(c)) for c in (0, 1)] == [3, 2]
+    assert [len(train.index.images(c)) for c in (0, 1)] == [7, 2]
+    assert test.episodes.images <= roles[2]
 
 
 def test_one_class_alone_is_enough(tmp_path: Path) -> None:
     chosen = part(write(tmp_path, {"cat": 8}))
     train = open_train(chosen, open_test(chosen))
-    assert train.classes == [0] and len(train.index.pictures(0)) == 4
+    assert train.classes == [0] and len(train.index.images(0)) == 4
     without = open_train(part(tmp_path, val_share=0.0), open_test(chosen))
-    assert without.val_episodes is None and len(without.index.pictures(0)) == 6
+    assert without.val_episodes is None and len(without.index.images(0)) == 6
 
 
-def test_pictures_are_spread_evenly() -> None:
-    world = open_data_set("synthetic", pictures_per_class=8)
-    chosen = spread_pictures(world, 0.25)
-    counts = [len(chosen & set(world.pictures(c))) for c in world.class_names]
+def test_images_are_spread_evenly() -> None:
+    world = open_data_set("synthetic", images_per_class=8)
+    chosen = spread_images(world, 0.25)
+    counts = [len(chosen & set(world.images(c))) for c in world.class_names]
     assert counts == [2] * 40 and sorted(chosen)[:2] == ["000/0002", "000/0006"]
 
 
 def test_errors_say_what_to_do(tmp_path: Path) -> None:
     write(tmp_path / "a", {"cat": 5})
-    with pytest.raises(ValueError, match="class 'cat' has 5 pictures and needs 6: two to learn from"):
+    with pytest.raises(ValueError, match="class 'cat' has 5 images and needs 6: two to learn from"):
         own_folder(tmp_path / "a")
     with pytest.raises(ValueError, match=r"test_share 1\.0 leaves nothing to train or to test on"):
         own_folder(tmp_path / "a", test_share=1.0)
     with pytest.raises(ValueError, match="unknown split 'val' of one's own folder"):
         own_folder(tmp_path / "a", "val")  # type: ignore[arg-type]
     chosen = part(write(tmp_path / "b", {"cat": 6}), shots=2)
-    with pytest.raises(ValueError, match="no class of 'own' has 3 pictures left to train on"):
+    with pytest.raises(ValueError, match="no class of 'own' has 3 images left to train on"):
         open_train(chosen, open_test(part(tmp_path / "b")))
 
 

@@ -12,7 +12,7 @@ from fsdino.data.episodes.episode import EpisodeData
 from fsdino.data.episodes.protocols import PROTOCOLS
 from fsdino.data.files import DataSetError
 from fsdino.data.readers.fss import class_split, fss1000
-from fsdino.data.readers.lvis import LvisIndex, lvis_folds, picture_name
+from fsdino.data.readers.lvis import LvisIndex, image_name, lvis_folds
 from fsdino.data.readers.part_names import PART_FOLDS, merged_part
 from fsdino.data.readers.parts import PacoPartIndex, PascalPartIndex
 from fsdino.data.readers.perseg import PersegIndex
@@ -26,11 +26,11 @@ def test_every_benchmark_gives_episodes(tmp_path, name):
     for role in DATA_SETS[name].roles or {"test": ""}:
         index = open_data_set(name, root, role)
         assert index.name == name
-        for picture in index.all_pictures()[:4]:
-            image = index.load_image(picture)
+        for image_id in index.all_images()[:4]:
+            image = index.load_image(image_id)
             assert image.dtype == np.uint8 and image.ndim == 3
-            for class_id in index.classes_in(picture):
-                mask = index.load_mask(picture, class_id)
+            for class_id in index.classes_in(image_id):
+                mask = index.load_mask(image_id, class_id)
                 assert mask.shape == image.shape[:2] and mask.dtype == np.uint8 and set(np.unique(mask)) <= {0, 1, 255}
     index = open_data_set(name, root, "test")
     episodes = PROTOCOLS["fsdino"].draw(index, 0, num_episodes=6, skip_rare=True)
@@ -53,18 +53,18 @@ class TestPascal:
         index = VocIndex(trees.voc_tree(tmp_path), "val")
         assert index.folds == [list(range(5 * f + 1, 5 * f + 6)) for f in range(4)]
         assert index.class_names[15] == "person"
-        assert index.pictures(1) == ["2007_001002", "2007_001003"]  # those of class 2 show it too small
+        assert index.images(1) == ["2007_001002", "2007_001003"]  # those of class 2 show it too small
         assert index.classes_in("2007_002002") == {1, 2}
         mask = index.load_mask("2007_001002", 1)
         assert (mask[8:10, 10:60] == 255).all() and (mask == 1).sum() == 2500
         small = VocIndex(tmp_path, "val", min_pixels=1)
-        assert len(small.pictures(1)) == 4
+        assert len(small.images(1)) == 4
 
     def test_train_is_all_but_val(self, tmp_path):
         root = trees.voc_tree(tmp_path)
         train, val = VocIndex(root / "VOCdevkit", "train"), VocIndex(root / "VOCdevkit/VOC2012", "val")
-        assert len(train.all_pictures()) == len(val.all_pictures()) == 40
-        assert not set(train.all_pictures()) & set(val.all_pictures())
+        assert len(train.all_images()) == len(val.all_images()) == 40
+        assert not set(train.all_images()) & set(val.all_images())
 
     def test_published_lists_are_read_first(self, tmp_path):
         root = trees.voc_tree(tmp_path)
@@ -73,10 +73,10 @@ class TestPascal:
             lines += ["2007_002002__01"] if fold == 0 else []
             trees.text(root / f"splits/pascal/val/fold{fold}.txt", "\n".join(lines))
         index = VocIndex(root, "val")
-        assert index.pictures(1) == ["2007_001002", "2007_002002"] and index.pictures(20) == ["2007_020002"]
+        assert index.images(1) == ["2007_001002", "2007_002002"] and index.images(20) == ["2007_020002"]
         assert index.object_pixels("2007_002002", 1) == 160
         trees.text(root / "splits/pascal/val/fold3.txt", "2007_001002__21")
-        with pytest.raises(DataSetError, match=r"line '2007_001002__21' of '.*fold3\.txt' is not '<picture>__<class"):
+        with pytest.raises(DataSetError, match=r"line '2007_001002__21' of '.*fold3\.txt' is not '<image>__<class"):
             VocIndex(root, "val")
 
     def test_official_sources_when_the_merged_folder_is_missing(self, tmp_path):
@@ -90,7 +90,7 @@ class TestPascal:
         savemat(sbd / "2007_003000.mat", {"GTcls": {"Segmentation": np.asarray(Image.open(moved))}})
         moved.unlink()
         index = VocIndex(root, "train")
-        assert "2007_003000" in index.pictures(3) and index.object_pixels("2007_003000", 3) == 2500
+        assert "2007_003000" in index.images(3) and index.object_pixels("2007_003000", 3) == 2500
         savemat(sbd / "2007_003000.mat", {"other": 1})
         with pytest.raises(DataSetError, match=r"2007_003000\.mat' has no GTcls"):
             VocIndex(root, "train")
@@ -107,12 +107,12 @@ class TestPascal:
         root = trees.voc_tree(tmp_path)
         base = root / "VOCdevkit/VOC2012"
         (base / "SegmentationClassAug/2007_001002.png").unlink()
-        with pytest.raises(DataSetError, match=r"picture '2007_001002' of '.*val\.txt' has no label map \(1 such\)"):
+        with pytest.raises(DataSetError, match=r"image '2007_001002' of '.*val\.txt' has no label map \(1 such\)"):
             VocIndex(root, "val")
         for path in (base / "SegmentationClassAug").iterdir():
             if path.stem in (base / "ImageSets/Segmentation/train.txt").read_text():
                 path.unlink()
-        with pytest.raises(DataSetError, match="has label maps for val pictures only: fetch SegmentationClassAug or"):
+        with pytest.raises(DataSetError, match="has label maps for val images only: fetch SegmentationClassAug or"):
             VocIndex(root, "train")
         (base / "SegmentationClassAug").rename(base / "gone")
         with pytest.raises(DataSetError, match="has neither SegmentationClassAug nor SegmentationClass: unpack"):
@@ -134,7 +134,7 @@ class TestFss:
         for split, name in {"train": "trn", "val": "val", "test": "test"}.items():
             assert class_split()[split] == sorted((folder / f"{name}.txt").read_text().split())
 
-    def test_each_test_picture_is_a_query_once(self, tmp_path):
+    def test_each_test_image_is_a_query_once(self, tmp_path):
         index = fss1000(trees.fss_tree(tmp_path))
         assert list(index.class_names.values()) == ["cat", "dog"] and index.folds == [list(index.class_names)]
         episodes = PROTOCOLS["hsnet"].draw(index, 0, shots=5)
@@ -151,11 +151,11 @@ class TestFss:
     def test_what_is_missing(self, tmp_path):
         root = trees.fss_tree(tmp_path)
         (root / "FSS-1000/cat/3.png").unlink()
-        with pytest.raises(DataSetError, match=r"cat/3\.png' \(the mask of a picture of FSS-1000\) does not exist"):
+        with pytest.raises(DataSetError, match=r"cat/3\.png' \(the mask of an image of FSS-1000\) does not exist"):
             fss1000(root)
         for path in (root / "FSS-1000/cat").iterdir():
             path.unlink()
-        with pytest.raises(DataSetError, match=r"class folder '.*cat' has no \.jpg picture: unpack FSS-1000 again"):
+        with pytest.raises(DataSetError, match=r"class folder '.*cat' has no \.jpg image: unpack FSS-1000 again"):
             fss1000(root)
         (root / "FSS-1000/cat").rmdir()
         with pytest.raises(DataSetError, match=r"cat' \(a class folder of FSS-1000\) does not exist"):
@@ -167,9 +167,9 @@ class TestFss:
 class TestLvis:
     def test_folds_are_positions_among_the_frequent_classes(self, tmp_path):
         index = LvisIndex(trees.lvis_tree(tmp_path), "val")
-        frequent = [c for c in range(1, 26) if c % 4 > 1]  # class c has c % 4 pictures
+        frequent = [c for c in range(1, 26) if c % 4 > 1]  # class c has c % 4 images
         assert index.folds == [[frequent[f]] for f in range(10)]
-        assert index.pictures(2) == ["val2017/000000000001.jpg", "val2017/000000000002.jpg"]
+        assert index.images(2) == ["val2017/000000000001.jpg", "val2017/000000000002.jpg"]
         assert LvisIndex(tmp_path, "train").folds == index.folds
 
     def test_published_numbers(self):
@@ -184,30 +184,30 @@ class TestLvis:
         assert len(absent) == len(known) and len(index.candidates(25)) < 4
 
 
-    def test_pictures_are_missing(self, tmp_path):
+    def test_images_are_missing(self, tmp_path):
         root = trees.lvis_tree(tmp_path)
         for folder in ("train2017", "val2017"):
             (root / f"LVIS/{folder}").rename(root / f"LVIS/gone_{folder}")
-        with pytest.raises(DataSetError, match=r"LVIS/val2017' \(COCO's val2017 pictures\) does not exist"):
+        with pytest.raises(DataSetError, match=r"LVIS/val2017' \(COCO's val2017 images\) does not exist"):
             LvisIndex(root)
 
     def test_bare_file_names_take_their_folder_from_the_url(self):
         entry = {"file_name": "1.jpg", "coco_url": "http://images.cocodataset.org/val2017/1.jpg"}
-        assert picture_name(entry) == "val2017/1.jpg"
+        assert image_name(entry) == "val2017/1.jpg"
 
 
 class TestParts:
     def test_pascal_parts_are_merged_and_cropped(self, tmp_path):
         index = PascalPartIndex(trees.pascal_part_tree(tmp_path), "val")
         ids = {name: class_id for class_id, name in index.class_names.items()}
-        assert index.pictures(ids["dog:ear"]) == [f"2008_val{i}@0" for i in range(3)]
-        assert index.pictures(ids["car:wheel"]) == ["2008_val1@1", "2008_val2@1"]  # picture 0 has one object only
+        assert index.images(ids["dog:ear"]) == [f"2008_val{i}@0" for i in range(3)]
+        assert index.images(ids["car:wheel"]) == ["2008_val1@1", "2008_val2@1"]  # image 0 has one object only
         assert index.load_image("2008_val0@0").shape == (50, 50, 3)
         ears = index.load_mask("2008_val0@0", ids["dog:ear"])
         assert ears.sum() == 72 and ears[2:8, 2:8].all() and ears[2:8, 30:36].all()
         assert (index.load_mask("2008_val0@0", ids["car:wheel"]) == 0).all()
         assert index.classes_in("2008_val1@1") == {ids["car:wheel"]} and len(index.folds) == 4
-        assert PascalPartIndex(tmp_path, "val", min_pixels=100).pictures(ids["dog:ear"]) == []
+        assert PascalPartIndex(tmp_path, "val", min_pixels=100).images(ids["dog:ear"]) == []
         assert sorted(ids) == sorted(name for fold in PART_FOLDS.values() for name in fold)
 
     @pytest.mark.parametrize(
@@ -244,10 +244,10 @@ class TestParts:
         index = PacoPartIndex(trees.paco_tree(tmp_path), "test")
         assert index.folds == [[101, 105], [102, 106], [103, 107], [104]]  # 108 is not in the test split
         assert PacoPartIndex(tmp_path, "train").folds == index.folds
-        picture = index.pictures(102)[0]
-        assert picture == "val2017/000000000001.jpg@10" and index.load_image(picture).shape == (50, 50, 3)
-        assert (index.load_mask(picture, 102) == trees.block(1, 16, 20, 6)[10:60, 10:60]).all()
-        assert (index.load_mask(picture, 108) == 0).all()
+        image = index.images(102)[0]
+        assert image == "val2017/000000000001.jpg@10" and index.load_image(image).shape == (50, 50, 3)
+        assert (index.load_mask(image, 102) == trees.block(1, 16, 20, 6)[10:60, 10:60]).all()
+        assert (index.load_mask(image, 108) == 0).all()
         with pytest.raises(DataSetError, match=r"has no crop 'val2017/1\.jpg@3'"):
             index.load_image("val2017/1.jpg@3")
 
@@ -258,9 +258,9 @@ class TestParts:
         raw["annotations"][2]["segmentation"] = trees.rle(trees.block(1, 16, 20, 6), compressed=False)
         trees.write_json(path, raw)
         index = PacoPartIndex(tmp_path, "test")
-        picture = index.pictures(101)[0]
-        assert (index.load_mask(picture, 101) == index.load_mask(picture, 102)).all()
-        assert index.load_mask(picture, 101).sum() == 36
+        image = index.images(101)[0]
+        assert (index.load_mask(image, 101) == index.load_mask(image, 102)).all()
+        assert index.load_mask(image, 101).sum() == 36
 
     @pytest.mark.parametrize(("key", "words"), [("obj_ann_id", "is a part of object 77, which is not in the file"),
                                                 ("image_id", "is of image id 77, which 'images' does not list")])
@@ -274,7 +274,7 @@ class TestParts:
 
 
 class TestPerseg:
-    def test_first_picture_is_the_reference(self, tmp_path):
+    def test_first_image_is_the_reference(self, tmp_path):
         index = PersegIndex(trees.perseg_tree(tmp_path))
         assert index.class_names == {0: "backpack", 1: "toy"} and index.folds == [[0, 1]]
         assert (index.load_mask("toy/01", 1) == trees.block(1)).all()
@@ -288,7 +288,7 @@ class TestPerseg:
         index = PersegIndex(root)
         assert index.object_pixels("toy/01", 1) == index.object_pixels("toy/02", 1) == 2500
 
-    def test_a_picture_without_mask(self, tmp_path):
+    def test_a_image_without_mask(self, tmp_path):
         (trees.perseg_tree(tmp_path) / "PerSeg/Annotations/toy/01.png").unlink()
         with pytest.raises(DataSetError, match=r"toy/01\.jpg' has no mask '.*toy/01\.png': unpack PerSeg again"):
             PersegIndex(tmp_path)

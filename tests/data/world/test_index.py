@@ -36,8 +36,8 @@ def test_unknown_split_is_refused() -> None:
         world_split("test")
 
 
-def test_one_picture_per_class_is_refused() -> None:
-    with pytest.raises(ValueError, match="pictures_per_class 1 is too few for an episode; use 2 or more"):
+def test_one_image_per_class_is_refused() -> None:
+    with pytest.raises(ValueError, match="images_per_class 1 is too few for an episode; use 2 or more"):
         SyntheticWorld("base", 1)
 
 
@@ -49,17 +49,17 @@ def test_scenes_repeat_and_masks_do_not_overlap() -> None:
     assert first.image.shape == (112, 112, 3) and first.image.dtype == np.uint8
 
 
-def test_index_shows_its_class_in_each_of_its_pictures() -> None:
-    index = SyntheticWorld("novel", pictures_per_class=2)
+def test_index_shows_its_class_in_each_of_its_images() -> None:
+    index = SyntheticWorld("novel", images_per_class=2)
     for class_id in (0, 17, 39):
-        for picture in index.pictures(class_id):
-            assert class_id in index.classes_in(picture)
-            assert index.load_mask(picture, class_id).sum() >= 60
+        for image in index.images(class_id):
+            assert class_id in index.classes_in(image)
+            assert index.load_mask(image, class_id).sum() >= 60
     absent = next(c for c in index.class_names if c not in index.classes_in("000/0000"))
     assert index.load_mask("000/0000", absent).sum() == 0
 
 
-def test_another_seed_is_another_set_of_pictures() -> None:
+def test_another_seed_is_another_set_of_images() -> None:
     one, two = SyntheticWorld("base", 2, seed=0), SyntheticWorld("base", 2, seed=1)
     assert not np.array_equal(one.load_image("000/0000"), two.load_image("000/0000"))
 
