@@ -10,9 +10,9 @@ __version__ = "0.1.0"
 # Public name -> module that defines it. Resolved on first use, so that `import fsdino` stays instant (no torch).
 _PUBLIC = {
     "FewShotSegmenter": "fsdino.models.segmenter",
-    "SupportMemory": "fsdino.models.segmenter",
-    "Reference": "fsdino.base.method",
-    "Segmentation": "fsdino.base.method",
+    "SupportMemory": "fsdino.models.memory",
+    "Reference": "fsdino.base.reference",
+    "Segmentation": "fsdino.base.result",
     "SegmenterConfig": "fsdino.models.config",
     "load": "fsdino.base.storage",
 }

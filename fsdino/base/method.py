@@ -3,155 +3,54 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
 from itertools import chain
-from typing import Any, TypeVar, overload
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar, overload
 
-import cv2
 import numpy as np
 import torch
+from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 
-from fsdino.base.reference import ImageLike, Reference, image_tensor, prompt_points, reference_tensors, to_square
+from fsdino.base import storage
+from fsdino.base.frozen import FrozenMaps
+from fsdino.base.memory import Memory, SegmenterOutput, image_tensor
+from fsdino.base.reference import ImageLike, Reference, image_array, reference_arrays
 from fsdino.base.resize import Resize
+from fsdino.base.result import LabelMap, Segmentation, resolve
 
-__all__ = [
-    "FewShotMethod",
-    "ImageLike",
-    "Instance",
-    "LabelMap",
-    "Memory",
-    "Reference",
-    "Segmentation",
-    "SegmenterOutput",
-    "image_tensor",
-    "prompt_points",
-    "reference_tensors",
-    "to_square",
-]  # fmt: skip
-
-MemoryT = TypeVar("MemoryT", bound="Memory")
+MethodT = TypeVar("MethodT", bound="FewShotMethod")
 
 
-@dataclass
-class Instance:
-    """One connected part of a mask.
-
-    Args:
-        mask: (H, W) bool.
-        box: x0, y0, x1, y1 in pixels; x1 and y1 are the first column and row past it.
-        score: The class's score times the mean probability of the part's pixels, in [0, 1].
-        name: The class.
-    """
-
-    mask: Tensor
-    box: tuple[int, int, int, int]
-    score: float
-    name: str = ""
-
-
-@dataclass
-class Segmentation:
-    """What was found of one class in one image, at the image's own size.
-
-    Args:
-        mask: (H, W) bool; all False where the object is absent.
-        probs: (H, W) float in [0, 1].
-        score: The method's own estimate of the mask's IoU, in [0, 1].
-        present: Whether the object is in the image at all: its presence is above one half.
-        presence: Probability that the object is in the image, in [0, 1].
-    """
-
-    mask: Tensor
-    probs: Tensor
-    score: float
-    present: bool
-    presence: float = 1.0
-
-    def instances(self, min_pixels: int = 1, name: str = "") -> list[Instance]:
-        """The connected parts of the mask (8 neighbours), the largest first.
-
-        Args:
-            min_pixels: Smaller parts are left out.
-            name: What the parts are called.
-
-        Returns:
-            One instance per part.
-        """
-        plane = self.mask.cpu().numpy().astype(np.uint8)
-        count, parts, stats, _ = cv2.connectedComponentsWithStats(plane, connectivity=8)
-        areas = stats[:, cv2.CC_STAT_AREA]
-        kept = [i for i in sorted(range(1, count), key=lambda i: -int(areas[i])) if areas[i] >= min_pixels]
-        found = []
-        for part in kept:
-            mask = torch.from_numpy(parts == part).to(self.probs.device)
-            x, y, width, height = (int(stats[part, k]) for k in range(4))
-            score = self.score * float(self.probs[mask].mean())
-            found.append(Instance(mask, (x, y, x + width, y + height), score, name))
-        return found
-
-
-@dataclass
-class LabelMap:
-    """What was found of several classes in one image; each pixel belongs to the most probable of them or to none.
-
-    Args:
-        labels: (H, W) int64, 0 for background and k for the k-th class.
-        classes: Class name to what was found; masks do not overlap.
-    """
-
-    labels: Tensor
-    classes: dict[str, Segmentation]
-
-    def instances(self, min_pixels: int = 1) -> list[Instance]:
-        """The connected parts of every class, class by class; see `Segmentation.instances`."""
-        return [part for name, found in self.classes.items() for part in found.instances(min_pixels, name)]
-
-
-@dataclass
-class SegmenterOutput:
-    """What `decode_query` returns.
-
-    Args:
-        mask_logits: (B, 1, s, s) float, on any square grid.
-        iou_pred: (B, 1) float, predicted IoU of the mask.
-        presence_logit: (B, 1) float, above 0 where the object is in the image.
-    """
-
-    mask_logits: Tensor
-    iou_pred: Tensor
-    presence_logit: Tensor
-
-
-@dataclass
-class Memory:
-    """Base of what a method keeps of the references: a dataclass whose tensors have a leading batch dimension B."""
-
-    def tensors(self) -> dict[str, Tensor]:
-        """The tensors by field name, without the absent ones; with the other fields they rebuild the memory."""
-        return {f.name: value for f in fields(self) if isinstance(value := getattr(self, f.name), Tensor)}
-
-    def to(self: MemoryT, *args: Any, **kwargs: Any) -> MemoryT:
-        """A copy on another device or in another dtype; takes what `torch.Tensor.to` takes."""
-        return replace(self, **{name: tensor.to(*args, **kwargs) for name, tensor in self.tensors().items()})
-
-    @property
-    def batch_size(self) -> int:
-        """Number B of episodes held."""
-        return next(iter(self.tensors().values())).shape[0]
-
-
-class FewShotMethod(nn.Module, ABC):
+class FewShotMethod(nn.Module, PyTorchModelHubMixin, ABC):
     """A system that segments what a few references show.
 
     Subclasses implement `encode_support` (paid once per class) and `decode_query` (paid per image); everything that
-    users call is built on these two.
+    users call, training and measuring included, is built on these two and on the few hooks below them.
 
     Args:
-        resize: The way to the network's square and back.
-        threshold: Probability above which a pixel belongs to the object, in (0, 1); choose it on base classes only.
+        resize: the way to the network's square and back.
+        threshold: probability above which a pixel belongs to the object, in (0, 1); choose it on base classes only.
+
+    Attributes:
+        name: key of the registry.
+        title: what tables and cards call it.
+        memory_type: what `encode_support` returns.
+        takes_hints: whether points, boxes and scribbles may stand for a mask, now, with the weights that are loaded.
+        takes_negatives: whether references may show what is not meant.
+        takes_clicks: whether `refine` works.
+        learns_absence: whether a presence head can be trained after the episodes.
+        silent_args: arguments of `build` that change no memory, and so leave the fingerprint as it is.
     """
+
+    name: ClassVar[str] = ""
+    title: ClassVar[str] = ""
+    memory_type: ClassVar[type[Memory]]
+    takes_negatives: ClassVar[bool] = False
+    learns_absence: ClassVar[bool] = False
+    silent_args: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, resize: Resize, threshold: float = 0.5) -> None:
         super().__init__()
@@ -171,6 +70,18 @@ class FewShotMethod(nn.Module, ABC):
         tensor = next(chain(self.parameters(), self.buffers()), None)
         return torch.device("cpu") if tensor is None else tensor.device
 
+    @property
+    def takes_hints(self) -> bool:
+        """See the class."""
+        return False
+
+    @property
+    def takes_clicks(self) -> bool:
+        """See the class."""
+        return False
+
+    # ---- what a subclass implements
+
     @abstractmethod
     def encode_support(self, support_images: Tensor, support_masks: Tensor) -> Any:
         """Turn references into a memory.
@@ -188,38 +99,207 @@ class FewShotMethod(nn.Module, ABC):
         """Segment images with a memory; a memory of batch 1 serves all of them.
 
         Args:
-            memory: What `encode_support` returned, of batch B or 1.
+            memory: what `encode_support` returned, of batch B or 1.
             query_image: (B, 3, S, S) float in [0, 1].
-
-        Returns:
-            Mask logits, predicted IoU and presence.
         """
+
+    def join(self, memories: Sequence[Any]) -> list[Any]:
+        """Memories of batch 1 as the fewest that `decode_encoded` takes; none holds more than `MAX_CLASSES_AT_ONCE`."""
+        return list(memories)
+
+    def encode_query(self, query_image: Tensor) -> Any:
+        """What is computed once per image, whatever the number of classes; by default the pixels as they are."""
+        return query_image
+
+    def decode_encoded(self, memory: Any, encoded: Any) -> SegmenterOutput:
+        """Segment from what `encode_query` returned, with a memory of `join`; a batch of its classes."""
+        return self.decode_query(memory, encoded)
+
+    # ---- what training and measuring ask for
 
     def forward(self, query_image: Tensor, support_images: Tensor, support_masks: Tensor) -> SegmenterOutput:
         """One step over episodes: `decode_query(encode_support(support_images, support_masks), query_image)`."""
         return self.decode_query(self.encode_support(support_images, support_masks), query_image)
+
+    def predict_episodes(self, batch: Mapping[str, Any]) -> SegmenterOutput:
+        """Predict the queries of a batch of `collate_episodes`, from the maps of `frozen_maps` where it holds them."""
+        return self(batch["query_image"], batch["support_images"], batch["support_masks"])
+
+    def predict_targets(self, batch: Mapping[str, Any], num_targets: int) -> list[tuple[SegmenterOutput, Tensor]]:
+        """Predictions and truths (B, S, S) of an episode's targets in turn, the query last.
+
+        Raises:
+            ValueError: if the method knows no other target than the query.
+        """
+        if num_targets != 1:
+            raise ValueError(f"{type(self).__name__} has no chain of targets; set num_targets to 1.")
+        return [(self.predict_episodes(batch), batch["query_mask"])]
+
+    def trainable_parameters(self) -> list[nn.Parameter]:
+        """The parameters that learn in episode training."""
+        return [parameter for parameter in self.parameters() if parameter.requires_grad]
+
+    def frozen_maps(self) -> FrozenMaps | None:
+        """What of its work on an image never changes in training and can be read from a cache; None: nothing."""
+        return None
+
+    def part_sizes(self) -> dict[str, int]:
+        """Parameters of each named part that has any."""
+        sizes = {name: sum(p.numel() for p in part.parameters()) for name, part in self.named_children()}
+        return {name: size for name, size in sizes.items() if size}
+
+    # ---- what users call
 
     @torch.no_grad()
     def remember(self, references: Sequence[Reference]) -> Any:
         """Turn annotated images of one class into a memory (batch 1), paid once.
 
         Args:
-            references: At least one, in any order; sizes and kinds may differ, where the method knows other kinds
+            references: at least one, in any order; sizes and kinds may differ, where the method knows other kinds
                 than masks.
 
         Returns:
             The memory for `segment`.
 
         Raises:
-            ValueError: If there is no reference, or one cannot be used: an empty mask, one of another size, or a kind
+            ValueError: if there is no reference, or one cannot be used: an empty mask, one of another size, or a kind
                 that the method does not know.
         """
         if len(references) == 0:
             raise ValueError("remember() got no reference; give at least one Reference(image, mask=mask).")
-        pairs = [reference_tensors(self._only_mask(reference)) for reference in references]
-        images = torch.stack([self.resize.image(image.to(self.device)) for image, _ in pairs])
-        masks = torch.stack([self.resize.soft_mask(mask.to(self.device)) for _, mask in pairs])
+        pairs = [reference_arrays(self._only_mask(reference)) for reference in references]
+        images = torch.stack([self._square(image) for image, _ in pairs])
+        masks = torch.stack([self._square_mask(mask) for _, mask in pairs])
         return self.encode_support(images[None], masks[None])
+
+    @overload
+    def segment(self, memory: Mapping[str, Any], image: ImageLike) -> LabelMap: ...
+
+    @overload
+    def segment(self, memory: Any, image: ImageLike) -> Segmentation: ...
+
+    def segment(self, memory: Any, image: ImageLike) -> Segmentation | LabelMap:
+        """Find the remembered object, or several remembered classes at once, in one image.
+
+        Args:
+            memory: what `remember` returned, or class name to memory.
+            image: as `Reference.image`, any size.
+
+        Returns:
+            For one memory mask, probabilities, score and presence at the image's own size; for several a label map, in
+            which the most probable class has the pixel where masks meet.
+
+        Raises:
+            ValueError: if there is no memory.
+        """
+        if not isinstance(memory, Mapping):
+            return self.segment_batch(memory, [image])[0]
+        if not memory:
+            raise ValueError("segment() got no memory; give at least one class: {'cat': model.remember(...)}.")
+        array = image_array(image, "image")
+        found = zip(memory, self.find(self.join(list(memory.values())), array))
+        return resolve(found, (array.shape[0], array.shape[1]), self.threshold)
+
+    @torch.no_grad()
+    def segment_batch(self, memory: Any, images: Sequence[ImageLike]) -> list[Segmentation]:
+        """Find the remembered object in several images of any sizes, in one pass of the network.
+
+        Args:
+            memory: what `remember` returned.
+            images: as `Reference.image`.
+
+        Returns:
+            One result per image, in their order.
+        """
+        if len(images) == 0:
+            return []
+        arrays = [image_array(image, f"image {i}") for i, image in enumerate(images)]
+        output = self.decode_query(memory, torch.stack([self._square(array) for array in arrays]))
+        return [self._segmentation(output, i, array.shape[:2]) for i, array in enumerate(arrays)]
+
+    @torch.no_grad()
+    def find(self, joined: Sequence[Any], image: np.ndarray) -> Iterator[Segmentation]:
+        """Find many classes in one image, one result after the other, so that few are held at a time.
+
+        Args:
+            joined: what `join` made of the classes' memories; made once for many images.
+            image: (H, W, 3) uint8.
+
+        Yields:
+            One result per class, in the order of the memories; masks may overlap.
+        """
+        encoded = self.encode_query(self._square(image_array(image, "image"))[None])
+        for memory in joined:
+            output = self.decode_encoded(memory, encoded)
+            for i in range(len(output.iou_pred)):
+                yield self._segmentation(output, i, image.shape[:2])
+
+    def refine(self, memory: Any, image: ImageLike, points: Any, labels: Any = None) -> Segmentation:
+        """Correct what `segment` finds in one image by clicks; only methods with `takes_clicks` can.
+
+        Args:
+            memory: what `remember` returned.
+            image: as `Reference.image`.
+            points: (N, 2) clicks as x, y in pixels of the image, all that were made so far.
+            labels: N numbers, 1 for a click on the object and 0 for one off it; None: all are on it.
+
+        Raises:
+            ValueError: if the method knows no points.
+        """
+        raise ValueError(f"{type(self).__name__} takes no clicks; use FS-DINO to refine a result.")
+
+    def pack(self, memory: Any) -> dict[str, np.ndarray]:
+        """A memory as named arrays with a leading axis of 1, the same for every runtime of a model."""
+        return {name: tensor.float().cpu().numpy() for name, tensor in memory.tensors().items()}
+
+    def unpack(self, arrays: Mapping[str, np.ndarray]) -> Any:
+        """The memory of packed arrays; names that the method's memory does not have are left out."""
+        known = {field.name for field in fields(self.memory_type)}
+        tensors = {name: torch.from_numpy(a).to(self.device) for name, a in arrays.items() if name in known}
+        return self.memory_type(**tensors)
+
+    # ---- on disk
+
+    def arguments(self) -> dict[str, Any] | None:
+        """The plain arguments of `build` that rebuild the method apart from its weights.
+
+        None for a method that was not made by `fsdino.base.registry.build`; it cannot be saved.
+        """
+        built_with: dict[str, Any] | None = getattr(self, "built_with", None)
+        return None if built_with is None else {**built_with, **self.sizes_of_weights(built_with)}
+
+    def sizes_of_weights(self, built_with: Mapping[str, Any]) -> dict[str, Any]:
+        """Arguments of `build` that weights from a file decided, whatever was asked for."""
+        return {}
+
+    def summary(self) -> str:
+        """One phrase for the model card: what it is, on which encoder."""
+        return f"at {self.img_size} px ({self.resize.mode})"
+
+    def fingerprint(self) -> str:
+        """See `fsdino.base.storage.fingerprint`."""
+        return storage.fingerprint(self)
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        storage.save(self, save_directory)
+
+    @classmethod
+    def _from_pretrained(cls: type[MethodT], *, model_id: str, **options: Any) -> MethodT:  # type: ignore[override]
+        known = ("revision", "cache_dir", "force_download", "local_files_only", "token")
+        model = storage.load(model_id, hub={name: options[name] for name in known if name in options})
+        if not isinstance(model, cls):
+            raise ValueError(f"'{model_id}' holds {type(model).__name__}, expected {cls.__name__}; use fsdino.load().")
+        return model
+
+    # ---- inside
+
+    def _square(self, image: np.ndarray) -> Tensor:
+        """An image of `image_array` as the network's square, (3, S, S) float in [0, 1] on the device."""
+        return self.resize.image(image_tensor(image).to(self.device))
+
+    def _square_mask(self, mask: np.ndarray) -> Tensor:
+        """A mask (H, W) bool as shares in the network's square, (S, S) float in [0, 1] on the device."""
+        return self.resize.soft_mask(torch.from_numpy(mask).float().to(self.device))
 
     def _only_mask(self, reference: Reference) -> Reference:
         """The reference, if all that it says is a mask of the object."""
@@ -234,104 +314,11 @@ class FewShotMethod(nn.Module, ABC):
             )
         return reference
 
-    @overload
-    def segment(self, memory: Mapping[str, Any], image: ImageLike) -> LabelMap: ...
-
-    @overload
-    def segment(self, memory: Any, image: ImageLike) -> Segmentation: ...
-
-    def segment(self, memory: Any, image: ImageLike) -> Segmentation | LabelMap:
-        """Find the remembered object, or several remembered classes at once, in one image.
-
-        Args:
-            memory: What `remember` returned, or class name to memory.
-            image: As `Reference.image`, any size.
-
-        Returns:
-            For one memory mask, probabilities, score and presence at the image's own size; for several a label map.
-        """
-        if isinstance(memory, Mapping):
-            return self.segment_classes(memory, image)
-        return self.segment_batch(memory, [image])[0]
-
-    @torch.no_grad()
-    def segment_batch(self, memory: Any, images: Sequence[ImageLike]) -> list[Segmentation]:
-        """Find the remembered object in several images of any sizes, in one pass of the network.
-
-        Args:
-            memory: What `remember` returned.
-            images: As `Reference.image`.
-
-        Returns:
-            One result per image, in their order.
-        """
-        if len(images) == 0:
-            return []
-        tensors = [image_tensor(image, f"image {i}") for i, image in enumerate(images)]
-        output = self.decode_query(memory, torch.stack([self.resize.image(t.to(self.device)) for t in tensors]))
-        return [self._segmentation(output, i, (t.shape[-2], t.shape[-1])) for i, t in enumerate(tensors)]
-
-    @torch.no_grad()
-    def segment_classes(self, memories: Mapping[str, Any], image: ImageLike) -> LabelMap:
-        """Find several classes in one image.
-
-        Args:
-            memories: Class name to what `remember` returned.
-            image: As `Reference.image`, any size.
-
-        Returns:
-            The label map, and mask, probabilities, score and presence of each class; where masks meet, the most
-            probable class has the pixel.
-
-        Raises:
-            ValueError: If there is no memory.
-        """
-        if not memories:
-            raise ValueError("segment() got no memory; give at least one class: {'cat': model.remember(...)}.")
-        tensor = image_tensor(image, "image")
-        size = (tensor.shape[-2], tensor.shape[-1])
-        output = self.decode_classes(list(memories.values()), self.resize.image(tensor.to(self.device))[None])
-        found = {name: self._segmentation(output, i, size) for i, name in enumerate(memories)}
-        probs = torch.stack([torch.where(one.mask, one.probs, 0.0) for one in found.values()])  # (N, H, W)
-        best, winner = probs.max(0)
-        labels = torch.where(best > 0, winner + 1, 0)
-        apart = {name: replace(one, mask=labels == k) for k, (name, one) in enumerate(found.items(), start=1)}
-        return LabelMap(labels, apart)
-
-    def decode_classes(self, memories: Sequence[Any], query_image: Tensor) -> SegmenterOutput:
-        """Segment one image with several memories of batch 1.
-
-        Args:
-            memories: N of them.
-            query_image: (1, 3, S, S) float in [0, 1].
-
-        Returns:
-            An output of batch N.
-        """
-        parts = [self.decode_query(memory, query_image) for memory in memories]
-        return SegmenterOutput(*(torch.cat(outputs) for outputs in zip(*(vars(part).values() for part in parts))))
-
-    def refine(self, memory: Any, image: ImageLike, points: Any, labels: Any = None) -> Segmentation:
-        """Correct what `segment` finds in one image by clicks; only methods that know points can.
-
-        Args:
-            memory: What `remember` returned.
-            image: As `Reference.image`.
-            points: (N, 2) clicks as x, y in pixels of the image, all that were made so far.
-            labels: N numbers, 1 for a click on the object and 0 for one off it; None: all are on it.
-
-        Returns:
-            As `segment`.
-
-        Raises:
-            ValueError: If the method knows no points.
-        """
-        raise ValueError(f"{type(self).__name__} takes no clicks; use FS-DINO to refine a result.")
-
-    def _segmentation(self, output: SegmenterOutput, index: int, size: tuple[int, int]) -> Segmentation:
-        probs = self.resize.invert(output.mask_logits[index, 0].float(), size).sigmoid()
+    def _segmentation(self, output: SegmenterOutput, index: int, size: tuple[int, ...]) -> Segmentation:
+        """One element of an output as arrays at the image's own size (H, W)."""
+        probs = self.resize.invert(output.mask_logits[index, 0].float(), (size[0], size[1])).sigmoid()
         logit = output.presence_logit[index, 0].float()
         present = bool(logit > 0)
         score = float(output.iou_pred[index, 0].float().clamp(0.0, 1.0))
         mask = (probs > self.threshold) & present
-        return Segmentation(mask, probs, score, present, presence=float(logit.sigmoid()))
+        return Segmentation(mask.cpu().numpy(), probs.cpu().numpy(), score, present, presence=float(logit.sigmoid()))

@@ -1,4 +1,4 @@
-"""References of every kind: an image with a mask, or with points, a box or a scribble that point at the object."""
+"""References of every kind: an image with a mask, or with points, a box or a scribble. Nothing here imports torch."""
 
 from __future__ import annotations
 
@@ -8,14 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor
 
 from fsdino.base.image import to_mask, to_rgb
-from fsdino.base.resize import Resize
 
-ImageLike = Image.Image | np.ndarray | Tensor
+ImageLike = Image.Image | np.ndarray | Any  # Any: a torch tensor (3, H, W), which this file must not import
 
 OFF, ON, BOX_START, BOX_END = 0, 1, 2, 3  # SAM's labels of points; -1 stands for no point
 SCRIBBLE_POINTS = 8  # points that a scribble becomes: SAM has learnt from a few clicks, not from hundreds
@@ -51,85 +48,91 @@ class Reference:
     name: str = "reference"
 
 
-def image_tensor(image: ImageLike, name: str) -> Tensor:
-    """Turn an image of any accepted kind into a tensor.
+def image_array(image: ImageLike, name: str) -> np.ndarray:
+    """Turn an image of any accepted kind into an array.
 
     Args:
-        image: PIL image of any mode, turned as its EXIF says (see `to_rgb`), numpy (H, W, 3) uint8, or tensor
-            (3, H, W) float in [0, 1].
-        name: What error messages call it.
+        image: as `Reference.image`.
+        name: what error messages call it.
 
     Returns:
-        (3, H, W) float32 in [0, 1].
+        (H, W, 3): uint8, or float32 in [0, 1] where a tensor was given.
 
     Raises:
-        ValueError: If shape, dtype or range is another.
+        ValueError: if shape, dtype or range is another.
     """
-    if isinstance(image, Tensor):
-        if image.ndim != 3 or image.shape[0] != 3 or not image.is_floating_point():
-            raise ValueError(
-                f"{name}: expected a float tensor (3, H, W), got {image.dtype} {tuple(image.shape)}; "
-                "convert it, or give a PIL image or a uint8 array (H, W, 3)."
-            )
-        if image.numel() and not float(image.max()) <= 1.5:
-            raise ValueError(f"{name}: expected values in [0, 1], got up to {float(image.max()):.0f}; divide by 255.")
-        return image.float()
     if isinstance(image, str | Path):
         raise ValueError(f"{name}: expected an image, got the path '{image}'; open it: PIL.Image.open('{image}').")
+    if is_tensor(image):
+        return _from_tensor(image, name)
     array = to_rgb(image) if isinstance(image, Image.Image) else np.asarray(image)
     if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8:
         raise ValueError(
             f"{name}: expected a uint8 array (H, W, 3), got {array.dtype} {array.shape}; convert it to RGB uint8."
         )
-    return torch.from_numpy(array.copy()).permute(2, 0, 1).float() / 255.0
+    return array
 
 
-def reference_tensors(reference: Reference) -> tuple[Tensor, Tensor]:
-    """Check a reference with a mask and turn it into tensors.
+def is_tensor(value: Any) -> bool:
+    """Whether a value is a torch tensor, told without importing torch."""
+    return hasattr(value, "is_floating_point") and hasattr(value, "detach")
 
-    Args:
-        reference: An annotated image.
+
+def _from_tensor(image: Any, name: str) -> np.ndarray:
+    if image.ndim != 3 or image.shape[0] != 3 or not image.is_floating_point():
+        raise ValueError(
+            f"{name}: expected a float tensor (3, H, W), got {image.dtype} {tuple(image.shape)}; "
+            "convert it, or give a PIL image or a uint8 array (H, W, 3)."
+        )
+    if image.numel() and not float(image.max()) <= 1.5:
+        raise ValueError(f"{name}: expected values in [0, 1], got up to {float(image.max()):.0f}; divide by 255.")
+    array: np.ndarray = image.detach().cpu().float().permute(1, 2, 0).numpy()
+    return array
+
+
+def reference_arrays(reference: Reference) -> tuple[np.ndarray, np.ndarray]:
+    """Check a reference with a mask.
 
     Returns:
-        The image (3, H, W) float in [0, 1] and its mask (H, W) float in {0, 1}.
+        The image, as `image_array` gives it, and its mask (H, W) bool.
 
     Raises:
-        ValueError: If the mask is missing, empty, of another size, or not a single plane.
+        ValueError: if the mask is missing, empty, of another size, or not a single plane.
     """
     name = reference.name
-    image = image_tensor(reference.image, name)
+    image = image_array(reference.image, name)
     if reference.mask is None:
         raise ValueError(f"{name}: a reference needs a mask; give Reference(image, mask=mask).")
     mask = _plane(reference.mask)
     if mask.ndim != 2:
-        raise ValueError(f"{name}: expected a mask (H, W), got shape {tuple(mask.shape)}; give a single plane.")
-    if mask.shape != image.shape[-2:]:
+        raise ValueError(f"{name}: expected a mask (H, W), got shape {mask.shape}; give a single plane.")
+    if mask.shape != image.shape[:2]:
         raise ValueError(
-            f"{name}: the mask is {tuple(mask.shape)} but its image {tuple(image.shape[-2:])} (rows, columns); "
+            f"{name}: the mask is {mask.shape} but its image {image.shape[:2]} (rows, columns); "
             "resize the mask with nearest neighbour."
         )
-    if not bool((mask != 0).any()):
+    if not mask.any():
         raise ValueError(f"mask {name!r} has no foreground pixel; a reference needs at least one.")
-    return image, (mask != 0).float()
+    return image, mask != 0
 
 
-def _plane(mask: ImageLike) -> Tensor:
-    """A mask of any accepted kind as a tensor, not 0 on the object."""
-    if isinstance(mask, Tensor):
-        return mask
-    return torch.from_numpy(to_mask(mask) == 1 if isinstance(mask, Image.Image) else np.array(mask))
+def _plane(mask: Any) -> np.ndarray:
+    """A mask of any accepted kind as an array, not 0 on the object."""
+    if is_tensor(mask):
+        return np.asarray(mask.detach().cpu())
+    return to_mask(mask) == 1 if isinstance(mask, Image.Image) else np.asarray(mask)
 
 
 def prompt_points(
-    reference: Reference, size: tuple[int, int], resize: Resize, on_object: bool = True
-) -> tuple[Tensor, Tensor]:
+    reference: Reference, size: tuple[int, int], content_size: tuple[int, int], on_object: bool = True
+) -> tuple[np.ndarray, np.ndarray]:
     """All that a reference without a mask points at, as SAM's points in the network's square.
 
     Args:
         reference: With points, a box or a scribble.
         size: (H, W) of its image.
-        resize: The way to the square.
-        on_object: Whether one of the points has to be on the object; a correction may be off it alone.
+        content_size: (rows, columns) that the image takes in the square, see `Resize.content_size`.
+        on_object: whether one of the points has to be on the object; a correction may be off it alone.
 
     Returns:
         Points (P, 2) float32 as x, y in pixels of the square, and labels (P,) int64: 1 on the object, 0 off it, 2 and 3
@@ -152,30 +155,30 @@ def prompt_points(
         raise ValueError(f"{reference.name}: all points are off the object (label 0); add one that is on it, label 1.")
     height, width = size
     inside = (points >= -0.5).all(1) & (points[:, 0] <= width - 0.5) & (points[:, 1] <= height - 0.5)
-    outside = ~inside  # also what is no number
+    outside = ~inside  # a NaN is inside of nothing, so it lands here as well
     if outside.any():
         x, y = points[outside.argmax()]
         raise ValueError(
             f"{reference.name}: position ({x:g}, {y:g}) is outside the image of {width}x{height} pixels (width x "
             "height); give x, y in its pixels."
         )
-    return to_square(torch.from_numpy(points), size, resize), torch.from_numpy(labels)
+    return to_square(points, size, content_size), labels
 
 
-def to_square(points: Tensor, size: tuple[int, int], resize: Resize) -> Tensor:
+def to_square(points: np.ndarray, size: tuple[int, int], content_size: tuple[int, int]) -> np.ndarray:
     """Positions in an image as positions in the network's square, pixel centres at whole numbers in both.
 
     Args:
         points: (P, 2) x, y in pixels of the image.
         size: (H, W) of the image.
-        resize: The way to the square.
+        content_size: (rows, columns) that the image takes in the square.
 
     Returns:
         (P, 2) float32 x, y in pixels of the square.
     """
-    rows, cols = resize.content_size(*size)
-    scale = torch.tensor([cols / size[1], rows / size[0]], dtype=torch.float32, device=points.device)
-    return (points.float() + 0.5) * scale - 0.5
+    scale = np.array([content_size[1] / size[1], content_size[0] / size[0]], np.float32)
+    # half a pixel is added before scaling and taken away after it: a pixel's centre, not its corner, keeps its place
+    return (points.astype(np.float32) + np.float32(0.5)) * scale - np.float32(0.5)
 
 
 def _clicks(reference: Reference) -> tuple[np.ndarray, np.ndarray]:
@@ -207,7 +210,7 @@ def _corners(reference: Reference) -> np.ndarray:
 def _stroke(reference: Reference, size: tuple[int, int]) -> np.ndarray:
     """A few points along a scribble, (P, 2) float32."""
     given = reference.scribble
-    stroke = given.cpu().numpy() if isinstance(given, Tensor) else np.array(given)
+    stroke = np.asarray(given.detach().cpu()) if is_tensor(given) else np.array(given)
     if stroke.shape == size:
         return _spread(np.argwhere(stroke != 0)[:, ::-1].astype(np.float32))
     if stroke.ndim == 2 and stroke.shape[1] == 2 and len(stroke):

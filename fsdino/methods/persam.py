@@ -8,18 +8,21 @@ negative one, the map itself a dense prompt, and SAM's best mask is fed back for
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from segment_anything.modeling import Sam
-from torch import Tensor, nn
+from torch import Tensor
 
-from fsdino.base.method import FewShotMethod, Memory, SegmenterOutput
+from fsdino.base.memory import Memory, SegmenterOutput
+from fsdino.base.method import FewShotMethod
 from fsdino.base.resize import Resize, ResizeMode
 from fsdino.methods.fssam.formulas import minmax
 from fsdino.methods.prototype import CERTAIN, masked_average
+from fsdino.teachers.architecture import SamConfig, build_sam
+from fsdino.teachers.sam import SamTeacher
 
 
 @dataclass
@@ -44,6 +47,8 @@ class PersamMethod(FewShotMethod):
         resize_mode: "squash" or "pad".
     """
 
+    name = "persam"
+    title = "PerSAM"
     memory_type = PersamMemory
 
     def __init__(
@@ -59,6 +64,7 @@ class PersamMethod(FewShotMethod):
         self.dense = dense
         self.negative = negative
         self.refinements = refinements
+        self.sam_config: SamConfig | None = None  # set by `build`
         self.train(self.training)
 
     @classmethod
@@ -75,9 +81,6 @@ class PersamMethod(FewShotMethod):
         Returns:
             The method.
         """
-        from fsdino.teachers.architecture import SamConfig, build_sam
-        from fsdino.teachers.sam import SamTeacher
-
         if checkpoint is not None:
             teacher = SamTeacher.from_checkpoint(checkpoint)
         elif isinstance(config, str):
@@ -86,18 +89,18 @@ class PersamMethod(FewShotMethod):
             sizes = SamConfig(**config)
             teacher = SamTeacher(build_sam(sizes), sizes)
         method = cls(teacher.sam, **kwargs)
-        method.sam_config = teacher.config  # type: ignore[assignment]
+        method.sam_config = teacher.config
         return method
+
+    def sizes_of_weights(self, built_with: Mapping[str, Any]) -> dict[str, Any]:
+        """SAM's sizes, which a checkpoint decides."""
+        return {} if self.sam_config is None else {"config": asdict(self.sam_config)}
 
     def train(self, mode: bool = True) -> PersamMethod:
         """SAM is frozen and stays in eval mode."""
         super().train(mode)
         self.sam.eval()
         return self
-
-    def trainable_parameters(self) -> list[nn.Parameter]:
-        """None: the method is training-free."""
-        return []
 
     def encode_support(self, support_images: Tensor, support_masks: Tensor) -> PersamMemory:
         """The object's mean feature, pooled over all shots; shapes as in `FewShotMethod`."""

@@ -2,7 +2,7 @@
 
 The masked-average prototype is that of PANet (Wang et al. 2019); the correlation variant takes a query pixel's softmax
 over all support pixels and adds up what falls on the object. Neither has a weight of its own; the one number they need,
-the cut, is chosen on base classes by `score_cut.choose_cut`.
+the threshold on the score, is chosen on base classes by `fsdino.metrics.threshold.choose_threshold`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fsdino.base.method import FewShotMethod, Memory, SegmenterOutput
+from fsdino.base.memory import Memory, SegmenterOutput
+from fsdino.base.method import FewShotMethod
 from fsdino.base.resize import Resize, ResizeMode
 from fsdino.models.encoder import FeatureEncoder
 
@@ -85,29 +86,31 @@ class PrototypeMemory(Memory):
 
 
 class PrototypeMethod(FewShotMethod):
-    """Compare query tokens with the references' by cosine, and cut.
+    """Compare query tokens with the references' by cosine, and cut the score at a threshold.
 
     Args:
         encoder: Frozen features.
         tap: Block or blocks (counted from 0, among `encoder.taps`) that are compared; their scores are averaged.
-        cut: Score above which a position is object; choose it (and the tap) on base classes only.
+        score_threshold: score above which a position is object; choose it (and the tap) on base classes only.
         kind: "fg_bg": cos(object prototype) - cos(background prototype). "softmax": object's share of the softmax over
             all support positions.
         temperature: Of the softmax over correlations.
-        sharpness: Mask logits are `sharpness * (score - cut)`, so that 0 is the cut.
+        sharpness: Mask logits are `sharpness * (score - score_threshold)`.
         resize_mode: "squash" or "pad", see `Resize`.
 
     Raises:
         ValueError: For an unknown kind, or a tap that the encoder does not return.
     """
 
+    name = "prototype"
+    title = "prototype"
     memory_type = PrototypeMemory
 
     def __init__(
         self,
         encoder: FeatureEncoder,
         tap: int | Sequence[int],
-        cut: float,
+        score_threshold: float,
         kind: Kind = "fg_bg",
         temperature: float = 0.1,
         sharpness: float = 10.0,
@@ -122,7 +125,7 @@ class PrototypeMethod(FewShotMethod):
                 f"the encoder returns taps {tuple(encoder.taps)}, not {missing}; build it with these taps."
             )
         self.encoder = encoder
-        self.cut = cut
+        self.score_threshold = score_threshold
         self.kind: Kind = kind
         self.temperature = temperature
         self.sharpness = sharpness
@@ -133,7 +136,7 @@ class PrototypeMethod(FewShotMethod):
         encoder: str = "vit_base_patch14_dinov2",
         img_size: int = 518,
         tap: int | Sequence[int] = 11,
-        cut: float = 0.0,
+        score_threshold: float = 0.0,
         encoder_kwargs: dict[str, Any] | None = None,
         encoder_weights: str | None = None,
         encoder_stride: int | None = None,
@@ -145,7 +148,7 @@ class PrototypeMethod(FewShotMethod):
             encoder: timm's name of the Vision Transformer.
             img_size: Side of the square input in pixels.
             tap: Block or blocks (counted from 0) that are compared.
-            cut: Score above which a position is object.
+            score_threshold: score above which a position is object.
             encoder_kwargs: For `timm.create_model`.
             encoder_weights: "timm", a path, or None for random.
             encoder_stride: Pixels between patches where they overlap; None: the patch size.
@@ -155,12 +158,10 @@ class PrototypeMethod(FewShotMethod):
             The method.
         """
         taps = (tap,) if isinstance(tap, int) else tuple(tap)
-        reader = FeatureEncoder(encoder, img_size, taps, encoder_kwargs, encoder_weights, encoder_stride)
-        return cls(reader, taps, cut, **kwargs)
-
-    def trainable_parameters(self) -> list[torch.nn.Parameter]:
-        """None: the method is training-free."""
-        return []
+        reader = FeatureEncoder(
+            encoder, img_size, taps, model_kwargs=encoder_kwargs, weights=encoder_weights, stride=encoder_stride
+        )
+        return cls(reader, taps, score_threshold, **kwargs)
 
     def encode_support(self, support_images: Tensor, support_masks: Tensor) -> PrototypeMemory:
         """Prototypes (or all tokens) of the references, pooled over all shots; shapes as in `FewShotMethod`."""
@@ -176,7 +177,7 @@ class PrototypeMethod(FewShotMethod):
         return PrototypeMemory(torch.stack(pair, dim=2), weights.new_tensor([1.0, 0.0]).repeat(batch, 1))
 
     def scores(self, memory: PrototypeMemory, query_image: Tensor) -> Tensor:
-        """Score maps before the cut, for choosing it.
+        """Score maps before the threshold, for choosing it.
 
         Args:
             memory: Of batch B or 1.
@@ -196,8 +197,8 @@ class PrototypeMethod(FewShotMethod):
         return score.mean(1).unflatten(1, (grid, grid))
 
     def decode_query(self, memory: PrototypeMemory, query_image: Tensor) -> SegmenterOutput:
-        """Scores minus the cut as logits; predicted IoU is the mean probability inside the mask."""
-        logits = self.sharpness * (self.scores(memory, query_image) - self.cut)[:, None]  # (B, 1, h, w)
+        """Scores above the threshold as logits; predicted IoU is the mean probability inside the mask."""
+        logits = self.sharpness * (self.scores(memory, query_image) - self.score_threshold)[:, None]  # (B, 1, h, w)
         inside = (logits > 0).to(logits.dtype)
         confidence = (logits.sigmoid() * inside).sum((2, 3)) / inside.sum((2, 3)).clamp_min(1)
         return SegmenterOutput(logits, confidence, logits.amax((2, 3)))
@@ -226,6 +227,8 @@ class AllForeground(FewShotMethod):
         img_size: Side of the square input in pixels.
     """
 
+    name = "all_foreground"
+    title = "all foreground"
     memory_type = EmptyMemory
 
     def __init__(self, img_size: int) -> None:
@@ -235,10 +238,6 @@ class AllForeground(FewShotMethod):
     def build(cls, img_size: int = 518) -> AllForeground:
         """The method; `img_size` as in the constructor."""
         return cls(img_size)
-
-    def trainable_parameters(self) -> list[torch.nn.Parameter]:
-        """None."""
-        return []
 
     def encode_support(self, support_images: Tensor, support_masks: Tensor) -> EmptyMemory:
         """Keep the batch size alone."""

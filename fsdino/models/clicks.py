@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import math
+from typing import Protocol
 
 import torch
+import torch.nn.functional as F
 from segment_anything.modeling import PromptEncoder
 from torch import Tensor, nn
 
+from fsdino.base.memory import SegmenterOutput
 from fsdino.base.reference import BOX_START, OFF, ON
 from fsdino.models.config import SegmenterConfig
 from fsdino.models.decoder import DecoderOutput, MaskDecoder
+from fsdino.models.memory import SupportMemory
 
 NO_POINT = -1
 # Chosen on held-out base classes of the embedded world: how far a click is heard, in shares of the square's side; how
 # alike to the clicked position a place must be; and how loud it is, in logits.
 CLICK_REACH, CLICK_TEMPERATURE, CLICK_LOGIT = 0.125, 0.2, 6.0
+CERTAIN = 10.0  # presence logit of an object that was clicked on
 
 
 class SamPrompter(nn.Module):
@@ -76,6 +81,102 @@ class SamPrompter(nn.Module):
         shares = (points.float() + 0.5) / self.img_size
         where = fourier_code(encoder.pe_layer.positional_encoding_gaussian_matrix, 2.0 * shares - 1.0)
         return torch.where((labels == NO_POINT)[..., None], 0.0, where) + kinds[labels + 1]
+
+
+class PromptedModel(Protocol):
+    """What drawing needs of a segmenter."""
+
+    sam: SamPrompter | None
+    threshold: float
+
+    @property
+    def img_size(self) -> int:
+        """Side of the square, in pixels."""
+
+    def encode_support_feats(self, feats: list[Tensor], support_masks: Tensor) -> SupportMemory:
+        """Maps of references and their masks to a memory."""
+
+    def encode_query_feats(self, feats: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Maps of an image to its embedding and tokens."""
+
+    def decode_encoded(self, memory: SupportMemory, encoded: tuple[Tensor, Tensor]) -> SegmenterOutput:
+        """Memory and encoded image to masks."""
+
+
+def prompter(model: PromptedModel) -> SamPrompter:
+    """SAM's prompted half of a model.
+
+    Raises:
+        ValueError: if it was built without.
+    """
+    if model.sam is None:
+        raise ValueError(
+            "this segmenter answers to masks alone; build it with promptable: true in the recipe's model, or give "
+            "references with masks."
+        )
+    return model.sam
+
+
+def draw(model: PromptedModel, feats: list[Tensor], points: Tensor, labels: Tensor) -> Tensor:
+    """Masks of what is pointed at.
+
+    SAM's decoder answers first; the segmenter, which then knows the object, looks at the same image again, and
+    the two logits are averaged, each above its own border.
+
+    Args:
+        model: with SAM's prompted half.
+        feats: one (B, C, h, w) map per tap of the encoder, in its order.
+        points: (B, P, 2) as x, y in pixels of the square.
+        labels: (B, P) long: 1 on the object, 0 off it, 2 and 3 the corners of a box, -1 no point.
+
+    Returns:
+        Logits (B, 1, 4h, 4w), above 0 on the object.
+
+    Raises:
+        ValueError: if the segmenter was built without SAM's prompted half.
+    """
+    sam = prompter(model)
+    encoded = model.encode_query_feats(feats)
+    drawn = sam(encoded[0], points, labels).mask_logits[:, :1].float()
+    again = model.decode_encoded(model.encode_support_feats(feats, _at_full_size(model, drawn).sigmoid()), encoded)
+    return 0.5 * (drawn + again.mask_logits.float() - threshold_logit(model))
+
+
+def correct(
+    model: PromptedModel, memory: SupportMemory, feats: list[Tensor], points: Tensor, labels: Tensor
+) -> SegmenterOutput:
+    """Segment with a memory and clicks; shapes as in `draw`.
+
+    Three answers are averaged: what the memory finds, what SAM's decoder makes of that with the clicks, and what the
+    segmenter finds when it takes the average of the two for a reference. On top, each click raises or lowers the logits
+    of places that are near the clicked one and look like it, so that a click changes something where it was made.
+
+    Returns:
+        Mask logits (B, 1, 4h, 4w), predicted IoU and presence: a click on the object says that it is there.
+    """
+    sam, border = prompter(model), threshold_logit(model)
+    embedding, tokens = encoded = model.encode_query_feats(feats)
+    found = model.decode_encoded(memory, encoded)
+    first = found.mask_logits.float() - border
+    drawn = sam(embedding, points, labels, first)
+    second = drawn.mask_logits[:, :1].float()
+    near = F.normalize(tokens.float().mean(1), dim=-1)
+    said = click_logits(near, points, labels, (embedding.shape[-2], embedding.shape[-1]), model.img_size)
+    said = F.interpolate(said, scale_factor=4, mode="bilinear", align_corners=False)
+    guess = _at_full_size(model, 0.5 * (first + second) + said)
+    third = model.decode_encoded(model.encode_support_feats(feats, guess.sigmoid()), encoded).mask_logits
+    logits = (first + second + third.float() - border) / 3.0 + said + border
+    clicked = (labels == ON).any(-1, keepdim=True)
+    return SegmenterOutput(logits, drawn.iou_pred[:, :1], torch.where(clicked, CERTAIN, found.presence_logit))
+
+
+def threshold_logit(model: PromptedModel) -> float:
+    """The logit at which the segmenter's masks end; SAM's end at 0."""
+    return math.log(model.threshold / (1.0 - model.threshold))
+
+
+def _at_full_size(model: PromptedModel, logits: Tensor) -> Tensor:
+    return F.interpolate(logits, (model.img_size,) * 2, mode="bilinear", align_corners=False)
 
 
 def click_logits(tokens: Tensor, points: Tensor, labels: Tensor, size: tuple[int, int], img_size: int) -> Tensor:

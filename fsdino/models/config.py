@@ -32,11 +32,9 @@ class SegmenterConfig:
         decoder_heads: Attention heads of the decoder.
         decoder_iou_dim: Hidden width of the decoder's IoU head.
         mask_in_chans: Hidden channels of SAM's mask stem.
-        reader: "pooled" or "pivot", see `correlation`; used by the full variant.
-        reader_dim: Channels of the reader's 2D part.
+        reader_dim: Channels of the 2D part of the correlation reader, which the full variant has.
         contrastive: Whether the reader also sees foreground minus background correlation.
         self_correlation: Whether the reader also spreads its first guess over the query's own similarities.
-        dense_source: What the compact cosine maps compare: the reader "taps", or the "adapter" embedding as well.
         channel_match: Whether the reader weighs the channels in which query and prototypes agree.
         sparse: Whether projected prototypes go to the decoder as prompt tokens.
         skip: Whether the coarse logits are added to the decoder's mask logits.
@@ -66,11 +64,9 @@ class SegmenterConfig:
     decoder_heads: int = 8
     decoder_iou_dim: int = 256
     mask_in_chans: int = 16
-    reader: Literal["pooled", "pivot"] = "pooled"
     reader_dim: int = 64
     contrastive: bool = True
     self_correlation: bool = True
-    dense_source: Literal["taps", "adapter"] = "taps"
     channel_match: bool = True
     sparse: bool = True
     skip: bool = True
@@ -81,13 +77,8 @@ class SegmenterConfig:
 
     def __post_init__(self) -> None:
         self.reader_taps = tuple(self.reader_taps)  # lists come from YAML and JSON
-        for name, value, known in (
-            ("variant", self.variant, VARIANTS),
-            ("reader", self.reader, ("pooled", "pivot")),
-            ("dense_source", self.dense_source, ("taps", "adapter")),
-        ):
-            if value not in known:
-                raise ValueError(f"{name} {value!r} is unknown; use one of {', '.join(known)}.")
+        if self.variant not in VARIANTS:
+            raise ValueError(f"variant {self.variant!r} is unknown; use one of {', '.join(VARIANTS)}.")
         if not self.reader_taps:
             raise ValueError("reader_taps is empty; name at least one block, counted from 0.")
 

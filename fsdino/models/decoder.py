@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -51,6 +52,7 @@ class MaskDecoder(nn.Module):
         num_masks: int = 4,
     ) -> None:
         super().__init__()
+        self.dim = dim
         self.transformer = TwoWayTransformer(dim, depth, mlp_dim, num_heads)
         self.iou_token = nn.Embedding(1, dim)
         self.mask_tokens = nn.Embedding(num_masks, dim)
@@ -214,3 +216,23 @@ class Attention(nn.Module):
 
     def _heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+
+def load_sam_parts_(mask_decoder: MaskDecoder, prompt_encoder: nn.Module, state_dict: Mapping[str, Tensor]) -> None:
+    """Fill a decoder and a prompt encoder from the state dict of a whole SAM.
+
+    Raises:
+        ValueError: if their keys are missing or shaped for another decoder.
+    """
+    for name, module in (("mask_decoder", mask_decoder), ("prompt_encoder", prompt_encoder)):
+        prefix = f"{name}."
+        weights = {key.removeprefix(prefix): value for key, value in state_dict.items() if key.startswith(prefix)}
+        if not weights:
+            raise ValueError(f"this checkpoint has no '{name}.*' weights; give the state dict of a whole SAM.")
+        try:
+            module.load_state_dict(weights)
+        except RuntimeError as error:
+            raise ValueError(
+                f"'{name}.*' does not fit this segmenter (prompt_dim {mask_decoder.dim}); set prompt_dim, decoder_* "
+                f"and mask_in_chans to the SAM's sizes. {error}"
+            ) from error

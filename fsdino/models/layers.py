@@ -9,6 +9,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+def unit_tokens(feats: Tensor) -> Tensor:
+    """Feature maps as tokens of unit length.
+
+    Args:
+        feats: (N, C, h, w).
+
+    Returns:
+        (N, h*w, C), the rows of the grid one after the other.
+    """
+    return F.normalize(feats.flatten(2).transpose(1, 2), dim=-1, eps=1e-5)
+
+
 class LayerNorm2d(nn.LayerNorm):
     """LayerNorm over the channels of each position of a map.
 

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fsdino.base.method import Memory
-from fsdino.models.correlation import unit_tokens
+from fsdino.base.memory import Memory
+from fsdino.models.layers import unit_tokens
 
 
 @dataclass
@@ -19,19 +19,25 @@ class SupportMemory(Memory):
 
     Args:
         prototypes: (B, L, 2, C) unit-length mean tokens, foreground then background; 0 where there is none of a kind.
-        embedding_prototypes: (B, 2, D) the same in the adapter's space, where the dense prompt compares that too.
         tokens: (B, L, M, C) unit-length tokens of all references, M = K * h * w.
         fg: (B, M) share of the object in each position, in [0, 1].
         bg: (B, M) share of the rest in each position, in [0, 1].
-        grid: (K, h, w), how M splits.
     """
 
     prototypes: Tensor
-    embedding_prototypes: Tensor | None = None
     tokens: Tensor | None = None
     fg: Tensor | None = None
     bg: Tensor | None = None
-    grid: tuple[int, int, int] | None = None
+
+    def positions(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Tokens, object and background shares.
+
+        Raises:
+            ValueError: if only the prototypes were kept, for a compact variant.
+        """
+        if self.tokens is None or self.fg is None or self.bg is None:
+            raise ValueError("this memory holds prototypes alone; remember the references again with the full model.")
+        return self.tokens, self.fg, self.bg
 
 
 def support_tokens(feats: Tensor, num_episodes: int) -> Tensor:
@@ -64,9 +70,11 @@ def grid_weights(masks: Tensor, size: tuple[int, int], negative: Tensor | None =
     fg = F.interpolate(masks.float(), size=size, mode="area").flatten(2)  # (B, K, h*w)
     if negative is None:
         return fg.flatten(1), 1.0 - fg.flatten(1)
-    named = negative[..., None] * fg
+    named = negative[..., None] * fg  # what was pointed out as "not this"
     fg = torch.where(negative[..., None], 0.0, fg)
     rest = torch.where(negative[..., None], 0.0, 1.0 - fg)
+    # The lighter of the two kinds keeps its weights and the heavier is scaled down to its sum: weights are shares of a
+    # position and may not rise above 1.
     ratio = named.sum((1, 2), keepdim=True) / rest.sum((1, 2), keepdim=True).clamp_min(1e-6)
     bg = named / ratio.clamp_min(1.0) + rest * torch.where(ratio > 0, ratio, 1.0).clamp_max(1.0)
     return fg.flatten(1), bg.flatten(1)
@@ -91,7 +99,7 @@ def stack_memories(memories: Sequence[SupportMemory]) -> SupportMemory:
             axis = -2 if name == "tokens" else -1
             parts = [_fill(part, like.shape[axis], name) for part in parts]
         stacked[name] = torch.cat(parts)
-    return SupportMemory(**stacked, grid=longest.grid)
+    return SupportMemory(**stacked)
 
 
 def _fill(tensor: Tensor, length: int, name: str) -> Tensor:

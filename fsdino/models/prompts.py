@@ -43,7 +43,6 @@ class PromptGenerator(nn.Module):
         reader: Reader of the 4D correlation, or None for the compact model.
         reader_dim: Channels R of the reader.
         sparse: Whether there are sparse prompts.
-        use_embedding: Whether cosine maps in the adapter's space are used as well.
         channel_match: Whether the reader also sees a learnt weighting of the channels in which query and prototypes
             agree; a cosine weighs all channels alike. Full model only.
     """
@@ -56,17 +55,15 @@ class PromptGenerator(nn.Module):
         reader: nn.Module | None = None,
         reader_dim: int = 64,
         sparse: bool = True,
-        use_embedding: bool = False,
         channel_match: bool = True,
     ) -> None:
         super().__init__()
         self.prompt_dim = prompt_dim
-        self.use_embedding = use_embedding
         self.reader = reader
         self.token_proj = nn.ModuleList(nn.Linear(encoder_dim, prompt_dim) for _ in range(num_layers if sparse else 0))
         if sparse:
             self.kind_embed = nn.Parameter(0.02 * torch.randn(2, prompt_dim))  # foreground, background
-        num_maps = 2 * (num_layers + int(use_embedding))
+        num_maps = 2 * num_layers
         self.score_head = nn.Conv2d(num_maps, 1, 1)
         self.dense_proj = nn.Conv2d(num_maps, prompt_dim, 1)
         self.matchers: nn.ModuleList | None = None
@@ -97,40 +94,33 @@ class PromptGenerator(nn.Module):
             if bias is not None:
                 nn.init.zeros_(bias)
 
-    def forward(
-        self, memory: SupportMemory, query: Tensor, size: tuple[int, int], embedding: Tensor | None = None
-    ) -> Prompts:
+    def forward(self, memory: SupportMemory, query: Tensor, size: tuple[int, int]) -> Prompts:
         """Make the prompts.
 
         Args:
             memory: References, of batch B or 1.
             query: (B, L, h*w, C) unit-length tokens of the reader's layers.
             size: (h, w).
-            embedding: (B, h*w, D) unit-length tokens of the adapter's embedding, where `use_embedding`.
 
         Returns:
             Prompts at the query's grid.
         """
-        maps = self.cosine_maps(memory, query, embedding).unflatten(-1, size)
+        maps = self.cosine_maps(memory, query).unflatten(-1, size)
         coarse = self.score_head(maps)
         dense = self.dense_proj(maps)
         if self.reader is not None:
             hint = None if self.matchers is None else self.channel_hint(memory, query).unflatten(-1, size)
-            features, score = self.reader(query, memory.tokens, memory.fg, memory.bg, size, memory.grid, hint)
+            features, score = self.reader(query, memory, size, hint)
             coarse = coarse + self.reader_score(features)
             if self.reader_scale is not None:
                 coarse = coarse + self.reader_scale * score.to(coarse.dtype)
             dense = dense + self.reader_proj(features)
         return Prompts(self.tokens(memory, coarse.shape[0]), dense, coarse)
 
-    def cosine_maps(self, memory: SupportMemory, query: Tensor, embedding: Tensor | None) -> Tensor:
-        """(B, maps, h*w): cosines with the foreground and background prototype, layer by layer."""
+    def cosine_maps(self, memory: SupportMemory, query: Tensor) -> Tensor:
+        """(B, 2L, h*w): cosines with the foreground and background prototype, layer by layer."""
         maps = cosine_correlation(query, memory.prototypes)  # (B, L, h*w, 2)
-        maps = maps.transpose(-1, -2).flatten(1, 2)  # (B, 2L, h*w)
-        if embedding is not None and memory.embedding_prototypes is not None:
-            extra = cosine_correlation(embedding, memory.embedding_prototypes).transpose(-1, -2)
-            maps = torch.cat([maps, extra.to(maps.dtype)], dim=1)
-        return maps
+        return maps.transpose(-1, -2).flatten(1, 2)
 
     def channel_hint(self, memory: SupportMemory, query: Tensor) -> Tensor:
         """(B, R, h*w): learnt projections of the products of query and prototype, channel by channel, over layers."""

@@ -2,11 +2,12 @@
 
 SAM2 matches the *same* object between frames, but a reference shows another object of the class. So a coarse prior from
 DINOv2 features gives the query a pseudo memory of itself, which is refined and then calibrated by the reference inside
-SAM2's memory attention. After arXiv 2505.14100 (ICML 2025); the formulas are in `calibration`.
+SAM2's memory attention. After arXiv 2505.14100 (ICML 2025); the formulas are in `formulas`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,13 +15,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fsdino.base.method import FewShotMethod, Memory, SegmenterOutput
+from fsdino.base.frozen import FrozenMaps
+from fsdino.base.memory import Memory, SegmenterOutput
+from fsdino.base.method import FewShotMethod
 from fsdino.base.resize import Resize, ResizeMode
 from fsdino.methods.fssam.attention import calibrated_attention
 from fsdino.methods.fssam.formulas import query_priors, refine_memory
 from fsdino.methods.prototype import masked_average
 from fsdino.methods.sam2.net import Sam2
-from fsdino.methods.sam2.sizes import Sam2Version
+from fsdino.methods.sam2.sizes import Sam2Version, size_and_version
 from fsdino.methods.sam2.weights import build_sam2
 from fsdino.models.encoder import FeatureEncoder
 
@@ -60,6 +63,8 @@ class Fssam(FewShotMethod):
         resize_mode: "squash" as published, or "pad".
     """
 
+    name = "fssam"
+    title = "FSSAM"
     memory_type = FssamMemory
 
     def __init__(
@@ -129,9 +134,31 @@ class Fssam(FewShotMethod):
             part.train(mode)
         return self
 
-    def trainable_parameters(self) -> list[nn.Parameter]:
-        """Those of memory encoder, memory attention and mask decoder."""
-        return [p for p in self.parameters() if p.requires_grad]
+    def sizes_of_weights(self, built_with: Mapping[str, Any]) -> dict[str, Any]:
+        """SAM2's size and version, which its weights decide."""
+        size, version = size_and_version(self.sam2.net.config)
+        return {"size": size, "version": version}
+
+    def predict_episodes(self, batch: Mapping[str, Any]) -> SegmenterOutput:
+        """See `FewShotMethod.predict_episodes`; SAM2 sees the pixels in any case, the priors may come from a cache."""
+        if "query_feats" not in batch:
+            return super().predict_episodes(batch)
+        found, wanted = batch["support_feats"].float(), batch["query_feats"].float()
+        memory = self.encode_support(batch["support_images"], batch["support_masks"], found)
+        return self.decode_query(memory, batch["query_image"], wanted)
+
+    def frozen_maps(self) -> FrozenMaps:
+        """What the priors compare, (N, C) an image."""
+        encoder = self.encoder
+        return FrozenMaps(
+            "fssam",
+            encoder,
+            settings=(encoder.taps, encoder.img_size, self.img_size),
+            img_size=self.img_size,
+            entry_shape=(encoder.grid_size**2, encoder.dim),
+            compute=self.features,
+            in_place_of_images=False,
+        )
 
     def encode_support(
         self, support_images: Tensor, support_masks: Tensor, support_features: Tensor | None = None

@@ -8,25 +8,19 @@ number of references is used, and their order does not matter (`memory_order="vi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from fsdino.base.method import (
-    FewShotMethod,
-    Memory,
-    Reference,
-    SegmenterOutput,
-    image_tensor,
-    prompt_points,
-    reference_tensors,
-)
+from fsdino.base.memory import Memory, SegmenterOutput
+from fsdino.base.method import FewShotMethod
+from fsdino.base.reference import Reference, image_array, prompt_points, reference_arrays
 from fsdino.base.resize import Resize, ResizeMode
 from fsdino.methods.sam2.net import Decoded, Frame, Sam2
-from fsdino.methods.sam2.sizes import Sam2Version
+from fsdino.methods.sam2.sizes import Sam2Version, size_and_version
 from fsdino.methods.sam2.weights import build_sam2
 from fsdino.methods.sansa.adapters import add_adapters_
 
@@ -70,6 +64,8 @@ class Sansa(FewShotMethod):
         ValueError: For an unknown `memory_order` or `presence`.
     """
 
+    name = "sansa"
+    title = "SANSA"
     memory_type = SansaMemory
 
     def __init__(
@@ -125,9 +121,30 @@ class Sansa(FewShotMethod):
         self.sam2.eval()
         return self
 
-    def trainable_parameters(self) -> list[nn.Parameter]:
-        """The adapters'."""
-        return [p for p in self.parameters() if p.requires_grad]
+    @property
+    def takes_hints(self) -> bool:
+        """SAM2 draws what is pointed at."""
+        return True
+
+    def sizes_of_weights(self, built_with: Mapping[str, Any]) -> dict[str, Any]:
+        """SAM2's size and version, which its weights decide."""
+        size, version = size_and_version(self.sam2.net.config)
+        return {"size": size, "version": version}
+
+    def predict_targets(self, batch: Mapping[str, Any], num_targets: int) -> list[tuple[SegmenterOutput, Tensor]]:
+        """See `FewShotMethod.predict_targets`: the last J - 1 references are segmented before the query."""
+        if num_targets == 1:
+            return super().predict_targets(batch, 1)
+        images, masks = batch["support_images"], batch["support_masks"]
+        given = images.shape[1] - (num_targets - 1)
+        if given < 1:
+            raise ValueError(
+                f"{num_targets} targets need episodes of at least {num_targets} shots (one annotated, the "
+                f"others are targets), got {images.shape[1]}; set shots to {num_targets}."
+            )
+        targets = torch.cat([images[:, given:], batch["query_image"][:, None]], dim=1)  # (B, J, 3, S, S)
+        truths = [*batch["support_truths"][:, given:].long().unbind(1), batch["query_mask"]]
+        return list(zip(self.forward_targets(targets, images[:, :given], masks[:, :given]), truths))
 
     def encode_support(self, support_images: Tensor, support_masks: Tensor) -> SansaMemory:
         """Memory-encode references with masks; shapes as in `FewShotMethod`."""
@@ -193,18 +210,13 @@ class Sansa(FewShotMethod):
 
     def _remember_one(self, reference: Reference) -> SansaMemory:
         if reference.mask is None and not reference.negative:
-            image = image_tensor(reference.image, reference.name)
-            points, labels = prompt_points(reference, (image.shape[-2], image.shape[-1]), self.resize)
-            return self.encode_support_points(
-                self.resize.image(image.to(self.device))[None, None],
-                points.to(self.device)[None, None],
-                labels.to(self.device)[None, None],
-            )
-        image, mask = reference_tensors(self._only_mask(reference))
-        return self.encode_support(
-            self.resize.image(image.to(self.device))[None, None],
-            self.resize.soft_mask(mask.to(self.device))[None, None],
-        )
+            image = image_array(reference.image, reference.name)
+            height, width = image.shape[:2]
+            given = prompt_points(reference, (height, width), self.resize.content_size(height, width))
+            points, labels = (torch.from_numpy(array)[None, None].to(self.device) for array in given)
+            return self.encode_support_points(self._square(image)[None, None], points, labels)
+        image, mask = reference_arrays(self._only_mask(reference))
+        return self.encode_support(self._square(image)[None, None], self._square_mask(mask)[None, None])
 
     def _remember_prediction(self, frame: Frame, found: Decoded) -> tuple[Tensor, Tensor]:
         probs = self.sam2.to_input_size(found.mask_logits)

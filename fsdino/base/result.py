@@ -1,0 +1,126 @@
+"""What is found in an image, as NumPy arrays: one class, several classes, and their connected parts. No torch here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import cv2
+import numpy as np
+
+# One bound for every method and engine: each class needs memory of its own, and an image may be asked for hundreds.
+MAX_CLASSES_AT_ONCE = 16
+
+
+@dataclass
+class Instance:
+    """One connected part of a mask.
+
+    Args:
+        mask: (H, W) bool.
+        box: x0, y0, x1, y1 in pixels; x1 and y1 are the first column and row past it.
+        score: the class's score times the mean probability of the part's pixels, in [0, 1].
+        name: the class.
+    """
+
+    mask: np.ndarray
+    box: tuple[int, int, int, int]
+    score: float
+    name: str = ""
+
+
+@dataclass
+class Segmentation:
+    """What was found of one class in one image, at the image's own size.
+
+    Args:
+        mask: (H, W) bool; all False where the object is absent.
+        probs: (H, W) float32 in [0, 1].
+        score: the method's own estimate of the mask's IoU, in [0, 1].
+        present: whether the object is in the image at all: its presence is above one half.
+        presence: probability that the object is in the image, in [0, 1]; None from a method that does not say.
+    """
+
+    mask: np.ndarray
+    probs: np.ndarray
+    score: float
+    present: bool
+    presence: float | None = None
+
+    def instances(self, min_pixels: int = 1, name: str = "") -> list[Instance]:
+        """The connected parts of the mask (8 neighbours), the largest first.
+
+        Args:
+            min_pixels: smaller parts are left out.
+            name: what the parts are called.
+        """
+        count, parts, stats, _ = cv2.connectedComponentsWithStats(self.mask.astype(np.uint8), connectivity=8)
+        areas = stats[:, cv2.CC_STAT_AREA]
+        found = []
+        for part in sorted(range(1, count), key=lambda i: -int(areas[i])):
+            if areas[part] < min_pixels:
+                continue
+            mask = parts == part
+            x, y, width, height = (int(stats[part, k]) for k in range(4))
+            score = self.score * float(self.probs[mask].mean())
+            found.append(Instance(mask, (x, y, x + width, y + height), score, name))
+        return found
+
+
+@dataclass
+class LabelMap:
+    """What was found of several classes in one image; each pixel belongs to the most probable of them or to none.
+
+    Args:
+        labels: (H, W) uint8 (uint16 from 256 classes on), 0 for background and k for the k-th class.
+        probs: (H, W) float32, the probability of each pixel's class, 0 on the background.
+        scores: class name to its score in [0, 1], 0 where it is absent; in the order of the labels.
+        presences: class name to its probability to be in the image, or None.
+    """
+
+    labels: np.ndarray
+    probs: np.ndarray
+    scores: dict[str, float] = field(default_factory=dict)
+    presences: dict[str, float | None] = field(default_factory=dict)
+
+    @property
+    def classes(self) -> Mapping[str, Segmentation]:
+        """Class name to what was found of it; masks do not overlap, probabilities are 0 outside of the mask."""
+        return {name: self._of_class(k, name) for k, name in enumerate(self.scores, start=1)}
+
+    def instances(self, min_pixels: int = 1) -> list[Instance]:
+        """The connected parts of every class, class by class; see `Segmentation.instances`."""
+        return [part for name, found in self.classes.items() for part in found.instances(min_pixels, name)]
+
+    def _of_class(self, label: int, name: str) -> Segmentation:
+        mask = self.labels == label
+        presence = self.presences[name]
+        present = presence is None or presence > 0.5
+        return Segmentation(mask, np.where(mask, self.probs, np.float32(0)), self.scores[name], present, presence)
+
+
+def resolve(
+    found: Iterable[tuple[str, Segmentation]], size: tuple[int, int], threshold: float, min_score: float = 0.0
+) -> LabelMap:
+    """Give each pixel to the most probable of the classes, or to the background.
+
+    Args:
+        found: name and result of each class, in the order of the labels; taken one after the other, so that the
+            probabilities of one class at a time are held.
+        size: (H, W) of the image.
+        threshold: probability above which a pixel belongs to a class at all.
+        min_score: classes whose score is below count as absent.
+    """
+    labels, best = np.zeros(size, np.uint16), np.full(size, threshold, np.float32)
+    scores: dict[str, float] = {}
+    presences: dict[str, float | None] = {}
+    for label, (name, one) in enumerate(found, start=1):
+        is_there = one.present and one.score >= min_score
+        if is_there:
+            wins = one.probs > best
+            labels[wins] = label
+            best[wins] = one.probs[wins]
+        scores[name] = one.score if is_there else 0.0
+        presences[name] = one.presence
+    best[labels == 0] = 0.0
+    return LabelMap(labels.astype(np.uint8) if len(scores) < 256 else labels, best, scores, presences)
