@@ -38,9 +38,7 @@ class FewShotMethod(nn.Module, PyTorchModelHubMixin, ABC):
         name: key of the registry.
         title: what tables and cards call it.
         memory_type: what `encode_support` returns.
-        takes_hints: whether points, boxes and scribbles may stand for a mask, now, with the weights that are loaded.
         takes_negatives: whether references may show what is not meant.
-        takes_clicks: whether `refine` works.
         learns_absence: whether a presence head can be trained after the episodes.
         silent_args: arguments of `build` that change no memory, and so leave the fingerprint as it is.
     """
@@ -72,12 +70,12 @@ class FewShotMethod(nn.Module, PyTorchModelHubMixin, ABC):
 
     @property
     def takes_hints(self) -> bool:
-        """See the class."""
+        """Whether points, boxes and scribbles may stand for a mask, with the parts that this model has."""
         return False
 
     @property
     def takes_clicks(self) -> bool:
-        """See the class."""
+        """Whether `refine` works, with the parts that this model has."""
         return False
 
     # ---- what a subclass implements
@@ -141,6 +139,10 @@ class FewShotMethod(nn.Module, PyTorchModelHubMixin, ABC):
 
     def frozen_maps(self) -> FrozenMaps | None:
         """What of its work on an image never changes in training and can be read from a cache; None: nothing."""
+        return None
+
+    def shared_encoder(self) -> Any:
+        """The frozen `FeatureEncoder` that baselines may compare with; None: there is none of the method's own size."""
         return None
 
     def part_sizes(self) -> dict[str, int]:
@@ -247,6 +249,14 @@ class FewShotMethod(nn.Module, PyTorchModelHubMixin, ABC):
             ValueError: if the method knows no points.
         """
         raise ValueError(f"{type(self).__name__} takes no clicks; use FS-DINO to refine a result.")
+
+    def draw_mask(self, reference: Reference) -> np.ndarray:
+        """The mask (H, W) bool that a reference's points, box or scribble mark; only methods with `takes_hints` can.
+
+        Raises:
+            ValueError: if the method knows no hints, or these cannot be used.
+        """
+        raise ValueError(f"{type(self).__name__} draws no masks; give one, or use FS-DINO.")
 
     def pack(self, memory: Any) -> dict[str, np.ndarray]:
         """A memory as named arrays with a leading axis of 1, the same for every runtime of a model."""

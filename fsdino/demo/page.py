@@ -17,7 +17,7 @@ import gradio as gr
 import numpy as np
 from PIL import Image
 
-from fsdino.base.method import Segmentation
+from fsdino.base.result import Segmentation
 from fsdino.data.images import read_image
 from fsdino.demo.marks import reference_from
 from fsdino.demo.samples import embedded_world
@@ -75,7 +75,7 @@ def build_page(studio: Studio, upload_mb: int) -> Any:
         with gr.Row(equal_height=False):
             with gr.Column(scale=5, min_width=380):
                 gr.HTML("<div class='title'>1 · Show what you mean</div>")
-                board = component("board", image=None, limit=upload_mb, hints=studio.takes_hints)
+                board = component("board", image=None, limit=upload_mb, hints=studio.main.takes_hints)
                 with gr.Row(elem_classes="actions"):
                     add = gr.Button("Add example", elem_id="add")
                     find = gr.Button("Find it", variant="primary", elem_id="find")
@@ -84,14 +84,19 @@ def build_page(studio: Studio, upload_mb: int) -> Any:
             with gr.Column(scale=7, min_width=420):
                 gr.HTML("<div class='title'>2 · Images to search</div>")
                 methods = gr.CheckboxGroup(
-                    studio.names, value=[studio.name], label="Methods", show_label=False, elem_id="methods",
-                    visible=len(studio.names) > 1, container=False,
-                )  # fmt: skip
+                    studio.names,
+                    value=[studio.name],
+                    label="Methods",
+                    show_label=False,
+                    elem_id="methods",
+                    visible=len(studio.names) > 1,
+                    container=False,
+                )
                 results = component("results", items=[], turn=0, limit=upload_mb)
                 with gr.Row(elem_classes="actions"):
                     masks = gr.DownloadButton("Masks (.zip)", interactive=False, size="sm", elem_id="masks")
-                    concept = gr.DownloadButton("Concept (.fsmem)", interactive=False, size="sm", elem_id="concept")
-        left, right, files = [session, board, examples], [session, results], [masks, concept]
+                    memory = gr.DownloadButton("Memory (.fsmem)", interactive=False, size="sm", elem_id="memory")
+        left, right, files = [session, board, examples], [session, results], [masks, memory]
         quiet: dict[str, Any] = {"api_visibility": "private"}
         slow = {**quiet, "show_progress": "minimal", "show_progress_on": [results]}
         slow |= {"concurrency_id": "search", "concurrency_limit": 1}  # the answer to the last question comes last
@@ -136,8 +141,8 @@ class Desk:
 
     def __init__(self, studio: Studio) -> None:
         self.studio = studio
-        for name in ("picked", "add", "add_if_drawn", "forget", "take", "drop", "search", "search_if_ready", "correct",
-                     "restore", "sample"):  # fmt: skip
+        handlers = "picked add add_if_drawn forget take drop search search_if_ready correct restore sample"
+        for name in handlers.split():
             setattr(self, name, said(getattr(self, name)))
 
     def picked(self, session: Session, event: gr.EventData) -> tuple[Session, Any]:
@@ -236,7 +241,7 @@ class Desk:
         self.studio.search(session, chosen, only=only)
         folder = Path(tempfile.mkdtemp(prefix="results-", dir=os.environ["GRADIO_TEMP_DIR"]))
         archive = masks_zip(session, folder / "masks.zip")
-        kept = self.studio.concept(session, "concept", folder / "concept.fsmem")
+        kept = self.studio.save_memory(session, "object", folder / "memory.fsmem")
         downloads = (gr.DownloadButton(value=str(file), interactive=True) for file in (archive, kept))
         return session, self.cards(session), *downloads
 
@@ -253,15 +258,15 @@ class Desk:
 
     def _answer(self, method: str, card: Card, found: Segmentation) -> dict[str, Any]:
         is_main = method == self.studio.name
-        drawn = drawn_over(card.image, found.mask.cpu().numpy(), card.clicks if is_main else ())
+        drawn = drawn_over(card.image, found.mask, card.clicks if is_main else ())
         return {
             "method": method,
             "source": source_of(drawn, ANSWER_SIDE),
             "alt": f"{method}: {'found' if found.present else 'absent'}",
             "present": found.present,
             "verdict": "found" if found.present else "absent",
-            "detail": f"score {found.score:.2f}" + (f" · there {100 * found.presence:.0f} %" if is_main else ""),
-            "clickable": is_main and self.studio.takes_hints,
+            "detail": f"score {found.score:.2f}" + (f" · there {100 * (found.presence or 0):.0f} %" if is_main else ""),
+            "clickable": is_main and self.studio.main.takes_clicks,
         }
 
 
@@ -291,11 +296,11 @@ def opened(path: str, name: str) -> tuple[str, np.ndarray]:
 def on_board(session: Session) -> Any:
     """The drawing board with the draft, or empty."""
     if session.draft is None:
-        return gr.HTML(shown=None, value="")
+        return gr.HTML(image=None, value="")
     name, image = session.draft
     height, width = image.shape[:2]
     shown = {"name": name, "width": width, "height": height, "source": source_of(image, BOARD_SIDE)}
-    return gr.HTML(shown=shown, value="")
+    return gr.HTML(image=shown, value="")
 
 
 def example_list(session: Session) -> Any:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fsdino.demo.studio import PROTOTYPE, Studio
-from fsdino.predict.lists import listed
+from fsdino.predict.formats import listed
 
 # Everything from this server alone; Gradio's own scripts evaluate templates and use data and blob addresses.
 POLICY = (
@@ -21,6 +21,8 @@ POLICY = (
     "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; worker-src 'self' blob:; "
     "frame-ancestors 'none'; base-uri 'self'; form-action 'self'"
 )
+# What Gradio offers beside the page: tunnels, servers of its own, monitors. Nobody asked for them here.
+NOTHING_ELSE = dict.fromkeys(("share", "ssr_mode", "pwa", "mcp_server", "enable_monitoring"), False)
 HEADERS = ((b"content-security-policy", POLICY.encode()), (b"referrer-policy", b"no-referrer"))
 
 
@@ -58,7 +60,8 @@ def open_studio(model: str, compare: Sequence[str], device: str) -> Studio:
     """
     from fsdino.predict.command import open_engine
 
-    opened = {name: open_engine(name, "torch", device).method for name in (model, *compare) if name != PROTOTYPE}  # type: ignore[attr-defined]
+    wanted = [name for name in (model, *compare) if name != PROTOTYPE]
+    opened: dict[str, Any] = {name: open_engine(name, "torch", device) for name in wanted}
     named = {name: shown_name(name) for name in opened}
     if len(set(named.values())) < len(named):
         named = {name: name for name in opened}
@@ -189,11 +192,19 @@ def start(studio: Studio, host: str, port: int | None, max_upload_mb: int, open_
     page = build_page(studio, max_upload_mb)
     try:
         _, url, _ = page.launch(
-            server_name=host, server_port=port, share=False, inbrowser=open_browser, prevent_thread_lock=True,
-            quiet=True, max_file_size=max_upload_mb * 2**20, theme=page_theme(), css=page_css(), footer_links=[],
-            ssr_mode=False, pwa=False, mcp_server=False, enable_monitoring=False, show_error=True,
+            server_name=host,
+            server_port=port,
+            inbrowser=open_browser,
+            prevent_thread_lock=True,
+            quiet=True,
+            show_error=True,
+            max_file_size=max_upload_mb * 2**20,
+            theme=page_theme(),
+            css=page_css(),
+            footer_links=[],
             app_kwargs={"middleware": [Middleware(OfflinePolicy)], "docs_url": None, "redoc_url": None},
-        )  # fmt: skip
+            **NOTHING_ELSE,
+        )
     except OSError as error:
         where = f"port {port}" if port else "a port from 7860 to 7959"
         raise ValueError(f"{where} of {host} is not free; choose another --port or --host.") from error

@@ -17,14 +17,13 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from fsdino.base.method import FewShotMethod, Segmentation
-from fsdino.base.reference import Reference, image_tensor, prompt_points, reference_tensors
-from fsdino.evaluation.baseline import GRIDS
+from fsdino.base.memory import image_tensor
+from fsdino.base.method import FewShotMethod
+from fsdino.base.reference import Reference, image_array, reference_arrays
+from fsdino.base.result import Segmentation
 from fsdino.methods.prototype import PrototypeMethod
 from fsdino.metrics.score_cut import choose_cut
-from fsdino.models.segmenter import FewShotSegmenter
-from fsdino.predict.engines.torch import TorchEngine
-from fsdino.predict.memory_file import Concept, save_concept, thumbnail
+from fsdino.predict.memory_file import SavedMemory, save_memory, thumbnail
 
 PROTOTYPE = "prototype"
 MAX_EXAMPLES, MAX_IMAGES = 20, 40  # of one visitor: both are held in memory
@@ -100,7 +99,7 @@ class Studio:
     """Runs one or more methods on the same examples and images.
 
     Args:
-        main: The method whose answers are corrected and whose concept is kept.
+        main: The method whose answers are corrected and whose memory is kept.
         name: What the page calls it.
         others: Name to further methods; `PROTOTYPE` to None compares with cosine prototypes of the main encoder.
     """
@@ -113,11 +112,6 @@ class Studio:
         """All methods, the main one first."""
         return [self.name, *self.others]
 
-    @property
-    def takes_hints(self) -> bool:
-        """Whether the main method draws masks from clicks, boxes and scribbles, and corrects its answers by clicks."""
-        return isinstance(self.main, FewShotSegmenter) and self.main.sam is not None
-
     def example(self, reference: Reference) -> Example:
         """Check a reference and draw its mask where it has hints alone.
 
@@ -125,10 +119,10 @@ class Studio:
             ValueError: If the reference cannot be used, or the main method knows no hints.
         """
         if reference.mask is not None:
-            return Example(reference, reference_tensors(reference)[1].numpy().astype(np.uint8))
-        if not isinstance(self.main, FewShotSegmenter) or not self.takes_hints:
+            return Example(reference, reference_arrays(reference)[1].astype(np.uint8))
+        if not self.main.takes_hints:
             raise ValueError(f"{self.name} learns from masks alone; outline or paint the object.")
-        return Example(reference, drawn_mask(self.main, reference))
+        return Example(reference, self._drawn(reference))
 
     def search(self, session: Session, names: Sequence[str], *, only: Card | None = None) -> None:
         """Find what the examples show; each image's card gets its results.
@@ -165,26 +159,30 @@ class Studio:
         """A method and the examples in the form that it knows."""
         masks = [example.as_mask for example in examples if not example.reference.negative]
         if name == self.name:
-            known = isinstance(self.main, FewShotSegmenter)
-            return self.main, [example.reference for example in examples] if known else masks
+            return self.main, [example.reference for example in examples] if self.main.takes_negatives else masks
         other = self.others[name]
         if other is not None:
             return other, masks
         return prototype_of(self.main, masks), masks
 
-    def concept(self, session: Session, class_name: str, path: Path) -> Path:
+    def save_memory(self, session: Session, class_name: str, path: Path) -> Path:
         """Write what the main method remembers of the examples of the last search as a .fsmem file."""
-        engine = self._engine
         _, memory = self._remembered(session, self.name)
         shown = next(example for example in session.searched if not example.reference.negative)
         small = thumbnail(np.asarray(shown.reference.image), shown.mask)
-        concept = Concept(class_name, engine.fingerprint, engine.pack(memory), small)
-        return save_concept(concept, path, positional=engine.positional)
+        return save_memory(SavedMemory(class_name, self._fingerprint, self.main.pack(memory), small), path)
 
     @cached_property
-    def _engine(self) -> TorchEngine:
-        """Packs memories; made once, since the fingerprint reads all weights."""
-        return TorchEngine(self.main)
+    def _fingerprint(self) -> str:
+        """The main method's, computed once, since it reads all weights."""
+        return self.main.fingerprint()
+
+    def _drawn(self, reference: Reference) -> np.ndarray:
+        """The mask (H, W) uint8 that the main method draws from hints."""
+        mask = self.main.draw_mask(reference).astype(np.uint8)
+        if not mask.any():
+            raise ValueError(f"{reference.name}: the marks gave an empty mask; add a click on the object, or paint it.")
+        return mask
 
 
 def ask(method: FewShotMethod, memory: object, image: np.ndarray, clicks: Sequence[Click]) -> Segmentation:
@@ -196,50 +194,28 @@ def ask(method: FewShotMethod, memory: object, image: np.ndarray, clicks: Sequen
 
 
 @torch.no_grad()
-def drawn_mask(model: FewShotSegmenter, reference: Reference) -> np.ndarray:
-    """The mask (H, W) uint8 that a segmenter draws from a reference's hints.
-
-    Raises:
-        ValueError: If the hints cannot be used, or mark nothing.
-    """
-    image = image_tensor(reference.image, reference.name).to(model.device)
-    size = (image.shape[-2], image.shape[-1])
-    points, labels = prompt_points(reference, size, model.resize)
-    feats = model.encoder(model.resize.image(image)[None])
-    logits = model.draw(feats, points.to(model.device)[None], labels.to(model.device)[None])[0, 0]
-    mask = (model.resize.invert(logits, size) > 0).cpu().numpy().astype(np.uint8)
-    if not mask.any():
-        raise ValueError(f"{reference.name}: the marks gave an empty mask; add a click on the object, or paint it.")
-    return mask
-
-
-@torch.no_grad()
 def prototype_of(model: FewShotMethod, references: Sequence[Reference]) -> PrototypeMethod:
-    """The training-free baseline on a model's own encoder, its cut chosen on the references themselves.
+    """The training-free baseline on a model's own encoder, its threshold chosen on the references themselves.
 
     Args:
-        model: Gives the frozen encoder.
-        references: With masks.
-
-    Returns:
-        The method.
+        model: gives the frozen encoder.
+        references: with masks.
 
     Raises:
-        ValueError: If the model has no encoder of its own to share.
+        ValueError: if the model has no encoder of its own to share.
     """
-    encoder = getattr(model, "encoder", None)
-    if not isinstance(model, FewShotSegmenter) or encoder is None:
+    encoder = model.shared_encoder()
+    if encoder is None:
         raise ValueError("the prototype comparison needs an FS-DINO model, whose encoder it shares.")
-    method = PrototypeMethod(encoder, max(model.config.reader_taps), 0.0, resize_mode=model.resize.mode).eval()
+    method = PrototypeMethod(encoder, max(encoder.taps), 0.0, resize_mode=model.resize.mode).eval()
     memory = method.remember(references)
-    images = [image_tensor(reference.image, reference.name).to(model.device) for reference in references]
+    images = [image_tensor(image_array(one.image, one.name)).to(model.device) for one in references]
     scores = method.scores(memory, torch.stack([model.resize.image(image) for image in images]))
     side = 4 * scores.shape[-1]
     fine = F.interpolate(scores[:, None], (side, side), mode="bilinear", align_corners=False)[:, 0].cpu().numpy()
-    masks = [torch.from_numpy(np.asarray(reference.mask) != 0) for reference in references]
-    truths = [model.resize.truth(mask.long()) for mask in masks]
+    truths = [model.resize.truth(torch.from_numpy(reference_arrays(one)[1]).long()) for one in references]
     small = [F.interpolate(t[None, None].float(), (side, side), mode="nearest-exact")[0, 0].numpy() for t in truths]
-    method.cut = choose_cut(list(fine), small, [0] * len(small), GRIDS["fg_bg"].tolist()).cut
+    method.score_threshold = choose_cut(list(fine), small, [0] * len(small), np.linspace(-0.4, 0.8, 61).tolist()).cut
     return method
 
 
@@ -259,8 +235,8 @@ def masks_zip(session: Session, path: Path) -> Path:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:  # PNG is compressed already
         for number, card in enumerate(list(session.cards), start=1):
             for method, found in card.found.items():
-                mask = found.mask.cpu().numpy()
-                row = (card.name, method, found.present, f"{found.presence:.4f}", f"{found.score:.4f}", int(mask.sum()))
+                mask, presence = found.mask, "" if found.presence is None else f"{found.presence:.4f}"
+                row = (card.name, method, found.present, presence, f"{found.score:.4f}", int(mask.sum()))
                 writer.writerow(row)
                 buffer = io.BytesIO()
                 Image.fromarray(mask.astype(np.uint8) * np.uint8(255)).save(buffer, format="PNG")

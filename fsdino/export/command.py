@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from fsdino.base.reference import Reference
-from fsdino.base.storage import fingerprint, load_segmenter, save_pretrained
+from fsdino.base.storage import load, save
 from fsdino.data.world.index import SyntheticWorld
 from fsdino.export.graphs import OPSET, SHOTS, Graph, export_onnx, export_program, graphs
 from fsdino.export.onnx_method import OnnxMethod
@@ -24,7 +24,7 @@ from fsdino.predict.engines.onnx import (
     SEGMENT_FILE,
     OnnxEngine,
 )
-from fsdino.predict.lists import listed
+from fsdino.predict.formats import listed
 from fsdino.visualize import mask_iou
 
 ExportFormat = Literal["safetensors", "pt2", "onnx", "int8"]
@@ -53,18 +53,23 @@ def export(
         The folder.
 
     Raises:
-        ValueError: If a format is unknown, the model has parts that cannot be exported, or a graph computes other
+        ValueError: if a format is unknown, the model has no graphs, or a graph computes other
             numbers than torch.
     """
     asked: list[str] = list(formats) or ["nothing"]
     if unknown := [name for name in asked if name not in EXPORT_FORMATS]:
         raise ValueError(f"export format {unknown[0]!r} is unknown; use {', '.join(EXPORT_FORMATS)}.")
-    segmenter, folder = load_segmenter(model), Path(out)
+    segmenter, folder = load(model), Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     if "safetensors" in formats:
-        save_pretrained(segmenter, folder, half=half)
-        segmenter = load_segmenter(folder)  # half precision rounds the weights: graphs are of what was stored
-    if {"pt2", "onnx", "int8"} & set(formats):
+        save(segmenter, folder, half=half)
+        segmenter = load(folder)  # half precision rounds the weights: graphs are of what was stored
+    if graphs_asked := {"pt2", "onnx", "int8"} & set(formats):
+        if segmenter.name != "fsdino":
+            raise ValueError(
+                f"'{model}' holds {segmenter.title}, which has no graphs ({', '.join(sorted(graphs_asked))}); export "
+                "it as safetensors, or give an FS-DINO model."
+            )
         export_graphs(segmenter, folder, formats)
     return folder
 
@@ -106,10 +111,8 @@ def export_graphs(model: FewShotSegmenter, folder: Path, formats: Sequence[str])
         "agreement" how far their masks are torch's.
 
     Raises:
-        ValueError: If the model has the "pivot" reader, or a graph differs from torch.
+        ValueError: if a graph differs from torch.
     """
-    if model.config.variant == "full" and model.config.reader == "pivot":
-        raise ValueError("the 'pivot' reader has no graph of changing size; export a model with reader 'pooled'.")
     differences = {}
     for graph in graphs(model.eval()):
         program = export_program(graph)
@@ -142,7 +145,7 @@ def metadata(model: FewShotSegmenter) -> dict[str, Any]:
     """What a graph's user must know, kept inside the file."""
     return {
         "format_version": FORMAT_VERSION,
-        "fingerprint": fingerprint(model),
+        "fingerprint": model.fingerprint(),
         "img_size": model.img_size,
         "resize_mode": model.resize.mode,
         "threshold": model.threshold,
@@ -150,7 +153,7 @@ def metadata(model: FewShotSegmenter) -> dict[str, Any]:
         "input_range": [0, 1],
         "mean": model.encoder.mean.flatten().tolist(),  # applied inside the graph
         "std": model.encoder.std.flatten().tolist(),
-        "segmenter": model.config.to_dict(),
+        "segmenter": model.arguments(),
     }
 
 

@@ -16,7 +16,7 @@ from fsdino.predict.engines.onnx import POSITION_AXES
 
 OPSET = 18
 SHOTS = 3  # references of the example inputs
-MEMORY_ARRAYS = tuple(field.name for field in fields(SupportMemory) if field.name != "grid")
+MEMORY_ARRAYS = tuple(field.name for field in fields(SupportMemory))
 
 
 class RememberGraph(nn.Module):
@@ -71,11 +71,7 @@ class SegmentGraph(nn.Module):
         embedding, query = self.model.encode_query_feats(self.model.encoder(images))
         repeated = [_each(x, classes) for x in (embedding, query)]
         arrays = dict(zip(self.names, (_tile(x, batch) for x in memory)))
-        grid = None
-        if "fg" in arrays:
-            h, w = embedding.shape[-2:]
-            grid = (arrays["fg"].shape[1] // (h * w), h, w)
-        output = self.model.decode_encoded(SupportMemory(**arrays, grid=grid), *repeated)
+        output = self.model.decode_encoded(SupportMemory(**arrays), (repeated[0], repeated[1]))
         side = output.mask_logits.shape[-1]
         return (
             output.mask_logits.reshape(batch, classes, side, side),

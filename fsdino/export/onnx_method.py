@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fsdino.base.method import FewShotMethod, SegmenterOutput
+from fsdino.base.memory import SegmenterOutput
+from fsdino.base.method import FewShotMethod
 from fsdino.base.resize import Resize
 from fsdino.models.memory import SupportMemory
 from fsdino.predict.engines.onnx import OnnxEngine
@@ -22,6 +23,8 @@ class OnnxMethod(FewShotMethod):
         engine_type: `OnnxEngine`, or `OpenvinoEngine`.
     """
 
+    name = "onnx"
+    title = "exported graphs"
     memory_type = SupportMemory
 
     def __init__(self, folder: str | Path, threads: int = 0, engine_type: type[OnnxEngine] = OnnxEngine) -> None:
@@ -29,6 +32,10 @@ class OnnxMethod(FewShotMethod):
         mode = engine.resize.mode
         super().__init__(Resize(engine.resize.size, "pad" if mode == "pad" else "squash"), engine.threshold)
         self.engine = engine
+
+    def fingerprint(self) -> str:
+        """The graphs'."""
+        return self.engine.fingerprint()
 
     def encode_support(self, support_images: Tensor, support_masks: Tensor) -> SupportMemory:
         """See `FewShotMethod.encode_support`."""

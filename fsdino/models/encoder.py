@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -51,14 +52,22 @@ class FeatureEncoder(nn.Module):
         self.dim = int(backbone.embed_dim)
         self.depth = len(backbone.blocks)
         self.check_size(img_size)
-        self.taps = tuple(sorted(set(taps)))
-        if not self.taps or self.taps[0] < 0 or self.taps[-1] >= self.depth:
-            raise ValueError(f"taps {tuple(taps)} do not fit {name!r}; it has blocks 0 to {self.depth - 1}.")
+        self.taps = _checked_taps(taps, self.depth, repr(name))
         for stat in ("mean", "std"):
             value = torch.tensor(backbone.pretrained_cfg[stat], dtype=torch.float32).view(1, 3, 1, 1)
             self.register_buffer(stat, value, persistent=False)
         self.requires_grad_(False)
         self.train(False)
+
+    def reading(self, taps: Sequence[int] | None = None) -> FeatureEncoder:
+        """The same frozen transformer read at other blocks, without a copy of its weights.
+
+        Args:
+            taps: blocks to read; None: all.
+        """
+        other = copy.copy(self)
+        other.taps = tuple(range(self.depth)) if taps is None else _checked_taps(taps, self.depth, "this encoder")
+        return other
 
     @property
     def grid_size(self) -> int:
@@ -113,6 +122,13 @@ class FeatureEncoder(nn.Module):
             self.backbone.patch_embed.flatten = True
             self.backbone.patch_embed.strict_img_size = True
         return self
+
+
+def _checked_taps(taps: Sequence[int], depth: int, name: str) -> tuple[int, ...]:
+    found = tuple(sorted(set(taps)))
+    if not found or found[0] < 0 or found[-1] >= depth:
+        raise ValueError(f"taps {tuple(taps)} do not fit {name}; it has blocks 0 to {depth - 1}.")
+    return found
 
 
 def create_vit(

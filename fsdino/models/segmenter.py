@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from segment_anything.modeling import PromptEncoder
@@ -266,6 +267,14 @@ class FewShotSegmenter(FewShotMethod):
         feats = self.encoder(self._square(array)[None])
         return self._segmentation(clicks.correct(self, memory, feats, where, kinds), 0, array.shape[:2])
 
+    @torch.no_grad()
+    def draw_mask(self, reference: Reference) -> np.ndarray:
+        """See `FewShotMethod.draw_mask`."""
+        image = image_array(reference.image, reference.name)
+        logits = clicks.draw(self, self.encoder(self._square(image)[None]), *self._points(reference, image.shape[:2]))
+        found: np.ndarray = (self.resize.invert(logits[0, 0], (image.shape[0], image.shape[1])) > 0).cpu().numpy()
+        return found
+
     # ---- training and weights
 
     def select_trainable_(self, stage: Stage) -> FewShotSegmenter:
@@ -313,6 +322,10 @@ class FewShotSegmenter(FewShotMethod):
             compute=lambda images: torch.stack(encoder(images), dim=1),
             in_place_of_images=True,
         )
+
+    def shared_encoder(self) -> FeatureEncoder:
+        """See `FewShotMethod.shared_encoder`."""
+        return self.encoder
 
     def part_sizes(self) -> dict[str, int]:
         """Parameters of each box of the figure."""

@@ -13,12 +13,14 @@ import numpy as np
 from tqdm import tqdm
 
 from fsdino.base.digest import file_sha256
-from fsdino.predict.engine import Engine, Labelling, resolve, segment_tiled
+from fsdino.base.result import LabelMap, resolve
+from fsdino.predict.engines import Engine
+from fsdino.predict.formats import listed
 from fsdino.predict.images import EndOfVideo, Item, find_images, read_ahead
-from fsdino.predict.lists import listed
-from fsdino.predict.memory_file import Concept, load_concept, save_concept, thumbnail
+from fsdino.predict.memory_file import MEMORY_SUFFIX, SavedMemory, load_memory, save_memory, thumbnail
 from fsdino.predict.outputs import Format, Outputs
-from fsdino.predict.support import MEMORY_SUFFIX, Support, read_support
+from fsdino.predict.support import Support, read_support
+from fsdino.predict.tiles import find_tiled
 
 Runtime = Literal["torch", "onnx", "openvino"]
 WRITES_WAITING = 8  # results that may wait for the disk: bounds the memory when it is slower than the model
@@ -55,14 +57,14 @@ def open_engine(model: str, runtime: Runtime = "torch", device: str = "auto") ->
     import torch
 
     from fsdino.base.storage import load
-    from fsdino.predict.engines.torch import TorchEngine
 
     chosen = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     try:
         torch.empty(1, device=chosen)
     except (RuntimeError, AssertionError) as error:  # an unknown name, or a device that this machine has not got
         raise ValueError(f"device {device!r} is not available here; use --device cpu.") from error
-    return TorchEngine(load(model).to(chosen))
+    method: Engine = load(model, device=chosen)
+    return method
 
 
 def remember_all(engine: Engine, support: Support) -> dict[str, Any]:
@@ -71,12 +73,12 @@ def remember_all(engine: Engine, support: Support) -> dict[str, Any]:
     Raises:
         ValueError: If a saved memory is of another model.
     """
-    memories = {}
+    memories, fingerprint = {}, engine.fingerprint()
     for name in support.class_names():
         if name in support.references:
             memories[name] = engine.remember(support.references[name])
         else:
-            memories[name] = engine.unpack(load_concept(support.memory_files[name], engine.fingerprint).arrays)
+            memories[name] = engine.unpack(load_memory(support.memory_files[name], fingerprint).arrays)
     return memories
 
 
@@ -131,28 +133,28 @@ def predict(
     items = find_images(images, exclude=out, frame_step=frame_step)
     wanted = read_support(support, images=support_images, max_references=max_references)
     engine = open_engine(model, runtime, device)
-    cut = engine.threshold if threshold is None else threshold
+    limit = engine.threshold if threshold is None else threshold
     kinds = listed(formats)
     settings = {
-        "model": engine.fingerprint,
+        "model": engine.fingerprint(),
         "runtime": runtime,
         "graph": None if runtime == "torch" else _graph_digest(Path(model)),
         "support": wanted.digest(),
         "formats": sorted(kinds),
         "min_score": min_score,
-        "threshold": cut,
+        "threshold": limit,
         "tile": tile,
         "split_instances": split_instances,
     }
-    memories = list(remember_all(engine, wanted).values())
+    joined, names = engine.join(list(remember_all(engine, wanted).values())), wanted.class_names()
     sources = {item.name: item.source for item in items}
     options = {"split_instances": split_instances, "overwrite": overwrite}
-    outputs = Outputs(out, wanted.class_names(), kinds, settings, sources, **options)
+    outputs = Outputs(out, names, kinds, settings, sources, **options)
 
-    def find(image: np.ndarray) -> Labelling:
+    def find(image: np.ndarray) -> LabelMap:
         is_large = tile > 0 and max(image.shape[:2]) > tile
-        found = iter(segment_tiled(engine, memories, image, tile)) if is_large else engine.segment(memories, image)
-        return resolve(found, (image.shape[0], image.shape[1]), cut, min_score)
+        found = find_tiled(engine, joined, len(names), image, tile) if is_large else engine.find(joined, image)
+        return resolve(zip(names, found), (image.shape[0], image.shape[1]), limit, min_score)
 
     failed = run_all(items, outputs, find)
     done = outputs.finish()
@@ -178,7 +180,7 @@ def _graph_digest(folder: Path) -> str:
     return " ".join(file_sha256(folder / name)[:16] for name in (REMEMBER_FILE, SEGMENT_FILE))
 
 
-def run_all(items: Sequence[Item], outputs: Outputs, find: Callable[[np.ndarray], Labelling]) -> dict[str, str]:
+def run_all(items: Sequence[Item], outputs: Outputs, find: Callable[[np.ndarray], LabelMap]) -> dict[str, str]:
     """Segment all images that are not done yet, while others are decoded and written in threads.
 
     Args:
@@ -243,15 +245,16 @@ def remember(
     if is_file and len(names) > 1:
         raise ValueError(f"'{out}' is one file for {len(names)} classes ({', '.join(names[:5])}); name a folder.")
     engine = open_engine(model, runtime, device)
-    written, files = [], _file_names(names)
+    written, files, fingerprint = [], _file_names(names), engine.fingerprint()
     for name in names:
         references = wanted.references[name]
         arrays = engine.pack(engine.remember(references))
         shown = next((one for one in references if one.mask is not None and not one.negative), references[0])
-        mask = np.zeros(shown.image.shape[:2], np.uint8) if shown.mask is None else shown.mask
-        concept = Concept(name, engine.fingerprint, arrays, thumbnail(shown.image, mask))
+        image = np.asarray(shown.image)
+        mask = np.zeros(image.shape[:2], np.uint8) if shown.mask is None else np.asarray(shown.mask)
+        memory = SavedMemory(name, fingerprint, arrays, thumbnail(image, mask))
         path = Path(out) if is_file else Path(out) / f"{files[name]}{MEMORY_SUFFIX}"
-        written.append(save_concept(concept, path, positional=engine.positional))
+        written.append(save_memory(memory, path))
         print(f"{name}: {len(references)} reference{'s' * (len(references) > 1)} in {written[-1]}")
     return written
 

@@ -1,4 +1,4 @@
-"""Label maps as PNG, COCO annotations and YOLO polygons: pure functions from masks to what the files hold."""
+"""Label maps as PNG, COCO annotations and YOLO polygons: pure functions from masks to what files hold."""
 
 from __future__ import annotations
 
@@ -20,13 +20,6 @@ def label_png(labels: np.ndarray) -> Image.Image:
     image = Image.fromarray(labels.astype(np.uint8), mode="P")
     image.putpalette([0, 0, 0] + [channel for label in range(1, 256) for channel in palette_color(label)])
     return image
-
-
-def instances(mask: np.ndarray) -> list[np.ndarray]:
-    """Split a mask (H, W) into its 8-connected parts, each a mask (H, W) uint8, the largest first."""
-    count, parts, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
-    order = sorted(range(1, count), key=lambda i: -int(stats[i, cv2.CC_STAT_AREA]))
-    return [(parts == i).astype(np.uint8) for i in order]
 
 
 def annotation(mask: np.ndarray, label: int, score: float) -> dict[str, Any]:
@@ -126,3 +119,16 @@ def yolo_lines(labels: np.ndarray, names: Sequence[str]) -> str:
             shares = (polygon + 0.5) / (width, height)  # pixel centres
             lines.append(f"{label - 1} " + " ".join(f"{value:.6f}" for value in shares.reshape(-1)))
     return "".join(line + "\n" for line in lines)
+
+
+def listed(names: Sequence[str] | str) -> list[str]:
+    """Read a list of names.
+
+    Args:
+        names: A sequence, or text like "labels,coco" or "[labels, coco]".
+
+    Returns:
+        The names, without blanks and empty ones.
+    """
+    parts = names.strip().removeprefix("[").removesuffix("]").split(",") if isinstance(names, str) else names
+    return [name for part in parts if (name := part.strip().strip("'\""))]

@@ -1,15 +1,14 @@
-"""One reference as arrays, and folders in which points, a box or a scribble stand for a mask. No torch here."""
+"""Folders of references in which points, a box or a scribble stand for a mask. Nothing here imports torch."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from fsdino.base.reference import Reference
 from fsdino.data.files import DataSetError, shown
 from fsdino.data.images import IMAGE_SUFFIXES, read_image, read_mask
 from fsdino.data.readers.folder import MASK_SUFFIXES
@@ -17,50 +16,7 @@ from fsdino.data.readers.folder import MASK_SUFFIXES
 HINTS = ("points", "labels", "box", "scribble")
 
 
-@dataclass
-class Annotated:
-    """One reference as arrays.
-
-    Args:
-        name: What error messages call it.
-        image: (H, W, 3) uint8 RGB.
-        mask: (H, W) uint8 in {0, 1}, or None where hints point at the object.
-        hints: Points, labels, box and scribble, as `fsdino.Reference` takes them.
-        negative: The reference shows what is not meant.
-    """
-
-    name: str
-    image: np.ndarray
-    mask: np.ndarray | None
-    hints: dict[str, Any] = field(default_factory=dict)
-    negative: bool = False
-
-    def content(self) -> bytes:
-        """Everything that counts, to tell references apart."""
-        mask = b"" if self.mask is None else self.mask.tobytes()
-        said = json.dumps([self.hints, self.negative]) if self.hints or self.negative else ""
-        return f"{self.image.shape}".encode() + self.image.tobytes() + mask + said.encode()
-
-
-def masks_of(references: Iterable[Annotated], who: str) -> list[np.ndarray]:
-    """The references' masks, for engines that know nothing else.
-
-    Args:
-        references: Of one class.
-        who: Which engine asks, for the message.
-
-    Raises:
-        ValueError: If one has no mask or shows what is not meant.
-    """
-    masks = []
-    for one in references:
-        if one.mask is None or one.negative:
-            raise ValueError(f"{one.name}: {who} takes masks of the object alone; use --runtime torch for other hints.")
-        masks.append(one.mask)
-    return masks
-
-
-def hinted_folder(path: Path, max_references: int = 0) -> dict[str, list[Annotated]]:
+def hinted_folder(path: Path, max_references: int = 0) -> dict[str, list[Reference]]:
     """Read a folder per class, or one class's folder, in which some images have a JSON of hints beside them.
 
     `dog.jpg` has `dog.json` (`{"points": [[x, y], ...], "labels": [1, 0], "box": [x0, y0, x1, y1], "scribble": [[x, y],
@@ -97,7 +53,7 @@ def _images(folder: Path) -> dict[str, list[Path]]:
     return dict(sorted(grouped.items()))
 
 
-def _read_class(folder: Path, max_references: int) -> list[Annotated]:
+def _read_class(folder: Path, max_references: int) -> list[Reference]:
     images = _images(folder)
     for file in _hints(folder):
         if file.stem not in images:
@@ -106,7 +62,7 @@ def _read_class(folder: Path, max_references: int) -> list[Annotated]:
     return [_read(folder, stem, files) for stem, files in chosen]
 
 
-def _read(folder: Path, stem: str, files: list[Path]) -> Annotated:
+def _read(folder: Path, stem: str, files: list[Path]) -> Reference:
     said, image = folder / f"{stem}.json", read_image(files[0])
     values = _values(said) if said.is_file() else {}
     negative = bool(values.pop("negative", False))
@@ -121,7 +77,7 @@ def _read(folder: Path, stem: str, files: list[Path]) -> Annotated:
         )
     if mask is not None and not mask.any():
         raise DataSetError(f"mask of '{name}' has no foreground pixel; a reference needs at least one.")
-    return Annotated(name, image, mask, values, negative)
+    return Reference(image, mask=mask, negative=negative, name=name, **values)
 
 
 def _values(file: Path) -> dict[str, Any]:

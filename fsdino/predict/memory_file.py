@@ -1,4 +1,4 @@
-"""Saved concepts: what a model remembers of one class, as a small file (.fsmem) that only that model reads."""
+"""Saved memories: what a model remembers of one class, as a small file (.fsmem) that only that model reads."""
 
 from __future__ import annotations
 
@@ -13,13 +13,16 @@ from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-FORMAT_VERSION = 1
+from fsdino.visualize.overlay import overlay
+
+FORMAT_VERSION = 2
+MEMORY_SUFFIX = ".fsmem"
 THUMBNAIL_SIDE = 96
 _HEADER_BYTES = 2_000  # names, shapes and offsets in front of the arrays
 
 
 @dataclass
-class Concept:
+class SavedMemory:
     """A remembered class.
 
     Args:
@@ -35,33 +38,31 @@ class Concept:
     thumbnail: np.ndarray
 
 
-def save_concept(concept: Concept, path: str | Path, *, max_bytes: int = 1_000_000, positional: bool = False) -> Path:
-    """Write a concept, in the most exact of three forms that fits: half precision, 8 bits, 8 bits of fewer positions.
+def save_memory(memory: SavedMemory, path: str | Path, *, max_bytes: int = 1_000_000) -> Path:
+    """Write a memory, in the most exact of three forms that fits: half precision, 8 bits, 8 bits of fewer positions.
 
     Args:
-        concept: What to write.
+        memory: what to write.
         path: Where to; by custom it ends in .fsmem.
         max_bytes: Size that the file should not exceed, its image and names included.
-        positional: Whether the model reads the places of the support positions (the "pivot" reader), so that none may
-            be left out; the file may then be larger.
 
     Returns:
         The path.
     """
-    image = _to_text(concept.thumbnail)
+    image = _to_text(memory.thumbnail)
     budget = max_bytes - len(image) - _HEADER_BYTES
-    arrays = {name: _half(array) for name, array in concept.arrays.items()}
+    arrays = {name: _half(array) for name, array in memory.arrays.items()}
     if _bytes(arrays) > budget and "tokens" in arrays:
         arrays = _eight_bits(arrays)
-        if _bytes(arrays) > budget and not positional:
+        if _bytes(arrays) > budget:
             growing = _bytes({name: arrays[name] for name in ("tokens", "tokens_scale", "fg", "bg")})
             room = budget - (_bytes(arrays) - growing)
-            arrays = _eight_bits(thin_out(concept.arrays, max(1, room * arrays["fg"].shape[-1] // growing)))
+            arrays = _eight_bits(thin_out(memory.arrays, max(1, room * arrays["fg"].shape[-1] // growing)))
     metadata = {
         "format": "fsmem",
         "format_version": str(FORMAT_VERSION),
-        "class_name": concept.class_name,
-        "fingerprint": concept.fingerprint,
+        "class_name": memory.class_name,
+        "fingerprint": memory.fingerprint,
         "thumbnail": image,
         "sha256": _digest(arrays),
     }
@@ -73,19 +74,19 @@ def save_concept(concept: Concept, path: str | Path, *, max_bytes: int = 1_000_0
     return target
 
 
-def load_concept(path: str | Path, fingerprint: str | None = None) -> Concept:
-    """Read a concept.
+def load_memory(path: str | Path, fingerprint: str | None = None) -> SavedMemory:
+    """Read a memory.
 
     Args:
         path: A .fsmem file.
         fingerprint: The model that will use it; None reads any.
 
     Returns:
-        The concept, its arrays in float32.
+        The memory, its arrays in float32.
 
     Raises:
         FileNotFoundError: If the file is not there.
-        ValueError: If it is no concept, damaged, too new, or of another model.
+        ValueError: If it is not a saved memory, damaged, too new, or of another model.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"saved memory '{path}' does not exist; make it with `fsdino remember`.")
@@ -97,19 +98,20 @@ def load_concept(path: str | Path, fingerprint: str | None = None) -> Concept:
         raise ValueError(f"saved memory '{path}' cannot be read ({error}); remember the class again.") from error
     if metadata.get("format") != "fsmem":
         raise ValueError(f"'{path}' is no saved memory, though in safetensors form; make one with `fsdino remember`.")
-    if int(metadata["format_version"]) > FORMAT_VERSION:
-        version = metadata["format_version"]
+    if int(metadata["format_version"]) != FORMAT_VERSION:
         raise ValueError(
-            f"'{path}' has format version {version}, this fsdino reads up to {FORMAT_VERSION}; update fsdino."
+            f"'{path}' has format version {metadata['format_version']}, this fsdino reads {FORMAT_VERSION}; "
+            "remember the class again with this version."
         )
-    if metadata.get("sha256") not in (None, _digest(arrays)):  # files of earlier versions have none
+    if metadata.get("sha256") != _digest(arrays):
         raise ValueError(f"saved memory '{path}' is damaged (its sha256 is another); remember the class again.")
     if fingerprint is not None and metadata["fingerprint"] != fingerprint:
         raise ValueError(
             f"'{path}' was remembered by model {metadata['fingerprint']}, this is model {fingerprint}, whose features "
             "differ; remember the class again with this model."
         )
-    return Concept(metadata["class_name"], metadata["fingerprint"], _whole(arrays), _from_text(metadata["thumbnail"]))
+    image = _from_text(metadata["thumbnail"])
+    return SavedMemory(metadata["class_name"], metadata["fingerprint"], _whole(arrays), image)
 
 
 def thin_out(arrays: dict[str, np.ndarray], count: int, seed: int = 0) -> dict[str, np.ndarray]:
@@ -130,6 +132,7 @@ def thin_out(arrays: dict[str, np.ndarray], count: int, seed: int = 0) -> dict[s
     if len(fg) <= count:
         return arrays
     rng = np.random.default_rng(seed)
+    # The object is small and decides the masks, so its positions are kept first; the rest samples the background.
     groups = [np.flatnonzero(fg > 0), np.flatnonzero((fg == 0) & (bg > 0))]
     num_object = min(len(groups[0]), max(count // 2, count - len(groups[1])))
     wanted = (num_object, min(len(groups[1]), count - num_object))
@@ -141,13 +144,11 @@ def thin_out(arrays: dict[str, np.ndarray], count: int, seed: int = 0) -> dict[s
         weights[groups[1]] *= min(1.0, rates[0] / rates[1])
     chosen = np.concatenate(kept)
     thinned = {"tokens": arrays["tokens"][:, :, chosen], "fg": fg[None, chosen], "bg": weights[None, chosen]}
-    return {**arrays, **thinned, "grid": np.asarray([1, 1, len(chosen)], np.int64)}
+    return {**arrays, **thinned}
 
 
 def thumbnail(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """A small image (h, w, 3) uint8 of a reference with its mask drawn over it."""
-    from fsdino.visualize import overlay
-
     scale = THUMBNAIL_SIDE / max(image.shape[:2])
     size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
     small = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BOX))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import threading
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,21 +12,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from PIL import Image
 
-from fsdino.predict.engine import Labelling
-from fsdino.predict.formats import MAX_CLASSES, annotation, instances, label_png, yolo_lines
+from fsdino.base.result import LabelMap
+from fsdino.predict.formats import MAX_CLASSES
 from fsdino.predict.images import Source
 from fsdino.predict.record import Entry, check_settings, read_record, write_record
-from fsdino.visualize import overlay
+from fsdino.predict.writers import TEXT, WRITERS
 
 Format = Literal["labels", "overlays", "coco", "yolo"]
-FORMATS: tuple[Format, ...] = ("labels", "overlays", "coco", "yolo")
-SUFFIXES = {"labels": ".png", "overlays": ".jpg", "yolo": ".txt"}  # formats with a file per image
 RECORD_FILE = "progress.jsonl"
-SUMMARIES = ("classes.json", "scores.csv", "predictions.json", "yolo/classes.txt")
-TEXT: dict[str, Any] = {"encoding": "utf-8", "errors": "surrogateescape"}  # names on disk may be any bytes
-OVERLAY_SIDE = 448  # pixels; smaller images are enlarged, or the captions would hide them
+SUMMARIES = ("classes.json", "scores.csv", *(file for writer in WRITERS.values() for file in writer.summaries))
 
 
 class Outputs:
@@ -61,12 +55,13 @@ class Outputs:
         split_instances: bool = False,
         overwrite: bool = False,
     ) -> None:
-        if unknown := [name for name in formats if name not in FORMATS] or ([] if formats else ["nothing"]):
-            raise ValueError(f"output format {unknown[0]!r} is unknown; use one or more of {', '.join(FORMATS)}.")
+        if unknown := [name for name in formats if name not in WRITERS] or ([] if formats else ["nothing"]):
+            raise ValueError(f"output format {unknown[0]!r} is unknown; use one or more of {', '.join(WRITERS)}.")
         if len(names) > MAX_CLASSES:
             raise ValueError(f"{len(names)} classes at once; a label map holds {MAX_CLASSES}, so run them in parts.")
-        self.folder, self.names, self.formats = Path(folder), list(names), list(formats)
-        self.split_instances = split_instances
+        self.folder, self.names = Path(folder), list(names)
+        chosen = {kind: writer for kind, writer in WRITERS.items() if kind in formats}
+        self._writers = {kind: writer(self.folder, names, split_instances) for kind, writer in chosen.items()}
         self._images, self._stems = dict(images), file_stems(images)
         self._record_path = self.folder / RECORD_FILE
         self._lock = threading.Lock()
@@ -103,71 +98,43 @@ class Outputs:
 
     def _files(self, name: str) -> list[str]:
         """What is written for one image, relative to the folder."""
-        return [f"{kind}/{self._stems[name]}{SUFFIXES[kind]}" for kind in SUFFIXES if kind in self.formats]
+        return [f"{kind}/{self._stems[name]}{w.suffix}" for kind, w in self._writers.items() if w.suffix]
 
     def _remove(self, files: Iterable[str]) -> None:
         for file in files:
             if ".." not in Path(file).parts and not Path(file).is_absolute():
                 (self.folder / file).unlink(missing_ok=True)
 
-    def write(self, name: str, image: np.ndarray, found: Labelling) -> None:
+    def write(self, name: str, image: np.ndarray, found: LabelMap) -> None:
         """Write all files of one image, then record it as done.
 
         Args:
-            name: One of the run's images.
+            name: one of the run's images.
             image: (H, W, 3) uint8.
-            found: Its classes.
+            found: its classes.
         """
-        labels, scores, stem = found.labels, found.scores, self._stems[name]
-        pixels = np.bincount(labels.reshape(-1), minlength=len(self.names) + 1)[1:]
-        presences = [None if presence is None else round(presence, 4) for presence in found.presences]
+        pixels = np.bincount(found.labels.reshape(-1), minlength=len(self.names) + 1)[1:]
+        rows = zip(found.scores.values(), pixels, found.presences.values())
         entry: Entry = {
             "image": name,
             "source": self._images[name],
             "files": self._files(name),
-            "height": labels.shape[0],
-            "width": labels.shape[1],
-            "classes": [[round(s, 4), int(count), p] for s, count, p in zip(scores, pixels, presences)],
+            "height": found.labels.shape[0],
+            "width": found.labels.shape[1],
+            "classes": [[round(s, 4), int(n), None if p is None else round(p, 4)] for s, n, p in rows],
+            "notes": {},
         }
-        if "labels" in self.formats:
-            self._save(label_png(labels), "labels", f"{stem}.png", format="PNG")
-        if "overlays" in self.formats:
-            captions = {int(k): f"{self.names[k - 1]} {scores[k - 1]:.2f}" for k in np.flatnonzero(pixels) + 1}
-            factor = max(1, OVERLAY_SIDE // max(labels.shape))
-            large = (array.repeat(factor, 0).repeat(factor, 1) for array in (image, labels))
-            drawn = Image.fromarray(overlay(*large, captions=captions))
-            self._save(drawn, "overlays", f"{stem}.jpg", format="JPEG", quality=92, subsampling=0)  # keeps lines crisp
-        if "yolo" in self.formats:
-            self._place("yolo", f"{stem}.txt").write_text(yolo_lines(labels, self.names), encoding="utf-8")
-        if "coco" in self.formats:
-            entry["annotations"] = self._annotations(found, [int(k) for k in np.flatnonzero(pixels) + 1])
+        for kind, writer in self._writers.items():
+            target = self.folder / kind / f"{self._stems[name]}{writer.suffix}"
+            if writer.suffix:
+                target.parent.mkdir(parents=True, exist_ok=True)
+            if (note := writer.write(target, image, found)) is not None:
+                entry["notes"][kind] = note
         with self._lock, self._record_path.open("a", encoding="utf-8") as record_file:
             record_file.write(json.dumps(entry) + "\n")
 
-    def _annotations(self, found: Labelling, present: Sequence[int]) -> list[dict[str, Any]]:
-        """COCO annotations of the labels that are there: one per class, or per part with the part's own score."""
-        if not self.split_instances:
-            return [annotation(found.labels == label, label, found.scores[label - 1]) for label in present]
-        return [
-            annotation(part, label, found.scores[label - 1] * float(found.probs[part == 1].mean(dtype=np.float32)))
-            for label in present
-            for part in instances(found.labels == label)
-        ]
-
-    def _save(self, image: Image.Image, kind: str, name: str, **options: Any) -> None:
-        """Write an image whole or not at all, so that a run killed here leaves nothing half done."""
-        target = self._place(kind, name)
-        partial = target.with_name(f".{target.name}.{os.getpid()}.part")
-        image.save(partial, **options)
-        partial.replace(target)
-
-    def _place(self, kind: str, name: str) -> Path:
-        target = self.folder / kind / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        return target
-
     def finish(self) -> int:
-        """Write what covers all images: classes.json, scores.csv, for coco predictions.json, for yolo classes.txt.
+        """Write what covers all images: classes.json, scores.csv, and what each format has for all.
 
         Returns:
             Number of the run's images that are finished.
@@ -177,26 +144,13 @@ class Outputs:
         classes = {str(i): name for i, name in enumerate(self.names, start=1)}
         (self.folder / "classes.json").write_text(json.dumps(classes, indent=2) + "\n", encoding="utf-8")
         with (self.folder / "scores.csv").open("w", newline="", **TEXT) as table:
-            writer = csv.writer(table)
-            writer.writerow(("image", "class", "score", "pixels", "presence"))
+            rows = csv.writer(table)
+            rows.writerow(("image", "class", "score", "pixels", "presence"))
             for entry in entries:
-                writer.writerows((entry["image"], name, *row) for name, row in zip(self.names, entry["classes"]))
-        if "yolo" in self.formats:
-            self._place("yolo", "classes.txt").write_text("".join(f"{name}\n" for name in self.names), **TEXT)
-        if "coco" in self.formats:
-            (self.folder / "predictions.json").write_text(json.dumps(self._coco(entries)) + "\n", encoding="utf-8")
+                rows.writerows((entry["image"], name, *row) for name, row in zip(self.names, entry["classes"]))
+        for writer in self._writers.values():
+            writer.finish(entries)
         return len(entries)
-
-    def _coco(self, entries: Sequence[Entry]) -> dict[str, Any]:
-        images: list[dict[str, Any]] = []
-        annotations: list[dict[str, Any]] = []
-        for image_id, entry in enumerate(entries, start=1):
-            size = {"height": entry["height"], "width": entry["width"]}
-            images.append({"id": image_id, "file_name": entry["image"], **size})
-            for one in entry["annotations"]:
-                annotations.append({"id": len(annotations) + 1, "image_id": image_id, **one})
-        categories = [{"id": i, "name": name} for i, name in enumerate(self.names, start=1)]
-        return {"images": images, "annotations": annotations, "categories": categories}
 
 
 def file_stems(names: Iterable[str]) -> dict[str, str]:

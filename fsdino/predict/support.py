@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from fsdino.base.reference import Reference
 from fsdino.data.class_index import ClassIndex
 from fsdino.data.files import DataSetError
 from fsdino.data.readers.coco import CocoIndex
 from fsdino.data.readers.folder import LAYOUTS, folder
-from fsdino.predict.hints import Annotated, hinted_folder
-from fsdino.predict.memory_file import load_concept
-
-__all__ = ["MEMORY_SUFFIX", "Annotated", "Support", "read_support"]
-MEMORY_SUFFIX = ".fsmem"
+from fsdino.predict.hints import HINTS, hinted_folder
+from fsdino.predict.memory_file import MEMORY_SUFFIX, load_memory
 
 
 @dataclass
@@ -25,11 +24,11 @@ class Support:
     """Everything to look for, by class name.
 
     Args:
-        references: Annotated images of classes that are still to be remembered.
+        references: Reference images of classes that are still to be remembered.
         memory_files: Files of classes that were remembered before.
     """
 
-    references: dict[str, list[Annotated]] = field(default_factory=dict)
+    references: dict[str, list[Reference]] = field(default_factory=dict)
     memory_files: dict[str, Path] = field(default_factory=dict)
 
     def class_names(self) -> list[str]:
@@ -42,10 +41,18 @@ class Support:
         for name in self.class_names():
             digest.update(name.encode("utf-8", "surrogateescape"))
             for reference in self.references.get(name, []):
-                digest.update(reference.content())
+                digest.update(content(reference))
             if name in self.memory_files:
                 digest.update(self.memory_files[name].read_bytes())
         return digest.hexdigest()[:16]
+
+
+def content(reference: Reference) -> bytes:
+    """Everything of a reference that counts, to tell references apart; its image and mask are arrays."""
+    image, mask = np.asarray(reference.image), reference.mask
+    hints = {name: value for name in HINTS if (value := getattr(reference, name)) is not None}
+    said = json.dumps([hints, reference.negative]) if hints or reference.negative else ""
+    return f"{image.shape}".encode() + image.tobytes() + (b"" if mask is None else mask.tobytes()) + said.encode()
 
 
 def read_support(support: str | Path, *, images: str | Path | None = None, max_references: int = 10) -> Support:
@@ -100,7 +107,7 @@ def _layouts() -> str:
 def _from_memories(files: Sequence[Path]) -> Support:
     found: dict[str, Path] = {}
     for file in files:
-        name = load_concept(file).class_name
+        name = load_memory(file).class_name
         if name in found:
             raise ValueError(f"'{found[name]}' and '{file}' both remember class '{name}'; take one of them away.")
         found[name] = file
@@ -108,7 +115,7 @@ def _from_memories(files: Sequence[Path]) -> Support:
 
 
 def _from_index(index: ClassIndex, max_references: int) -> Support:
-    references: dict[str, list[Annotated]] = {}
+    references: dict[str, list[Reference]] = {}
     for class_id, name in index.class_names.items():
         images = index.images(class_id)
         chosen = images[: max_references or None]
@@ -123,7 +130,7 @@ def _from_index(index: ClassIndex, max_references: int) -> Support:
     return Support(references=references)
 
 
-def _annotated(index: ClassIndex, image_id: str, class_id: int) -> Annotated:
+def _annotated(index: ClassIndex, image_id: str, class_id: int) -> Reference:
     image, mask = index.load_image(image_id), (index.load_mask(image_id, class_id) == 1).astype(np.uint8)
     name = f"{image_id} ({index.class_names[class_id]})"
     if mask.shape != image.shape[:2]:
@@ -133,4 +140,4 @@ def _annotated(index: ClassIndex, image_id: str, class_id: int) -> Annotated:
         )
     if not mask.any():
         raise DataSetError(f"mask of '{name}' has no foreground pixel; a reference needs at least one.")
-    return Annotated(name, image, mask)
+    return Reference(image, mask=mask, name=name)

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -165,11 +166,14 @@ class Sansa(FewShotMethod):
             The memory of batch B.
         """
         batch = len(support_images)
-        frame = self.sam2.encode(support_images.flatten(0, 1))
-        embedding = self.sam2.without_memory(frame)
-        drawn = self.sam2.decode(frame, embedding, points.flatten(0, 1), labels.flatten(0, 1), multimask=False)
+        frame, drawn = self._draw(support_images.flatten(0, 1), points.flatten(0, 1), labels.flatten(0, 1))
         tokens, pointers = self._remember_prediction(frame, drawn)
         return SansaMemory(tokens.unflatten(0, (batch, -1)), pointers.unflatten(0, (batch, -1)))
+
+    def _draw(self, images: Tensor, points: Tensor, labels: Tensor) -> tuple[Frame, Decoded]:
+        """What SAM2 itself draws from points (N, P, 2) on images (N, 3, S, S), without a memory."""
+        frame = self.sam2.encode(images)
+        return frame, self.sam2.decode(frame, self.sam2.without_memory(frame), points, labels, multimask=False)
 
     def decode_query(self, memory: SansaMemory, query_image: Tensor) -> SegmenterOutput:
         """Track the object into the target; three masks, the best by predicted IoU."""
@@ -210,13 +214,26 @@ class Sansa(FewShotMethod):
 
     def _remember_one(self, reference: Reference) -> SansaMemory:
         if reference.mask is None and not reference.negative:
-            image = image_array(reference.image, reference.name)
-            height, width = image.shape[:2]
-            given = prompt_points(reference, (height, width), self.resize.content_size(height, width))
-            points, labels = (torch.from_numpy(array)[None, None].to(self.device) for array in given)
-            return self.encode_support_points(self._square(image)[None, None], points, labels)
-        image, mask = reference_arrays(self._only_mask(reference))
-        return self.encode_support(self._square(image)[None, None], self._square_mask(mask)[None, None])
+            image, points, labels = self._pointed(reference)
+            return self.encode_support_points(image[:, None], points[:, None], labels[:, None])
+        array, mask = reference_arrays(self._only_mask(reference))
+        return self.encode_support(self._square(array)[None, None], self._square_mask(mask)[None, None])
+
+    def _pointed(self, reference: Reference) -> tuple[Tensor, Tensor, Tensor]:
+        """A reference's image (1, 3, S, S) with its points (1, P, 2) and their labels (1, P)."""
+        image = image_array(reference.image, reference.name)
+        height, width = image.shape[:2]
+        given = prompt_points(reference, (height, width), self.resize.content_size(height, width))
+        points, labels = (torch.from_numpy(array)[None].to(self.device) for array in given)
+        return self._square(image)[None], points, labels
+
+    @torch.no_grad()
+    def draw_mask(self, reference: Reference) -> np.ndarray:
+        """See `FewShotMethod.draw_mask`."""
+        _, drawn = self._draw(*self._pointed(reference))
+        size = image_array(reference.image, reference.name).shape
+        found: np.ndarray = (self.resize.invert(drawn.mask_logits[0, 0].float(), size[:2]) > 0).cpu().numpy()
+        return found
 
     def _remember_prediction(self, frame: Frame, found: Decoded) -> tuple[Tensor, Tensor]:
         probs = self.sam2.to_input_size(found.mask_logits)

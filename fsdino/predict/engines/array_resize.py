@@ -1,4 +1,4 @@
-"""`models.Resize` on NumPy arrays, for machines without torch: the same numbers to about 1e-6."""
+"""`Resize` on NumPy arrays, for machines without torch: the same numbers to about 1e-6."""
 
 from __future__ import annotations
 
@@ -21,12 +21,13 @@ class ArrayResize:
     mode: str = "squash"
 
     def image(self, array: np.ndarray) -> np.ndarray:
-        """Resize an image (H, W, 3) uint8 to (3, size, size) float32 in [0, 1]."""
-        planes = [_resize(array[..., i].astype(np.float32) / 255, self._content(array.shape)) for i in range(3)]
+        """Resize an image (H, W, 3), uint8 or float32 in [0, 1], to (3, size, size) float32 in [0, 1]."""
+        scaled = array if array.dtype == np.float32 else array.astype(np.float32) / 255
+        planes = [_resize(scaled[..., i], self._content(array.shape)) for i in range(3)]
         return np.stack([self._pad(plane) for plane in planes])
 
     def soft_mask(self, mask: np.ndarray) -> np.ndarray:
-        """Resize a mask (H, W) in {0, 1} to (size, size) float32 in [0, 1], the share that the object covers."""
+        """Resize a mask (H, W), 0 or 1, to (size, size) float32 in [0, 1], the share that the object covers."""
         return self._pad(_resize(mask.astype(np.float32), self._content(mask.shape)).clip(0.0, 1.0))
 
     def invert(self, logits: np.ndarray, original_size: tuple[int, int]) -> np.ndarray:

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from fsdino.predict.engine import CLASSES_AT_ONCE, Engine, Finding
+from fsdino.base.reference import Reference, image_array, reference_arrays
+from fsdino.base.result import MAX_CLASSES_AT_ONCE, Segmentation
 from fsdino.predict.engines.array_resize import ArrayResize
-from fsdino.predict.hints import Annotated, masks_of
 
 FORMAT_VERSION = 1
 METADATA_KEY = "fsdino"
@@ -20,7 +20,7 @@ POSITION_AXES = {"tokens": 2, "fg": 1, "bg": 1}  # of the memory's arrays that g
 Memory = dict[str, np.ndarray]
 
 
-class OnnxEngine(Engine):
+class OnnxEngine:
     """Runs `remember.onnx` and `segment.onnx`, as `fsdino export` writes them.
 
     Args:
@@ -33,8 +33,6 @@ class OnnxEngine(Engine):
         ImportError: If onnxruntime is not installed.
     """
 
-    positional = False
-
     def __init__(self, folder: str | Path, threads: int = 0) -> None:
         self._remember, info = self._open(Path(folder) / REMEMBER_FILE, threads)
         self._segment, other = self._open(Path(folder) / SEGMENT_FILE, threads)
@@ -44,7 +42,7 @@ class OnnxEngine(Engine):
                 f"{other['fingerprint']}; export both again."
             )
         self.info = info
-        self.fingerprint, self.threshold = str(info["fingerprint"]), float(info["threshold"])
+        self.threshold = float(info["threshold"])
         self.resize = ArrayResize(int(info["img_size"]), str(info["resize_mode"]))
         self._memory_names = [output.name for output in self._remember.get_outputs()]
 
@@ -70,22 +68,42 @@ class OnnxEngine(Engine):
             raise ValueError(f"{version}, this fsdino reads up to {FORMAT_VERSION}; update fsdino.")
         return session, info
 
-    def remember(self, references: Sequence[Annotated]) -> Memory:
-        """See `Engine.remember`."""
-        masks = np.stack([self.resize.soft_mask(mask) for mask in masks_of(references, "an exported graph")])
-        images = np.stack([self.resize.image(reference.image) for reference in references])
-        return self.encode(images, masks)
+    def fingerprint(self) -> str:
+        """See `Engine.fingerprint`."""
+        return str(self.info["fingerprint"])
 
-    def segment(self, memories: Sequence[Memory], image: np.ndarray) -> Iterator[Finding]:
-        """See `Engine.segment`."""
-        images, size = self.resize.image(image)[None], (image.shape[0], image.shape[1])
-        for start in range(0, len(memories), CLASSES_AT_ONCE):
-            chunk = stack_arrays(memories[start : start + CLASSES_AT_ONCE])
-            logits, iou, presence = self.decode(chunk, images)
+    def remember(self, references: Sequence[Reference]) -> Memory:
+        """See `Engine.remember`.
+
+        Raises:
+            ValueError: if one has no mask or shows what is not meant.
+        """
+        for one in references:
+            if one.mask is None or one.negative:
+                raise ValueError(
+                    f"{one.name}: an exported graph takes masks of the object alone; use --runtime torch for the rest."
+                )
+        pairs = [reference_arrays(one) for one in references]
+        masks = np.stack([self.resize.soft_mask(mask) for _, mask in pairs])
+        return self.encode(np.stack([self.resize.image(image) for image, _ in pairs]), masks)
+
+    def join(self, memories: Sequence[Memory]) -> list[Memory]:
+        """See `Engine.join`."""
+        starts = range(0, len(memories), MAX_CLASSES_AT_ONCE)
+        return [stack_arrays(memories[start : start + MAX_CLASSES_AT_ONCE]) for start in starts]
+
+    def find(self, joined: Sequence[Memory], image: np.ndarray) -> Iterator[Segmentation]:
+        """See `Engine.find`."""
+        array = image_array(image, "image")
+        images, size = self.resize.image(array)[None], (array.shape[0], array.shape[1])
+        for memory in joined:
+            logits, iou, presence = self.decode(memory, images)
             for i in range(logits.shape[1]):
                 probs = 1 / (1 + np.exp(-self.resize.invert(logits[0, i], size)))
+                present = bool(presence[0, i] > 0)
+                mask = (probs > np.float32(self.threshold)) & present
                 likely = float(1 / (1 + np.exp(-presence[0, i])))
-                yield Finding(probs, float(iou[0, i].clip(0.0, 1.0)), bool(presence[0, i] > 0), likely)
+                yield Segmentation(mask, probs, float(iou[0, i].clip(0.0, 1.0)), present, likely)
 
     def encode(self, images: np.ndarray, masks: np.ndarray) -> Memory:
         """Run the remember graph.

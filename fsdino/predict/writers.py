@@ -1,0 +1,144 @@
+"""The output formats of predict, a class each; a new one is a class here and a line in `WRITERS`."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from PIL import Image
+
+from fsdino.base.result import Instance, LabelMap
+from fsdino.predict.formats import annotation, label_png, yolo_lines
+from fsdino.visualize.overlay import overlay
+
+TEXT: dict[str, Any] = {"encoding": "utf-8", "errors": "surrogateescape"}  # names on disk may be any bytes
+OVERLAY_SIDE = 448  # pixels; smaller images are enlarged, or the captions would hide them
+
+
+class Writer:
+    """One format.
+
+    Args:
+        folder: of all results.
+        names: class names in the order of their labels 1, 2, ...
+        split_instances: whether each connected part counts by itself, where the format can say so.
+
+    Attributes:
+        suffix: of the file that each image gets; empty: none.
+        summaries: files that cover all images, relative to the folder.
+    """
+
+    suffix: ClassVar[str] = ""
+    summaries: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, folder: Path, names: Sequence[str], split_instances: bool) -> None:
+        self.folder, self.names, self.split_instances = folder, list(names), split_instances
+
+    def write(self, path: Path, image: np.ndarray, found: LabelMap) -> Any:
+        """Write one image's file at its place, whole or not at all.
+
+        Args:
+            path: where; its folder is there. Not used by a format without a file per image.
+            image: (H, W, 3) uint8.
+            found: its classes.
+
+        Returns:
+            What `finish` must know of the image, in plain values; None: nothing.
+        """
+
+    def finish(self, entries: Sequence[Mapping[str, Any]]) -> None:
+        """Write the files that cover all images.
+
+        Args:
+            entries: of the finished images, with `image`, `height`, `width` and under `notes` what `write` returned.
+        """
+
+
+class LabelsWriter(Writer):
+    """PNG label maps."""
+
+    suffix = ".png"
+
+    def write(self, path: Path, image: np.ndarray, found: LabelMap) -> None:
+        """See `Writer.write`."""
+        _save(label_png(found.labels), path, format="PNG")
+
+
+class OverlaysWriter(Writer):
+    """The images with their masks and the classes' names."""
+
+    suffix = ".jpg"
+
+    def write(self, path: Path, image: np.ndarray, found: LabelMap) -> None:
+        """See `Writer.write`."""
+        there = np.unique(found.labels)
+        scores = list(found.scores.values())
+        captions = {int(k): f"{self.names[k - 1]} {scores[k - 1]:.2f}" for k in there if k > 0}
+        factor = max(1, OVERLAY_SIDE // max(found.labels.shape))
+        large = (array.repeat(factor, 0).repeat(factor, 1) for array in (image, found.labels))
+        drawn = Image.fromarray(overlay(*large, captions=captions))
+        _save(drawn, path, format="JPEG", quality=92, subsampling=0)  # without subsampling lines stay crisp
+
+
+class YoloWriter(Writer):
+    """Polygons for YOLO's segmentation training."""
+
+    suffix = ".txt"
+    summaries = ("yolo/classes.txt",)
+
+    def write(self, path: Path, image: np.ndarray, found: LabelMap) -> None:
+        """See `Writer.write`."""
+        path.write_text(yolo_lines(found.labels, self.names), encoding="utf-8")
+
+    def finish(self, entries: Sequence[Mapping[str, Any]]) -> None:
+        """See `Writer.finish`."""
+        target = self.folder / self.summaries[0]
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text("".join(f"{name}\n" for name in self.names), **TEXT)
+
+
+class CocoWriter(Writer):
+    """One COCO JSON with RLE masks."""
+
+    summaries = ("predictions.json",)
+
+    def write(self, path: Path, image: np.ndarray, found: LabelMap) -> list[dict[str, Any]]:
+        """See `Writer.write`; the image's annotations."""
+        notes = []
+        for label, (name, one) in enumerate(found.classes.items(), start=1):
+            whole = [Instance(one.mask, (0, 0, 0, 0), one.score)] if one.mask.any() else []
+            parts = one.instances(name=name) if self.split_instances else whole
+            notes += [annotation(part.mask, label, part.score) for part in parts]
+        return notes
+
+    def finish(self, entries: Sequence[Mapping[str, Any]]) -> None:
+        """See `Writer.finish`."""
+        images: list[dict[str, Any]] = []
+        annotations: list[dict[str, Any]] = []
+        for image_id, entry in enumerate(entries, start=1):
+            size = {"height": entry["height"], "width": entry["width"]}
+            images.append({"id": image_id, "file_name": entry["image"], **size})
+            for one in entry["notes"]["coco"]:
+                annotations.append({"id": len(annotations) + 1, "image_id": image_id, **one})
+        categories = [{"id": i, "name": name} for i, name in enumerate(self.names, start=1)]
+        whole = {"images": images, "annotations": annotations, "categories": categories}
+        (self.folder / self.summaries[0]).write_text(json.dumps(whole) + "\n", encoding="utf-8")
+
+
+WRITERS: dict[str, type[Writer]] = {
+    "labels": LabelsWriter,
+    "overlays": OverlaysWriter,
+    "yolo": YoloWriter,
+    "coco": CocoWriter,
+}
+
+
+def _save(image: Image.Image, target: Path, **options: Any) -> None:
+    """Write an image whole or not at all, so that a run killed here leaves nothing half done."""
+    partial = target.with_name(f".{target.name}.{os.getpid()}.part")
+    image.save(partial, **options)
+    partial.replace(target)
