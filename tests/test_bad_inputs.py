@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from fsdino.base.storage import save_pretrained
+from fsdino.base.storage import save
 from fsdino.cli import main
 from fsdino.evaluation.work import plain_error
 from tests.data.trees import TREES, block, coco_tree, labels, mask_folder_tree, photo
@@ -20,7 +20,7 @@ from tests.small_segmenter import small_segmenter
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> str:
-    return str(save_pretrained(small_segmenter(seed=1), tmp_path_factory.mktemp("model")))
+    return str(save(small_segmenter(seed=1), tmp_path_factory.mktemp("model")))
 
 
 def _dangling(root: Path) -> None:

@@ -11,12 +11,14 @@ import torch
 from lightning import Trainer
 from torch.utils.data import DataLoader
 
-from fsdino.base.method import FewShotMethod, Reference, SegmenterOutput
-from fsdino.base.registry import METHODS, build_method, describe_method, load_method, save_method
+from fsdino.base.memory import SegmenterOutput
+from fsdino.base.method import FewShotMethod
+from fsdino.base.reference import Reference
+from fsdino.base.registry import METHODS, build, describe, load, save
 from fsdino.methods.sam2.sizes import sam2_config, size_and_version
 from fsdino.methods.sansa.method import Sansa
 from fsdino.predict.engines.torch import TorchEngine
-from fsdino.predict.memory_file import Concept, load_concept, save_concept
+from fsdino.predict.memory_file import SavedMemory, load_memory, save_memory
 from fsdino.training.method_module import MethodModule, poly_factor
 from tests.contract import assert_same, episodes, sketch
 from tests.methods.small import small_sam2
@@ -50,25 +52,25 @@ def batch(method: FewShotMethod, shots: int = 1) -> dict[str, Any]:
 @pytest.mark.parametrize("name", list(METHODS))
 @torch.no_grad()
 def test_every_method_survives_disk(name: str, tmp_path: Path) -> None:
-    method = build_method(name, **ARGS[name])
+    method = build(name, **ARGS[name])
     method.threshold = 0.35
-    loaded = load_method(save_method(method, tmp_path / name))
+    loaded = load(save(method, tmp_path / name))
     assert type(loaded) is type(method) and loaded.threshold == 0.35 and not loaded.training
     inputs = episodes(method, 1, 2)
     assert_same(loaded(*inputs), method(*inputs), 0.0)
-    again = json.loads(json.dumps(describe_method(loaded)))
-    assert again == json.loads(json.dumps(describe_method(method)))
+    again = json.loads(json.dumps(describe(loaded)))
+    assert again == json.loads(json.dumps(describe(method)))
 
 
 @torch.no_grad()
 def test_files_of_weights_are_not_needed_again(tmp_path: Path) -> None:
-    small_sam2(version="2.1").net.save_pretrained(tmp_path / "sam2")
-    method = build_method("sansa", weights=str(tmp_path / "sam2"), img_size=64)
-    assert describe_method(method)["args"] == {"img_size": 64, "size": "mini", "version": "2.1"}
-    folder = save_method(method, tmp_path / "sansa", half=True)
+    small_sam2(version="2.1").net.save(tmp_path / "sam2")
+    method = build("sansa", weights=str(tmp_path / "sam2"), img_size=64)
+    assert describe(method)["args"] == {"img_size": 64, "size": "mini", "version": "2.1"}
+    folder = save(method, tmp_path / "sansa", half=True)
     (tmp_path / "sam2" / "model.safetensors").unlink()
     inputs = episodes(method, 1, 1)
-    assert_same(load_method(folder)(*inputs), method(*inputs), 0.05)
+    assert_same(load(folder)(*inputs), method(*inputs), 0.05)
 
 
 @pytest.mark.parametrize(
@@ -81,7 +83,7 @@ def test_files_of_weights_are_not_needed_again(tmp_path: Path) -> None:
 )
 def test_training_moves_the_trainable_weights_alone(name: str, options: dict[str, Any], tmp_path: Path) -> None:
     torch.manual_seed(0)
-    method = build_method(name, **ARGS[name])
+    method = build(name, **ARGS[name])
     before = {n: p.detach().clone() for n, p in method.named_parameters()}
     module = MethodModule(method, val_classes=(3, 4), lr=1e-2, **options)
     loader = DataLoader([batch(method, 2)] * 2, batch_size=None)
@@ -99,14 +101,14 @@ def test_training_moves_the_trainable_weights_alone(name: str, options: dict[str
     if options.get("tune_threshold") is False:
         assert method.threshold == 0.5
     trainer.save_checkpoint(tmp_path / "last.ckpt")
-    loaded = load_method(tmp_path / "last.ckpt")
+    loaded = load(tmp_path / "last.ckpt")
     inputs = episodes(method, 1, 1)
     with torch.no_grad():
         assert_same(loaded(*inputs), method.eval()(*inputs), 1e-6)
 
 
 def test_ignored_pixels_take_part_in_no_loss() -> None:
-    module = MethodModule(build_method("sansa", **ARGS["sansa"]), iou_weight=1.0)
+    module = MethodModule(build("sansa", **ARGS["sansa"]), iou_weight=1.0)
     truth = batch(module.method)["query_mask"]
     logits = torch.randn(2, 1, 16, 16, generator=torch.Generator().manual_seed(0))
     other = logits.clone()
@@ -125,46 +127,46 @@ def test_poly_ends_at_zero() -> None:
 
 def test_errors_say_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="unknown method 'matcher'; use one of all_foreground"):
-        build_method("matcher")
+        build("matcher")
     with pytest.raises(ValueError, match=r"'all_foreground' does not take these arguments: .*sizes"):
-        build_method("all_foreground", sizes=3)
-    with pytest.raises(ValueError, match="does not know how it was built; make it with build_method"):
-        describe_method(Sansa(small_sam2()))
+        build("all_foreground", sizes=3)
+    with pytest.raises(ValueError, match="does not know how it was built; make it with build"):
+        describe(Sansa(small_sam2()))
     with pytest.raises(FileNotFoundError, match=r"give a folder with config\.json and model"):
-        load_method(tmp_path)
-    folder = save_method(build_method("sansa", **ARGS["sansa"]), tmp_path / "sansa")
+        load(tmp_path)
+    folder = save(build("sansa", **ARGS["sansa"]), tmp_path / "sansa")
     info = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**info, "args": {**info["args"], "factor": 0.0}}))
     with pytest.raises(ValueError, match=r"lacks .*layer_norm2.* its description belongs to other weights"):
-        load_method(folder)
+        load(folder)
     (folder / "config.json").write_text(json.dumps({"segmenter": {}}))
     with pytest.raises(ValueError, match=r"opened with fsdino.load\(\)"):
-        load_method(folder)
+        load(folder)
     wide = sam2_config("mini", 64)
     wide.vision_config.backbone_config.hidden_size = 17  # type: ignore[union-attr]
     with pytest.raises(ValueError, match=r"17 wide with blocks .* is of no known size"):
         size_and_version(wide)
-    method = build_method("sansa", **ARGS["sansa"])
+    method = build("sansa", **ARGS["sansa"])
     with pytest.raises(ValueError, match="unknown loss 'mse'"):
         MethodModule(method, loss="mse")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="unknown schedule 'step'"):
         MethodModule(method, schedule="step")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="AllForeground has nothing to train"):
-        MethodModule(build_method("all_foreground"))
+        MethodModule(build("all_foreground"))
     with pytest.raises(ValueError, match="Fssam has no chain of targets"):
-        MethodModule(build_method("fssam", **ARGS["fssam"]), num_targets=3)
+        MethodModule(build("fssam", **ARGS["fssam"]), num_targets=3)
     with pytest.raises(ValueError, match="3 targets need episodes of at least 3 shots"):
         MethodModule(method, num_targets=3)._targets(batch(method, 2))
 
 
 @pytest.mark.parametrize("name", list(METHODS))
 def test_concepts_of_every_method_survive_disk(name: str, tmp_path: Path) -> None:
-    method = build_method(name, **ARGS[name])
+    method = build(name, **ARGS[name])
     engine = TorchEngine(method)
     image, mask = sketch(50, 70, 0)
     memory = method.remember([Reference(image, mask=mask), Reference(image[::-1].copy(), mask=mask[::-1].copy())])
-    concept = Concept("thing", engine.fingerprint, engine.pack(memory), image)
-    read = load_concept(save_concept(concept, tmp_path / "thing.fsmem", max_bytes=1000), engine.fingerprint)
+    concept = SavedMemory("thing", engine.fingerprint, engine.pack(memory), image)
+    read = load_memory(save_memory(concept, tmp_path / "thing.fsmem", max_bytes=1000), engine.fingerprint)
     restored = engine.unpack(read.arrays)
     assert type(restored) is type(memory)
     for key, tensor in memory.tensors().items():

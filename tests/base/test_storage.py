@@ -16,12 +16,12 @@ from safetensors.torch import load_file, save_file
 
 import fsdino
 from fsdino.base import bundled
-from fsdino.base.method import Reference
-from fsdino.base.storage import CHECKPOINT_KEY, describe, fingerprint, load, save_pretrained
+from fsdino.base.reference import Reference
+from fsdino.base.storage import CHECKPOINT_KEY, describe, fingerprint, load, save
 from fsdino.models.correlation import pool_correlation
 from fsdino.models.segmenter import FewShotSegmenter
 from fsdino.predict.engines.torch import TorchEngine
-from fsdino.predict.memory_file import Concept, load_concept, save_concept, thin_out, thumbnail
+from fsdino.predict.memory_file import SavedMemory, load_memory, save_memory, thin_out, thumbnail
 from tests.small_segmenter import annotated, scene, small_segmenter
 
 
@@ -32,7 +32,7 @@ def model() -> FewShotSegmenter:
 
 @pytest.fixture
 def folder(model: FewShotSegmenter, tmp_path: Path) -> Path:
-    return save_pretrained(model, tmp_path / "model", results={"novel mIoU": 41.2})
+    return save(model, tmp_path / "model", results={"novel mIoU": 41.2})
 
 
 def probs(model: FewShotSegmenter) -> torch.Tensor:
@@ -50,7 +50,7 @@ def test_a_saved_model_is_the_same_model(model: FewShotSegmenter, folder: Path) 
 
 
 def test_half_precision_is_half_the_size_and_the_same_fingerprint(model: FewShotSegmenter, tmp_path: Path) -> None:
-    whole, half = save_pretrained(model, tmp_path / "a"), save_pretrained(model, tmp_path / "b", half=True)
+    whole, half = save(model, tmp_path / "a"), save(model, tmp_path / "b", half=True)
     sizes = [(path / "model.safetensors").stat().st_size for path in (whole, half)]
     assert sizes[1] < 0.6 * sizes[0]
     loaded = load(half)
@@ -75,7 +75,7 @@ def test_a_write_that_breaks_leaves_the_older_model(
         with monkeypatch.context() as broken:
             broken.setattr(step, refuse)
             with pytest.raises(OSError, match="no space left"):
-                save_pretrained(small_segmenter(seed=1), folder)
+                save(small_segmenter(seed=1), folder)
         assert fingerprint(load(folder)) == fingerprint(model)
 
 
@@ -87,10 +87,10 @@ def test_processes_may_write_the_same_model(
         with monkeypatch.context() as other:
             other.setattr("fsdino.base.storage.save_file", save_file)
             other.setattr("fsdino.base.storage.os.getpid", lambda: 0)
-            save_pretrained(model, tmp_path)
+            save(model, tmp_path)
 
     monkeypatch.setattr("fsdino.base.storage.save_file", save_beside_another)
-    save_pretrained(model, tmp_path)
+    save(model, tmp_path)
     assert fingerprint(load(tmp_path)) == fingerprint(model)
     assert {path.name for path in tmp_path.iterdir()} == {"model.safetensors", "config.json", "README.md"}
 
@@ -98,7 +98,7 @@ def test_processes_may_write_the_same_model(
 def test_the_threshold_is_kept(model: FewShotSegmenter, tmp_path: Path) -> None:
     changed = small_segmenter()
     changed.threshold = 0.35
-    assert load(save_pretrained(changed, tmp_path / "m")).threshold == pytest.approx(0.35)
+    assert load(save(changed, tmp_path / "m")).threshold == pytest.approx(0.35)
     assert fingerprint(changed) == fingerprint(model), "memories stay valid when only the cut on the result moves"
 
 
@@ -115,7 +115,7 @@ def test_lightning_checkpoints_open(model: FewShotSegmenter, tmp_path: Path) -> 
 
 
 def test_distilled_weights_are_not_taken_for_trained_ones(model: FewShotSegmenter, tmp_path: Path) -> None:
-    saved = save_pretrained(model, tmp_path / "m", stage="distilled")
+    saved = save(model, tmp_path / "m", stage="distilled")
     with pytest.raises(ValueError, match=r"is a distill checkpoint.*Run `fsdino train`"):
         load(saved)
     assert torch.equal(probs(load(saved, stage="distilled")), probs(model))
@@ -142,7 +142,7 @@ def break_extra(folder: Path) -> None:
 
 
 def break_mixed(folder: Path) -> None:
-    shutil.copy(save_pretrained(small_segmenter(1), folder / "b") / "model.safetensors", folder / "model.safetensors")
+    shutil.copy(save(small_segmenter(1), folder / "b") / "model.safetensors", folder / "model.safetensors")
 
 
 BROKEN = {
@@ -193,14 +193,14 @@ def test_wrong_files_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def test_an_encoder_that_is_bundled_is_not_stored_twice(tmp_path: Path) -> None:
     tiny = load("tiny")
-    folder = save_pretrained(tiny, tmp_path / "again", half=True, encoder="tiny_encoder")
+    folder = save(tiny, tmp_path / "again", half=True, encoder="tiny_encoder")
     stored = load_file(folder / "model.safetensors")
     assert stored and not any(key.startswith("encoder.") for key in stored)
     assert fingerprint(load(folder)) == fingerprint(tiny)
     with torch.no_grad():
         tiny.encoder.backbone.norm.weight.add_(1)
     with pytest.raises(ValueError, match="another encoder than this model's"):
-        save_pretrained(tiny, tmp_path / "other", encoder="tiny_encoder")
+        save(tiny, tmp_path / "other", encoder="tiny_encoder")
 
 
 # ---- the Hub
@@ -259,11 +259,11 @@ def test_the_model_card_is_valid_and_has_the_numbers(model: FewShotSegmenter, fo
 
 def test_results_follow_the_weights_they_were_measured_on(folder: Path, tmp_path: Path) -> None:
     loaded = load(folder)
-    again = save_pretrained(loaded, tmp_path / "same")
+    again = save(loaded, tmp_path / "same")
     assert json.loads((again / "config.json").read_text())["results"] == {"novel mIoU": 41.2}
     with torch.no_grad():
         loaded.decoder.iou_token.weight.add_(1)
-    changed = save_pretrained(loaded, tmp_path / "changed")
+    changed = save(loaded, tmp_path / "changed")
     assert json.loads((changed / "config.json").read_text())["results"] == {}
 
 
@@ -271,22 +271,22 @@ def test_results_follow_the_weights_they_were_measured_on(folder: Path, tmp_path
 
 
 @pytest.fixture(scope="module")
-def concept(model: FewShotSegmenter) -> Concept:
+def concept(model: FewShotSegmenter) -> SavedMemory:
     engine, references = TorchEngine(model), annotated(3)
     arrays = engine.pack(engine.remember(references))
-    return Concept("striped box", engine.fingerprint, arrays, thumbnail(references[0].image, references[0].mask))
+    return SavedMemory("striped box", engine.fingerprint, arrays, thumbnail(references[0].image, references[0].mask))
 
 
 @pytest.mark.parametrize(("spared", "atol"), [(0, 2e-3), (1000, 1e-2)])
 def test_a_saved_concept_finds_the_same(
-    model: FewShotSegmenter, concept: Concept, tmp_path: Path, spared: int, atol: float
+    model: FewShotSegmenter, concept: SavedMemory, tmp_path: Path, spared: int, atol: float
 ) -> None:
-    path = save_concept(concept, tmp_path / "box.fsmem")
+    path = save_memory(concept, tmp_path / "box.fsmem")
     if spared:
         whole = path.stat().st_size
-        save_concept(concept, path, max_bytes=whole - spared)
+        save_memory(concept, path, max_bytes=whole - spared)
         assert path.stat().st_size <= whole - spared
-    read = load_concept(path, fingerprint(model))
+    read = load_memory(path, fingerprint(model))
     assert read.class_name == "striped box" and np.array_equal(read.thumbnail, concept.thumbnail)
     engine, image = TorchEngine(model), scene(seed=9)[0]
     before, after = (next(engine.segment([engine.unpack(c.arrays)], image)) for c in (concept, read))
@@ -304,13 +304,13 @@ def big_memory(positions: int, layers: int = 3, channels: int = 768) -> dict[str
 
 def test_a_concept_of_the_b14_preset_is_under_a_megabyte(tmp_path: Path) -> None:
     image, mask = scene(480, 640)
-    concept = Concept("cat", "0" * 16, big_memory(37 * 37), thumbnail(image, mask))
-    path = save_concept(concept, tmp_path / "cat.fsmem")
+    concept = SavedMemory("cat", "0" * 16, big_memory(37 * 37), thumbnail(image, mask))
+    path = save_memory(concept, tmp_path / "cat.fsmem")
     assert 900_000 < path.stat().st_size <= 1_000_000
-    kept = load_concept(path).arrays
+    kept = load_memory(path).arrays
     assert kept["tokens"].shape[2] == kept["fg"].shape[1] == int(kept["grid"].prod()) > 300
-    positional = save_concept(concept, tmp_path / "all.fsmem", positional=True)
-    assert load_concept(positional).arrays["tokens"].shape[2] == 37 * 37
+    positional = save_memory(concept, tmp_path / "all.fsmem", positional=True)
+    assert load_memory(positional).arrays["tokens"].shape[2] == 37 * 37
 
 
 def test_thinning_keeps_the_pooled_correlation() -> None:
@@ -329,23 +329,23 @@ def test_thinning_keeps_the_pooled_correlation() -> None:
     assert float((before - after)[:, :, 2].abs().mean()) < 0.1, "maximum: the best position may be gone"
 
 
-def test_wrong_concepts_are_named(concept: Concept, tmp_path: Path) -> None:
-    path = save_concept(concept, tmp_path / "box.fsmem")
+def test_wrong_concepts_are_named(concept: SavedMemory, tmp_path: Path) -> None:
+    path = save_memory(concept, tmp_path / "box.fsmem")
     with pytest.raises(ValueError, match=f"remembered by model {concept.fingerprint}, this is model 0000"):
-        load_concept(path, "0000")
+        load_memory(path, "0000")
     with pytest.raises(FileNotFoundError, match="does not exist; make it with `fsdino remember`"):
-        load_concept(tmp_path / "none.fsmem")
+        load_memory(tmp_path / "none.fsmem")
     whole = path.read_bytes()
     path.write_bytes(whole[:300])
     with pytest.raises(ValueError, match="cannot be read"):
-        load_concept(path)
+        load_memory(path)
     path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     with pytest.raises(ValueError, match="is damaged"):
-        load_concept(path)
+        load_memory(path)
     save_file({"a": torch.zeros(1)}, tmp_path / "other.fsmem")
     with pytest.raises(ValueError, match="no saved memory, though in safetensors form"):
-        load_concept(tmp_path / "other.fsmem")
+        load_memory(tmp_path / "other.fsmem")
     newer = {"format": "fsmem", "format_version": "9", "fingerprint": "", "class_name": "", "thumbnail": ""}
     save_file({"a": torch.zeros(1)}, tmp_path / "new.fsmem", metadata=newer)
     with pytest.raises(ValueError, match="format version 9"):
-        load_concept(tmp_path / "new.fsmem")
+        load_memory(tmp_path / "new.fsmem")

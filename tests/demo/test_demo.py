@@ -21,13 +21,13 @@ import torch
 from PIL import Image
 
 from fsdino.base.reference import Reference
-from fsdino.base.registry import build_method
+from fsdino.base.registry import build
 from fsdino.base.storage import fingerprint
 from fsdino.demo.marks import reference_from
 from fsdino.demo.samples import embedded_world
 from fsdino.demo.serve import POLICY, demo, keep_offline, open_studio, shown_name
 from fsdino.demo.studio import PROTOTYPE, Card, Session, Studio, masks_zip, prototype_of
-from fsdino.predict.memory_file import load_concept
+from fsdino.predict.memory_file import load_memory
 from tests.small_segmenter import scene, small_segmenter
 
 IMAGE = np.zeros((40, 60, 3), np.uint8)
@@ -109,7 +109,7 @@ def filled(desk: Studio, images: int = 2) -> Session:
 
 
 def test_every_method_answers_at_the_images_size(tmp_path: Path) -> None:
-    desk = studio(floor=build_method("all_foreground", img_size=56))
+    desk = studio(floor=build("all_foreground", img_size=56))
     session = filled(desk)
     desk.search(session, desk.names)
     for card in session.cards:
@@ -172,7 +172,7 @@ def test_the_concept_is_the_main_models(tmp_path: Path) -> None:
     session = filled(desk)
     desk.search(session, ["small"])
     path = desk.concept(session, "thing", tmp_path / "thing.fsmem")
-    concept = load_concept(path, fingerprint(desk.main))
+    concept = load_memory(path, fingerprint(desk.main))
     assert concept.class_name == "thing" and concept.thumbnail.shape[2] == 3
 
 
@@ -208,7 +208,7 @@ def test_what_cannot_be_done_is_said() -> None:
     with pytest.raises(ValueError, match="no example of the object yet"):
         desk.search(negative, ["small"])
     with pytest.raises(ValueError, match="needs an FS-DINO model"):
-        prototype_of(build_method("all_foreground", img_size=56), [Reference(image, mask=mask)])
+        prototype_of(build("all_foreground", img_size=56), [Reference(image, mask=mask)])
 
 
 def test_an_empty_drawing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

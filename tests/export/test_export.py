@@ -14,9 +14,9 @@ import pytest
 import torch
 from PIL import Image
 
-from fsdino.base.method import Reference
+from fsdino.base.reference import Reference
 from fsdino.base.resize import Resize
-from fsdino.base.storage import fingerprint, load, save_pretrained
+from fsdino.base.storage import fingerprint, load, save
 from fsdino.data.episodes.episode_list import EpisodeList
 from fsdino.data.world.index import SyntheticWorld
 from fsdino.evaluation.measure import evaluate
@@ -44,7 +44,7 @@ def traceable(**overrides: Any) -> FewShotSegmenter:
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small full model, exported; tracing is the slow part, so once for the module."""
-    model = save_pretrained(traceable(), tmp_path_factory.mktemp("model"))
+    model = save(traceable(), tmp_path_factory.mktemp("model"))
     return export(str(model), str(tmp_path_factory.mktemp("export")), ("safetensors", "onnx", "int8"), half=True)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from fsdino.base.method import Reference
+from fsdino.base.reference import Reference
 from fsdino.methods.sam2.sizes import SIZES
 from fsdino.methods.sansa.method import Sansa
 from tests.contract import FewShotContract, assert_same, episodes, reached, sketch

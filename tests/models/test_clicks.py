@@ -10,8 +10,8 @@ import torch
 from segment_anything.modeling import MaskDecoder as SamDecoder
 from segment_anything.modeling import PromptEncoder, TwoWayTransformer
 
-from fsdino.base.method import Reference
-from fsdino.base.storage import load, save_pretrained
+from fsdino.base.reference import Reference
+from fsdino.base.storage import load, save
 from fsdino.models.clicks import CLICK_LOGIT, click_logits
 from fsdino.models.memory import SupportMemory, grid_weights
 from fsdino.models.segmenter import FewShotSegmenter
@@ -167,7 +167,7 @@ def test_click_is_heard_near_and_where_it_looks_alike() -> None:
 def test_promptable_weights_survive_saving(tmp_path) -> None:
     model = small_segmenter(variant="full", promptable=True)
     model.load_sam_(sam_state())
-    again = load(save_pretrained(model, tmp_path))
+    again = load(save(model, tmp_path))
     assert isinstance(again, FewShotSegmenter) and again.config.promptable
     for a, b in zip(model.remember(references()).tensors().values(), again.remember(references()).tensors().values()):
         assert torch.equal(a, b)

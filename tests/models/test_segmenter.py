@@ -7,7 +7,7 @@ import torch
 from segment_anything.modeling import MaskDecoder as SamMaskDecoder
 from segment_anything.modeling import PromptEncoder, TwoWayTransformer
 
-from fsdino.base.method import SegmenterOutput
+from fsdino.base.memory import SegmenterOutput
 from fsdino.models.segmenter import FewShotSegmenter, SupportMemory
 from tests.contract import FewShotContract, assert_same, episodes
 from tests.models.small import rand, small_segmenter

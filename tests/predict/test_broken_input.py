@@ -16,8 +16,8 @@ import torch
 from PIL import Image
 from safetensors.numpy import save_file
 
-from fsdino.base.registry import build_method, save_method
-from fsdino.base.storage import save_pretrained
+from fsdino.base.registry import build, save
+from fsdino.base.storage import save
 from fsdino.cli import main
 from tests.small_segmenter import scene, small_segmenter, write_references
 
@@ -53,7 +53,7 @@ class Place:
 @pytest.fixture(scope="module")
 def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("good")
-    save_pretrained(small_segmenter(), root / "model")
+    save(small_segmenter(), root / "model")
     write_references(root / "refs", {"cat": 1})
     (root / "photos").mkdir()
     Image.fromarray(scene(50, 70, seed=4)[0]).save(root / "photos" / "a.jpg")
@@ -102,7 +102,7 @@ def changed_config(place: Place, **values: object) -> None:
 
 
 def other_memory(place: Place) -> Path:
-    save_pretrained(small_segmenter(seed=1), place.root / "other")
+    save(small_segmenter(seed=1), place.root / "other")
     path = place.root / "cat.fsmem"
     assert (
         main(["remember", "--support", str(place.cat), "--out", str(path), "--model", str(place.root / "other")]) == 0
@@ -127,7 +127,7 @@ def code_checkpoint(place: Place) -> Path:
 
 
 def floor_method(place: Place) -> Path:
-    return save_method(build_method("all_foreground", img_size=56), place.root / "floor")
+    return save(build("all_foreground", img_size=56), place.root / "floor")
 
 
 def after(change: Callable[[Place], object], *options: object, **changed: object) -> Callable[[Place], list[str]]:

@@ -16,22 +16,22 @@ import pytest
 from PIL import Image
 from pycocotools import mask as rle_tools
 
-from fsdino.base.registry import build_method, save_method
-from fsdino.base.storage import save_pretrained
+from fsdino.base.registry import build, save
+from fsdino.base.storage import save
 from fsdino.cli import main
 from fsdino.predict import Annotated, Engine, Finding, predict, read_support, remember, resolve
 from fsdino.predict.engine import segment_tiled, tiles
 from fsdino.predict.engines.torch import TorchEngine
 from fsdino.predict.formats import annotation, instances, polygons, yolo_lines
 from fsdino.predict.images import find_images, read_ahead
-from fsdino.predict.memory_file import load_concept
+from fsdino.predict.memory_file import load_memory
 from fsdino.predict.outputs import Outputs
 from tests.small_segmenter import annotated, scene, small_segmenter, write_references
 
 
 @pytest.fixture(scope="module")
 def model_dir(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(save_pretrained(small_segmenter(), tmp_path_factory.mktemp("model")))
+    return str(save(small_segmenter(), tmp_path_factory.mktemp("model")))
 
 
 @pytest.fixture(scope="module")
@@ -366,7 +366,7 @@ def test_remembered_classes_give_the_same(model_dir: str, support_dir: Path, pho
     assert [path.name for path in files] == ["cat.fsmem", "dog.fsmem"]
     one = tmp_path / "mine.fsmem"
     assert main(["remember", str(support_dir / "cat"), "--out", str(one), "--model", model_dir]) == 0
-    assert load_concept(one).class_name == "cat" and load_concept(one).thumbnail.shape[2] == 3
+    assert load_memory(one).class_name == "cat" and load_memory(one).thumbnail.shape[2] == 3
     for name, support in (("a", support_dir), ("b", tmp_path / "memory")):
         predict(str(support), str(photos), str(tmp_path / name), model_dir)
     for path in (tmp_path / "a" / "labels").rglob("*.png"):
@@ -452,7 +452,7 @@ def test_wrong_options_are_one_sentence(
 
 def test_memories_of_another_model_are_refused(model_dir: str, support_dir: Path, photos: Path, tmp_path: Path) -> None:
     remember(str(support_dir), str(tmp_path / "memory"), model_dir)
-    other = save_pretrained(small_segmenter(seed=1), tmp_path / "other")
+    other = save(small_segmenter(seed=1), tmp_path / "other")
     with pytest.raises(ValueError, match="was remembered by model"):
         predict(str(tmp_path / "memory"), str(photos), str(tmp_path / "out"), str(other))
     with pytest.raises(ValueError, match="is a saved memory already"):
@@ -467,6 +467,6 @@ def test_too_many_classes_are_refused(tmp_path: Path) -> None:
 
 
 def test_other_methods_of_the_package_predict_too(support_dir: Path, photos: Path, tmp_path: Path) -> None:
-    save_method(build_method("all_foreground", img_size=56), tmp_path / "all")
+    save(build("all_foreground", img_size=56), tmp_path / "all")
     assert predict(str(support_dir / "cat"), str(photos), str(tmp_path / "out"), str(tmp_path / "all")) == 0
     assert np.asarray(Image.open(tmp_path / "out" / "labels" / "a.png")).min() == 1

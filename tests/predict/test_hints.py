@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fsdino.base.storage import save_pretrained
+from fsdino.base.storage import save
 from fsdino.predict.command import predict, remember
 from fsdino.predict.engines.onnx import OnnxEngine
 from fsdino.predict.hints import Annotated, masks_of
-from fsdino.predict.memory_file import load_concept
+from fsdino.predict.memory_file import load_memory
 from fsdino.predict.support import read_support
 from tests.small_segmenter import scene, small_segmenter
 
@@ -56,12 +56,12 @@ def test_hints_and_masks_are_read_side_by_side(refs: Path) -> None:
 
 
 def test_predict_and_remember_take_hints(refs: Path, tmp_path: Path) -> None:
-    model = str(save_pretrained(small_segmenter(variant="full", promptable=True), tmp_path / "model"))
+    model = str(save(small_segmenter(variant="full", promptable=True), tmp_path / "model"))
     write(tmp_path / "photos", "x")
     assert predict(str(refs), str(tmp_path / "photos"), str(tmp_path / "out"), model) == 0
     assert (tmp_path / "out" / "labels" / "x.png").is_file()
     (kept,) = remember(str(refs / "cat"), str(tmp_path / "cat.fsmem"), model)
-    assert load_concept(kept).class_name == "cat"
+    assert load_memory(kept).class_name == "cat"
     assert predict(str(kept), str(tmp_path / "photos"), str(tmp_path / "again"), model) == 0
 
 

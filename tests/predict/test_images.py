@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fsdino.base.storage import save_pretrained
+from fsdino.base.storage import save
 from fsdino.predict import images as images
 from fsdino.predict import predict
 from fsdino.predict.images import EndOfVideo, find_images, read_ahead
@@ -123,7 +123,7 @@ def test_a_video_is_closed_after_its_last_frame(film: Path, monkeypatch: pytest.
 
 
 def test_a_short_video_goes_through_predict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    model = str(save_pretrained(small_segmenter(), tmp_path / "model"))
+    model = str(save(small_segmenter(), tmp_path / "model"))
     writer = cv2.VideoWriter(str(tmp_path / "clip.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 5, (64, 48))  # type: ignore[attr-defined]
     for i in range(3):
         writer.write(np.full((48, 64, 3), 40 * i, np.uint8))

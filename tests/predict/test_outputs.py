@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fsdino.base.storage import save_pretrained
+from fsdino.base.storage import save
 from fsdino.predict import Finding, Labelling, command, predict, resolve
 from fsdino.predict.engine import segment_tiled
 from fsdino.predict.formats import polygons
@@ -27,7 +27,7 @@ from tests.small_segmenter import scene, small_segmenter, write_references
 
 @pytest.fixture(scope="module")
 def model_dir(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(save_pretrained(small_segmenter(), tmp_path_factory.mktemp("model")))
+    return str(save(small_segmenter(), tmp_path_factory.mktemp("model")))
 
 
 @pytest.fixture(scope="module")

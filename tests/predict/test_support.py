@@ -14,18 +14,18 @@ from PIL import Image
 
 from fsdino import load
 from fsdino.base.reference import Reference, image_tensor, reference_tensors
-from fsdino.base.storage import save_pretrained
+from fsdino.base.storage import save
 from fsdino.data.images import read_image, read_mask
 from fsdino.predict import hints as annotated
 from fsdino.predict import predict, read_support, remember
 from fsdino.predict.command import open_engine
-from fsdino.predict.memory_file import load_concept
+from fsdino.predict.memory_file import load_memory
 from tests.small_segmenter import scene, small_segmenter, write_references
 
 
 @pytest.fixture(scope="module")
 def model_dir(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(save_pretrained(small_segmenter(), tmp_path_factory.mktemp("model")))
+    return str(save(small_segmenter(), tmp_path_factory.mktemp("model")))
 
 
 # ---- Python and the command see the same
@@ -112,7 +112,7 @@ def test_memories_of_like_names_stay_apart_and_keep_their_names(model_dir: str, 
     assert [path.name for path in files] == ["cup_big.fsmem", "cup_big-2.fsmem"]
     assert read_support(tmp_path / "memory").memory_files == {"cup/big": files[0], "cup:big": files[1]}
     renamed = shutil.copy(files[0], tmp_path / "mine.fsmem")
-    assert read_support(renamed).class_names() == [load_concept(renamed).class_name] == ["cup/big"]
+    assert read_support(renamed).class_names() == [load_memory(renamed).class_name] == ["cup/big"]
     shutil.copy(files[0], tmp_path / "memory" / "again.fsmem")
     with pytest.raises(ValueError, match=r"again\.fsmem' and .*cup_big\.fsmem' both remember class 'cup/big'; take"):
         read_support(tmp_path / "memory")
