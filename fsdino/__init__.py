@@ -9,12 +9,24 @@ __version__ = "0.1.0"
 
 # Public name -> module that defines it. Resolved on first use, so that `import fsdino` stays instant (no torch).
 _PUBLIC = {
-    "FewShotSegmenter": "fsdino.models.segmenter",
-    "SupportMemory": "fsdino.models.memory",
+    "load": "fsdino.base.storage",
+    "save": "fsdino.base.storage",
+    "build": "fsdino.base.registry",
     "Reference": "fsdino.base.reference",
     "Segmentation": "fsdino.base.result",
+    "Instance": "fsdino.base.result",
+    "LabelMap": "fsdino.base.result",
+    "FewShotMethod": "fsdino.base.method",
+    "Memory": "fsdino.base.memory",
+    "SegmenterOutput": "fsdino.base.memory",
+    "FewShotSegmenter": "fsdino.models.segmenter",
     "SegmenterConfig": "fsdino.models.config",
-    "load": "fsdino.base.storage",
+    "SupportMemory": "fsdino.models.memory",
+    "SavedMemory": "fsdino.predict.memory_file",
+    "save_memory": "fsdino.predict.memory_file",
+    "load_memory": "fsdino.predict.memory_file",
+    "open_data_set": "fsdino.data.catalog",
+    "EpisodeList": "fsdino.data.episodes.episode_list",
 }
 __all__ = ["__version__", *_PUBLIC]
 

@@ -70,26 +70,24 @@ class FewShotMethod(nn.Module, PyTorchModelHubMixin, ABC):
 
     @property
     def takes_hints(self) -> bool:
-        """Whether points, boxes and scribbles may stand for a mask, with the parts that this model has."""
+        """Whether points, boxes and scribbles may stand for a mask."""
         return False
 
     @property
     def takes_clicks(self) -> bool:
-        """Whether `refine` works, with the parts that this model has."""
+        """Whether `refine` works."""
         return False
 
     # ---- what a subclass implements
 
     @abstractmethod
     def encode_support(self, support_images: Tensor, support_masks: Tensor) -> Any:
-        """Turn references into a memory.
+        """Turn references into a memory of batch B.
 
         Args:
             support_images: (B, K, 3, S, S) float in [0, 1].
             support_masks: (B, K, S, S) float in [0, 1].
 
-        Returns:
-            A `Memory` of batch B.
         """
 
     @abstractmethod
@@ -160,9 +158,6 @@ class FewShotMethod(nn.Module, PyTorchModelHubMixin, ABC):
             references: at least one, in any order; sizes and kinds may differ, where the method knows other kinds
                 than masks.
 
-        Returns:
-            The memory for `segment`.
-
         Raises:
             ValueError: if there is no reference, or one cannot be used: an empty mask, one of another size, or a kind
                 that the method does not know.
@@ -204,15 +199,7 @@ class FewShotMethod(nn.Module, PyTorchModelHubMixin, ABC):
 
     @torch.no_grad()
     def segment_batch(self, memory: Any, images: Sequence[ImageLike]) -> list[Segmentation]:
-        """Find the remembered object in several images of any sizes, in one pass of the network.
-
-        Args:
-            memory: what `remember` returned.
-            images: as `Reference.image`.
-
-        Returns:
-            One result per image, in their order.
-        """
+        """Find the remembered object in several images of any sizes, in one pass of the network."""
         if len(images) == 0:
             return []
         arrays = [image_array(image, f"image {i}") for i, image in enumerate(images)]
@@ -221,11 +208,10 @@ class FewShotMethod(nn.Module, PyTorchModelHubMixin, ABC):
 
     @torch.no_grad()
     def find(self, joined: Sequence[Any], image: np.ndarray) -> Iterator[Segmentation]:
-        """Find many classes in one image, one result after the other, so that few are held at a time.
+        """Find many classes in one image (H, W, 3) uint8, one result after the other, so that few are held at a time.
 
         Args:
             joined: what `join` made of the classes' memories; made once for many images.
-            image: (H, W, 3) uint8.
 
         Yields:
             One result per class, in the order of the memories; masks may overlap.

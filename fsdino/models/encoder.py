@@ -115,6 +115,10 @@ class FeatureEncoder(nn.Module):
         )
         return [F.layer_norm(m.permute(0, 2, 3, 1), (self.dim,)).permute(0, 3, 1, 2) for m in maps]
 
+    def stacked(self, images: Tensor) -> Tensor:
+        """All maps of images (N, 3, S, S) in one tensor (N, L, C, h, w)."""
+        return torch.stack(self(images), dim=1)
+
     def freeze_size_(self) -> FeatureEncoder:
         """Accept the native size alone from now on, for export: no resampling of the position embedding remains."""
         if getattr(self.backbone, "pos_embed", None) is not None:

@@ -55,12 +55,7 @@ class FewShotSegmenter(FewShotMethod):
         super().__init__(Resize(config.img_size, config.resize_mode), config.threshold)
         self.config = c = config
         self.encoder = FeatureEncoder(
-            c.encoder,
-            c.img_size,
-            c.taps,
-            model_kwargs=c.encoder_kwargs,
-            weights=c.encoder_weights,
-            stride=c.encoder_stride,
+            c.encoder, c.img_size, c.taps, c.encoder_kwargs, weights=c.encoder_weights, stride=c.encoder_stride
         )
         self.adapter = SamAdapter(self.encoder.dim, c.prompt_dim, c.adapter_dim, c.adapter_hidden, c.adapter_heads)
         grid = (self.encoder.grid_size, self.encoder.grid_size)
@@ -68,20 +63,13 @@ class FewShotSegmenter(FewShotMethod):
         num_layers, reader = len(c.reader_taps), None
         if c.variant == "full":
             reader = PooledReader(num_layers, c.reader_dim, c.contrastive, c.self_correlation)
-        self.prompts = PromptGenerator(
-            self.encoder.dim,
-            num_layers,
-            c.prompt_dim,
-            reader,
-            reader_dim=c.reader_dim,
-            sparse=c.sparse,
-            channel_match=c.channel_match,
-        )
-        self.decoder = MaskDecoder(
-            c.prompt_dim, c.decoder_depth, c.decoder_mlp_dim, c.decoder_heads, c.decoder_iou_dim
-        )
+        options: dict[str, Any] = {"reader_dim": c.reader_dim, "sparse": c.sparse, "channel_match": c.channel_match}
+        self.prompts = PromptGenerator(self.encoder.dim, num_layers, c.prompt_dim, reader, **options)
+        self.decoder = MaskDecoder(c.prompt_dim, c.decoder_depth, c.decoder_mlp_dim, c.decoder_heads, c.decoder_iou_dim)
         self.presence = PresenceHead(c.prompt_dim, c.presence_statistics)
-        self.decoder.quieten_()  # SAM's weights, where loaded, replace this
+        # Random masks of an untrained decoder would drown the training-free first guess, to which they are added;
+        # SAM's weights, where they are loaded, replace this.
+        self.decoder.quieten_()
         self.sam = SamPrompter(c, self.encoder.grid_size) if c.promptable else None
         self.select_trainable_("episodes")
 
@@ -105,10 +93,7 @@ class FewShotSegmenter(FewShotMethod):
         """Whether SAM's prompted half is there."""
         return self.sam is not None
 
-    @property
-    def takes_clicks(self) -> bool:
-        """Whether SAM's prompted half is there."""
-        return self.sam is not None
+    takes_clicks = takes_hints
 
     # ---- references
 
@@ -153,22 +138,19 @@ class FewShotSegmenter(FewShotMethod):
     def encode_support_feats(
         self, feats: list[Tensor], support_masks: Tensor, negative: Tensor | None = None
     ) -> SupportMemory:
-        """Turn the references' feature maps into a memory.
+        """Turn the references' feature maps into a memory: prototypes, and for the full variant all tokens.
 
         Args:
-            feats: One (B*K, C, h, w) map per tap of the encoder, in its order.
+            feats: one (B*K, C, h, w) map per tap of the encoder, in its order.
             support_masks: (B, K, S, S) float in [0, 1].
             negative: (B, K) bool, references whose masks show what is not meant; None: there are none.
-
-        Returns:
-            Memory of batch B: prototypes, and for the full variant all tokens with their weights.
         """
         b, (h, w) = len(support_masks), feats[0].shape[-2:]
         feats = self._as_weights(feats)
         fg, bg = grid_weights(support_masks, (h, w), negative)
         layers = [support_tokens(feat, b) for feat in self._reader_feats(feats)]
         memory = SupportMemory(prototypes=torch.stack([prototypes(tokens, fg, bg) for tokens in layers], dim=1))
-        if self.prompts.reader is not None:
+        if self.prompts.reader is not None:  # the compact variants read prototypes alone, and their files stay small
             memory.tokens = torch.stack(layers, dim=1)
             memory.fg, memory.bg = fg, bg
         return memory
@@ -179,7 +161,7 @@ class FewShotSegmenter(FewShotMethod):
         """See `FewShotMethod.decode_query`.
 
         Raises:
-            ValueError: If the memory's batch is neither 1 nor the number of images.
+            ValueError: if the memory's batch is neither 1 nor the number of images.
         """
         held, asked = memory.batch_size, query_image.shape[0]
         if held != 1 and held != asked:
@@ -190,19 +172,13 @@ class FewShotSegmenter(FewShotMethod):
         """Segment from the queries' feature maps.
 
         Args:
-            memory: Of batch B, or 1 for all images; or of any batch N for one image, N classes at once.
-            feats: One (B, C, h, w) map per tap of the encoder, in its order.
-
-        Returns:
-            Mask logits (B or N, 1, 4h, 4w), predicted IoU and presence.
+            memory: of batch B, or 1 for all images; or of any batch N for one image, N classes at once.
+            feats: one (B, C, h, w) map per tap of the encoder, in its order.
         """
         return self.decode_encoded(memory, self.encode_query_feats(feats))
 
     def encode_query_feats(self, feats: list[Tensor]) -> tuple[Tensor, Tensor]:
         """What is computed once per image, whatever the number of classes.
-
-        Args:
-            feats: One (B, C, h, w) map per tap of the encoder, in its order.
 
         Returns:
             Embedding (B, D, h, w) in SAM's space and unit-length tokens (B, L, h*w, C) of the reader's layers.
@@ -230,7 +206,8 @@ class FewShotSegmenter(FewShotMethod):
         # SAM's mask stem expects logits at four times the grid, the size of its own low-resolution masks
         coarse = F.interpolate(prompts.coarse_logits, scale_factor=4, mode="bilinear", align_corners=False)
         dense = self.prompt_encoder.mask_downscaling(coarse) + prompts.dense
-        out = self.decoder(embedding, self.image_pe((h, w)).to(embedding.dtype), prompts.sparse, dense)
+        image_pe = grid_code(self.prompt_encoder.pe_layer.positional_encoding_gaussian_matrix, (h, w))
+        out = self.decoder(embedding, image_pe.to(embedding.dtype), prompts.sparse, dense)
         mask_logits = out.mask_logits[:, :1]
         if self.config.skip:
             mask_logits = mask_logits + coarse
@@ -243,19 +220,8 @@ class FewShotSegmenter(FewShotMethod):
         return [stack_memories(memories[start : start + MAX_CLASSES_AT_ONCE]) for start in starts]
 
     def embed(self, images: Tensor) -> Tensor:
-        """SAM's embedding as the adapter sees it; only the blocks up to its tap are computed.
-
-        Args:
-            images: (N, 3, S, S) float in [0, 1], any multiple of the patch size.
-
-        Returns:
-            (N, D, h, w).
-        """
+        """SAM's embedding (N, D, h, w) of images (N, 3, S, S); only the blocks up to the adapter's tap are computed."""
         return self.adapter(self.encoder(images, last_tap=self.config.adapter_tap)[-1])
-
-    def image_pe(self, size: tuple[int, int]) -> Tensor:
-        """SAM's random Fourier position encoding of a grid, (1, D, h, w) float32 whatever the model's dtype."""
-        return grid_code(self.prompt_encoder.pe_layer.positional_encoding_gaussian_matrix, size)
 
     @torch.no_grad()
     def refine(self, memory: SupportMemory, image: ImageLike, points: Any, labels: Any = None) -> Segmentation:
@@ -264,8 +230,8 @@ class FewShotSegmenter(FewShotMethod):
         marks = [1] * len(points) if labels is None else labels
         given = Reference(image, points=points, labels=marks, name="refine()")
         where, kinds = self._points(given, array.shape[:2], on_object=False)
-        feats = self.encoder(self._square(array)[None])
-        return self._segmentation(clicks.correct(self, memory, feats, where, kinds), 0, array.shape[:2])
+        output = clicks.correct(self, memory, self.encoder(self._square(array)[None]), where, kinds)
+        return self._segmentation(output, 0, array.shape[:2])
 
     @torch.no_grad()
     def draw_mask(self, reference: Reference) -> np.ndarray:
@@ -283,20 +249,17 @@ class FewShotSegmenter(FewShotMethod):
         Args:
             stage: "distill" trains the adapter; "episodes" what the config's variant asks for: prompts, mask stem and
                 presence head, for all but "compact_frozen" the decoder, and the adapter unless `freeze_adapter`.
-
-        Returns:
-            Itself.
         """
         self.requires_grad_(False)
         if stage == "distill":
             self.adapter.requires_grad_(True)
             return self
         frozen = self.config.variant == "compact_frozen"
-        self.prompts.requires_grad_(True)
-        self.presence.requires_grad_(True)
-        self.prompt_encoder.mask_downscaling.requires_grad_(True)
+        for part in (self.prompts, self.presence, self.prompt_encoder.mask_downscaling):
+            part.requires_grad_(True)
         self.decoder.requires_grad_(not frozen)
-        for unused in self.decoder.output_hypernetworks_mlps[1:]:  # SAM's answers to ambiguous prompts
+        # SAM's three answers to ambiguous prompts are not used, and plain DDP refuses parameters that no loss reaches.
+        for unused in self.decoder.output_hypernetworks_mlps[1:]:
             unused.requires_grad_(False)
         self.adapter.requires_grad_(not frozen and not self.config.freeze_adapter)
         return self
@@ -305,23 +268,15 @@ class FewShotSegmenter(FewShotMethod):
         """See `FewShotMethod.predict_episodes`; `query_feats` (B, L, C, h, w), `support_feats` (B, K, L, C, h, w)."""
         if "query_feats" not in batch:
             return super().predict_episodes(batch)
-        support = list(batch["support_feats"].flatten(0, 1).unbind(1))
-        memory = self.encode_support_feats(support, batch["support_masks"])
+        memory = self.encode_support_feats(list(batch["support_feats"].flatten(0, 1).unbind(1)), batch["support_masks"])
         return self.decode_query_feats(memory, list(batch["query_feats"].unbind(1)))
 
     def frozen_maps(self) -> FrozenMaps:
         """The encoder's maps, (L, C, h, w) an image: all that the segmenter reads of it."""
         encoder = self.encoder
         shape = (len(encoder.taps), encoder.dim, encoder.grid_size, encoder.grid_size)
-        return FrozenMaps(
-            "features",
-            encoder,
-            settings=tuple(encoder.taps),
-            img_size=encoder.img_size,
-            entry_shape=shape,
-            compute=lambda images: torch.stack(encoder(images), dim=1),
-            in_place_of_images=True,
-        )
+        about: dict[str, Any] = {"settings": encoder.taps, "img_size": encoder.img_size, "entry_shape": shape}
+        return FrozenMaps("features", encoder, **about, compute=encoder.stacked, in_place_of_images=True)
 
     def shared_encoder(self) -> FeatureEncoder:
         """See `FewShotMethod.shared_encoder`."""
@@ -340,13 +295,10 @@ class FewShotSegmenter(FewShotMethod):
         return {name: size for name, size in sizes.items() if size}
 
     def load_sam_(self, state_dict: Mapping[str, Tensor]) -> FewShotSegmenter:
-        """Start decoder and mask stem, and the prompted half where there is one, from a SAM checkpoint.
-
-        Args:
-            state_dict: SAM's; its `mask_decoder.*` and `prompt_encoder.*` are used, the rest is not.
+        """Start decoder and mask stem, and the prompted half where there is one, from the state dict of a whole SAM.
 
         Raises:
-            ValueError: if those keys are missing or shaped for another decoder.
+            ValueError: if its `mask_decoder.*` or `prompt_encoder.*` are missing or shaped for another decoder.
         """
         load_sam_parts_(self.decoder, self.prompt_encoder, state_dict)
         return self.load_prompter_(state_dict)

@@ -167,7 +167,7 @@ def test_skip_adds_the_coarse_logits() -> None:
 @torch.no_grad()
 def test_position_encoding_is_sams() -> None:
     model = small_segmenter()
-    torch.testing.assert_close(model.image_pe((8, 8)), model.prompt_encoder.get_dense_pe(), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(grid_code(model.prompt_encoder.pe_layer.positional_encoding_gaussian_matrix, (8, 8)), model.prompt_encoder.get_dense_pe(), atol=1e-4, rtol=1e-4)
 
 
 def small_sam(dim: int = 32) -> dict[str, torch.Tensor]:
