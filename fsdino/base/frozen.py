@@ -36,6 +36,7 @@ class FrozenMaps:
     @property
     def fingerprint(self) -> str:
         """sha256 over the settings and all weights."""
+        # In float32 whatever the network runs in: half precision is how a cache was made, which its recipe says apart.
         digest = hashlib.sha256(repr(self.settings).encode())
         for key, value in sorted(self.network.state_dict().items()):
             digest.update(key.encode())

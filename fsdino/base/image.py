@@ -18,7 +18,9 @@ def to_rgb(image: Image.Image) -> np.ndarray:
     Returns:
         (H, W, 3) uint8.
     """
+    # Cameras store the sensor's rows and say in EXIF how to turn them; masks are drawn on what a viewer shows.
     image = ImageOps.exif_transpose(image)
+    # Pillow's own conversion of 16 bits to 8 clips at 255, which turns a normal exposure white.
     if image.mode.startswith("I;16") or image.mode == "I":
         grey = (np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)
         return np.repeat(grey[..., None], 3, axis=-1)
@@ -42,9 +44,13 @@ def to_mask(image: Image.Image, threshold: int = 128) -> np.ndarray:
         (H, W) uint8 in {0, 1}, or {0, 1, 255} from labels.
     """
     values = np.asarray(image if image.mode == "1" or image.mode.startswith("I") else image.convert("L"))
+    # Annotation tools save two-colour palettes in which index 1 may be any colour, dark red for instance: the index
+    # counts there, not the brightness.
     if image.mode == "P" and np.asarray(image).max(initial=0) <= 1:
-        values = np.asarray(image)  # two colours count by their index, whatever they look like
+        values = np.asarray(image)
     values = values.astype(np.int64)
+    # 255 is white in a black and white mask but "ignore" in a label map; a 1 tells them apart, since no black and white
+    # mask has one.
     present = set(np.unique(values).tolist())
     if 1 in present and present <= {0, 1, IGNORE}:
         return values.astype(np.uint8)

@@ -216,6 +216,7 @@ class FewShotMethod(nn.Module, PyTorchModelHubMixin, ABC):
         Yields:
             One result per class, in the order of the memories; masks may overlap.
         """
+        # The encoder is nine tenths of the time, so it runs once for all classes.
         encoded = self.encode_query(self._square(image_array(image, "image"))[None])
         for memory in joined:
             output = self.decode_encoded(memory, encoded)
@@ -312,6 +313,7 @@ class FewShotMethod(nn.Module, PyTorchModelHubMixin, ABC):
 
     def _segmentation(self, output: SegmenterOutput, index: int, size: tuple[int, ...]) -> Segmentation:
         """One element of an output as arrays at the image's own size (H, W)."""
+        # Logits are resized, not probabilities: they are nearly linear across an edge, which stays where it is.
         probs = self.resize.invert(output.mask_logits[index, 0].float(), (size[0], size[1])).sigmoid()
         logit = output.presence_logit[index, 0].float()
         present = bool(logit > 0)

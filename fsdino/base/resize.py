@@ -68,6 +68,7 @@ class Resize:
             (..., size, size) long; padding is 255 (ignored by losses and scores).
         """
         flat = mask.reshape(-1, 1, *mask.shape[-2:]).float()
+        # "nearest-exact" takes the pixel under the centre; torch's "nearest" is half a pixel off to the upper left.
         content = F.interpolate(flat, size=self.content_size(*mask.shape[-2:]), mode="nearest-exact")
         return self._pad(content.reshape(*mask.shape[:-2], *content.shape[-2:]), float(IGNORE)).long()
 
@@ -83,6 +84,8 @@ class Resize:
         """
         if self.mode == "squash":
             return _bilinear(logits, original_size)
+        # The padding may end inside a cell of the grid, so that cropping cells would shift the mask by up to half a cell:
+        # each pixel's centre is looked up in the padded square instead.
         content = self.content_size(*original_size)
         rows, cols = (
             (torch.arange(n, device=logits.device, dtype=torch.float32) + 0.5) / n * (2.0 * c / self.size) - 1.0
@@ -113,6 +116,6 @@ def _bilinear(x: Tensor, size: tuple[int, int]) -> Tensor:
         return x
     shrinks = size[0] < x.shape[-2] or size[1] < x.shape[-1]
     flat = x.reshape(-1, 1, *x.shape[-2:])
-    # antialias changes nothing where an image grows, and not every exporter knows it
+    # Antialiasing changes nothing where an image grows, and not every exporter knows it.
     out = F.interpolate(flat, size=size, mode="bilinear", align_corners=False, antialias=shrinks)
     return out.reshape(*x.shape[:-2], *size)

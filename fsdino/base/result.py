@@ -111,6 +111,7 @@ def resolve(
         threshold: probability above which a pixel belongs to a class at all.
         min_score: classes whose score is below count as absent.
     """
+    # Starting from the threshold makes "above the threshold" and "above the other classes" one comparison.
     labels, best = np.zeros(size, np.uint16), np.full(size, threshold, np.float32)
     scores: dict[str, float] = {}
     presences: dict[str, float | None] = {}

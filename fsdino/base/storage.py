@@ -41,6 +41,7 @@ def fingerprint(method: Any) -> str:
     Returns:
         16 hexadecimal digits.
     """
+    # The threshold does not count: it changes masks, not what a memory means, and moving it must not lose memories.
     told = {key: value for key, value in (method.arguments() or {}).items() if key not in method.silent_args}
     digest = hashlib.sha256(json.dumps([method.name, told], sort_keys=True).encode())
     for name, tensor in sorted(method.state_dict().items()):

@@ -199,6 +199,7 @@ def click_logits(tokens: Tensor, points: Tensor, labels: Tensor, size: tuple[int
     row, col = ((shares[..., k] * n).long().clamp(0, n - 1) for k, n in ((1, h), (0, w)))
     clicked = tokens.gather(1, (row * w + col)[..., None].expand(-1, -1, tokens.shape[-1]))  # (B, P, C)
     alike = (clicked @ tokens.transpose(1, 2)).float().unflatten(-1, size)
+    # Near and alike at once: distance alone would spill over the object's edge, likeness alone over the whole image.
     heard = torch.exp(-away / (2 * CLICK_REACH**2) + (alike - 1.0) / CLICK_TEMPERATURE)
     sign = (labels == ON).float() - (labels == OFF).float()
     return CLICK_LOGIT * (sign[..., None, None] * heard).sum(1, keepdim=True)
@@ -214,6 +215,8 @@ def fourier_code(frequencies: Tensor, positions: Tensor) -> Tensor:
     Returns:
         (..., D) float32 whatever the frequencies' dtype.
     """
+    # By hand and not by a matrix product of width 2, which autocast would round to half precision: the angles reach
+    # hundreds, where half precision has no digits left.
     rates = frequencies.float()
     angles = 2.0 * math.pi * (positions[..., :1] * rates[0] + positions[..., 1:] * rates[1])
     return torch.cat([angles.sin(), angles.cos()], dim=-1)

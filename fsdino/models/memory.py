@@ -67,6 +67,7 @@ def grid_weights(masks: Tensor, size: tuple[int, int], negative: Tensor | None =
     Returns:
         Foreground and background, (B, K*h*w) float in [0, 1].
     """
+    # Shares and not a yes or no: an object smaller than a patch would otherwise have no position at all.
     fg = F.interpolate(masks.float(), size=size, mode="area").flatten(2)  # (B, K, h*w)
     if negative is None:
         return fg.flatten(1), 1.0 - fg.flatten(1)
@@ -119,5 +120,6 @@ def prototypes(tokens: Tensor, fg: Tensor, bg: Tensor) -> Tensor:
         (B, 2, C) foreground and background prototype; 0 where all weights are 0.
     """
     weights = torch.stack([fg, bg], dim=1)  # (B, 2, M)
+    # Divided first: the sum over thousands of positions would leave half precision's range.
     weights = weights / weights.sum(-1, keepdim=True).clamp_min(1e-6)
     return F.normalize(weights.to(tokens.dtype) @ tokens, dim=-1, eps=1e-5)
