@@ -183,8 +183,7 @@ class FewShotMethod(nn.Module, PyTorchModelHubMixin, ABC):
             image: as `Reference.image`, any size.
 
         Returns:
-            For one memory mask, probabilities, score and presence at the image's own size; for several a label map, in
-            which the most probable class has the pixel where masks meet.
+            At the image's own size; for several classes a label map, in which the most probable has the pixel.
 
         Raises:
             ValueError: if there is no memory.
@@ -200,7 +199,7 @@ class FewShotMethod(nn.Module, PyTorchModelHubMixin, ABC):
     @torch.no_grad()
     def segment_batch(self, memory: Any, images: Sequence[ImageLike]) -> list[Segmentation]:
         """Find the remembered object in several images of any sizes, in one pass of the network."""
-        if len(images) == 0:
+        if not images:
             return []
         arrays = [image_array(image, f"image {i}") for i, image in enumerate(images)]
         output = self.decode_query(memory, torch.stack([self._square(array) for array in arrays]))
@@ -227,8 +226,7 @@ class FewShotMethod(nn.Module, PyTorchModelHubMixin, ABC):
         """Correct what `segment` finds in one image by clicks; only methods with `takes_clicks` can.
 
         Args:
-            memory: what `remember` returned.
-            image: as `Reference.image`.
+            memory, image: as for `segment`.
             points: (N, 2) clicks as x, y in pixels of the image, all that were made so far.
             labels: N numbers, 1 for a click on the object and 0 for one off it; None: all are on it.
 

@@ -68,7 +68,7 @@ class Resize:
             (..., size, size) long; padding is 255 (ignored by losses and scores).
         """
         flat = mask.reshape(-1, 1, *mask.shape[-2:]).float()
-        # "nearest-exact" takes the pixel under the centre; torch's "nearest" is half a pixel off to the upper left.
+        # "nearest-exact" takes the pixel under the centre; torch's "nearest" is half a pixel off to the upper left
         content = F.interpolate(flat, size=self.content_size(*mask.shape[-2:]), mode="nearest-exact")
         return self._pad(content.reshape(*mask.shape[:-2], *content.shape[-2:]), float(IGNORE)).long()
 
@@ -84,7 +84,7 @@ class Resize:
         """
         if self.mode == "squash":
             return _bilinear(logits, original_size)
-        # The padding may end inside a cell of the grid, so that cropping cells would shift the mask by up to half a cell:
+        # The padding may end inside a cell of the grid, so cropping cells would shift the mask by up to half a cell:
         # each pixel's centre is looked up in the padded square instead.
         content = self.content_size(*original_size)
         rows, cols = (

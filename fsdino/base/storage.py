@@ -37,9 +37,6 @@ def fingerprint(method: Any) -> str:
 
     Args:
         method: a `FewShotMethod`. Arguments that change no memory (`silent_args`) do not count.
-
-    Returns:
-        16 hexadecimal digits.
     """
     # The threshold does not count: it changes masks, not what a memory means, and moving it must not lose memories.
     told = {key: value for key, value in (method.arguments() or {}).items() if key not in method.silent_args}
