@@ -75,10 +75,6 @@ class CocoIndex(ClassIndex):
     def images(self, class_id: int) -> list[str]:
         return list(self._images.get(class_id, []))
 
-    def all_images(self) -> list[str]:
-        """Ids of all images in the JSON, also those without a mask."""
-        return sorted(self._sizes)
-
     def load_image(self, image_id: str) -> np.ndarray:
         return read_image(self.image_dir / image_id)
 
