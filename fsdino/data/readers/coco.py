@@ -10,12 +10,16 @@ from typing import Any, Literal
 import numpy as np
 from pycocotools import mask as rle_tools
 
+from fsdino.data.catalog import TRAIN_VAL, DataSet, Published, Requirement
 from fsdino.data.class_index import ClassIndex
 from fsdino.data.files import DataSetError, existing, first_existing
 from fsdino.data.images import IGNORE, read_image
 
 Overlap = Literal["union", "painted"]
 _Instance = tuple[int, bool, Any]  # class id, crowd, segmentation as pycocotools takes it
+COCO_PHOTOGRAPHS = "coco"  # COCO 2014, COCO 2017, LVIS and PACO share photographs and their 12-digit numbers
+FETCH = "from cocodataset.org/#download"
+_ROOTS = ("COCO2014", "coco2014", "coco", "COCO", ".")
 
 
 class CocoIndex(ClassIndex):
@@ -189,19 +193,12 @@ def coco20i(root: str | Path, split: Literal["train", "val"] = "val", overlap: O
     Source: Nguyen and Todorovic, 2019 (folds as in the later literature).
     """
     annotations = f"annotations/instances_{split}2014.json"
-    base = first_existing(root, ("COCO2014", "coco2014", "coco", "COCO", "."), annotations)
+    base = first_existing(root, _ROOTS, annotations)
     return CocoIndex(base / annotations, base / f"{split}2014", "coco20i", overlap=overlap)
 
 
 def coco_folder(
-    root: str | Path,
-    annotations: str = "instances.json",
-    images: str = "images",
-    name: str = "coco",
-    min_cover: float = 0.0,
-    min_pixels: int = 0,
-    overlap: Overlap = "union",
-    num_folds: int = 4,
+    root: str | Path, annotations: str = "instances.json", images: str = "images", **options: Any
 ) -> CocoIndex:
     """Any COCO-format file with its images.
 
@@ -209,7 +206,7 @@ def coco_folder(
         root: folder that holds both, or the JSON file itself (the images are looked for beside it then).
         annotations: the JSON file, relative to the root.
         images: the folder of images, relative to the root; "." for the root itself.
-        name, min_cover, min_pixels, overlap, num_folds: as in `CocoIndex`.
+        options: further arguments of `CocoIndex`.
 
     Raises:
         DataSetError: a file is missing or damaged.
@@ -218,7 +215,7 @@ def coco_folder(
     path = base if base.is_file() else base / annotations
     folder = path.parent if base.is_file() else base
     image_dir = folder / images if (folder / images).is_dir() or not base.is_file() else folder
-    return CocoIndex(path, image_dir, name, min_cover, min_pixels, overlap, num_folds)
+    return CocoIndex(path, image_dir, **options)
 
 
 def read_json(path: Path, keys: Iterable[str]) -> dict[str, Any]:
@@ -243,3 +240,26 @@ def _compact(segmentation: Any) -> Any:
     if isinstance(segmentation, list):
         return [np.asarray(polygon, dtype=np.float64) for polygon in segmentation]
     return segmentation
+
+
+def _requirements(split: str) -> tuple[Requirement, Requirement]:
+    masks = f"annotations/instances_{split}2014.json"
+    return (
+        Requirement(f"{split}2014", f"{split} images", f"{split}2014.zip {FETCH}", _ROOTS),
+        Requirement(masks, f"{split} masks", f"annotations_trainval2014.zip {FETCH}", _ROOTS),
+    )
+
+
+DATA_SETS = (
+    DataSet(
+        "coco20i",
+        "COCO-20i (COCO 2014)",
+        coco20i,
+        roles=TRAIN_VAL,
+        requirements=(*_requirements("train"), *_requirements("val")),
+        published=Published(classes=80, fold_classes=20),
+        photographs=COCO_PHOTOGRAPHS,
+    ),
+    DataSet("coco", "a COCO-format JSON file with its images", coco_folder),
+    DataSet("coco386", "386 COCO photographs", coco_folder, options={"name": "coco386", "min_cover": 0.02}),
+)

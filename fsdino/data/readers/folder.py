@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from fsdino.data.catalog import DataSet
 from fsdino.data.class_index import ClassIndex
 from fsdino.data.files import DataSetError, existing, files_by_stem, shown
 from fsdino.data.images import IMAGE_SUFFIXES, check_mask_size, image_size, read_image, read_mask
@@ -183,3 +184,6 @@ def _insist_on_masks(images: dict[str, Path], masks: dict[str, Path], mask_dir: 
     if lacking:
         raise DataSetError(f"image '{images[lacking[0]]}' has no mask '{mask_dir / lacking[0]}.png' "
                            f"({len(lacking)} such image(s)): add the masks or remove the images.")
+
+
+DATA_SETS = (DataSet("folder", "a folder of images and masks", folder),)

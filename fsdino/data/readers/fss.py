@@ -7,12 +7,11 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Literal
 
+from fsdino.data.catalog import TRAIN_TEST, DataSet, Published, Requirement
 from fsdino.data.files import DataSetError, existing, read_names
 from fsdino.data.readers.folder import MaskFolderIndex
 
 SPLIT_FILES = {"train": "trn", "val": "val", "test": "test"}
-PUBLISHED_CLASSES = {"train": 520, "val": 240, "test": 240}
-PUBLISHED_QUERIES = 2400
 ROOTS = ("FSS-1000", "FSS-1000/data", "fewshot_data/fewshot_data", "fewshot_data", "data", ".")
 
 
@@ -83,3 +82,23 @@ def _images(folder: Path) -> dict[str, tuple[Path, Path]]:
     for _, mask in pairs.values():
         existing(mask, "the mask of an image of FSS-1000")
     return pairs
+
+
+_FETCH = "fewshot_data.zip from the FSS-1000 page (github.com/HKUSTCV/FSS-1000)"
+
+REQUIREMENTS = (
+    Requirement("*/1.jpg", "class folders", _FETCH, ROOTS),
+    Requirement("*/1.png", "masks", _FETCH, ROOTS),
+    Requirement("splits/fss/test.txt", "your own class split", "the package's table is used", optional=True),
+)
+DATA_SETS = (
+    DataSet(
+        "fss1000",
+        "FSS-1000",
+        fss1000,
+        roles=TRAIN_TEST,
+        requirements=REQUIREMENTS,
+        published=Published({"train": 520, "val": 240, "test": 240}, fold_pairs={"test": (2400,)}),
+        order="each",
+    ),
+)

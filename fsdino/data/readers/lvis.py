@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
+from fsdino.data.catalog import TRAIN_VAL, DataSet, Published, Requirement
 from fsdino.data.files import existing, first_existing
+from fsdino.data.readers import coco
 from fsdino.data.readers.coco import CocoIndex, read_json
 
 NUM_FOLDS = 10
-PUBLISHED_CLASSES = 920  # for one shot
-ROOTS = ("LVIS", "lvis", ".")
+_ROOTS = ("LVIS", "lvis", ".", "annotations", "LVIS/annotations")
+_IMAGE_ROOTS = ("LVIS", "LVIS/coco", "PACO-Part", "PACO-Part/coco", "PACO", "PACO/coco", "coco", ".")
 
 
 class LvisIndex(CocoIndex):
@@ -96,7 +98,7 @@ def lvis_files(root: str | Path, split: str) -> tuple[Path, Path]:
         DataSetError: one of them is missing.
     """
     name = f"lvis_v1_{split}.json"
-    base = first_existing(root, (*ROOTS, "annotations", "LVIS/annotations"), name)
+    base = first_existing(root, _ROOTS, name)
     return base / name, coco2017_folder(base)
 
 
@@ -110,3 +112,28 @@ def coco2017_folder(base: Path) -> Path:
         if (place / "val2017").is_dir() or (place / "train2017").is_dir():
             return place
     return existing(base / "val2017", "COCO's val2017 images").parent
+
+
+def coco2017_requirement(split: str) -> Requirement:
+    """COCO 2017's images of a split, which LVIS and PACO annotate."""
+    return Requirement(f"{split}2017", f"COCO {split} images", f"{split}2017.zip {coco.FETCH}", _IMAGE_ROOTS)
+
+
+_FETCH = "from lvisdataset.org/dataset"
+
+DATA_SETS = (
+    DataSet(
+        "lvis92i",
+        "LVIS-92i (LVIS v1)",
+        LvisIndex,
+        roles=TRAIN_VAL,
+        requirements=(
+            Requirement("lvis_v1_val.json", "val masks", f"lvis_v1_val.json.zip {_FETCH}", _ROOTS),
+            Requirement("lvis_v1_train.json", "train masks", f"lvis_v1_train.json.zip {_FETCH}", _ROOTS),
+            coco2017_requirement("train"),
+            coco2017_requirement("val"),
+        ),
+        published=Published(classes=1203, fold_classes=92, tested_classes=920),  # the last two for one shot
+        photographs=coco.COCO_PHOTOGRAPHS,
+    ),
+)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
+from fsdino.data.catalog import TRAIN_TEST, DataSet
 from fsdino.data.class_index import ClassIndex, SubsetIndex
 from fsdino.data.files import DataSetError
 from fsdino.data.readers.folder import folder
@@ -13,9 +14,12 @@ MIN_IMAGES = 6  # of a class: two to learn from, two to choose with, two to test
 
 
 def own_folder(
-    root: str | Path, split: Literal["train", "test"] = "train", test_share: float = 0.25, name: str = "own",
+    root: str | Path,
+    split: Literal["train", "test"] = "train",
+    test_share: float = 0.25,
+    name: str = "own",
     **options: Any,
-) -> ClassIndex:  # fmt: skip
+) -> ClassIndex:
     """The training or the test images of a folder, in any layout that `folder` knows.
 
     Args:
@@ -68,3 +72,6 @@ def spread_images(index: ClassIndex, share: float, least: int = 2) -> set[str]:
         if missing > 0:
             chosen.update(free[int((i + 0.5) * len(free) / missing)] for i in range(missing))
     return chosen
+
+
+DATA_SETS = (DataSet("own", "one's own folder, all classes learnt", own_folder, roles=TRAIN_TEST),)

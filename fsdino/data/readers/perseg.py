@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from fsdino.data.catalog import DataSet, Published, Requirement
 from fsdino.data.files import DataSetError, existing, files_by_stem, first_existing
 from fsdino.data.images import IMAGE_SUFFIXES, read_image
 from fsdino.data.readers.folder import MASK_SUFFIXES, MaskFolderIndex
 
-PUBLISHED_CLASSES = 40
+_ROOTS = ("PerSeg", "data", ".")
 
 
 class PersegIndex(MaskFolderIndex):
@@ -28,7 +29,7 @@ class PersegIndex(MaskFolderIndex):
     """
 
     def __init__(self, root: str | Path) -> None:
-        base = first_existing(root, ("PerSeg", "data", "."), "Annotations")
+        base = first_existing(root, _ROOTS, "Annotations")
         image_dir, files = existing(base / "Images", "PerSeg's images"), {}
         for folder in sorted(path for path in image_dir.iterdir() if path.is_dir()):
             images = files_by_stem(folder, IMAGE_SUFFIXES)
@@ -49,3 +50,20 @@ class PersegIndex(MaskFolderIndex):
 
 def _not_black(colours: np.ndarray) -> np.ndarray:
     return np.asarray((colours > 0).any(axis=-1), dtype=np.uint8)
+
+
+_FETCH = "PerSeg.zip from the PerSAM page"
+
+DATA_SETS = (
+    DataSet(
+        "perseg",
+        "PerSeg",
+        PersegIndex,
+        requirements=(
+            Requirement("Images/*", "images", _FETCH, _ROOTS),
+            Requirement("Annotations/*", "masks", _FETCH, _ROOTS),
+        ),
+        published=Published(classes=40),
+        order="first",
+    ),
+)

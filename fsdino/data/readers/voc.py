@@ -7,6 +7,7 @@ from typing import Literal
 
 import numpy as np
 
+from fsdino.data.catalog import TRAIN_VAL, DataSet, Published, Requirement
 from fsdino.data.files import DataSetError, existing, files_by_stem, first_existing, read_names
 from fsdino.data.images import read_labels
 from fsdino.data.readers.label_maps import LabelMapIndex
@@ -17,7 +18,6 @@ CLASSES = (
 )  # fmt: skip
 FOLDS = tuple(tuple(range(5 * fold + 1, 5 * fold + 6)) for fold in range(4))
 MIN_PIXELS = 2 * 32 * 32  # smaller objects were left out when the benchmark was made
-PUBLISHED_PAIRS = {"train": (2286, 3425, 5883, 2086), "val": (346, 451, 725, 346)}  # (image, class) pairs per fold
 ROOTS = ("VOCdevkit/VOC2012", "VOC2012", ".")
 
 
@@ -129,3 +129,32 @@ def read_mat(path: Path, **options: bool) -> dict[str, np.ndarray]:
         return loadmat(str(path), **options)
     except Exception as error:  # scipy raises a dozen kinds for damaged files
         raise DataSetError(f"'{path}' cannot be read ({error}): download it again.") from error
+
+
+_VOC = "VOCtrainval_11-May-2012.tar from host.robots.ox.ac.uk/pascal/VOC/voc2012"
+_SBD = (
+    "needed for the published counts: SegmentationClassAug (VOC and SBD masks as PNG), or SBD's benchmark.tgz, "
+    "unpacked beside it"
+)
+_LISTS = "splits/pascal/val/fold0.txt"
+
+DATA_SETS = (
+    DataSet(
+        "pascal5i",
+        "PASCAL-5i (VOC 2012 + SBD)",
+        VocIndex,
+        roles=TRAIN_VAL,
+        requirements=(
+            Requirement("JPEGImages", "images", _VOC, ROOTS),
+            Requirement("ImageSets/Segmentation/val.txt", "list of val images", _VOC, ROOTS),
+            Requirement("SegmentationClass*", "masks", _VOC, ROOTS),
+            Requirement("SegmentationClassAug", "masks of VOC and SBD", _SBD, ROOTS, optional=True),
+            Requirement(_LISTS, "published lists of pairs", "derived from the masks if missing", optional=True),
+        ),
+        published=Published(
+            classes=20,
+            fold_classes=5,
+            fold_pairs={"train": (2286, 3425, 5883, 2086), "val": (346, 451, 725, 346)},
+        ),
+    ),
+)
