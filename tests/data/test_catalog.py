@@ -6,7 +6,8 @@ import sys
 import pytest
 
 from fsdino.data.catalog import DataSet, data_set, data_sets, open_data_set
-from tests.data.trees import TREES, MemoryIndex
+from tests.data.small import MemoryIndex
+from tests.data.trees import TREES
 
 
 def test_every_reader_is_found_by_the_name_in_its_own_file():

@@ -6,7 +6,8 @@ import pytest
 
 from fsdino.cli import main
 from fsdino.data.check import check_data_set
-from tests.data.trees import TREES, coco_tree, photo
+from tests.data.small import photo
+from tests.data.trees import TREES, coco_tree
 
 
 @pytest.mark.parametrize("name", TREES)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fsdino.metrics.davis import boundary_f, davis_score, outline
-from tests.data.trees import block
+from tests.data.small import block
 
 
 def test_outline_of_a_square():

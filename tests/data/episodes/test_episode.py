@@ -10,7 +10,7 @@ from fsdino.data.class_index import SubsetIndex
 from fsdino.data.episodes.episode import EpisodeData, TrainEpisodes, collate_episodes
 from fsdino.data.episodes.episode_list import EpisodeList, EpisodeSpec
 from fsdino.data.transforms import JointAugment
-from tests.data.trees import MemoryIndex
+from tests.data.small import MemoryIndex
 
 
 def _same(a: dict, b: dict) -> bool:

@@ -5,7 +5,7 @@ import pytest
 
 from fsdino.data.episodes.filters import PFENET_MIN_PIXELS, novel_as_ignore, training_view
 from fsdino.data.episodes.protocols import PROTOCOLS, protocol
-from tests.data.trees import MemoryIndex
+from tests.data.small import MemoryIndex
 
 
 class _Large(MemoryIndex):

@@ -7,18 +7,8 @@ import pytest
 
 from fsdino.data.files import DataSetError
 from fsdino.data.readers.coco import CocoIndex, coco20i, coco_folder
-from tests.data.trees import (
-    HEIGHT,
-    WIDTH,
-    block,
-    coco2014_tree,
-    coco_tree,
-    instance,
-    photo,
-    rle,
-    square,
-    write_json,
-)  # fmt: skip
+from tests.data.small import HEIGHT, WIDTH, block, instance, photo, rle, square, write_json
+from tests.data.trees import coco2014_tree, coco_tree
 
 
 def _one(root, *annotations, **kwargs) -> CocoIndex:

@@ -19,6 +19,7 @@ from fsdino.data.readers.pascal_part import PascalPartIndex
 from fsdino.data.readers.perseg import PersegIndex
 from fsdino.data.readers.voc import VocIndex, read_mat
 from tests.data import trees
+from tests.data.small import block, labels, rle, shared_data, square, text, write_json
 
 
 @pytest.mark.parametrize("name", trees.TREES)
@@ -64,11 +65,11 @@ class TestPascal:
         for fold in range(4):
             lines = [f"2007_{c:03d}002__{c:02d}" for c in range(5 * fold + 1, 5 * fold + 6)]
             lines += ["2007_002002__01"] if fold == 0 else []
-            trees.text(root / f"splits/pascal/val/fold{fold}.txt", "\n".join(lines))
+            text(root / f"splits/pascal/val/fold{fold}.txt", "\n".join(lines))
         index = VocIndex(root, "val")
         assert index.images(1) == ["2007_001002", "2007_002002"] and index.images(20) == ["2007_020002"]
         assert index.object_pixels("2007_002002", 1) == 160
-        trees.text(root / "splits/pascal/val/fold3.txt", "2007_001002__21")
+        text(root / "splits/pascal/val/fold3.txt", "2007_001002__21")
         with pytest.raises(DataSetError, match=r"line '2007_001002__21' of '.*fold3\.txt' is not '<image>__<class"):
             VocIndex(root, "val")
 
@@ -110,7 +111,7 @@ class TestPascal:
         (base / "SegmentationClassAug").rename(base / "gone")
         with pytest.raises(DataSetError, match="has neither SegmentationClassAug nor SegmentationClass: unpack"):
             VocIndex(root, "val")
-        trees.text(base / "ImageSets/Segmentation/val.txt", "\n")
+        text(base / "ImageSets/Segmentation/val.txt", "\n")
         (base / "gone").rename(base / "SegmentationClass")
         with pytest.raises(DataSetError, match=r"list '.*val\.txt' is empty: copy or download it again"):
             VocIndex(root, "val")
@@ -123,7 +124,7 @@ class TestFss:
         assert len({name for classes in split.values() for name in classes}) == 1000
 
     def test_the_package_s_table_is_the_given_one(self):
-        folder = trees.shared_data("splits/fss")
+        folder = shared_data("splits/fss")
         for split, name in {"train": "trn", "val": "val", "test": "test"}.items():
             assert class_split()[split] == sorted((folder / f"{name}.txt").read_text().split())
 
@@ -213,10 +214,10 @@ class TestParts:
         root = trees.pascal_part_tree(tmp_path)
         names = ["dog:ear", "bottle:cap", "person:hair", "car:wheel"]
         for fold, name in enumerate(names):
-            trees.text(root / f"splits/pascal-part/fold{fold}.txt", name)
+            text(root / f"splits/pascal-part/fold{fold}.txt", name)
         index = PascalPartIndex(root, "val")
         assert [index.class_names[fold[0]] for fold in index.folds] == names
-        trees.text(root / "splits/pascal-part/fold3.txt", "car:ear")
+        text(root / "splits/pascal-part/fold3.txt", "car:ear")
         with pytest.raises(DataSetError, match="names part 'car:ear', which is none; names are such as 'dog:ear'"):
             PascalPartIndex(root, "val")
 
@@ -239,7 +240,7 @@ class TestParts:
         assert PacoPartIndex(tmp_path, "train").folds == index.folds
         image = index.images(102)[0]
         assert image == "val2017/000000000001.jpg@10" and index.load_image(image).shape == (50, 50, 3)
-        assert (index.load_mask(image, 102) == trees.block(1, 16, 20, 6)[10:60, 10:60]).all()
+        assert (index.load_mask(image, 102) == block(1, 16, 20, 6)[10:60, 10:60]).all()
         assert (index.load_mask(image, 108) == 0).all()
         with pytest.raises(DataSetError, match=r"has no crop 'val2017/1\.jpg@3'"):
             index.load_image("val2017/1.jpg@3")
@@ -247,9 +248,9 @@ class TestParts:
     def test_paco_parts_as_polygons_and_plain_rle(self, tmp_path):
         path = trees.paco_tree(tmp_path) / "PACO-Part/annotations/paco_lvis_v1_test.json"
         raw = json.loads(path.read_text())
-        raw["annotations"][1]["segmentation"] = [trees.square(20, 16, 6)]
-        raw["annotations"][2]["segmentation"] = trees.rle(trees.block(1, 16, 20, 6), compressed=False)
-        trees.write_json(path, raw)
+        raw["annotations"][1]["segmentation"] = [square(20, 16, 6)]
+        raw["annotations"][2]["segmentation"] = rle(block(1, 16, 20, 6), compressed=False)
+        write_json(path, raw)
         index = PacoPartIndex(tmp_path, "test")
         image = index.images(101)[0]
         assert (index.load_mask(image, 101) == index.load_mask(image, 102)).all()
@@ -261,7 +262,7 @@ class TestParts:
         path = trees.paco_tree(tmp_path) / "PACO-Part/annotations/paco_lvis_v1_test.json"
         raw = json.loads(path.read_text())
         raw["annotations"][1][key] = 77
-        trees.write_json(path, raw)
+        write_json(path, raw)
         with pytest.raises(DataSetError, match=f"annotation 100 in '.*test.json' {words}: download PACO's annotations"):
             PacoPartIndex(tmp_path, "test")
 
@@ -270,14 +271,14 @@ class TestPerseg:
     def test_first_image_is_the_reference(self, tmp_path):
         index = PersegIndex(trees.perseg_tree(tmp_path))
         assert index.class_names == {0: "backpack", 1: "toy"} and index.folds == [[0, 1]]
-        assert (index.load_mask("toy/01", 1) == trees.block(1)).all()
+        assert (index.load_mask("toy/01", 1) == block(1)).all()
         episodes = PROTOCOLS["fsdino"].draw(index, 0)
         assert {e.support for e in episodes} == {("backpack/00",), ("toy/00",)} and len(episodes) == 4
 
     def test_grey_and_palette_masks_too(self, tmp_path):
         root = trees.perseg_tree(tmp_path)
-        trees.labels(root / "PerSeg/Annotations/toy/01.png", 255 * trees.block(1))
-        trees.labels(root / "PerSeg/Annotations/toy/02.png", trees.block(1))
+        labels(root / "PerSeg/Annotations/toy/01.png", 255 * block(1))
+        labels(root / "PerSeg/Annotations/toy/02.png", block(1))
         index = PersegIndex(root)
         assert index.object_pixels("toy/01", 1) == index.object_pixels("toy/02", 1) == 2500
 
