@@ -205,6 +205,15 @@ def label_folder_tree(root: Path, num_classes: int = 4) -> Path:
     return root
 
 
+def chest_xray_tree(root: Path) -> Path:
+    """Three X-rays with masks, one of Montgomery's, whose mask has another name, and one without a mask."""
+    for k in range(5):
+        photo(root / f"LungSegmentation/CXR_png/CXR_{k}.png", value=30 * k)
+    for k, ending in enumerate(("_mask", "_mask", "_mask", "")):
+        labels(root / f"LungSegmentation/masks/CXR_{k}{ending}.png", 255 * block(1))
+    return root
+
+
 TREES = {
     "pascal5i": voc_tree,
     "coco20i": coco2014_tree,
@@ -216,4 +225,5 @@ TREES = {
     "davis2017": davis_tree,
     "perseg": perseg_tree,
     "folder": mask_folder_tree,
+    "chest-xray": chest_xray_tree,
 }

@@ -1,0 +1,22 @@
+"""The readers of other domains: X-rays, skin, satellite and underwater images."""
+
+import pytest
+
+from fsdino.data.catalog import open_data_set
+from fsdino.data.files import DataSetError
+from tests.data import trees
+
+
+def test_only_masks_of_the_benchmarks_name_count(tmp_path):
+    root = trees.chest_xray_tree(tmp_path)
+    index = open_data_set("chest-xray", root / "LungSegmentation")
+    assert index.class_names == {0: "lung"} and index.folds == [[0]]
+    assert index.images(0) == ["lung/CXR_0", "lung/CXR_1", "lung/CXR_2"]
+    assert index.load_mask("lung/CXR_1", 0).sum() == 2500
+    (root / "LungSegmentation/CXR_png/CXR_2.png").unlink()
+    with pytest.raises(DataSetError, match=r"CXR_2\.png' \(the X-ray of a mask\) does not exist"):
+        open_data_set("chest-xray", root)
+    for mask in (root / "LungSegmentation/masks").glob("*_mask.png"):
+        mask.unlink()
+    with pytest.raises(DataSetError, match=r"masks' has no file called '<image>_mask\.png': unpack the archive again"):
+        open_data_set("chest-xray", root)
