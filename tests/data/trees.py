@@ -226,4 +226,5 @@ TREES = {
     "perseg": perseg_tree,
     "folder": mask_folder_tree,
     "chest-xray": chest_xray_tree,
+    "fss1000-cd": fss_tree,
 }

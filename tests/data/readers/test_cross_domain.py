@@ -3,6 +3,7 @@
 import pytest
 
 from fsdino.data.catalog import open_data_set
+from fsdino.data.episodes.protocols import PROTOCOLS
 from fsdino.data.files import DataSetError
 from tests.data import trees
 
@@ -20,3 +21,12 @@ def test_only_masks_of_the_benchmarks_name_count(tmp_path):
         mask.unlink()
     with pytest.raises(DataSetError, match=r"masks' has no file called '<image>_mask\.png': unpack the archive again"):
         open_data_set("chest-xray", root)
+
+
+def test_each_test_image_of_fss_is_a_query_once_and_none_is_trained_on(tmp_path):
+    index = open_data_set("fss1000-cd", trees.fss_tree(tmp_path))
+    assert list(index.class_names.values()) == ["cat", "dog"] and index.base_classes(0) == []
+    episodes = PROTOCOLS["hsnet"].draw(index, 0)
+    assert len(episodes) == len({episode.query for episode in episodes}) == 20
+    with pytest.raises(ValueError, match="data set 'fss1000-cd' is there to test on, not to train on"):
+        open_data_set("fss1000-cd", tmp_path, "train")
