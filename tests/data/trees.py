@@ -214,6 +214,14 @@ def chest_xray_tree(root: Path) -> Path:
     return root
 
 
+def isic_tree(root: Path) -> Path:
+    for k in range(9):
+        photo(root / f"ISIC/ISIC2018_Task1-2_Training_Input/{1 + k % 3}/ISIC_{k:07d}.jpg", value=20 * k)
+        labels(root / f"ISIC/ISIC2018_Task1_Training_GroundTruth/ISIC_{k:07d}_segmentation.png", 255 * block(1))
+    text(root / "ISIC/ISIC2018_Task1-2_Training_Input/1/LICENSE.txt", "CC-0")
+    return root
+
+
 TREES = {
     "pascal5i": voc_tree,
     "coco20i": coco2014_tree,
@@ -227,4 +235,5 @@ TREES = {
     "folder": mask_folder_tree,
     "chest-xray": chest_xray_tree,
     "fss1000-cd": fss_tree,
+    "isic": isic_tree,
 }

@@ -30,3 +30,19 @@ def test_each_test_image_of_fss_is_a_query_once_and_none_is_trained_on(tmp_path)
     assert len(episodes) == len({episode.query for episode in episodes}) == 20
     with pytest.raises(ValueError, match="data set 'fss1000-cd' is there to test on, not to train on"):
         open_data_set("fss1000-cd", tmp_path, "train")
+
+
+def test_lesions_by_kind(tmp_path):
+    root = trees.isic_tree(tmp_path)
+    index = open_data_set("isic", root)
+    assert index.class_names == {0: "1", 1: "2", 2: "3"} and index.folds == [[0, 1, 2]]
+    assert index.images(1) == ["2/ISIC_0000001", "2/ISIC_0000004", "2/ISIC_0000007"]
+    assert index.classes_in("2/ISIC_0000004") == {1} and index.load_mask("2/ISIC_0000004", 1).sum() == 2500
+    (root / "ISIC/ISIC2018_Task1_Training_GroundTruth/ISIC_0000004_segmentation.png").unlink()
+    with pytest.raises(DataSetError, match=r"ISIC_0000004_segmentation\.png' \(the mask of an image\) does not exist"):
+        open_data_set("isic", root)
+    images = root / "ISIC/ISIC2018_Task1-2_Training_Input"
+    for image in images.rglob("*.jpg"):
+        image.rename(images / image.name)
+    with pytest.raises(DataSetError, match=r"Training_Input' has no class folder with \.jpg images: they are to be sort"):
+        open_data_set("isic", root)
