@@ -222,6 +222,16 @@ def isic_tree(root: Path) -> Path:
     return root
 
 
+def deepglobe_tree(root: Path) -> Path:
+    """Two tiles of each class alone, and one that shows classes 1 and 2."""
+    for c in range(1, 7):
+        for k in range(3 if c < 3 else 2):
+            tile = "10_sat_55" if k == 2 else f"{c}_sat_0{k}"
+            photo(root / f"Deepglobe/{c}/test/origin/{tile}.jpg", value=20 * c)
+            labels(root / f"Deepglobe/{c}/test/groundtruth/{tile}.png", 255 * block(1, left=8 * c))
+    return root
+
+
 TREES = {
     "pascal5i": voc_tree,
     "coco20i": coco2014_tree,
@@ -236,4 +246,5 @@ TREES = {
     "chest-xray": chest_xray_tree,
     "fss1000-cd": fss_tree,
     "isic": isic_tree,
+    "deepglobe": deepglobe_tree,
 }

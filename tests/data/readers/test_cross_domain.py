@@ -6,6 +6,7 @@ from fsdino.data.catalog import open_data_set
 from fsdino.data.episodes.protocols import PROTOCOLS
 from fsdino.data.files import DataSetError
 from tests.data import trees
+from tests.data.small import block
 
 
 def test_only_masks_of_the_benchmarks_name_count(tmp_path):
@@ -46,3 +47,20 @@ def test_lesions_by_kind(tmp_path):
         image.rename(images / image.name)
     with pytest.raises(DataSetError, match=r"Training_Input' has no class folder with \.jpg images: they are to be sort"):
         open_data_set("isic", root)
+
+
+def test_a_tile_of_two_classes_is_one_image(tmp_path):
+    root = trees.deepglobe_tree(tmp_path)
+    index = open_data_set("deepglobe", root)
+    assert index.folds == [[1, 2, 3, 4, 5, 6]] and index.class_names[5] == "water" and len(index.all_images()) == 13
+    assert index.classes_in("10_sat_55") == {1, 2} and index.images(1)[0] == index.images(2)[0] == "10_sat_55"
+    assert (index.load_mask("10_sat_55", 2) == block(1, left=16)).all() and not index.load_mask("10_sat_55", 3).any()
+    with pytest.raises(DataSetError, match="data set 'deepglobe' has no image '10_sat_56'"):
+        index.load_image("10_sat_56")
+    (root / "Deepglobe/6/test/groundtruth/6_sat_01.png").unlink()
+    with pytest.raises(DataSetError, match=r"6_sat_01\.jpg' has no mask '.*6_sat_01\.png': unpack the archive again"):
+        open_data_set("deepglobe", root)
+    for image in root.rglob("*.jpg"):
+        image.unlink()
+    with pytest.raises(DataSetError, match=r"Deepglobe' has no \.jpg tile in '<class>/test/origin': unpack"):
+        open_data_set("deepglobe", root)
