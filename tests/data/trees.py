@@ -232,6 +232,19 @@ def deepglobe_tree(root: Path) -> Path:
     return root
 
 
+def suim_tree(root: Path) -> Path:
+    """A diver, a fish, the sea-floor: blue, yellow and white, two images each, with colours that are not quite pure."""
+    for folder in ("train_val", "TEST"):
+        for k in range(6):
+            photo(root / f"SUIM/{folder}/images/d_r_{k}_.jpg", value=30 * k)
+            colours = np.full((HEIGHT, WIDTH, 3), 9, np.uint8)
+            colours[block(1) == 1] = ((3, 0, 250), (255, 246, 0), (255, 255, 255))[k % 3]
+            path = root / f"SUIM/{folder}/masks/d_r_{k}_.bmp"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(colours).save(path)
+    return root
+
+
 TREES = {
     "pascal5i": voc_tree,
     "coco20i": coco2014_tree,
@@ -247,4 +260,5 @@ TREES = {
     "fss1000-cd": fss_tree,
     "isic": isic_tree,
     "deepglobe": deepglobe_tree,
+    "suim": suim_tree,
 }

@@ -64,3 +64,17 @@ def test_a_tile_of_two_classes_is_one_image(tmp_path):
         image.unlink()
     with pytest.raises(DataSetError, match=r"Deepglobe' has no \.jpg tile in '<class>/test/origin': unpack"):
         open_data_set("deepglobe", root)
+
+
+def test_colours_of_underwater_masks_are_classes(tmp_path):
+    root = trees.suim_tree(tmp_path)
+    index = open_data_set("suim", root, "train")
+    shown = {index.class_names[c]: index.images(c) for c in index.class_names if index.images(c)}
+    assert shown == {"human diver": ["d_r_0_", "d_r_3_"], "fish": ["d_r_1_", "d_r_4_"], "sea-floor": ["d_r_2_", "d_r_5_"]}
+    assert (index.load_mask("d_r_1_", 6) == block(1)).all() and not index.load_mask("d_r_1_", 7).any()
+    assert open_data_set("suim", root, min_pixels=2500).images(1) == ["d_r_0_", "d_r_3_"]
+    with pytest.raises(ValueError, match="unknown split 'val' of SUIM; use 'train' or 'test'"):
+        open_data_set("suim", root, split="val")
+    (root / "SUIM/TEST/masks/d_r_1_.bmp").unlink()
+    with pytest.raises(DataSetError, match=r"d_r_1_\.jpg' has no mask '.*d_r_1_\.bmp' \(1 such image\(s\)\): unpack SUIM"):
+        open_data_set("suim", root)
