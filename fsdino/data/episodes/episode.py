@@ -4,24 +4,18 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from fsdino.data.class_index import ClassIndex, CombinedIndex, SubsetIndex
-from fsdino.data.episodes.episode_list import EpisodeList, EpisodeSpec
-from fsdino.data.images import IGNORE, check_mask_size
-
-if TYPE_CHECKING:
-    from fsdino.base.resize import Resize
-
-__all__ = [
-    "ClassIndex", "CombinedIndex", "EpisodeData", "EpisodeList", "EpisodeSpec", "SubsetIndex", "TrainEpisodes",
-    "collate_episodes",
-]  # fmt: skip
+from fsdino.base.image import IGNORE
+from fsdino.base.resize import Resize
+from fsdino.data.class_index import ClassIndex
+from fsdino.data.episodes.episode_list import EpisodeList
+from fsdino.data.images import check_mask_size
 
 Transform = Callable[[np.ndarray, np.ndarray, np.random.Generator], tuple[np.ndarray, np.ndarray]]
 _MAX_TRIES = 50  # draws of an image before an impossible request is reported
@@ -34,11 +28,11 @@ class EpisodeData(Dataset[dict[str, Any]]):
     Args:
         index: data set that holds the images.
         episodes: what to load.
-        resize: square side S in pixels, or the method's own `Resize`.
+        resize: the method's way to its square of side S.
     """
 
-    def __init__(self, index: ClassIndex, episodes: EpisodeList, resize: Resize | int) -> None:
-        self.index, self.episodes, self.resize = index, episodes, _as_resize(resize)
+    def __init__(self, index: ClassIndex, episodes: EpisodeList, resize: Resize) -> None:
+        self.index, self.episodes, self.resize = index, episodes, resize
 
     def __len__(self) -> int:
         return len(self.episodes)
@@ -86,7 +80,7 @@ class TrainEpisodes(Dataset[dict[str, Any]]):
     Args:
         index: data set of training images.
         classes: class ids to train on; those with fewer than K + 1 images are left out.
-        resize: square side S in pixels, or the method's own `Resize`.
+        resize: the method's way to its square of side S.
         shots: references per episode (K).
         length: episodes per epoch.
         seed: seed of all draws.
@@ -104,7 +98,7 @@ class TrainEpisodes(Dataset[dict[str, Any]]):
         self,
         index: ClassIndex,
         classes: Sequence[int],
-        resize: Resize | int,
+        resize: Resize,
         shots: int = 1,
         length: int = 1000,
         seed: int = 0,
@@ -114,7 +108,7 @@ class TrainEpisodes(Dataset[dict[str, Any]]):
         transform: Transform | None = None,
         class_weights: Mapping[int, float] | None = None,
     ) -> None:
-        self.index, self.resize = index, _as_resize(resize)
+        self.index, self.resize = index, resize
         self.shots, self.length, self.seed, self.epoch = shots, length, seed, epoch
         self.ignore_classes, self.absent_prob, self.transform = frozenset(ignore_classes), absent_prob, transform
         self.images = {c: found for c in classes if len(found := index.images(c)) > shots}
@@ -252,11 +246,3 @@ def _tensors(
         "support_images": torch.stack([resize.image(image_tensor(support)) for support, _ in supports]),
         "support_masks": torch.stack(soft),
     }
-
-
-def _as_resize(resize: Resize | int) -> Resize:
-    if not isinstance(resize, int):
-        return resize
-    from fsdino.base.resize import Resize as SquareResize
-
-    return SquareResize(resize)

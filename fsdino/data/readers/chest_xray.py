@@ -9,7 +9,7 @@ from fsdino.data.files import DataSetError, existing, files_by_stem, first_exist
 from fsdino.data.readers.folder import MaskFolderIndex
 
 _ROOTS = ("LungSegmentation", "Lung Segmentation", "data/Lung Segmentation", ".")
-_FETCH = "the archive 'Chest Xray Masks and Labels' from kaggle.com/datasets/nikhilpandey360/chest-xray-masks-and-labels"
+_FETCH = "kaggle.com/datasets/nikhilpandey360/chest-xray-masks-and-labels"
 
 
 def chest_xray(root: str | Path) -> MaskFolderIndex:

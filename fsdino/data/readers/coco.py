@@ -10,10 +10,11 @@ from typing import Any, Literal
 import numpy as np
 from pycocotools import mask as rle_tools
 
+from fsdino.base.image import IGNORE
 from fsdino.data.catalog import TRAIN_VAL, DataSet, Published, Requirement
 from fsdino.data.class_index import ClassIndex
 from fsdino.data.files import DataSetError, existing, first_existing
-from fsdino.data.images import IGNORE, read_image
+from fsdino.data.images import read_image
 
 Overlap = Literal["union", "painted"]
 _Instance = tuple[int, bool, Any]  # class id, crowd, segmentation as pycocotools takes it

@@ -7,10 +7,11 @@ from typing import Literal
 
 import numpy as np
 
+from fsdino.base.image import IGNORE
 from fsdino.data.catalog import TRAIN_VAL, DataSet, Published, Requirement
 from fsdino.data.class_index import ClassIndex
 from fsdino.data.files import DataSetError, existing, first_existing, read_names
-from fsdino.data.images import IGNORE, check_mask_size, image_size, read_image, read_labels
+from fsdino.data.images import check_mask_size, image_size, read_image, read_labels
 
 _ROOTS = ("DAVIS", "DAVIS-data/DAVIS", ".")
 

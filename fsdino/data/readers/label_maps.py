@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
+from fsdino.base.image import IGNORE
 from fsdino.data.class_index import ClassIndex
 from fsdino.data.files import DataSetError
-from fsdino.data.images import IGNORE, read_image, read_labels
+from fsdino.data.images import read_image, read_labels
 
 
 class LabelMapIndex(ClassIndex):

@@ -22,8 +22,7 @@ _FETCH = "the SUIM archive from irvlab.cs.umn.edu/resources/suim-dataset"
 class SuimIndex(LabelMapIndex):
     """SUIM with its seven object classes; black, the water, is background.
 
-    All classes are novel in fold 0. Lines of work that test on SUIM differ in which classes they take, and no list of
-    theirs is known to us; leave classes out where you compare with one of them.
+    All classes are novel in fold 0. Works that test on SUIM may take fewer of them; this list is the official one.
 
     Args:
         root: folder with `train_val/images`, `train_val/masks`, `TEST/images` and `TEST/masks` (`.bmp`), or one holding

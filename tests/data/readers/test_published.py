@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fsdino.base.resize import Resize
 from fsdino.data.catalog import data_set, open_data_set
 from fsdino.data.episodes.episode import EpisodeData
 from fsdino.data.episodes.protocols import PROTOCOLS
@@ -37,7 +38,7 @@ def test_every_benchmark_gives_episodes(tmp_path, name):
     index = open_data_set(name, root, "test")
     episodes = PROTOCOLS["fsdino"].draw(index, 0, num_episodes=6, skip_rare=True)
     episodes.verify(index)
-    items = EpisodeData(index, episodes, 28)
+    items = EpisodeData(index, episodes, Resize(28))
     for i in range(min(6, len(items))):
         assert (items[i]["query_mask_original"] == 1).any() and items[i]["support_masks"].max() > 0
 
