@@ -77,9 +77,6 @@ def check_data_set(name: str, root: str | Path | None = None, num_samples: int =
 
     Returns:
         The report; print it.
-
-    Raises:
-        ValueError: there is no such data set, or no root was given.
     """
     entry = data_set(name)
     entry.insist_on_root(root)

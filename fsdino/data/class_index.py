@@ -57,11 +57,7 @@ class ClassIndex(ABC):
         return self._all_images
 
     def novel_classes(self, fold: int) -> list[int]:
-        """Class ids held out in a fold.
-
-        Raises:
-            ValueError: there is no such fold.
-        """
+        """Class ids held out in a fold."""
         if not 0 <= fold < len(self.folds):
             raise ValueError(f"data set '{self.name}' has folds 0 to {len(self.folds) - 1}, got fold {fold}.")
         return list(self.folds[fold])
@@ -130,9 +126,6 @@ class CombinedIndex(ClassIndex):
 
     Attributes:
         class_ids: per member, its class id -> class id here.
-
-    Raises:
-        ValueError: no member was given.
     """
 
     def __init__(self, members: Sequence[ClassIndex], name: str = "combined") -> None:

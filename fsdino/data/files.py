@@ -16,9 +16,6 @@ def existing(path: str | Path, what: str) -> Path:
     Args:
         path: the file or folder.
         what: what it is, for the message.
-
-    Raises:
-        DataSetError: it is not there; the message names the deepest folder that is.
     """
     found = Path(path)
     if not found.exists():
@@ -35,9 +32,6 @@ def first_existing(root: str | Path, folders: Sequence[str], marker: str) -> Pat
         root: folder given by the user.
         folders: candidates relative to it, "." for itself.
         marker: what must lie in it.
-
-    Raises:
-        DataSetError: the root is missing, or none of the candidates has the marker.
     """
     base = existing(root, "the data set's root")
     for folder in folders:
@@ -49,11 +43,7 @@ def first_existing(root: str | Path, folders: Sequence[str], marker: str) -> Pat
 
 
 def read_names(path: str | Path) -> list[str]:
-    """Lines of a text file, without empty ones.
-
-    Raises:
-        DataSetError: the file is missing or empty.
-    """
+    """Lines of a text file, without empty ones."""
     names = [line.strip() for line in existing(path, "a list of names").read_text(encoding="utf-8").splitlines()]
     names = [name for name in names if name]
     if not names:
@@ -67,11 +57,7 @@ def shown(folder: Path) -> list[Path]:
 
 
 def files_by_stem(folder: Path, suffixes: Iterable[str]) -> dict[str, Path]:
-    """Files of a folder by name without suffix, sorted; hidden ones (`._0.jpg`) do not count.
-
-    Raises:
-        DataSetError: two files differ in their suffix only.
-    """
+    """Files of a folder by name without suffix, sorted; hidden ones (`._0.jpg`) do not count."""
     wanted = tuple(suffixes)
     found: dict[str, Path] = {}
     for path in shown(folder):

@@ -22,10 +22,6 @@ def read_image(path: str | Path) -> np.ndarray:
 
     Returns:
         (H, W, 3) uint8.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is no image, or is cut short.
     """
     with _opened(path) as image:
         return to_rgb(image)
@@ -40,10 +36,6 @@ def read_labels(path: str | Path) -> np.ndarray:
 
     Returns:
         (H, W) int64.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is no image, is cut short, or is a colour image with differing channels.
     """
     with _opened(path) as image:
         values = np.asarray(image)
@@ -67,10 +59,6 @@ def read_mask(path: str | Path, threshold: int = 128) -> np.ndarray:
 
     Returns:
         (H, W) uint8 in {0, 1}, or {0, 1, 255} from labels.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is no image, or is cut short.
     """
     with _opened(path) as image:
         return to_mask(image, threshold)
@@ -83,9 +71,6 @@ def check_mask_size(mask: np.ndarray, image_size: tuple[int, int], mask_path: st
         mask: (H, W) array.
         image_size: (H, W) of the image.
         mask_path: file named in the message.
-
-    Raises:
-        ValueError: the sizes differ.
     """
     if mask.shape[:2] != tuple(image_size):
         raise ValueError(
@@ -95,12 +80,7 @@ def check_mask_size(mask: np.ndarray, image_size: tuple[int, int], mask_path: st
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
-    """Read an image's (H, W) from its header, after EXIF orientation.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is no image.
-    """
+    """Read an image's (H, W) from its header, after EXIF orientation."""
     try:
         with Image.open(_existing(path)) as image:
             width, height = image.size

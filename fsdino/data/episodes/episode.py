@@ -44,9 +44,6 @@ class EpisodeData(Dataset[dict[str, Any]]):
             `query_image` (3, S, S) float in [0, 1]; `query_mask` (S, S) long and `query_mask_original` (H, W) long at
             the image's own size, both {0, 1, 255 = ignore}; `support_images` (K, 3, S, S); `support_masks` (K, S, S)
             float in [0, 1]; `class_id`; `episode_index`; `query_id`; `support_ids`.
-
-        Raises:
-            ValueError: a support has no object pixel, or a mask does not have its image's size.
         """
         spec = self.episodes.episodes[i]
         image, mask = _load(self.index, spec.query, spec.class_id)
@@ -89,9 +86,6 @@ class TrainEpisodes(Dataset[dict[str, Any]]):
         absent_prob: share in [0, 1] of episodes whose query does not show the class (its mask is 0 or 255).
         transform: joint augmentation of (image, mask, generator), e.g. `JointAugment`.
         class_weights: class -> how often it is drawn, relative to the others; None draws all equally often.
-
-    Raises:
-        ValueError: no class has enough images, or a class no weight.
     """
 
     def __init__(
@@ -145,9 +139,6 @@ class TrainEpisodes(Dataset[dict[str, Any]]):
         Returns:
             As `EpisodeData`, without `query_mask_original`, and `support_truths` (K, S, S) uint8 {0, 1, 255 = ignore},
             for methods that are also asked to find the references' objects.
-
-        Raises:
-            ValueError: no class drawn has usable images.
         """
         rng = np.random.default_rng(np.random.SeedSequence([self.seed, self.epoch, i]))
         for _ in range(_MAX_CLASSES - 1):

@@ -120,9 +120,6 @@ class EpisodeList:
 
         Returns:
             The list; equal arguments give an equal list on every machine.
-
-        Raises:
-            ValueError: no such fold, fewer than one shot, or a class has too few images.
         """
         if shots < 1:
             raise ValueError(f"episodes need at least 1 shot, got {shots}.")
@@ -165,10 +162,6 @@ class EpisodeList:
         Args:
             path: the JSON file.
             dataset: name for a list that does not say its own.
-
-        Raises:
-            FileNotFoundError: there is no such file.
-            ValueError: it is no episode list, or its content does not match its hash.
         """
         file = Path(path)
         if not file.is_file():
@@ -197,10 +190,6 @@ class EpisodeList:
 
         Args:
             index: data set of test images.
-
-        Raises:
-            ValueError: a class is not of this fold, an image is missing or does not count for its class, the query is
-                among the supports, or the number of supports is wrong; the message names the first such episode.
         """
         novel = set(index.novel_classes(self.fold))
         known = {class_id: set(index.images(class_id)) for class_id in novel}

@@ -25,9 +25,6 @@ def training_view(index: ClassIndex, fold: int, rule: TrainFilter = "none") -> C
 
     Returns:
         A data set of the same classes in which novel classes have no image.
-
-    Raises:
-        ValueError: no such rule or fold.
     """
     base, novel = index.base_classes(fold), set(index.novel_classes(fold))
     if rule in ("none", "hsnet"):

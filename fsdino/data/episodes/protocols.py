@@ -62,9 +62,6 @@ class Protocol:
             num_episodes: in place of the protocol's number.
             seed: in place of the protocol's seed.
             skip_rare: leave out classes with too few images instead of refusing.
-
-        Raises:
-            ValueError: as `EpisodeList.draw`.
         """
         described = data_sets().get(index.name)  # an index of another name is a user's own
         return EpisodeList.draw(
@@ -91,11 +88,7 @@ PROTOCOLS: dict[str, Protocol] = {protocol.name: protocol for protocol in _LISTE
 
 
 def protocol(name: str) -> Protocol:
-    """A preset by name.
-
-    Raises:
-        ValueError: there is no such preset.
-    """
+    """A preset by name."""
     if name not in PROTOCOLS:
         raise ValueError(f"there is no protocol '{name}'; known: {', '.join(PROTOCOLS)}.")
     return PROTOCOLS[name]

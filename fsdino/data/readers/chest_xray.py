@@ -22,9 +22,6 @@ def chest_xray(root: str | Path) -> MaskFolderIndex:
     Args:
         root: folder with `CXR_png/<image>.png` and `masks/<image>_mask.png`, or one holding it as `LungSegmentation/`.
 
-    Raises:
-        DataSetError: a folder or an image is missing, or there is no mask.
-
     Source: Candemir et al., 2014; Jaeger et al., 2014; Lei et al., 2022 (PATNet, the benchmark).
     """
     base = first_existing(root, _ROOTS, "CXR_png")

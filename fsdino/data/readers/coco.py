@@ -42,10 +42,6 @@ class CocoIndex(ClassIndex):
         overlap: see above.
         num_folds: the class with position i among the sorted ids is novel in fold i mod `num_folds`.
         file_name: image's JSON entry -> file name, for files that do not name it in `file_name`.
-
-    Raises:
-        DataSetError: a file is missing or damaged, an annotation is of an unknown image or category, a mask has
-            another size than its image, or no class has an image.
     """
 
     def __init__(
@@ -188,9 +184,6 @@ def coco20i(root: str | Path, split: Literal["train", "val"] = "val", overlap: O
         split: images to use: "train" for base classes, "val" for test episodes.
         overlap: "painted" = one label per pixel, as in the field; "union" = each class's own instances.
 
-    Raises:
-        DataSetError: a file or folder is missing.
-
     Source: Nguyen and Todorovic, 2019 (folds as in the later literature).
     """
     annotations = f"annotations/instances_{split}2014.json"
@@ -208,9 +201,6 @@ def coco_folder(
         annotations: the JSON file, relative to the root.
         images: the folder of images, relative to the root; "." for the root itself.
         options: further arguments of `CocoIndex`.
-
-    Raises:
-        DataSetError: a file is missing or damaged.
     """
     base = existing(root, "the folder with the COCO-format file")
     path = base if base.is_file() else base / annotations
@@ -220,11 +210,7 @@ def coco_folder(
 
 
 def read_json(path: Path, keys: Iterable[str]) -> dict[str, Any]:
-    """Read a JSON object that must have certain keys.
-
-    Raises:
-        DataSetError: the file is no JSON object, or lacks a key.
-    """
+    """Read a JSON object that must have certain keys."""
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:

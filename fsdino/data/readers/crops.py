@@ -31,9 +31,6 @@ class CropIndex(ClassIndex):
         crops: image id -> crop.
         class_names: class id -> name.
         folds: novel class ids per fold.
-
-    Raises:
-        DataSetError: there is no crop.
     """
 
     def __init__(

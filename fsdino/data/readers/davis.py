@@ -29,9 +29,6 @@ class DavisIndex(ClassIndex):
         year: 2016 or 2017.
         resolution: folder of the frames, "480p" or "Full-Resolution".
 
-    Raises:
-        DataSetError: a file or folder is missing, or a sequence has fewer than three frames.
-
     Source: Perazzi et al., 2016; Pont-Tuset et al., 2017.
     """
 

@@ -28,9 +28,6 @@ class DeepGlobeIndex(ClassIndex):
         root: folder with `<1 to 6>/test/origin/<tile>.jpg` and `<1 to 6>/test/groundtruth/<tile>.png`, or one holding
             it as `Deepglobe/`.
 
-    Raises:
-        DataSetError: a folder or a mask is missing, or no class has a tile.
-
     Source: Demir et al., 2018; Lei et al., 2022 (PATNet, the benchmark: tiles and classes).
     """
 

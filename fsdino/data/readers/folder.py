@@ -98,9 +98,6 @@ def folder(
 
     Returns:
         The data set.
-
-    Raises:
-        DataSetError: no layout fits, or an image has no mask.
     """
     base = existing(root, "the folder of images and masks")
     if (base / "labels").is_dir():
@@ -117,11 +114,7 @@ def folder(
 
 
 def read_classes(path: Path) -> dict[int, str]:
-    """Class number -> name from `classes.json`, without background (0) and ignore (255).
-
-    Raises:
-        DataSetError: the file is missing or of another form.
-    """
+    """Class number -> name from `classes.json`, without background (0) and ignore (255)."""
     existing(path, 'the names of the classes, {"1": "dog", ...}')
     raw: Any = read_json(path, ())
     table = dict(enumerate(raw)) if isinstance(raw, list) else raw

@@ -24,9 +24,6 @@ def class_split(root: str | Path | None = None) -> dict[str, list[str]]:
 
     Returns:
         "train", "val", "test" -> class names, sorted.
-
-    Raises:
-        DataSetError: one of the three lists is missing or empty.
     """
     for folder in ("splits/fss", "FSS-1000/splits", "splits"):
         place = Path(root) / folder if root is not None else None
@@ -46,9 +43,6 @@ def fss1000(root: str | Path, split: Literal["train", "val", "test"] = "test") -
     Returns:
         The data set; class ids are positions among the sorted names of all three splits.
 
-    Raises:
-        DataSetError: a class folder, image or mask is missing.
-
     Source: Li et al., 2020; ten test images a class, each once as query (Min et al., 2021).
     """
     names = class_split(root)
@@ -61,11 +55,7 @@ def fss1000(root: str | Path, split: Literal["train", "val", "test"] = "test") -
 
 
 def fss_folder(root: str | Path, names: list[str]) -> Path:
-    """The folder that holds the class folders.
-
-    Raises:
-        DataSetError: none of the usual places has a folder of one of the classes.
-    """
+    """The folder that holds the class folders."""
     base = existing(root, "the data set's root")
     for folder in ROOTS:
         if any((base / folder / name).is_dir() for name in names):

@@ -15,9 +15,6 @@ def fss1000_cd(root: str | Path) -> MaskFolderIndex:
     Args:
         root: as for `fss1000`.
 
-    Raises:
-        DataSetError: a class folder, image or mask is missing.
-
     Source: Li et al., 2020; Lei et al., 2022 (PATNet, the benchmark: each of the 2,400 images is a query once).
     """
     index = fss1000(root, "test")

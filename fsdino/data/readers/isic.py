@@ -25,9 +25,6 @@ def isic(root: str | Path) -> MaskFolderIndex:
             `ISIC2018_Task1_Training_GroundTruth/<image>_segmentation.png`, or one holding it as `ISIC/`. The archive
             itself has no class folders.
 
-    Raises:
-        DataSetError: a folder or a mask is missing, or the images are not sorted by class.
-
     Source: Codella et al., 2019; Lei et al., 2022 (PATNet, the benchmark).
     """
     base = first_existing(root, _ROOTS, _IMAGES)

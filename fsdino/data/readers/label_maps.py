@@ -28,9 +28,6 @@ class LabelMapIndex(ClassIndex):
         min_cover: smallest share of the image, in [0, 1], that a class has to exceed to count.
         min_images: classes with fewer images count for none.
         pairs: class id -> image ids, from a published list; then the maps are not read and no smallest size applies.
-
-    Raises:
-        DataSetError: a map has a number without a class, or cannot be read.
     """
 
     def __init__(

@@ -29,9 +29,6 @@ class LvisIndex(CocoIndex):
             file either way.
         shots: references per episode (K), which decides the classes.
 
-    Raises:
-        DataSetError: a file is missing or damaged.
-
     Source: Gupta et al., 2019; Liu et al., 2024 (folds).
     """
 
@@ -70,11 +67,7 @@ def lvis_folds(images: dict[int, int], shots: int) -> list[list[int]]:
 
 
 def images_per_class(annotations: Path) -> dict[int, int]:
-    """Class id -> number of images with an instance of it in a COCO-format file.
-
-    Raises:
-        DataSetError: the file is damaged.
-    """
+    """Class id -> number of images with an instance of it in a COCO-format file."""
     raw = read_json(annotations, ("annotations", "categories"))
     pairs = {(int(a["category_id"]), a["image_id"]) for a in raw["annotations"]}
     counts = {int(category["id"]): 0 for category in raw["categories"]}
@@ -92,22 +85,14 @@ def image_name(entry: dict[str, Any]) -> str:
 
 
 def lvis_files(root: str | Path, split: str) -> tuple[Path, Path]:
-    """The annotation file and the folder that holds `train2017` and `val2017`.
-
-    Raises:
-        DataSetError: one of them is missing.
-    """
+    """The annotation file and the folder that holds `train2017` and `val2017`."""
     name = f"lvis_v1_{split}.json"
     base = first_existing(root, _ROOTS, name)
     return base / name, coco2017_folder(base)
 
 
 def coco2017_folder(base: Path) -> Path:
-    """The folder with COCO 2017's images, at `base`, in `coco/` inside it, or one above.
-
-    Raises:
-        DataSetError: it is in none of them.
-    """
+    """The folder with COCO 2017's images, at `base`, in `coco/` inside it, or one above."""
     for place in (base, base / "coco", base.parent, base.parent / "coco"):
         if (place / "val2017").is_dir() or (place / "train2017").is_dir():
             return place

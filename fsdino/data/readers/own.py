@@ -31,10 +31,6 @@ def own_folder(
 
     Returns:
         The data set with one fold, in which all classes are tested.
-
-    Raises:
-        DataSetError: a class has too few images.
-        ValueError: the share is not between 0 and 1, or there is no such split.
     """
     if not 0.0 < test_share < 1.0:
         raise ValueError(f"test_share {test_share} leaves nothing to train or to test on; use a part such as 0.25.")

@@ -29,9 +29,6 @@ class PacoPartIndex(CropIndex):
         split: images to use: "train" for base classes, "test" (or "val") for episodes.
         min_pixels: smallest part in pixels.
 
-    Raises:
-        DataSetError: a file or folder is missing or damaged.
-
     Source: Ramanathan et al., 2023; Liu et al., 2024 (folds).
     """
 

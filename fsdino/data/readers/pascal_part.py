@@ -30,10 +30,6 @@ class PascalPartIndex(CropIndex):
         split: "train" or "val" of VOC 2010's main list.
         min_pixels: smallest part in pixels.
 
-    Raises:
-        DataSetError: a file or folder is missing or damaged.
-        ImportError: scipy is missing.
-
     Source: Chen et al., 2014; Liu et al., 2024 (folds).
     """
 

@@ -22,9 +22,6 @@ class PersegIndex(MaskFolderIndex):
         root: folder with `Images/<object>/<number>.jpg` and `Annotations/<object>/<number>.png`, or one holding it as
             `PerSeg/` or `data/`. All objects are novel in fold 0; draw episodes with order "first".
 
-    Raises:
-        DataSetError: a folder, image or mask is missing.
-
     Source: Zhang et al., 2024 (PerSAM).
     """
 

@@ -30,9 +30,6 @@ class SuimIndex(LabelMapIndex):
         split: "train" (1,525 images) or "test" (110).
         min_pixels: smallest number of pixels that a class needs to count for an image.
 
-    Raises:
-        DataSetError: a folder or a mask is missing or damaged.
-
     Source: Islam et al., 2020.
     """
 

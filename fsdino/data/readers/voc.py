@@ -35,9 +35,6 @@ class VocIndex(LabelMapIndex):
         split: "train" for base classes, "val" for test episodes.
         min_pixels: smallest number of pixels that a class needs to count for an image, where there is no such list.
 
-    Raises:
-        DataSetError: a file or folder is missing or damaged.
-
     Source: Shaban et al., 2017 (folds and smallest size); Hariharan et al., 2011 (SBD).
     """
 
@@ -63,11 +60,7 @@ class VocIndex(LabelMapIndex):
 
 
 def label_files(root: Path, base: Path) -> dict[str, Path]:
-    """Image name -> label map, from SegmentationClassAug, or from VOC and SBD themselves.
-
-    Raises:
-        DataSetError: there is none.
-    """
+    """Image name -> label map, from SegmentationClassAug, or from VOC and SBD themselves."""
     if (base / "SegmentationClassAug").is_dir():
         return files_by_stem(base / "SegmentationClassAug", (".png",))
     found: dict[str, Path] = {}
@@ -115,10 +108,6 @@ def read_mat(path: Path, **options: bool) -> dict[str, np.ndarray]:
     Args:
         path: the file.
         options: for `scipy.io.loadmat`.
-
-    Raises:
-        ImportError: scipy is not installed.
-        DataSetError: the file is missing or damaged.
     """
     try:
         from scipy.io import loadmat

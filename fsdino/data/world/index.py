@@ -50,9 +50,6 @@ def world_split(split: str) -> WorldSplit:
 
     Args:
         split: "pretrain", "base" or "novel".
-
-    Raises:
-        ValueError: for another name.
     """
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r} of the embedded world; use one of {', '.join(SPLITS)}.")
