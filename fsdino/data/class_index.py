@@ -156,8 +156,10 @@ class CombinedIndex(ClassIndex):
         label, own_id = self._split(image_id)
         class_label, own_class = self._origin[class_id]
         if class_label != label:
-            raise ValueError(f"image '{image_id}' has no mask of class '{self.class_names[class_id]}': "
-                             "it belongs to another data set.")
+            raise ValueError(
+                f"image '{image_id}' has no mask of class '{self.class_names[class_id]}': "
+                "it belongs to another data set."
+            )
         return self.members[label].load_mask(own_id, own_class)
 
     def classes_in(self, image_id: str) -> set[int]:

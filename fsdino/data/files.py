@@ -11,35 +11,28 @@ class DataSetError(ValueError):
 
 
 def existing(path: str | Path, what: str) -> Path:
-    """Insist that a file or folder is there.
-
-    Args:
-        path: the file or folder.
-        what: what it is, for the message.
-    """
+    """Insist that a file or folder is there; if not, the message says what it is and how far the path exists."""
     found = Path(path)
     if not found.exists():
         upper = next((p for p in found.absolute().parents if p.exists()), Path("/"))
-        raise DataSetError(f"'{found}' ({what}) does not exist, '{upper}' does: check --root, or fetch what is missing "
-                           "(`fsdino data check NAME --root DIR` lists the files).")
+        raise DataSetError(
+            f"'{found}' ({what}) does not exist, '{upper}' does: check --root, or fetch what is missing "
+            "(`fsdino data check NAME --root DIR` lists the files)."
+        )
     return found
 
 
 def first_existing(root: str | Path, folders: Sequence[str], marker: str) -> Path:
-    """The first of some folders under the root that holds a marker file or folder.
-
-    Args:
-        root: folder given by the user.
-        folders: candidates relative to it, "." for itself.
-        marker: what must lie in it.
-    """
+    """The first of some folders under the root ("." is the root itself) that holds a marker file or folder."""
     base = existing(root, "the data set's root")
     for folder in folders:
         if (base / folder / marker).exists():
             return base / folder
     places = " nor ".join(f"'{base / folder / marker}'" for folder in (folders[0], folders[-1]))
-    raise DataSetError(f"found neither {places}: give --root as the folder that holds it "
-                       "(`fsdino data check NAME --root DIR` lists what is missing).")
+    raise DataSetError(
+        f"found neither {places}: give --root as the folder that holds it "
+        "(`fsdino data check NAME --root DIR` lists what is missing)."
+    )
 
 
 def read_names(path: str | Path) -> list[str]:

@@ -36,9 +36,7 @@ class JointAugment:
         self.brightness, self.contrast, self.saturation = brightness, contrast, saturation
         self.grey_prob = grey_prob
 
-    def __call__(
-        self, image: np.ndarray, mask: np.ndarray, rng: np.random.Generator
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def __call__(self, image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Augment one image.
 
         Args:

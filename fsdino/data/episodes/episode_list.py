@@ -103,7 +103,9 @@ class EpisodeList:
         replacement: bool = False,
         skip_rare: bool = False,
     ) -> EpisodeList:
-        """Draw a list from the novel classes of a fold. Images whose mask is empty are passed over.
+        """Draw a list from the novel classes of a fold; equal arguments give an equal list on every machine.
+
+        Images whose mask is empty are passed over.
 
         Args:
             index: data set of test images.
@@ -117,9 +119,6 @@ class EpisodeList:
                 as query (videos, PerSeg).
             replacement: let supports repeat each other (HSNet's line does for K > 1); the query is never one.
             skip_rare: leave out classes with too few images instead of refusing.
-
-        Returns:
-            The list; equal arguments give an equal list on every machine.
         """
         if shots < 1:
             raise ValueError(f"episodes need at least 1 shot, got {shots}.")
@@ -186,11 +185,7 @@ class EpisodeList:
         return found
 
     def verify(self, index: ClassIndex) -> None:
-        """Check that every episode is possible on a data set as it lies on disk.
-
-        Args:
-            index: data set of test images.
-        """
+        """Check that every episode is possible on a data set as it lies on disk."""
         novel = set(index.novel_classes(self.fold))
         known = {class_id: set(index.images(class_id)) for class_id in novel}
         for number, episode in enumerate(self.episodes):

@@ -53,16 +53,7 @@ class Protocol:
         seed: int | None = None,
         skip_rare: bool = False,
     ) -> EpisodeList:
-        """Draw this protocol's list.
-
-        Args:
-            index: data set of test images.
-            fold: which of its folds.
-            shots: references per episode.
-            num_episodes: in place of the protocol's number.
-            seed: in place of the protocol's seed.
-            skip_rare: leave out classes with too few images instead of refusing.
-        """
+        """Draw this protocol's list; number and seed replace the protocol's, the rest is as in `EpisodeList.draw`."""
         described = data_sets().get(index.name)  # an index of another name is a user's own
         return EpisodeList.draw(
             index,

@@ -92,8 +92,11 @@ class CocoIndex(ClassIndex):
         crowd, mask = np.zeros(size, np.uint8), np.zeros(size, np.uint8)
         for own_class, is_crowd, segmentation in self._instances[image_id]:
             if own_class == class_id:
-                np.maximum(mask if not is_crowd else crowd, self._decode(image_id, segmentation),
-                           out=mask if not is_crowd else crowd)
+                np.maximum(
+                    mask if not is_crowd else crowd,
+                    self._decode(image_id, segmentation),
+                    out=mask if not is_crowd else crowd,
+                )
         mask[(crowd == 1) & (mask == 0)] = IGNORE
         return mask
 
@@ -150,11 +153,15 @@ class CocoIndex(ClassIndex):
         for annotation in raw["annotations"]:
             where = f"annotation {annotation.get('id')} in '{self.annotations}'"
             if annotation["image_id"] not in names:
-                raise DataSetError(f"{where} is of image id {annotation['image_id']}, which 'images' does not list: "
-                                   "remove the annotation or add the image's entry.")
+                raise DataSetError(
+                    f"{where} is of image id {annotation['image_id']}, which 'images' does not list: "
+                    "remove the annotation or add the image's entry."
+                )
             if annotation["category_id"] not in self.class_names:
-                raise DataSetError(f"{where} is of category {annotation['category_id']}, which 'categories' does not "
-                                   "list: add the category.")
+                raise DataSetError(
+                    f"{where} is of category {annotation['category_id']}, which 'categories' does not "
+                    "list: add the category."
+                )
             if not annotation.get("segmentation"):
                 raise DataSetError(f"{where} has no 'segmentation' (boxes only?): masks are needed.")
             crowd = bool(annotation.get("iscrowd", 0))

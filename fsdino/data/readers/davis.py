@@ -43,8 +43,10 @@ class DavisIndex(ClassIndex):
         for sequence in _sequences(base / f"ImageSets/{year}/{split}.txt"):
             frames = sorted(p.stem for p in existing(self._images / sequence, "a sequence's frames").glob("*.jpg"))
             if len(frames) < 3:
-                raise DataSetError(f"sequence '{self._images / sequence}' has {len(frames)} frame(s), expected 3 or "
-                                   "more: unpack DAVIS again.")
+                raise DataSetError(
+                    f"sequence '{self._images / sequence}' has {len(frames)} frame(s), expected 3 or "
+                    "more: unpack DAVIS again."
+                )
             self._frames[sequence] = frames[:-1]
             for number in self._objects(sequence, frames[0]):
                 class_id = len(self.class_names)
@@ -79,8 +81,10 @@ class DavisIndex(ClassIndex):
         labels = read_labels(self._masks / sequence / f"{first_frame}.png")
         numbers = [int(n) for n in np.unique(labels) if n != 0 and (self.year == 2016 or n != IGNORE)]
         if not numbers:
-            raise DataSetError(f"mask '{self._masks / sequence / first_frame}.png' has no foreground pixel; the first "
-                               "frame is the reference and needs at least one: unpack DAVIS again.")
+            raise DataSetError(
+                f"mask '{self._masks / sequence / first_frame}.png' has no foreground pixel; the first "
+                "frame is the reference and needs at least one: unpack DAVIS again."
+            )
         return [1] if self.year == 2016 else numbers
 
 

@@ -78,7 +78,11 @@ class MaskFolderIndex(ClassIndex):
 
 
 def folder(
-    root: str | Path, name: str = "folder", num_folds: int = 4, min_pixels: int = 1, min_cover: float = 0.0,
+    root: str | Path,
+    name: str = "folder",
+    num_folds: int = 4,
+    min_pixels: int = 1,
+    min_cover: float = 0.0,
     min_images: int = 1,
 ) -> ClassIndex:
     """A folder of images and masks in one of these layouts, recognised by itself.
@@ -95,13 +99,11 @@ def folder(
         min_pixels: for label maps: smallest number of pixels that a class needs to count for an image.
         min_cover: for label maps: smallest share of the image, in [0, 1], that a class has to exceed.
         min_images: for label maps: classes with fewer images count for none.
-
-    Returns:
-        The data set.
     """
     base = existing(root, "the folder of images and masks")
     if (base / "labels").is_dir():
-        return _label_folder(base, name, num_folds, min_pixels, min_cover, min_images)
+        limits = {"min_pixels": min_pixels, "min_cover": min_cover, "min_images": min_images}
+        return _label_folder(base, name, num_folds, limits)
     if (base / "images").is_dir() and (base / "masks").is_dir():
         files = _twin_trees(base / "images", base / "masks")
     else:
@@ -125,9 +127,7 @@ def read_classes(path: Path) -> dict[int, str]:
     return {number: name for number, name in sorted(names.items()) if number not in (0, 255)}
 
 
-def _label_folder(
-    base: Path, name: str, num_folds: int, min_pixels: int, min_cover: float, min_images: int
-) -> LabelMapIndex:
+def _label_folder(base: Path, name: str, num_folds: int, limits: dict[str, Any]) -> LabelMapIndex:
     class_names = read_classes(base / "classes.json")
     images = files_by_stem(existing(base / "images", "the folder of images"), IMAGE_SUFFIXES)
     labels = files_by_stem(base / "labels", MASK_SUFFIXES)
@@ -135,7 +135,7 @@ def _label_folder(
     class_ids = sorted(class_names)
     folds = [class_ids[fold::num_folds] for fold in range(num_folds)]
     files = {stem: (path, labels[stem]) for stem, path in images.items()}
-    return LabelMapIndex(name, files, class_names, folds, min_pixels, min_cover, min_images)
+    return LabelMapIndex(name, files, class_names, folds, **limits)
 
 
 def _twin_trees(images: Path, masks: Path) -> dict[str, dict[str, tuple[Path, Path]]]:
@@ -165,8 +165,9 @@ def _class_folder(path: Path) -> dict[str, tuple[Path, Path]]:
                 photos[p.stem] = p
     lonely = sorted(set(masks) - set(photos))
     if lonely and photos:
-        raise DataSetError(f"mask '{masks[lonely[0]]}' has no image of the same name: add '{lonely[0]}.jpg' or "
-                           "remove the mask.")
+        raise DataSetError(
+            f"mask '{masks[lonely[0]]}' has no image of the same name: add '{lonely[0]}.jpg' or remove the mask."
+        )
     if photos:
         _insist_on_masks(photos, masks, path)
     return {stem: (photo, masks[stem]) for stem, photo in sorted(photos.items())}
@@ -175,8 +176,10 @@ def _class_folder(path: Path) -> dict[str, tuple[Path, Path]]:
 def _insist_on_masks(images: dict[str, Path], masks: dict[str, Path], mask_dir: Path) -> None:
     lacking = sorted(set(images) - set(masks))
     if lacking:
-        raise DataSetError(f"image '{images[lacking[0]]}' has no mask '{mask_dir / lacking[0]}.png' "
-                           f"({len(lacking)} such image(s)): add the masks or remove the images.")
+        raise DataSetError(
+            f"image '{images[lacking[0]]}' has no mask '{mask_dir / lacking[0]}.png' "
+            f"({len(lacking)} such image(s)): add the masks or remove the images."
+        )
 
 
 DATA_SETS = (DataSet("folder", "a folder of images and masks", folder),)

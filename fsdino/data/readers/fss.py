@@ -16,14 +16,11 @@ ROOTS = ("FSS-1000", "FSS-1000/data", "fewshot_data/fewshot_data", "fewshot_data
 
 
 def class_split(root: str | Path | None = None) -> dict[str, list[str]]:
-    """The published split of the classes.
+    """The published split of the classes: "train", "val", "test" -> class names, sorted.
 
     Args:
         root: where a folder `splits/fss` (or `FSS-1000/splits`, `splits`) with `trn.txt`, `val.txt` and `test.txt` is
             read in place of the package's own table.
-
-    Returns:
-        "train", "val", "test" -> class names, sorted.
     """
     for folder in ("splits/fss", "FSS-1000/splits", "splits"):
         place = Path(root) / folder if root is not None else None
@@ -38,10 +35,8 @@ def fss1000(root: str | Path, split: Literal["train", "val", "test"] = "test") -
 
     Args:
         root: folder of the class folders, or one holding it as `FSS-1000` or `fewshot_data/fewshot_data`.
-        split: which classes. In "val" and "test" all of them are novel in fold 0; in "train" none is.
-
-    Returns:
-        The data set; class ids are positions among the sorted names of all three splits.
+        split: which classes; ids are positions among the sorted names of all three splits. In "val" and "test" all
+            of them are novel in fold 0; in "train" none is.
 
     Source: Li et al., 2020; ten test images a class, each once as query (Min et al., 2021).
     """
@@ -60,8 +55,10 @@ def fss_folder(root: str | Path, names: list[str]) -> Path:
     for folder in ROOTS:
         if any((base / folder / name).is_dir() for name in names):
             return base / folder
-    raise DataSetError(f"'{base}' has no class folder of FSS-1000 such as '{base / names[0]}': give --root as the "
-                       "folder that holds them, or fetch fewshot_data.zip from the FSS-1000 page.")
+    raise DataSetError(
+        f"'{base}' has no class folder of FSS-1000 such as '{base / names[0]}': give --root as the "
+        "folder that holds them, or fetch fewshot_data.zip from the FSS-1000 page."
+    )
 
 
 def _images(folder: Path) -> dict[str, tuple[Path, Path]]:

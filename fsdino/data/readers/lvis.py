@@ -53,15 +53,7 @@ class LvisIndex(CocoIndex):
 
 
 def lvis_folds(images: dict[int, int], shots: int) -> list[list[int]]:
-    """The ten folds.
-
-    Args:
-        images: class id -> number of validation images.
-        shots: a class needs more images than this.
-
-    Returns:
-        Class ids per fold, all of the same length.
-    """
+    """Class ids of the ten folds, equally many each, from the number of validation images of every class."""
     ids = sorted(class_id for class_id, count in images.items() if count > shots)
     return [[ids[fold + NUM_FOLDS * v] for v in range(len(ids) // NUM_FOLDS)] for fold in range(NUM_FOLDS)]
 

@@ -20,7 +20,7 @@ def own_folder(
     name: str = "own",
     **options: Any,
 ) -> ClassIndex:
-    """The training or the test images of a folder, in any layout that `folder` knows.
+    """The training or the test images of a folder, in any layout that `folder` knows; one fold tests all classes.
 
     Args:
         root: the folder.
@@ -28,9 +28,6 @@ def own_folder(
         test_share: part of each class's images kept apart, in (0, 1), two at least.
         name: name of the data set.
         options: for `folder`.
-
-    Returns:
-        The data set with one fold, in which all classes are tested.
     """
     if not 0.0 < test_share < 1.0:
         raise ValueError(f"test_share {test_share} leaves nothing to train or to test on; use a part such as 0.25.")
@@ -55,9 +52,6 @@ def spread_images(index: ClassIndex, share: float, least: int = 2) -> set[str]:
         index: the data set.
         share: part of each class's images.
         least: images of a class at least, where it has twice as many.
-
-    Returns:
-        Image ids.
     """
     chosen: set[str] = set()
     for class_id in sorted(index.class_names):

@@ -32,9 +32,7 @@ class PacoPartIndex(CropIndex):
     Source: Ramanathan et al., 2023; Liu et al., 2024 (folds).
     """
 
-    def __init__(
-        self, root: str | Path, split: Literal["train", "val", "test"] = "test", min_pixels: int = 1
-    ) -> None:
+    def __init__(self, root: str | Path, split: Literal["train", "val", "test"] = "test", min_pixels: int = 1) -> None:
         base = first_existing(root, _ROOTS, f"paco_lvis_v1_{split}.json")
         self._images = coco2017_folder(base)
         self._path = base / f"paco_lvis_v1_{split}.json"
@@ -56,11 +54,15 @@ class PacoPartIndex(CropIndex):
             if annotation["category_id"] in names:
                 where = f"annotation {annotation['id']} in '{self._path}'"
                 if annotation.get("obj_ann_id") not in boxes:
-                    raise DataSetError(f"{where} is a part of object {annotation.get('obj_ann_id')}, which is not in "
-                                       "the file: download PACO's annotations again.")
+                    raise DataSetError(
+                        f"{where} is a part of object {annotation.get('obj_ann_id')}, which is not in "
+                        "the file: download PACO's annotations again."
+                    )
                 if annotation["image_id"] not in entries:
-                    raise DataSetError(f"{where} is of image id {annotation['image_id']}, which 'images' does not "
-                                       "list: download PACO's annotations again.")
+                    raise DataSetError(
+                        f"{where} is of image id {annotation['image_id']}, which 'images' does not "
+                        "list: download PACO's annotations again."
+                    )
                 rle = _as_rle(annotation["segmentation"], entries[annotation["image_id"]])
                 if int(rle_tools.area(rle)) >= min_pixels:
                     of_object = parts.setdefault(annotation["obj_ann_id"], {})

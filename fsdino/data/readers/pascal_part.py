@@ -56,9 +56,11 @@ class PascalPartIndex(CropIndex):
                 if class_id is not None and int(np.asarray(part["mask"]).sum()) >= min_pixels:
                     parts.setdefault(class_id, []).append(i)
             if parts:
-                crops[f"{image}@{number}"] = ObjectCrop(image, _box(np.asarray(thing["mask"])), {
-                    class_id: (number, members) for class_id, members in parts.items()
-                })
+                crops[f"{image}@{number}"] = ObjectCrop(
+                    image,
+                    _box(np.asarray(thing["mask"])),
+                    {class_id: (number, members) for class_id, members in parts.items()},
+                )
         return crops
 
     def _objects(self, image: str) -> list[Any]:
@@ -91,8 +93,10 @@ def _pascal_folds(root: Path, class_ids: dict[str, int]) -> list[list[int]]:
     folds = [read_names(path) for path in lists] if lists[0].is_file() else list(PART_FOLDS.values())
     unknown = [name for fold in folds for name in fold if name not in class_ids]
     if unknown:
-        raise DataSetError(f"'{lists[0].parent}' names part '{unknown[0]}', which is none; names are such as "
-                           "'dog:ear': correct the list or remove the folder.")
+        raise DataSetError(
+            f"'{lists[0].parent}' names part '{unknown[0]}', which is none; names are such as "
+            "'dog:ear': correct the list or remove the folder."
+        )
     return [sorted(class_ids[name] for name in fold) for fold in folds]
 
 

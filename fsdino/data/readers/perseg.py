@@ -33,8 +33,10 @@ class PersegIndex(MaskFolderIndex):
             masks = files_by_stem(existing(base / "Annotations" / folder.name, "the object's masks"), MASK_SUFFIXES)
             lacking = sorted(set(images) - set(masks))
             if lacking:
-                raise DataSetError(f"image '{images[lacking[0]]}' has no mask "
-                                   f"'{base / 'Annotations' / folder.name / lacking[0]}.png': unpack PerSeg again.")
+                raise DataSetError(
+                    f"image '{images[lacking[0]]}' has no mask "
+                    f"'{base / 'Annotations' / folder.name / lacking[0]}.png': unpack PerSeg again."
+                )
             files[folder.name] = {stem: (path, masks[stem]) for stem, path in images.items()}
         super().__init__("perseg", files, folds=[range(len(files))])
 

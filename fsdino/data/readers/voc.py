@@ -46,8 +46,10 @@ class VocIndex(LabelMapIndex):
         lacking = [stem for stem in stems if stem not in labels]
         if lacking:
             listed = base / "ImageSets/Segmentation/val.txt"
-            raise DataSetError(f"image '{lacking[0]}' of '{listed}' has no label map ({len(lacking)} such): "
-                               "fetch VOC's SegmentationClass or SegmentationClassAug again.")
+            raise DataSetError(
+                f"image '{lacking[0]}' of '{listed}' has no label map ({len(lacking)} such): "
+                "fetch VOC's SegmentationClass or SegmentationClassAug again."
+            )
         if not stems:
             raise DataSetError(f"'{base}' has label maps for val images only: fetch SegmentationClassAug or SBD.")
         files = {stem: (base / f"JPEGImages/{stem}.jpg", labels[stem]) for stem in stems}
@@ -72,8 +74,10 @@ def label_files(root: Path, base: Path) -> dict[str, Path]:
     if (base / "SegmentationClass").is_dir():
         found |= files_by_stem(base / "SegmentationClass", (".png",))
     if not found:
-        raise DataSetError(f"'{base}' has neither SegmentationClassAug nor SegmentationClass: unpack "
-                           "VOCtrainval_11-May-2012.tar there, and SegmentationClassAug (or SBD's benchmark.tgz).")
+        raise DataSetError(
+            f"'{base}' has neither SegmentationClassAug nor SegmentationClass: unpack "
+            "VOCtrainval_11-May-2012.tar there, and SegmentationClassAug (or SBD's benchmark.tgz)."
+        )
     return found
 
 
@@ -87,8 +91,10 @@ def _published_pairs(root: Path, base: Path, split: str) -> dict[int, list[str]]
                 for line in read_names(path):
                     stem, _, number = line.rpartition("__")
                     if not number.isdigit() or int(number) not in pairs:
-                        raise DataSetError(f"line '{line}' of '{path}' is not '<image>__<class 01 to 20>': "
-                                           "fetch the list again or remove the splits folder.")
+                        raise DataSetError(
+                            f"line '{line}' of '{path}' is not '<image>__<class 01 to 20>': "
+                            "fetch the list again or remove the splits folder."
+                        )
                     pairs[int(number)].append(stem)
             return pairs
     return None
@@ -103,12 +109,7 @@ def _read_sbd(path: Path) -> np.ndarray:
 
 
 def read_mat(path: Path, **options: bool) -> dict[str, np.ndarray]:
-    """Read a MATLAB file.
-
-    Args:
-        path: the file.
-        options: for `scipy.io.loadmat`.
-    """
+    """Read a MATLAB file; the options are those of `scipy.io.loadmat`."""
     try:
         from scipy.io import loadmat
     except ImportError as error:

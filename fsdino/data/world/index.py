@@ -46,11 +46,7 @@ def _held_out(rng: np.random.Generator, num_variants: int) -> set[int]:
 
 @cache
 def world_split(split: str) -> WorldSplit:
-    """The fixed division of the world into classes.
-
-    Args:
-        split: "pretrain", "base" or "novel".
-    """
+    """The fixed division of the world into classes: one of its `SPLITS`."""
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r} of the embedded world; use one of {', '.join(SPLITS)}.")
     rng = np.random.default_rng(_WORLD_SEED)
@@ -62,12 +58,8 @@ def world_split(split: str) -> WorldSplit:
     count = NUM_CLASSES["pretrain"] + NUM_CLASSES["base"]
     taken, strangers = [seen[i] for i in order[:count]], tuple(seen[i] for i in order[count:])
     if split == "novel":
-        unseen = [
-            ObjectSpec(s, t)
-            for s in range(NUM_SHAPES)
-            for t in range(NUM_TEXTURES)
-            if s in new_shapes or t in new_textures
-        ]
+        pairs = (ObjectSpec(s, t) for s in range(NUM_SHAPES) for t in range(NUM_TEXTURES))
+        unseen = [pair for pair in pairs if pair.shape in new_shapes or pair.texture in new_textures]
         order = rng.permutation(len(unseen))
         classes = tuple(unseen[i] for i in order[: NUM_CLASSES["novel"]])
         return WorldSplit(classes, tuple(unseen[i] for i in order[NUM_CLASSES["novel"] :]), tuple(range(NUM_TEXTURES)))
@@ -77,22 +69,18 @@ def world_split(split: str) -> WorldSplit:
 
 
 def draw_scene(rng: np.random.Generator, split: str, class_id: int | None = None) -> Scene:
-    """Draw one scene of a split.
+    """Draw one scene of a split, with 1 to 4 objects.
 
     Args:
         rng: the only source of randomness.
-        split: "pretrain", "base" or "novel".
+        split: one of `SPLITS`.
         class_id: a class that has to be in the scene (mostly visible with high probability); any where None.
-
-    Returns:
-        A scene of 1 to 4 objects. In half of those with company, some of it shares a factor
-        with the first.
     """
     world = world_split(split)
     first = world.classes[int(rng.integers(len(world.classes))) if class_id is None else class_id]
     specs = [first]
     company = int(rng.integers(0, 4))
-    look_alike = rng.random() < 0.5
+    look_alike = rng.random() < 0.5  # shape alone or texture alone must not tell classes apart
     for _ in range(company):
         pool = world.classes if rng.random() < 0.6 else world.strangers
         if look_alike:

@@ -86,7 +86,7 @@ def _silhouette(rng: np.random.Generator, shape: int, radius: float, bend: float
 
 
 def _blob(rng: np.random.Generator, radius: float) -> Array:
-    """A random smooth outline that is no class; float32 coverage like `_silhouette`'s."""
+    """A random smooth outline that is not a class; float32 coverage like `_silhouette`'s."""
     half = int(np.ceil(radius * 1.25))
     angle = np.linspace(0, 2 * np.pi, 72, endpoint=False)
     outline = 1 + sum(rng.uniform(-0.22, 0.22) * np.cos(k * angle + rng.uniform(0, 6.3)) for k in (1, 2, 3, 4))
@@ -165,15 +165,12 @@ def _light(rng: np.random.Generator, image: Array) -> Array:
 
 
 def paint_scene(rng: np.random.Generator, specs: Sequence[ObjectSpec], textures: Sequence[int]) -> Scene:
-    """Paint objects on textured clutter.
+    """Paint objects on textured clutter, in a random order; an object that ends up mostly hidden is not in the scene.
 
     Args:
         rng: the only source of randomness; the same state gives the same scene.
-        specs: objects, painted in a random order.
-        textures: variants that background and clutter may use (so that held-out textures stay unseen).
-
-    Returns:
-        The scene; an object that ended up mostly hidden is not in it.
+        specs: objects.
+        textures: variants that background and clutter may use, so that held-out textures stay unseen.
     """
     canvas = _Canvas(_background(rng, textures))
     margin = 14
