@@ -132,6 +132,7 @@ class CombinedIndex(ClassIndex):
         if not members:
             raise ValueError("CombinedIndex got no data set; it needs at least one.")
         self.name = name
+        # Classes of equal names stay apart: data sets rarely mean the same by a word, and one of them may be held out.
         names = [member.name for member in members]
         labels = [n if names.count(n) == 1 else f"{n}{i}" for i, n in enumerate(names)]
         self.members = dict(zip(labels, members))

@@ -59,3 +59,23 @@ def files_by_stem(folder: Path, suffixes: Iterable[str]) -> dict[str, Path]:
                 raise DataSetError(f"'{found[path.stem]}' and '{path.name}' have the same name: remove one.")
             found[path.stem] = path
     return found
+
+
+def with_masks(
+    images: dict[str, Path], masks: dict[str, Path], expected: Path, remedy: str = "add the masks or remove the images"
+) -> dict[str, tuple[Path, Path]]:
+    """Each image with the mask of its name; one without a mask is refused.
+
+    Args:
+        images: name -> file.
+        masks: name -> file; more than there are images will do.
+        expected: where the mask of a name should be, with `*` for the name.
+        remedy: end of the message.
+    """
+    lacking = sorted(set(images) - set(masks))
+    if lacking:
+        raise DataSetError(
+            f"image '{images[lacking[0]]}' has no mask '{str(expected).replace('*', lacking[0])}' "
+            f"({len(lacking)} such image(s)): {remedy}."
+        )
+    return {name: (path, masks[name]) for name, path in images.items()}

@@ -72,7 +72,7 @@ def photo(path: Path, size: tuple[int, int] = (HEIGHT, WIDTH), value: int = 120)
 
 
 def labels(path: Path, array: np.ndarray, palette: bool = False) -> Path:
-    """A label map as grey or palette PNG."""
+    """A label map as grey or palette image, or a coloured mask (H, W, 3)."""
     path.parent.mkdir(parents=True, exist_ok=True)
     image = Image.fromarray(array.astype(np.uint8))
     if palette:

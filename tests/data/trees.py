@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from tests.data.small import HEIGHT, WIDTH, block, instance, labels, photo, rle, square, text, write_json
 
@@ -53,7 +52,6 @@ def voc_tree(root: Path) -> Path:
             stem = f"2007_{c:03d}{k:03d}"
             photo(base / f"JPEGImages/{stem}.jpg", value=5 * c + k)
             array = block(c)
-            array[array == c] = c
             array[8:10, 10:60] = 255
             if c == 2:
                 array[70:78, 70:90] = 1
@@ -72,7 +70,7 @@ def fss_tree(root: Path, per_class: int = 10) -> Path:
                 photo(root / f"FSS-1000/{name}/{k}.jpg", value=10 * k)
                 grey = np.where(block(1) == 1, 255, 90).astype(np.uint8)  # darker than 128 is background
                 grey[0, 0] = 128
-                Image.fromarray(np.repeat(grey[..., None], 3, -1)).save(root / f"FSS-1000/{name}/{k}.png")
+                labels(root / f"FSS-1000/{name}/{k}.png", np.repeat(grey[..., None], 3, -1))
     return root
 
 
@@ -180,9 +178,7 @@ def perseg_tree(root: Path) -> Path:
             photo(root / f"PerSeg/Images/{name}/{k:02d}.jpg", value=40 * k + 20)
             colours = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
             colours[block(1) == 1] = (128, 0, 0)
-            path = root / f"PerSeg/Annotations/{name}/{k:02d}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(colours).save(path)
+            labels(root / f"PerSeg/Annotations/{name}/{k:02d}.png", colours)
     return root
 
 
@@ -239,9 +235,7 @@ def suim_tree(root: Path) -> Path:
             photo(root / f"SUIM/{folder}/images/d_r_{k}_.jpg", value=30 * k)
             colours = np.full((HEIGHT, WIDTH, 3), 9, np.uint8)
             colours[block(1) == 1] = ((3, 0, 250), (255, 246, 0), (255, 255, 255))[k % 3]
-            path = root / f"SUIM/{folder}/masks/d_r_{k}_.bmp"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(colours).save(path)
+            labels(root / f"SUIM/{folder}/masks/d_r_{k}_.bmp", colours)
     return root
 
 

@@ -140,6 +140,7 @@ class TrainEpisodes(Dataset[dict[str, Any]]):
             As `EpisodeData`, without `query_mask_original`, and `support_truths` (K, S, S) uint8 {0, 1, 255 = ignore},
             for methods that are also asked to find the references' objects.
         """
+        # A generator for each item: which worker draws it, in which batch, after which other item changes nothing.
         rng = np.random.default_rng(np.random.SeedSequence([self.seed, self.epoch, i]))
         for _ in range(_MAX_CLASSES - 1):
             try:
@@ -150,7 +151,7 @@ class TrainEpisodes(Dataset[dict[str, Any]]):
 
     def _episode(self, i: int, class_id: int, rng: np.random.Generator) -> dict[str, Any]:
         absent = bool(rng.random() < self.absent_prob)
-        if absent and class_id not in self._candidates:
+        if absent and class_id not in self._candidates:  # a list over the whole data set: made once a class
             self._candidates[class_id] = self.index.candidates(class_id)
         pool = self._candidates[class_id] if absent else self.images[class_id]
         query_id, image, mask = self._pick(pool, class_id, rng, set(), absent)
@@ -161,6 +162,7 @@ class TrainEpisodes(Dataset[dict[str, Any]]):
             image_id, support_image, support_mask = self._pick(self.images[class_id], class_id, rng, taken, False)
             support_ids.append(image_id)
             supports.append(self._augmented(support_image, support_mask, rng))
+        # The query is augmented last. The order of random draws is part of the result: seeded runs repeat bit by bit.
         image, mask = self._augmented(image, mask, rng)
         item = _tensors(self.resize, image, mask, supports)
         truths = [self.resize.truth(torch.from_numpy(other).long()).to(torch.uint8) for _, other in supports]
@@ -172,11 +174,14 @@ class TrainEpisodes(Dataset[dict[str, Any]]):
         self, pool: Sequence[str], class_id: int, rng: np.random.Generator, taken: set[str], absent: bool
     ) -> tuple[str, np.ndarray, np.ndarray]:
         """Draw an image that shows the class (or, when `absent`, does not) once ignored pixels are taken out."""
+        # Which images are usable is known only once their masks are read, and reading all of a data set's before the
+        # first step would take minutes. So draw, look, and draw again.
         for _ in range(_MAX_TRIES * (1 + len(taken))):
             image_id = pool[int(rng.integers(len(pool)))]
             if image_id in taken or (absent and class_id in self.index.classes_in(image_id)):
                 continue
             image, mask = _load(self.index, image_id, class_id)
+            # Held-out objects must teach nothing, not even that they are background.
             for other in sorted(self.index.classes_in(image_id) & self.ignore_classes):
                 mask = np.where(self.index.load_mask(image_id, other) != 0, IGNORE, mask).astype(np.uint8)
             if absent or (mask == 1).any():

@@ -42,6 +42,7 @@ class PortableRandom:
 
     def below(self, bound: int) -> int:
         """A number in [0, bound), each equally likely (values above the last full multiple are drawn again)."""
+        # A plain remainder would favour small numbers, as 2^64 is not a multiple of the bound.
         limit = (1 << 64) // bound * bound
         while True:
             value = int(self._bits.random_raw())
@@ -122,6 +123,7 @@ class EpisodeList:
         """
         if shots < 1:
             raise ValueError(f"episodes need at least 1 shot, got {shots}.")
+        # with replacement one image is enough for all supports, beside the query
         pools = _Pools(index, fold, shots, 2 if replacement else shots + 1, skip_rare)
         random = PortableRandom("episodes", index.name, fold, shots, seed)
         if order == "first":
@@ -222,9 +224,11 @@ class _Pools:
         self._index, self._fold, self._shots, self._needed = index, fold, shots, needed
         self._usable: dict[tuple[int, str], bool] = {}
         self._images: dict[int, list[str]] = {}
+        # Reading every mask of COCO to draw 1,000 episodes would take minutes, so masks are looked at when drawn. Only
+        # a class with few images is read through at once: an empty mask there decides whether it can be drawn at all.
         for class_id in index.novel_classes(fold):
             images = sorted(index.images(class_id))
-            if len(images) < 2 * needed:  # every image matters, so look at the masks now
+            if len(images) < 2 * needed:
                 images = [image for image in images if index.object_pixels(image, class_id) > 0]
             if len(images) >= needed:
                 self._images[class_id] = images

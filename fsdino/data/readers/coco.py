@@ -92,11 +92,8 @@ class CocoIndex(ClassIndex):
         crowd, mask = np.zeros(size, np.uint8), np.zeros(size, np.uint8)
         for own_class, is_crowd, segmentation in self._instances[image_id]:
             if own_class == class_id:
-                np.maximum(
-                    mask if not is_crowd else crowd,
-                    self._decode(image_id, segmentation),
-                    out=mask if not is_crowd else crowd,
-                )
+                plane = crowd if is_crowd else mask
+                np.maximum(plane, self._decode(image_id, segmentation), out=plane)
         mask[(crowd == 1) & (mask == 0)] = IGNORE
         return mask
 
@@ -108,6 +105,8 @@ class CocoIndex(ClassIndex):
         """
         if self._painted is None or self._painted[0] != image_id:
             labels = np.zeros(self._size(image_id), np.int64)
+            # The published label maps of COCO-20i were painted so: a crowd never hides an instance, and where two
+            # instances overlap the later one of the file wins. Another order changes scores.
             for class_id, crowd, segmentation in sorted(self._instances[image_id], key=lambda one: not one[1]):
                 labels[self._decode(image_id, segmentation) == 1] = -1 if crowd else class_id
             self._painted = (image_id, labels)

@@ -47,7 +47,7 @@ class DavisIndex(ClassIndex):
                     f"sequence '{self._images / sequence}' has {len(frames)} frame(s), expected 3 or "
                     "more: unpack DAVIS again."
                 )
-            self._frames[sequence] = frames[:-1]
+            self._frames[sequence] = frames[:-1]  # the official measure leaves the last frame out
             for number in self._objects(sequence, frames[0]):
                 class_id = len(self.class_names)
                 self.class_names[class_id] = f"{sequence}/{number}"

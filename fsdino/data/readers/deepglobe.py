@@ -8,7 +8,7 @@ import numpy as np
 
 from fsdino.data.catalog import DataSet, Published, Requirement
 from fsdino.data.class_index import ClassIndex
-from fsdino.data.files import DataSetError, existing, files_by_stem, first_existing
+from fsdino.data.files import DataSetError, existing, files_by_stem, first_existing, with_masks
 from fsdino.data.images import image_size, read_image, read_mask
 
 CLASSES = ("agriculture", "urban", "rangeland", "forest", "water", "barren")  # folders 1 to 6
@@ -41,14 +41,9 @@ class DeepGlobeIndex(ClassIndex):
             folder = base / f"{class_id}/test"
             images = files_by_stem(existing(folder / "origin", "the tiles of a class"), (".jpg",))
             masks = files_by_stem(existing(folder / "groundtruth", "the masks of a class"), (".png",))
-            lacking = sorted(set(images) - set(masks))
-            if lacking:
-                raise DataSetError(
-                    f"tile '{images[lacking[0]]}' has no mask '{folder / 'groundtruth' / lacking[0]}.png': "
-                    "unpack the archive again."
-                )
-            self._images |= images
-            self._masks[class_id] = {stem: masks[stem] for stem in images}
+            pairs = with_masks(images, masks, folder / "groundtruth/*.png", "unpack the archive again")
+            self._images |= images  # a tile of two classes lies in both folders, with the same pixels
+            self._masks[class_id] = {tile: mask for tile, (_, mask) in pairs.items()}
         if not self._images:
             raise DataSetError(f"'{base}' has no .jpg tile in '<class>/test/origin': unpack the archive again.")
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from fsdino.data.catalog import DataSet
 from fsdino.data.class_index import ClassIndex
-from fsdino.data.files import DataSetError, existing, files_by_stem, shown
+from fsdino.data.files import DataSetError, existing, files_by_stem, shown, with_masks
 from fsdino.data.images import IMAGE_SUFFIXES, check_mask_size, image_size, read_image, read_mask
 from fsdino.data.readers.coco import read_json
 from fsdino.data.readers.label_maps import LabelMapIndex
@@ -131,10 +131,9 @@ def _label_folder(base: Path, name: str, num_folds: int, limits: dict[str, Any])
     class_names = read_classes(base / "classes.json")
     images = files_by_stem(existing(base / "images", "the folder of images"), IMAGE_SUFFIXES)
     labels = files_by_stem(base / "labels", MASK_SUFFIXES)
-    _insist_on_masks(images, labels, base / "labels")
     class_ids = sorted(class_names)
     folds = [class_ids[fold::num_folds] for fold in range(num_folds)]
-    files = {stem: (path, labels[stem]) for stem, path in images.items()}
+    files = with_masks(images, labels, base / "labels/*.png")
     return LabelMapIndex(name, files, class_names, folds, **limits)
 
 
@@ -146,8 +145,7 @@ def _twin_trees(images: Path, masks: Path) -> dict[str, dict[str, tuple[Path, Pa
         found_images = files_by_stem(image_dir, IMAGE_SUFFIXES)
         own = files_by_stem(existing(mask_dir, f"the masks of class '{class_name}'"), MASK_SUFFIXES)
         own = {stem.removesuffix("_mask"): path for stem, path in own.items()}
-        _insist_on_masks(found_images, own, mask_dir)
-        found[class_name] = {stem: (path, own[stem]) for stem, path in found_images.items()}
+        found[class_name] = with_masks(found_images, own, mask_dir / "*.png")
     return found
 
 
@@ -156,6 +154,8 @@ def _class_folder(path: Path) -> dict[str, tuple[Path, Path]]:
     files = [p for p in shown(path) if p.suffix.lower() in IMAGE_SUFFIXES]
     masks = {p.stem.removesuffix("_mask"): p for p in files if p.stem.endswith("_mask")}
     rest = [p for p in files if not p.stem.endswith("_mask")]
+    # A .png may be either: it is the mask of a .jpg of its name, the image of a `_mask` of its name, else a mask that
+    # lost its image. So what can only be an image comes first.
     photos = {p.stem: p for p in rest if p.suffix.lower() not in MASK_SUFFIXES}
     for p in rest:
         if p.suffix.lower() in MASK_SUFFIXES:
@@ -168,18 +168,7 @@ def _class_folder(path: Path) -> dict[str, tuple[Path, Path]]:
         raise DataSetError(
             f"mask '{masks[lonely[0]]}' has no image of the same name: add '{lonely[0]}.jpg' or remove the mask."
         )
-    if photos:
-        _insist_on_masks(photos, masks, path)
-    return {stem: (photo, masks[stem]) for stem, photo in sorted(photos.items())}
-
-
-def _insist_on_masks(images: dict[str, Path], masks: dict[str, Path], mask_dir: Path) -> None:
-    lacking = sorted(set(images) - set(masks))
-    if lacking:
-        raise DataSetError(
-            f"image '{images[lacking[0]]}' has no mask '{mask_dir / lacking[0]}.png' "
-            f"({len(lacking)} such image(s)): add the masks or remove the images."
-        )
+    return with_masks(dict(sorted(photos.items())), masks, path / "*.png")
 
 
 DATA_SETS = (DataSet("folder", "a folder of images and masks", folder),)

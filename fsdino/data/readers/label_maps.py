@@ -45,6 +45,8 @@ class LabelMapIndex(ClassIndex):
         self._files = dict(files)
         self._labels: tuple[str, np.ndarray] | None = None  # masks of one image are asked for one after the other
         self._areas: dict[str, dict[int, int]] = {}
+        # Which images count for a class depends on its pixels, so without a published list every map is read once. The
+        # areas are kept: episodes and training filters ask for them again and again.
         if pairs is None:
             self._areas = self._read_areas()
             pairs = self._count(min_pixels, min_cover)

@@ -36,6 +36,7 @@ class LvisIndex(CocoIndex):
         self._known_absent: dict[int, set[str]] = {}
         annotations, image_dir = lvis_files(root, split)
         super().__init__(annotations, image_dir, "lvis92i", file_name=self._note_image)
+        # The folds are made from validation counts; a base class of the train split must not be novel in the val split.
         if split == "val":
             images = {class_id: len(self.images(class_id)) for class_id in self.class_names}
         else:

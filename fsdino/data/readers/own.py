@@ -56,6 +56,8 @@ def spread_images(index: ClassIndex, share: float, least: int = 2) -> set[str]:
     chosen: set[str] = set()
     for class_id in sorted(index.class_names):
         images = index.images(class_id)
+        # Neighbours in a sorted list are often shots of one scene: evenly spread images stand for the whole list, and
+        # the choice is the same on every machine without a seed.
         wanted = min(max(least, round(share * len(images))), len(images) // 2)
         free = [image for image in images if image not in chosen]
         missing = wanted - (len(images) - len(free))

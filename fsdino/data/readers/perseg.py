@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from fsdino.data.catalog import DataSet, Published, Requirement
-from fsdino.data.files import DataSetError, existing, files_by_stem, first_existing
+from fsdino.data.files import existing, files_by_stem, first_existing, with_masks
 from fsdino.data.images import IMAGE_SUFFIXES, read_image
 from fsdino.data.readers.folder import MASK_SUFFIXES, MaskFolderIndex
 
@@ -31,13 +31,8 @@ class PersegIndex(MaskFolderIndex):
         for folder in sorted(path for path in image_dir.iterdir() if path.is_dir()):
             images = files_by_stem(folder, IMAGE_SUFFIXES)
             masks = files_by_stem(existing(base / "Annotations" / folder.name, "the object's masks"), MASK_SUFFIXES)
-            lacking = sorted(set(images) - set(masks))
-            if lacking:
-                raise DataSetError(
-                    f"image '{images[lacking[0]]}' has no mask "
-                    f"'{base / 'Annotations' / folder.name / lacking[0]}.png': unpack PerSeg again."
-                )
-            files[folder.name] = {stem: (path, masks[stem]) for stem, path in images.items()}
+            expected = base / "Annotations" / folder.name / "*.png"
+            files[folder.name] = with_masks(images, masks, expected, "unpack PerSeg again")
         super().__init__("perseg", files, folds=[range(len(files))])
 
     def _read_mask(self, path: Path) -> np.ndarray:

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 
 from fsdino.data.catalog import TRAIN_TEST, DataSet, Published, Requirement
-from fsdino.data.files import DataSetError, existing, files_by_stem, first_existing
+from fsdino.data.files import existing, files_by_stem, first_existing, with_masks
 from fsdino.data.images import IMAGE_SUFFIXES, read_image
 from fsdino.data.readers.label_maps import LabelMapIndex
 
@@ -39,14 +39,8 @@ class SuimIndex(LabelMapIndex):
         base = first_existing(root, _ROOTS, f"{_FOLDERS[split]}/images") / _FOLDERS[split]
         images = files_by_stem(base / "images", IMAGE_SUFFIXES)
         masks = files_by_stem(existing(base / "masks", "SUIM's masks"), (".bmp",))
-        lacking = sorted(set(images) - set(masks))
-        if lacking:
-            raise DataSetError(
-                f"image '{images[lacking[0]]}' has no mask '{base / 'masks' / lacking[0]}.bmp' "
-                f"({len(lacking)} such image(s)): unpack SUIM again."
-            )
+        files = with_masks(images, masks, base / "masks/*.bmp", "unpack SUIM again")
         names = dict(enumerate(CLASSES, start=1))
-        files = {stem: (path, masks[stem]) for stem, path in images.items()}
         super().__init__("suim", files, names, [list(names)], min_pixels=min_pixels)
 
     def _read_map(self, path: Path) -> np.ndarray:

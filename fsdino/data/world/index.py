@@ -50,6 +50,7 @@ def world_split(split: str) -> WorldSplit:
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r} of the embedded world; use one of {', '.join(SPLITS)}.")
     rng = np.random.default_rng(_WORLD_SEED)
+    # Novel classes show something that no training split has shown: remembered factors are not enough to find them.
     new_shapes, new_textures = _held_out(rng, NUM_SHAPES), _held_out(rng, NUM_TEXTURES)
     shapes = [s for s in range(NUM_SHAPES) if s not in new_shapes]
     textures = [t for t in range(NUM_TEXTURES) if t not in new_textures]

@@ -124,13 +124,14 @@ class _Canvas:
         window = self.image[y0:y1, x0:x1]
         window += (colour - window) * alpha[..., None]
         solid = alpha > 0.5
+        # What is painted later hides what was there: only visible pixels are annotated.
         for mask in self.masks:
             mask[y0:y1, x0:x1] &= ~solid
         mask = np.zeros((SCENE_SIZE, SCENE_SIZE), bool)
         mask[y0:y1, x0:x1] = solid
         self.objects.append(spec)
         self.masks.append(mask)
-        self.areas.append(int((coverage > 0.5).sum()))
+        self.areas.append(int((coverage > 0.5).sum()))  # whole area, also outside the image
 
     def visible(self) -> tuple[tuple[ObjectSpec | None, ...], Array]:
         kept = [
@@ -149,7 +150,7 @@ def _background(rng: np.random.Generator, textures: Sequence[int]) -> Array:
         side = np.arange(SCENE_SIZE)[:, None] > border[None]
         side = side.T if rng.random() < 0.5 else side
         image = np.where(side[..., None], _textured(rng, int(rng.choice(textures)), size), image)
-    contrast = rng.uniform(0.35, 1.0)
+    contrast = rng.uniform(0.35, 1.0)  # duller than objects on average, so that they can be told from it
     return np.ascontiguousarray(image.mean() + (image - image.mean()) * contrast, np.float32)
 
 

@@ -28,6 +28,7 @@ class _Pen:
         self.canvas = np.zeros((side, side), np.uint8)
 
     def _pixels(self, points: Points) -> Array:
+        # OpenCV takes sixteenths of a pixel as whole numbers (shift 4): without them small curves have corners
         return np.round((np.asarray(points, np.float64) * _RADIUS + self.canvas.shape[0] / 2) * 16).astype(np.int32)
 
     def polygon(self, points: Points, value: int = 255) -> _Pen:
