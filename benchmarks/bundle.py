@@ -19,7 +19,7 @@ from provenance import provenance
 
 from fsdino.base.bundled import bundled_file
 from fsdino.base.storage import load_segmenter, save_pretrained
-from fsdino.data.world.index import SyntheticScenes
+from fsdino.data.world.stream import SyntheticScenes
 from fsdino.models.segmenter import FewShotSegmenter
 from fsdino.pipeline.commands import run
 from fsdino.pipeline.recipe import Recipe, read_recipe

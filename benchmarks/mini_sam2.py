@@ -17,7 +17,7 @@ from provenance import provenance, write_rows
 from torch import Tensor
 
 from fsdino.assets.pretrain_sam2 import Sam2PretrainModule, second_view
-from fsdino.data.world.index import SyntheticScenes
+from fsdino.data.world.stream import SyntheticScenes
 from fsdino.methods.sam2.weights import build_sam2
 from fsdino.teachers.prompting import central_clicks, mask_iou, tight_boxes
 

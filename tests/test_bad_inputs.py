@@ -14,7 +14,8 @@ from PIL import Image
 from fsdino.base.storage import save
 from fsdino.cli import main
 from fsdino.evaluation.work import plain_error
-from tests.data.trees import TREES, block, coco_tree, labels, mask_folder_tree, photo
+from tests.data.small import block, labels, photo
+from tests.data.trees import TREES, coco_tree, mask_folder_tree
 from tests.small_segmenter import small_segmenter
 
 
@@ -69,9 +70,9 @@ CASES: dict[str, tuple[str, Callable[[Path], object] | None, str]] = {
     "wrong root": ("fss1000", mask_folder_tree, r"has no class folder of FSS-1000 such as .*give --root as the folder"),
     "dangling": ("coco", _dangling, r"annotation 1 in '.*instances.json' is of image id 99, .*remove"),
     "truncated": ("folder", _truncated, r"shot\d.jpg' cannot be read .*(again|replace|copy)"),
-    "other size": ("folder", _other_size, r"mask '.*cup/shot1.png' is 70x90 pixels .*: export the mask at the pict"),
-    "empty": ("folder", _empty_masks, r"class 'pen' of 'folder' fold 1 has 0 image\(s\) with a mask, .*: add pict"),
-    "too few": ("folder", _one_image, r"class 'pen' of 'folder' fold 1 has 1 image\(s\) with a mask, .*: add pi"),
+    "other size": ("folder", _other_size, r"mask '.*cup/shot1.png' is 70x90 pixels .*: export the mask at the imag"),
+    "empty": ("folder", _empty_masks, r"class 'pen' of 'folder' fold 1 has 0 image\(s\) with a mask, .*: add imag"),
+    "too few": ("folder", _one_image, r"class 'pen' of 'folder' fold 1 has 1 image\(s\) with a mask, .*: add im"),
     "coloured labels": ("folder", _coloured, r"label image '.*labels/0.png' has colours .*: save it as a grey or"),
 }  # fmt: skip
 

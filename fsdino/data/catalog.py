@@ -1,67 +1,122 @@
-"""Data sets, each reduced to a `ClassIndex`, and episodes drawn from them.
+"""Data sets by name. Each is described in the file of its reader, in `DATA_SETS`, and found there; no table names them.
 
-`DATA_SETS` is the one table of names; a reader is imported when it is asked for.
+Nothing here imports torch.
 """
 
 from __future__ import annotations
 
+import pkgutil
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Literal
+from pathlib import Path
+from typing import Any, Literal
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from fsdino.data.class_index import ClassIndex
+from fsdino.data import readers
+from fsdino.data.class_index import ClassIndex
+from fsdino.data.episodes.episode_list import Order
 
 Role = Literal["train", "test"]
+TRAIN_VAL: Mapping[Role, str] = {"train": "train", "test": "val"}
+TRAIN_TEST: Mapping[Role, str] = {"train": "train", "test": "test"}
+_EMBEDDED_WORLD = "fsdino.data.world.index"  # the one reader that is a package of its own
 
 
 @dataclass(frozen=True)
-class DataSetEntry:
-    """How a data set is opened.
+class Requirement:
+    """A file or folder of a data set.
 
     Attributes:
-        target: `module:callable`, called as `callable(root, split=..., **options)`.
-        title: its full name.
-        roles: role -> the data set's own split name; empty where it has no splits.
-        options: arguments that go with the name.
-        needs_root: False for what the package brings along.
+        path: relative path, may hold `*`.
+        what: what it is.
+        fetch: what to fetch when it is missing.
+        folders: places under the root to look in.
+        optional: the data set works without it.
     """
 
-    target: str
+    path: str
+    what: str
+    fetch: str
+    folders: Sequence[str] = (".",)
+    optional: bool = False
+
+
+@dataclass(frozen=True)
+class Published:
+    """Published numbers of a data set; `fsdino data` sets what it finds beside them.
+
+    Where splits differ, a number is a table from split name to number; a data set without splits has the split "".
+
+    Attributes:
+        classes: classes of a split.
+        images: images of a split.
+        fold_classes: classes that each fold tests.
+        tested_classes: classes that all folds together test.
+        fold_pairs: split -> (image, class) pairs of each fold's classes.
+    """
+
+    classes: int | Mapping[str, int] | None = None
+    images: int | Mapping[str, int] | None = None
+    fold_classes: int | None = None
+    tested_classes: int | None = None
+    fold_pairs: Mapping[str, Sequence[int]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """All that is known of a data set beside its files.
+
+    Attributes:
+        name: what commands and recipes call it.
+        title: its full name.
+        reader: opens it; called as `reader(root, split=..., **options)`, without what it does not have.
+        roles: role that it can play -> its own split name, None where it has no splits.
+        options: arguments that go with the name.
+        needs_root: False for what the package brings along.
+        requirements: what must be on disk.
+        published: numbers to compare with.
+        order: how a list of episodes takes its queries, see `EpisodeList.draw`.
+        photographs: whose photographs it annotates, where other data sets annotate the same: one that is tested must
+            not be trained on under another name.
+    """
+
+    name: str
     title: str
-    roles: dict[str, str] = field(default_factory=dict)
-    options: dict[str, Any] = field(default_factory=dict)
+    reader: Callable[..., ClassIndex]
+    roles: Mapping[Role, str | None] = field(default_factory=lambda: {"train": None, "test": None})
+    options: Mapping[str, Any] = field(default_factory=dict)
     needs_root: bool = True
+    requirements: Sequence[Requirement] = ()
+    published: Published = field(default_factory=Published)
+    order: Order = "random"
+    photographs: str = ""
+
+    def insist_on_root(self, root: str | Path | None) -> None:
+        """Refuse to go on without a folder where one is needed."""
+        if self.needs_root and root is None:
+            raise ValueError(f"data set '{self.name}' ({self.title}) needs the folder it lies in: give --root DIR.")
 
 
-_TRAIN_VAL = {"train": "train", "test": "val"}
-DATA_SETS: dict[str, DataSetEntry] = {
-    "pascal5i": DataSetEntry("fsdino.data.readers.voc:VocIndex", "PASCAL-5i (VOC 2012 + SBD)", _TRAIN_VAL),
-    "coco20i": DataSetEntry("fsdino.data.readers.coco:coco20i", "COCO-20i (COCO 2014)", _TRAIN_VAL),
-    "fss1000": DataSetEntry("fsdino.data.readers.fss:fss1000", "FSS-1000", {"train": "train", "test": "test"}),
-    "lvis92i": DataSetEntry("fsdino.data.readers.lvis:LvisIndex", "LVIS-92i (LVIS v1)", _TRAIN_VAL),
-    "pascal-part": DataSetEntry("fsdino.data.readers.parts:PascalPartIndex", "PASCAL-Part (VOC 2010)", _TRAIN_VAL),
-    "paco-part": DataSetEntry(
-        "fsdino.data.readers.parts:PacoPartIndex", "PACO-Part", {"train": "train", "test": "test"}
-    ),
-    "davis2016": DataSetEntry("fsdino.data.readers.davis:DavisIndex", "DAVIS 2016", _TRAIN_VAL, {"year": 2016}),
-    "davis2017": DataSetEntry("fsdino.data.readers.davis:DavisIndex", "DAVIS 2017", _TRAIN_VAL, {"year": 2017}),
-    "perseg": DataSetEntry("fsdino.data.readers.perseg:PersegIndex", "PerSeg"),
-    "folder": DataSetEntry("fsdino.data.readers.folder:folder", "a folder of images and masks"),
-    "own": DataSetEntry(
-        "fsdino.data.readers.own:own_folder", "one's own folder, all classes learnt", {"train": "train", "test": "test"}
-    ),
-    "coco": DataSetEntry("fsdino.data.readers.coco:coco_folder", "a COCO-format JSON file with its images"),
-    "coco386": DataSetEntry(
-        "fsdino.data.readers.coco:coco_folder", "386 COCO photographs", options={"name": "coco386", "min_cover": 0.02}
-    ),
-    "synthetic": DataSetEntry(
-        "fsdino.data.world.index:SyntheticWorld", "the embedded world", {"train": "base", "test": "novel"},
-        needs_root=False,
-    ),
-}  # fmt: skip
+@cache
+def data_sets() -> dict[str, DataSet]:
+    """Every data set by name, sorted."""
+    # All files of the room are imported to open one data set (about 0.2 s): a table of names would be quicker, and one
+    # more place to edit for each data set. Files without DATA_SETS hold what several readers share.
+    modules = [f"{readers.__name__}.{module.name}" for module in pkgutil.iter_modules(readers.__path__)]
+    found = [entry for name in [*modules, _EMBEDDED_WORLD] for entry in getattr(import_module(name), "DATA_SETS", ())]
+    return {entry.name: entry for entry in sorted(found, key=lambda entry: entry.name)}
+
+
+def data_set(name: str) -> DataSet:
+    """What is known of a data set.
+
+    Raises:
+        ValueError: there is no such data set.
+    """
+    if name not in data_sets():
+        raise ValueError(f"there is no data set '{name}'; known: {', '.join(data_sets())}.")
+    return data_sets()[name]
 
 
 def open_data_set(
@@ -70,36 +125,24 @@ def open_data_set(
     """Open a data set by name.
 
     Args:
-        name: one of `DATA_SETS`.
+        name: one of `data_sets`.
         root: its folder on disk; not used by the embedded world.
         role: "train" for images of base classes, "test" for episodes.
         split: the data set's own split name, in place of a role.
         options: further arguments of its reader.
 
-    Returns:
-        The data set.
-
     Raises:
-        ValueError: there is no such data set, no root was given, or its files are missing or damaged.
+        ValueError: there is no such data set, it cannot play the role, no root was given, or its files are missing or
+            damaged.
     """
-    entry = data_set_entry(name)
-    if entry.needs_root and root is None:
-        raise ValueError(f"data set '{name}' ({entry.title}) needs the folder it lies in: give --root DIR.")
-    module, _, attribute = entry.target.partition(":")
-    reader = getattr(import_module(module), attribute)
-    arguments = entry.options | options
-    if entry.roles:
-        arguments["split"] = split or entry.roles[role]
-    index: ClassIndex = reader(root, **arguments) if entry.needs_root else reader(**arguments)
-    return index
-
-
-def data_set_entry(name: str) -> DataSetEntry:
-    """The table's entry of a data set.
-
-    Raises:
-        ValueError: there is no such data set.
-    """
-    if name not in DATA_SETS:
-        raise ValueError(f"there is no data set '{name}'; known: {', '.join(DATA_SETS)}.")
-    return DATA_SETS[name]
+    entry = data_set(name)
+    entry.insist_on_root(root)
+    if split is not None and not any(entry.roles.values()):
+        raise ValueError(f"data set '{name}' has no splits of its own, got split '{split}': leave it out.")
+    if split is None:
+        if role not in entry.roles:
+            able = " and ".join(entry.roles)
+            raise ValueError(f"data set '{name}' is there to {able} on, not to {role} on: choose another one.")
+        split = entry.roles[role]
+    arguments = {**entry.options, **options} | ({} if split is None else {"split": split})
+    return entry.reader(root, **arguments) if entry.needs_root else entry.reader(**arguments)

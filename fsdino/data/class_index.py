@@ -57,11 +57,7 @@ class ClassIndex(ABC):
         return self._all_images
 
     def novel_classes(self, fold: int) -> list[int]:
-        """Class ids held out in a fold.
-
-        Raises:
-            ValueError: there is no such fold.
-        """
+        """Class ids held out in a fold."""
         if not 0 <= fold < len(self.folds):
             raise ValueError(f"data set '{self.name}' has folds 0 to {len(self.folds) - 1}, got fold {fold}.")
         return list(self.folds[fold])
@@ -130,15 +126,13 @@ class CombinedIndex(ClassIndex):
 
     Attributes:
         class_ids: per member, its class id -> class id here.
-
-    Raises:
-        ValueError: no member was given.
     """
 
     def __init__(self, members: Sequence[ClassIndex], name: str = "combined") -> None:
         if not members:
             raise ValueError("CombinedIndex got no data set; it needs at least one.")
         self.name = name
+        # Classes of equal names stay apart: data sets rarely mean the same by a word, and one of them may be held out.
         names = [member.name for member in members]
         labels = [n if names.count(n) == 1 else f"{n}{i}" for i, n in enumerate(names)]
         self.members = dict(zip(labels, members))
@@ -163,8 +157,10 @@ class CombinedIndex(ClassIndex):
         label, own_id = self._split(image_id)
         class_label, own_class = self._origin[class_id]
         if class_label != label:
-            raise ValueError(f"image '{image_id}' has no mask of class '{self.class_names[class_id]}': "
-                             "it belongs to another data set.")
+            raise ValueError(
+                f"image '{image_id}' has no mask of class '{self.class_names[class_id]}': "
+                "it belongs to another data set."
+            )
         return self.members[label].load_mask(own_id, own_class)
 
     def classes_in(self, image_id: str) -> set[int]:

@@ -11,49 +11,32 @@ class DataSetError(ValueError):
 
 
 def existing(path: str | Path, what: str) -> Path:
-    """Insist that a file or folder is there.
-
-    Args:
-        path: the file or folder.
-        what: what it is, for the message.
-
-    Raises:
-        DataSetError: it is not there; the message names the deepest folder that is.
-    """
+    """Insist that a file or folder is there; if not, the message says what it is and how far the path exists."""
     found = Path(path)
     if not found.exists():
         upper = next((p for p in found.absolute().parents if p.exists()), Path("/"))
-        raise DataSetError(f"'{found}' ({what}) does not exist, '{upper}' does: check --root, or fetch what is missing "
-                           "(`fsdino data check NAME --root DIR` lists the files).")
+        raise DataSetError(
+            f"'{found}' ({what}) does not exist, '{upper}' does: check --root, or fetch what is missing "
+            "(`fsdino data check NAME --root DIR` lists the files)."
+        )
     return found
 
 
 def first_existing(root: str | Path, folders: Sequence[str], marker: str) -> Path:
-    """The first of some folders under the root that holds a marker file or folder.
-
-    Args:
-        root: folder given by the user.
-        folders: candidates relative to it, "." for itself.
-        marker: what must lie in it.
-
-    Raises:
-        DataSetError: the root is missing, or none of the candidates has the marker.
-    """
+    """The first of some folders under the root ("." is the root itself) that holds a marker file or folder."""
     base = existing(root, "the data set's root")
     for folder in folders:
         if (base / folder / marker).exists():
             return base / folder
     places = " nor ".join(f"'{base / folder / marker}'" for folder in (folders[0], folders[-1]))
-    raise DataSetError(f"found neither {places}: give --root as the folder that holds it "
-                       "(`fsdino data check NAME --root DIR` lists what is missing).")
+    raise DataSetError(
+        f"found neither {places}: give --root as the folder that holds it "
+        "(`fsdino data check NAME --root DIR` lists what is missing)."
+    )
 
 
 def read_names(path: str | Path) -> list[str]:
-    """Lines of a text file, without empty ones.
-
-    Raises:
-        DataSetError: the file is missing or empty.
-    """
+    """Lines of a text file, without empty ones."""
     names = [line.strip() for line in existing(path, "a list of names").read_text(encoding="utf-8").splitlines()]
     names = [name for name in names if name]
     if not names:
@@ -67,11 +50,7 @@ def shown(folder: Path) -> list[Path]:
 
 
 def files_by_stem(folder: Path, suffixes: Iterable[str]) -> dict[str, Path]:
-    """Files of a folder by name without suffix, sorted; hidden ones (`._0.jpg`) do not count.
-
-    Raises:
-        DataSetError: two files differ in their suffix only.
-    """
+    """Files of a folder by name without suffix, sorted; hidden ones (`._0.jpg`) do not count."""
     wanted = tuple(suffixes)
     found: dict[str, Path] = {}
     for path in shown(folder):
@@ -80,3 +59,23 @@ def files_by_stem(folder: Path, suffixes: Iterable[str]) -> dict[str, Path]:
                 raise DataSetError(f"'{found[path.stem]}' and '{path.name}' have the same name: remove one.")
             found[path.stem] = path
     return found
+
+
+def with_masks(
+    images: dict[str, Path], masks: dict[str, Path], expected: Path, remedy: str = "add the masks or remove the images"
+) -> dict[str, tuple[Path, Path]]:
+    """Each image with the mask of its name; one without a mask is refused.
+
+    Args:
+        images: name -> file.
+        masks: name -> file; more than there are images will do.
+        expected: where the mask of a name should be, with `*` for the name.
+        remedy: end of the message.
+    """
+    lacking = sorted(set(images) - set(masks))
+    if lacking:
+        raise DataSetError(
+            f"image '{images[lacking[0]]}' has no mask '{str(expected).replace('*', lacking[0])}' "
+            f"({len(lacking)} such image(s)): {remedy}."
+        )
+    return {name: (path, masks[name]) for name, path in images.items()}

@@ -7,44 +7,23 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from fsdino.base.image import IGNORE as IGNORE
 from fsdino.base.image import to_mask, to_rgb
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
-# what Pillow raises for files that are no image, cut short, or say that they have gigapixels
+# what Pillow raises for files that are not images, are cut short, or say that they have gigapixels
 UNREADABLE = (UnidentifiedImageError, SyntaxError, OSError, ValueError, Image.DecompressionBombError)
 
 
 def read_image(path: str | Path) -> np.ndarray:
-    """Read an image as RGB bytes, see `to_rgb`.
-
-    Args:
-        path: an image file that Pillow can read.
-
-    Returns:
-        (H, W, 3) uint8.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is no image, or is cut short.
-    """
+    """An image file as RGB bytes (H, W, 3), see `to_rgb`."""
     with _opened(path) as image:
         return to_rgb(image)
 
 
 def read_labels(path: str | Path) -> np.ndarray:
-    """Read a label image as the numbers stored in it: palette indices stay indices, 16 bit stays 16 bit.
+    """A label image as the numbers stored in it, (H, W) int64: palette indices stay indices, 16 bit stays 16 bit.
 
-    Args:
-        path: a PNG (or other lossless) file of mode P, L, 1 or 16 bit grey; colour images give their first channel
-            when all channels are equal.
-
-    Returns:
-        (H, W) int64.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is no image, is cut short, or is a colour image with differing channels.
+    Colour images give their first channel, provided that all channels are equal.
     """
     with _opened(path) as image:
         values = np.asarray(image)
@@ -60,34 +39,13 @@ def read_labels(path: str | Path) -> np.ndarray:
 
 
 def read_mask(path: str | Path, threshold: int = 128) -> np.ndarray:
-    """Read a black and white mask image, see `to_mask`.
-
-    Args:
-        path: a grey, palette or one-bit image, also JPEG.
-        threshold: smallest brightness in [1, 255] that counts as object.
-
-    Returns:
-        (H, W) uint8 in {0, 1}, or {0, 1, 255} from labels.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is no image, or is cut short.
-    """
+    """A black and white mask file as (H, W) uint8 in {0, 1}, or {0, 1, 255} from labels, see `to_mask`."""
     with _opened(path) as image:
         return to_mask(image, threshold)
 
 
 def check_mask_size(mask: np.ndarray, image_size: tuple[int, int], mask_path: str | Path) -> None:
-    """Refuse a mask that does not lie on its image.
-
-    Args:
-        mask: (H, W) array.
-        image_size: (H, W) of the image.
-        mask_path: file named in the message.
-
-    Raises:
-        ValueError: the sizes differ.
-    """
+    """Refuse a mask of another size than its image's (H, W)."""
     if mask.shape[:2] != tuple(image_size):
         raise ValueError(
             f"mask '{mask_path}' is {mask.shape[1]}x{mask.shape[0]} pixels (width x height) but its image is "
@@ -96,12 +54,7 @@ def check_mask_size(mask: np.ndarray, image_size: tuple[int, int], mask_path: st
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
-    """Read an image's (H, W) from its header, after EXIF orientation.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is no image.
-    """
+    """An image's (H, W) from its header, after EXIF orientation."""
     try:
         with Image.open(_existing(path)) as image:
             width, height = image.size

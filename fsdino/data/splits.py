@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from fsdino.cache.image_list import ImageList
-from fsdino.data.catalog import open_data_set
+from fsdino.data.catalog import data_set, open_data_set
 from fsdino.data.class_index import ClassIndex, CombinedIndex, SubsetIndex
 from fsdino.data.episodes.episode_list import EpisodeList
 from fsdino.data.episodes.filters import novel_as_ignore, training_view
@@ -17,8 +17,6 @@ from fsdino.data.images import IMAGE_SUFFIXES, read_image
 from fsdino.data.readers.own import spread_images
 from fsdino.pipeline.recipe import DataPart, DataSpec
 from fsdino.training.episode_data import held_out_classes, validation_episodes
-
-COCO_PHOTOGRAPHS = {"coco20i", "lvis92i", "paco-part"}
 
 
 @dataclass(frozen=True)
@@ -143,7 +141,8 @@ def _without_tested(index: ClassIndex, spec: DataSpec, part: DataPart, test: Tes
     """A training data set without the test list's images, also where it is another annotation of COCO's."""
     if _is_tested(index, spec, part, test):
         return SubsetIndex.without_images(index, test.episodes.images)
-    if not {index.name, test.index.name} <= COCO_PHOTOGRAPHS:
+    family = data_set(spec.name).photographs
+    if not family or family != data_set(part.test.name).photographs:
         return index
     tested = {_coco_number(image) for image in test.episodes.images}
     return SubsetIndex.without_images(index, [p for p in index.all_images() if _coco_number(p) in tested])

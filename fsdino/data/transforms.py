@@ -36,9 +36,7 @@ class JointAugment:
         self.brightness, self.contrast, self.saturation = brightness, contrast, saturation
         self.grey_prob = grey_prob
 
-    def __call__(
-        self, image: np.ndarray, mask: np.ndarray, rng: np.random.Generator
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def __call__(self, image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Augment one image.
 
         Args:
@@ -62,7 +60,7 @@ class JointAugment:
         total = int(table[-1, -1])
         for _ in range(10):
             scale = rng.uniform(*self.crop_scale)
-            ratio = np.exp(rng.uniform(*np.log(self.crop_ratio)))
+            ratio = np.exp(rng.uniform(*np.log(self.crop_ratio)))  # in logarithms, so that 0.8 is as likely as 1.25
             height = min(full_height, max(1, round(full_height * float(np.sqrt(scale / ratio)))))
             width = min(full_width, max(1, round(full_width * float(np.sqrt(scale * ratio)))))
             top = int(rng.integers(full_height - height + 1))

@@ -19,7 +19,7 @@ class EpisodeChoice:
     """What is asked for: a data set, its folds, and where their lists come from.
 
     Args:
-        data: one of `fsdino.data.catalog.DATA_SETS`.
+        data: one of `fsdino.data.catalog.data_sets`.
         root: its folder on disk.
         folds: "all", or numbers with commas.
         shots: references per episode.

@@ -21,7 +21,7 @@ from fsdino.base.method import FewShotMethod
 from fsdino.data.class_index import ClassIndex
 from fsdino.data.episodes.episode import EpisodeData, collate_episodes
 from fsdino.data.episodes.episode_list import EpisodeList
-from fsdino.data.readers.davis import boundary_f
+from fsdino.metrics.davis import boundary_f
 from fsdino.metrics.few_shot import FewShotIoU, FewShotScore, Interval, bootstrap_interval, intersection_union
 
 Scoring = Literal["original", "network"]

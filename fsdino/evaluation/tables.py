@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 
 from fsdino.data.class_index import ClassIndex
-from fsdino.data.readers.davis import davis_score
 from fsdino.evaluation.measure import Evaluation, read_rows
+from fsdino.metrics.davis import davis_score
 from fsdino.metrics.few_shot import Interval, bootstrap_interval
 
 TableFormat = Literal["csv", "parquet"]

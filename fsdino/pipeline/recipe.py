@@ -23,7 +23,7 @@ class DataSpec:
     """A data set.
 
     Args:
-        name: one of `fsdino.data.catalog.DATA_SETS`, or "images" for a folder of images without masks.
+        name: one of `fsdino.data.catalog.data_sets`, or "images" for a folder of images without masks.
         root: its folder on disk.
         options: further arguments of its reader.
         leave_out: fold -> names of classes that must not be seen in it ("*" = the whole set), for a second data set

@@ -7,7 +7,7 @@ from typing import Any
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
-from fsdino.data.world.index import SyntheticScenes
+from fsdino.data.world.stream import SyntheticScenes
 
 
 class EpochData(LightningDataModule):

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from fsdino.base.image import IGNORE
 from fsdino.base.resize import Resize
 from fsdino.data.class_index import ClassIndex
-from fsdino.data.images import IGNORE, IMAGE_SUFFIXES, read_image, read_labels
+from fsdino.data.images import IMAGE_SUFFIXES, read_image, read_labels
 from fsdino.training.epoch_data import EpochData
 
 MIN_SHARE = 0.002  # of the image's area; smaller pieces are no objects

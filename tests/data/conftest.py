@@ -3,7 +3,7 @@
 import pytest
 
 from fsdino.data.readers.coco import CocoIndex
-from tests.data.trees import shared_data
+from tests.data.small import shared_data
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fsdino.data.class_index import CombinedIndex, SubsetIndex
-from tests.data.trees import MemoryIndex
+from tests.data.small import MemoryIndex
 
 
 def test_novel_and_base_classes_share_nothing():

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from fsdino.data.images import check_mask_size, image_size, read_image, read_labels, read_mask
-from tests.data.trees import photo
+from tests.data.small import photo
 
 
 @pytest.fixture

@@ -1,131 +1,14 @@
-"""Small data sets on disk, in exactly the official layouts, and an index in memory."""
+"""Small data sets on disk, in exactly the official layouts."""
 
 from __future__ import annotations
 
-import json
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
-from pycocotools import mask as rle_tools
 
-from fsdino.data.class_index import ClassIndex
-
-REPOSITORY = Path(__file__).resolve().parents[2]
-HEIGHT, WIDTH = 80, 100
-
-
-def shared_data(folder: str) -> Path:
-    """A folder of real photographs; skips the test where they are not at hand."""
-    base = Path(os.environ.get("FSDINO_SHARED", REPOSITORY.parent / "shared" / "data"))
-    if not (base / folder).is_dir():
-        pytest.skip(f"real photographs '{base / folder}' are not here; set FSDINO_SHARED to the folder that holds them")
-    return base / folder
-
-
-class MemoryIndex(ClassIndex):
-    """Classes with images made of squares: class c is a square of value 40 c + 50 in an image named `c_k`."""
-
-    def __init__(self, num_classes: int = 8, per_class: int = 5, name: str = "memory", side: int = 32) -> None:
-        self.name, self.side = name, side
-        self.class_names = {c: f"square{c}" for c in range(num_classes)}
-        self.folds = [list(range(f, num_classes, 4)) for f in range(4)]
-        self._images = {c: [f"{c}_{k}" for k in range(per_class)] for c in self.class_names}
-
-    def images(self, class_id: int) -> list[str]:
-        return list(self._images[class_id])
-
-    def _place(self, image_id: str) -> dict[int, tuple[int, int]]:
-        """Top left corner of each square: the class's own, and the next class's in every other image."""
-        class_id, k = map(int, image_id.split("_"))
-        places = {class_id: (2 + k % 3, 3 + k % 4)}
-        if k % 2:
-            places[(class_id + 1) % len(self.class_names)] = (18, 16)
-        return places
-
-    def load_image(self, image_id: str) -> np.ndarray:
-        image = np.full((self.side, self.side + 8, 3), 20, np.uint8)
-        for c, (y, x) in self._place(image_id).items():
-            image[y : y + 12, x : x + 12] = (40 * c + 50) % 256
-        return image
-
-    def load_mask(self, image_id: str, class_id: int) -> np.ndarray:
-        mask = np.zeros((self.side, self.side + 8), np.uint8)
-        if class_id in self._place(image_id):
-            y, x = self._place(image_id)[class_id]
-            mask[y : y + 12, x : x + 12] = 1
-        return mask
-
-    def classes_in(self, image_id: str) -> set[int]:
-        return set(self._place(image_id))
-
-
-def photo(path: Path, size: tuple[int, int] = (HEIGHT, WIDTH), value: int = 120) -> Path:
-    """A noisy image."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    noise = np.random.default_rng(value).integers(0, 60, (*size, 3))
-    Image.fromarray((value + noise).clip(0, 255).astype(np.uint8)).save(path)
-    return path
-
-
-def labels(path: Path, array: np.ndarray, palette: bool = False) -> Path:
-    """A label map as grey or palette PNG."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image = Image.fromarray(array.astype(np.uint8))
-    if palette:
-        image = image.convert("P")
-        image.putdata(array.astype(np.uint8).ravel().tolist())
-        image.putpalette([(37 * i) % 256 for i in range(768)])
-    image.save(path)
-    return path
-
-
-def block(
-    value: int, top: int = 10, left: int = 10, side: int = 50, size: tuple[int, int] = (HEIGHT, WIDTH)
-) -> np.ndarray:
-    """A map with one square."""
-    array = np.zeros(size, np.int64)
-    array[top : top + side, left : left + side] = value
-    return array
-
-
-def text(path: Path, content: str) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(content, encoding="utf-8")
-    return path
-
-
-def write_json(path: Path, content: Any) -> Path:
-    return text(path, json.dumps(content))
-
-
-def square(left: float, top: float, side: float) -> list[float]:
-    """A polygon."""
-    return [left, top, left + side, top, left + side, top + side, left, top + side]
-
-
-def rle(mask: np.ndarray, compressed: bool = True) -> dict[str, Any]:
-    """RLE of a mask: compressed with text counts, or the plain lists of COCO's crowds."""
-    if compressed:
-        found = rle_tools.encode(np.asfortranarray(mask.astype(np.uint8)))
-        return {"size": found["size"], "counts": found["counts"].decode()}
-    runs, last, count = [], 0, 0
-    for value in mask.astype(np.uint8).ravel(order="F"):
-        if value != last:
-            runs.append(count)
-            last, count = value, 0
-        count += 1
-    return {"size": list(mask.shape), "counts": [*runs, count]}
-
-
-def instance(number: int, image: int, category: int, segmentation: Any, crowd: int = 0) -> dict[str, Any]:
-    return {
-        "id": number, "image_id": image, "category_id": category, "segmentation": segmentation, "iscrowd": crowd,
-        "bbox": [10.0, 10.0, 40.0, 40.0], "area": 1.0,
-    }  # fmt: skip
+from tests.data.small import HEIGHT, WIDTH, block, instance, labels, photo, rle, square, text, write_json
 
 
 def coco_tree(root: Path, num_images: int = 6, num_classes: int = 4) -> dict[str, Any]:
@@ -169,7 +52,6 @@ def voc_tree(root: Path) -> Path:
             stem = f"2007_{c:03d}{k:03d}"
             photo(base / f"JPEGImages/{stem}.jpg", value=5 * c + k)
             array = block(c)
-            array[array == c] = c
             array[8:10, 10:60] = 255
             if c == 2:
                 array[70:78, 70:90] = 1
@@ -188,7 +70,7 @@ def fss_tree(root: Path, per_class: int = 10) -> Path:
                 photo(root / f"FSS-1000/{name}/{k}.jpg", value=10 * k)
                 grey = np.where(block(1) == 1, 255, 90).astype(np.uint8)  # darker than 128 is background
                 grey[0, 0] = 128
-                Image.fromarray(np.repeat(grey[..., None], 3, -1)).save(root / f"FSS-1000/{name}/{k}.png")
+                labels(root / f"FSS-1000/{name}/{k}.png", np.repeat(grey[..., None], 3, -1))
     return root
 
 
@@ -296,9 +178,7 @@ def perseg_tree(root: Path) -> Path:
             photo(root / f"PerSeg/Images/{name}/{k:02d}.jpg", value=40 * k + 20)
             colours = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
             colours[block(1) == 1] = (128, 0, 0)
-            path = root / f"PerSeg/Annotations/{name}/{k:02d}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(colours).save(path)
+            labels(root / f"PerSeg/Annotations/{name}/{k:02d}.png", colours)
     return root
 
 
@@ -321,6 +201,44 @@ def label_folder_tree(root: Path, num_classes: int = 4) -> Path:
     return root
 
 
+def chest_xray_tree(root: Path) -> Path:
+    """Three X-rays with masks, one of Montgomery's, whose mask has another name, and one without a mask."""
+    for k in range(5):
+        photo(root / f"LungSegmentation/CXR_png/CXR_{k}.png", value=30 * k)
+    for k, ending in enumerate(("_mask", "_mask", "_mask", "")):
+        labels(root / f"LungSegmentation/masks/CXR_{k}{ending}.png", 255 * block(1))
+    return root
+
+
+def isic_tree(root: Path) -> Path:
+    for k in range(9):
+        photo(root / f"ISIC/ISIC2018_Task1-2_Training_Input/{1 + k % 3}/ISIC_{k:07d}.jpg", value=20 * k)
+        labels(root / f"ISIC/ISIC2018_Task1_Training_GroundTruth/ISIC_{k:07d}_segmentation.png", 255 * block(1))
+    text(root / "ISIC/ISIC2018_Task1-2_Training_Input/1/LICENSE.txt", "CC-0")
+    return root
+
+
+def deepglobe_tree(root: Path) -> Path:
+    """Two tiles of each class alone, and one that shows classes 1 and 2."""
+    for c in range(1, 7):
+        for k in range(3 if c < 3 else 2):
+            tile = "10_sat_55" if k == 2 else f"{c}_sat_0{k}"
+            photo(root / f"Deepglobe/{c}/test/origin/{tile}.jpg", value=20 * c)
+            labels(root / f"Deepglobe/{c}/test/groundtruth/{tile}.png", 255 * block(1, left=8 * c))
+    return root
+
+
+def suim_tree(root: Path) -> Path:
+    """A diver, a fish, the sea-floor: blue, yellow and white, two images each, with colours that are not quite pure."""
+    for folder in ("train_val", "TEST"):
+        for k in range(6):
+            photo(root / f"SUIM/{folder}/images/d_r_{k}_.jpg", value=30 * k)
+            colours = np.full((HEIGHT, WIDTH, 3), 9, np.uint8)
+            colours[block(1) == 1] = ((3, 0, 250), (255, 246, 0), (255, 255, 255))[k % 3]
+            labels(root / f"SUIM/{folder}/masks/d_r_{k}_.bmp", colours)
+    return root
+
+
 TREES = {
     "pascal5i": voc_tree,
     "coco20i": coco2014_tree,
@@ -332,4 +250,9 @@ TREES = {
     "davis2017": davis_tree,
     "perseg": perseg_tree,
     "folder": mask_folder_tree,
+    "chest-xray": chest_xray_tree,
+    "fss1000-cd": fss_tree,
+    "isic": isic_tree,
+    "deepglobe": deepglobe_tree,
+    "suim": suim_tree,
 }

@@ -27,7 +27,8 @@ from fsdino.evaluation.sheet import picked_episodes
 from fsdino.evaluation.tables import read_episodes
 from fsdino.metrics.few_shot import FewShotIoU
 from tests.base.test_registry import ARGS
-from tests.data.trees import davis_tree, fss_tree, label_folder_tree, lvis_tree, shared_data
+from tests.data.small import shared_data
+from tests.data.trees import davis_tree, fss_tree, label_folder_tree, lvis_tree
 from tests.small_segmenter import small_segmenter
 
 COUNTS = ["fold", "episode", "class_id", "inter_bg", "inter_fg", "union_bg", "union_fg"]

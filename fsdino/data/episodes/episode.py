@@ -4,24 +4,18 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from fsdino.data.class_index import ClassIndex, CombinedIndex, SubsetIndex
-from fsdino.data.episodes.episode_list import EpisodeList, EpisodeSpec
-from fsdino.data.images import IGNORE, check_mask_size
-
-if TYPE_CHECKING:
-    from fsdino.base.resize import Resize
-
-__all__ = [
-    "ClassIndex", "CombinedIndex", "EpisodeData", "EpisodeList", "EpisodeSpec", "SubsetIndex", "TrainEpisodes",
-    "collate_episodes",
-]  # fmt: skip
+from fsdino.base.image import IGNORE
+from fsdino.base.resize import Resize
+from fsdino.data.class_index import ClassIndex
+from fsdino.data.episodes.episode_list import EpisodeList
+from fsdino.data.images import check_mask_size
 
 Transform = Callable[[np.ndarray, np.ndarray, np.random.Generator], tuple[np.ndarray, np.ndarray]]
 _MAX_TRIES = 50  # draws of an image before an impossible request is reported
@@ -34,11 +28,11 @@ class EpisodeData(Dataset[dict[str, Any]]):
     Args:
         index: data set that holds the images.
         episodes: what to load.
-        resize: square side S in pixels, or the method's own `Resize`.
+        resize: the method's way to its square of side S.
     """
 
-    def __init__(self, index: ClassIndex, episodes: EpisodeList, resize: Resize | int) -> None:
-        self.index, self.episodes, self.resize = index, episodes, _as_resize(resize)
+    def __init__(self, index: ClassIndex, episodes: EpisodeList, resize: Resize) -> None:
+        self.index, self.episodes, self.resize = index, episodes, resize
 
     def __len__(self) -> int:
         return len(self.episodes)
@@ -50,9 +44,6 @@ class EpisodeData(Dataset[dict[str, Any]]):
             `query_image` (3, S, S) float in [0, 1]; `query_mask` (S, S) long and `query_mask_original` (H, W) long at
             the image's own size, both {0, 1, 255 = ignore}; `support_images` (K, 3, S, S); `support_masks` (K, S, S)
             float in [0, 1]; `class_id`; `episode_index`; `query_id`; `support_ids`.
-
-        Raises:
-            ValueError: a support has no object pixel, or a mask does not have its image's size.
         """
         spec = self.episodes.episodes[i]
         image, mask = _load(self.index, spec.query, spec.class_id)
@@ -86,7 +77,7 @@ class TrainEpisodes(Dataset[dict[str, Any]]):
     Args:
         index: data set of training images.
         classes: class ids to train on; those with fewer than K + 1 images are left out.
-        resize: square side S in pixels, or the method's own `Resize`.
+        resize: the method's way to its square of side S.
         shots: references per episode (K).
         length: episodes per epoch.
         seed: seed of all draws.
@@ -95,16 +86,13 @@ class TrainEpisodes(Dataset[dict[str, Any]]):
         absent_prob: share in [0, 1] of episodes whose query does not show the class (its mask is 0 or 255).
         transform: joint augmentation of (image, mask, generator), e.g. `JointAugment`.
         class_weights: class -> how often it is drawn, relative to the others; None draws all equally often.
-
-    Raises:
-        ValueError: no class has enough images, or a class no weight.
     """
 
     def __init__(
         self,
         index: ClassIndex,
         classes: Sequence[int],
-        resize: Resize | int,
+        resize: Resize,
         shots: int = 1,
         length: int = 1000,
         seed: int = 0,
@@ -114,7 +102,7 @@ class TrainEpisodes(Dataset[dict[str, Any]]):
         transform: Transform | None = None,
         class_weights: Mapping[int, float] | None = None,
     ) -> None:
-        self.index, self.resize = index, _as_resize(resize)
+        self.index, self.resize = index, resize
         self.shots, self.length, self.seed, self.epoch = shots, length, seed, epoch
         self.ignore_classes, self.absent_prob, self.transform = frozenset(ignore_classes), absent_prob, transform
         self.images = {c: found for c in classes if len(found := index.images(c)) > shots}
@@ -151,10 +139,8 @@ class TrainEpisodes(Dataset[dict[str, Any]]):
         Returns:
             As `EpisodeData`, without `query_mask_original`, and `support_truths` (K, S, S) uint8 {0, 1, 255 = ignore},
             for methods that are also asked to find the references' objects.
-
-        Raises:
-            ValueError: no class drawn has usable images.
         """
+        # A generator for each item: which worker draws it, in which batch, after which other item changes nothing.
         rng = np.random.default_rng(np.random.SeedSequence([self.seed, self.epoch, i]))
         for _ in range(_MAX_CLASSES - 1):
             try:
@@ -165,7 +151,7 @@ class TrainEpisodes(Dataset[dict[str, Any]]):
 
     def _episode(self, i: int, class_id: int, rng: np.random.Generator) -> dict[str, Any]:
         absent = bool(rng.random() < self.absent_prob)
-        if absent and class_id not in self._candidates:
+        if absent and class_id not in self._candidates:  # a list over the whole data set: made once a class
             self._candidates[class_id] = self.index.candidates(class_id)
         pool = self._candidates[class_id] if absent else self.images[class_id]
         query_id, image, mask = self._pick(pool, class_id, rng, set(), absent)
@@ -176,6 +162,7 @@ class TrainEpisodes(Dataset[dict[str, Any]]):
             image_id, support_image, support_mask = self._pick(self.images[class_id], class_id, rng, taken, False)
             support_ids.append(image_id)
             supports.append(self._augmented(support_image, support_mask, rng))
+        # The query is augmented last. The order of random draws is part of the result: seeded runs repeat bit by bit.
         image, mask = self._augmented(image, mask, rng)
         item = _tensors(self.resize, image, mask, supports)
         truths = [self.resize.truth(torch.from_numpy(other).long()).to(torch.uint8) for _, other in supports]
@@ -187,11 +174,14 @@ class TrainEpisodes(Dataset[dict[str, Any]]):
         self, pool: Sequence[str], class_id: int, rng: np.random.Generator, taken: set[str], absent: bool
     ) -> tuple[str, np.ndarray, np.ndarray]:
         """Draw an image that shows the class (or, when `absent`, does not) once ignored pixels are taken out."""
+        # Which images are usable is known only once their masks are read, and reading all of a data set's before the
+        # first step would take minutes. So draw, look, and draw again.
         for _ in range(_MAX_TRIES * (1 + len(taken))):
             image_id = pool[int(rng.integers(len(pool)))]
             if image_id in taken or (absent and class_id in self.index.classes_in(image_id)):
                 continue
             image, mask = _load(self.index, image_id, class_id)
+            # Held-out objects must teach nothing, not even that they are background.
             for other in sorted(self.index.classes_in(image_id) & self.ignore_classes):
                 mask = np.where(self.index.load_mask(image_id, other) != 0, IGNORE, mask).astype(np.uint8)
             if absent or (mask == 1).any():
@@ -252,11 +242,3 @@ def _tensors(
         "support_images": torch.stack([resize.image(image_tensor(support)) for support, _ in supports]),
         "support_masks": torch.stack(soft),
     }
-
-
-def _as_resize(resize: Resize | int) -> Resize:
-    if not isinstance(resize, int):
-        return resize
-    from fsdino.base.resize import Resize as SquareResize
-
-    return SquareResize(resize)

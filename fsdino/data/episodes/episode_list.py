@@ -42,6 +42,7 @@ class PortableRandom:
 
     def below(self, bound: int) -> int:
         """A number in [0, bound), each equally likely (values above the last full multiple are drawn again)."""
+        # A plain remainder would favour small numbers, as 2^64 is not a multiple of the bound.
         limit = (1 << 64) // bound * bound
         while True:
             value = int(self._bits.random_raw())
@@ -103,7 +104,9 @@ class EpisodeList:
         replacement: bool = False,
         skip_rare: bool = False,
     ) -> EpisodeList:
-        """Draw a list from the novel classes of a fold. Images whose mask is empty are passed over.
+        """Draw a list from the novel classes of a fold; equal arguments give an equal list on every machine.
+
+        Images whose mask is empty are passed over.
 
         Args:
             index: data set of test images.
@@ -117,15 +120,10 @@ class EpisodeList:
                 as query (videos, PerSeg).
             replacement: let supports repeat each other (HSNet's line does for K > 1); the query is never one.
             skip_rare: leave out classes with too few images instead of refusing.
-
-        Returns:
-            The list; equal arguments give an equal list on every machine.
-
-        Raises:
-            ValueError: no such fold, fewer than one shot, or a class has too few images.
         """
         if shots < 1:
             raise ValueError(f"episodes need at least 1 shot, got {shots}.")
+        # with replacement one image is enough for all supports, beside the query
         pools = _Pools(index, fold, shots, 2 if replacement else shots + 1, skip_rare)
         random = PortableRandom("episodes", index.name, fold, shots, seed)
         if order == "first":
@@ -165,10 +163,6 @@ class EpisodeList:
         Args:
             path: the JSON file.
             dataset: name for a list that does not say its own.
-
-        Raises:
-            FileNotFoundError: there is no such file.
-            ValueError: it is no episode list, or its content does not match its hash.
         """
         file = Path(path)
         if not file.is_file():
@@ -193,15 +187,7 @@ class EpisodeList:
         return found
 
     def verify(self, index: ClassIndex) -> None:
-        """Check that every episode is possible on a data set as it lies on disk.
-
-        Args:
-            index: data set of test images.
-
-        Raises:
-            ValueError: a class is not of this fold, an image is missing or does not count for its class, the query is
-                among the supports, or the number of supports is wrong; the message names the first such episode.
-        """
+        """Check that every episode is possible on a data set as it lies on disk."""
         novel = set(index.novel_classes(self.fold))
         known = {class_id: set(index.images(class_id)) for class_id in novel}
         for number, episode in enumerate(self.episodes):
@@ -238,9 +224,11 @@ class _Pools:
         self._index, self._fold, self._shots, self._needed = index, fold, shots, needed
         self._usable: dict[tuple[int, str], bool] = {}
         self._images: dict[int, list[str]] = {}
+        # Reading every mask of COCO to draw 1,000 episodes would take minutes, so masks are looked at when drawn. Only
+        # a class with few images is read through at once: an empty mask there decides whether it can be drawn at all.
         for class_id in index.novel_classes(fold):
             images = sorted(index.images(class_id))
-            if len(images) < 2 * needed:  # every image matters, so look at the masks now
+            if len(images) < 2 * needed:
                 images = [image for image in images if index.object_pixels(image, class_id) > 0]
             if len(images) >= needed:
                 self._images[class_id] = images

@@ -18,16 +18,7 @@ def training_view(index: ClassIndex, fold: int, rule: TrainFilter = "none") -> C
     - "pfenet": images with a novel class in them are dropped, and so are (image, class) pairs of fewer than 2,048
       pixels.
 
-    Args:
-        index: data set of training images.
-        fold: fold whose novel classes are held out.
-        rule: see above.
-
-    Returns:
-        A data set of the same classes in which novel classes have no image.
-
-    Raises:
-        ValueError: no such rule or fold.
+    Novel classes keep their names and have no image.
     """
     base, novel = index.base_classes(fold), set(index.novel_classes(fold))
     if rule in ("none", "hsnet"):

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from fsdino.data.catalog import data_sets
 from fsdino.data.class_index import ClassIndex
-from fsdino.data.episodes.episode_list import EpisodeList, Order
+from fsdino.data.episodes.episode_list import EpisodeList
 from fsdino.data.episodes.filters import TrainFilter
 
-_PARTS = {"pascal-part": 2500, "paco-part": 2500}
+_LVIS_AND_PARTS = {"lvis92i": 2300, "pascal-part": 2500, "paco-part": 2500}
 
 
 @dataclass(frozen=True)
@@ -39,12 +40,6 @@ class Protocol:
     train_filter: TrainFilter = "none"
     replacement: bool = False
 
-    def order(self, dataset: str) -> Order:
-        """How queries are chosen: DAVIS and PerSeg start from the first image, FSS-1000 takes each image once."""
-        if dataset.startswith("davis") or dataset == "perseg":
-            return "first"
-        return "each" if dataset == "fss1000" else "random"
-
     def num_episodes(self, dataset: str) -> int:
         """Episodes a fold, for order "random"."""
         return self.episodes.get(dataset, self.default_episodes)
@@ -58,53 +53,33 @@ class Protocol:
         seed: int | None = None,
         skip_rare: bool = False,
     ) -> EpisodeList:
-        """Draw this protocol's list.
-
-        Args:
-            index: data set of test images.
-            fold: which of its folds.
-            shots: references per episode.
-            num_episodes: in place of the protocol's number.
-            seed: in place of the protocol's seed.
-            skip_rare: leave out classes with too few images instead of refusing.
-
-        Raises:
-            ValueError: as `EpisodeList.draw`.
-        """
+        """Draw this protocol's list; number and seed replace the protocol's, the rest is as in `EpisodeList.draw`."""
+        described = data_sets().get(index.name)  # an index of another name is a user's own
         return EpisodeList.draw(
             index,
             fold,
             shots,
-            self.num_episodes(index.name) if num_episodes is None else num_episodes,
-            self.seed if seed is None else seed,
-            self.name,
-            self.order(index.name),
-            self.replacement,
-            skip_rare,
+            num_episodes=self.num_episodes(index.name) if num_episodes is None else num_episodes,
+            seed=self.seed if seed is None else seed,
+            protocol=self.name,
+            order="random" if described is None else described.order,
+            replacement=self.replacement,
+            skip_rare=skip_rare,
         )
 
 
-PROTOCOLS: dict[str, Protocol] = {
-    protocol.name: protocol
-    for protocol in (
-        Protocol("fsdino", "this package", episodes={"lvis92i": 2300, "coco386": 250} | _PARTS),
-        Protocol("hsnet", "HSNet, DCAMA, VRP-SAM", scoring="network", train_filter="hsnet", replacement=True),
-        Protocol(
-            "pfenet", "PFENet, BAM, FSSAM", seed=321, episodes={"coco20i": 4000}, scoring="original",
-            train_filter="pfenet",
-        ),
-        Protocol("sansa", "SANSA", episodes={"lvis92i": 2300} | _PARTS, scoring="network", train_filter="hsnet"),
-        Protocol("matcher-lvis", "Matcher, GF-SAM", episodes={"lvis92i": 2300} | _PARTS, scoring="network"),
-    )
-}  # fmt: skip
+_LISTED = (
+    Protocol("fsdino", "this package", episodes=_LVIS_AND_PARTS | {"coco386": 250}),
+    Protocol("hsnet", "HSNet, DCAMA, VRP-SAM", scoring="network", train_filter="hsnet", replacement=True),
+    Protocol("pfenet", "PFENet, BAM, FSSAM", seed=321, episodes={"coco20i": 4000}, train_filter="pfenet"),
+    Protocol("sansa", "SANSA", episodes=_LVIS_AND_PARTS, scoring="network", train_filter="hsnet"),
+    Protocol("matcher-lvis", "Matcher, GF-SAM", episodes=_LVIS_AND_PARTS, scoring="network"),
+)
+PROTOCOLS: dict[str, Protocol] = {protocol.name: protocol for protocol in _LISTED}
 
 
 def protocol(name: str) -> Protocol:
-    """A preset by name.
-
-    Raises:
-        ValueError: there is no such preset.
-    """
+    """A preset by name."""
     if name not in PROTOCOLS:
         raise ValueError(f"there is no protocol '{name}'; known: {', '.join(PROTOCOLS)}.")
     return PROTOCOLS[name]

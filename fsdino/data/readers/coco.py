@@ -10,12 +10,17 @@ from typing import Any, Literal
 import numpy as np
 from pycocotools import mask as rle_tools
 
+from fsdino.base.image import IGNORE
+from fsdino.data.catalog import TRAIN_VAL, DataSet, Published, Requirement
 from fsdino.data.class_index import ClassIndex
 from fsdino.data.files import DataSetError, existing, first_existing
-from fsdino.data.images import IGNORE, read_image
+from fsdino.data.images import read_image
 
 Overlap = Literal["union", "painted"]
 _Instance = tuple[int, bool, Any]  # class id, crowd, segmentation as pycocotools takes it
+COCO_PHOTOGRAPHS = "coco"  # COCO 2014, COCO 2017, LVIS and PACO share photographs and their 12-digit numbers
+FETCH = "from cocodataset.org/#download"
+_ROOTS = ("COCO2014", "coco2014", "coco", "COCO", ".")
 
 
 class CocoIndex(ClassIndex):
@@ -37,10 +42,6 @@ class CocoIndex(ClassIndex):
         overlap: see above.
         num_folds: the class with position i among the sorted ids is novel in fold i mod `num_folds`.
         file_name: image's JSON entry -> file name, for files that do not name it in `file_name`.
-
-    Raises:
-        DataSetError: a file is missing or damaged, an annotation is of an unknown image or category, a mask has
-            another size than its image, or no class has an image.
     """
 
     def __init__(
@@ -75,10 +76,6 @@ class CocoIndex(ClassIndex):
     def images(self, class_id: int) -> list[str]:
         return list(self._images.get(class_id, []))
 
-    def all_images(self) -> list[str]:
-        """Ids of all images in the JSON, also those without a mask."""
-        return sorted(self._sizes)
-
     def load_image(self, image_id: str) -> np.ndarray:
         return read_image(self.image_dir / image_id)
 
@@ -95,8 +92,8 @@ class CocoIndex(ClassIndex):
         crowd, mask = np.zeros(size, np.uint8), np.zeros(size, np.uint8)
         for own_class, is_crowd, segmentation in self._instances[image_id]:
             if own_class == class_id:
-                np.maximum(mask if not is_crowd else crowd, self._decode(image_id, segmentation),
-                           out=mask if not is_crowd else crowd)
+                plane = crowd if is_crowd else mask
+                np.maximum(plane, self._decode(image_id, segmentation), out=plane)
         mask[(crowd == 1) & (mask == 0)] = IGNORE
         return mask
 
@@ -108,6 +105,8 @@ class CocoIndex(ClassIndex):
         """
         if self._painted is None or self._painted[0] != image_id:
             labels = np.zeros(self._size(image_id), np.int64)
+            # The published label maps of COCO-20i were painted so: a crowd never hides an instance, and where two
+            # instances overlap the later one of the file wins. Another order changes scores.
             for class_id, crowd, segmentation in sorted(self._instances[image_id], key=lambda one: not one[1]):
                 labels[self._decode(image_id, segmentation) == 1] = -1 if crowd else class_id
             self._painted = (image_id, labels)
@@ -153,11 +152,15 @@ class CocoIndex(ClassIndex):
         for annotation in raw["annotations"]:
             where = f"annotation {annotation.get('id')} in '{self.annotations}'"
             if annotation["image_id"] not in names:
-                raise DataSetError(f"{where} is of image id {annotation['image_id']}, which 'images' does not list: "
-                                   "remove the annotation or add the image's entry.")
+                raise DataSetError(
+                    f"{where} is of image id {annotation['image_id']}, which 'images' does not list: "
+                    "remove the annotation or add the image's entry."
+                )
             if annotation["category_id"] not in self.class_names:
-                raise DataSetError(f"{where} is of category {annotation['category_id']}, which 'categories' does not "
-                                   "list: add the category.")
+                raise DataSetError(
+                    f"{where} is of category {annotation['category_id']}, which 'categories' does not "
+                    "list: add the category."
+                )
             if not annotation.get("segmentation"):
                 raise DataSetError(f"{where} has no 'segmentation' (boxes only?): masks are needed.")
             crowd = bool(annotation.get("iscrowd", 0))
@@ -187,25 +190,15 @@ def coco20i(root: str | Path, split: Literal["train", "val"] = "val", overlap: O
         split: images to use: "train" for base classes, "val" for test episodes.
         overlap: "painted" = one label per pixel, as in the field; "union" = each class's own instances.
 
-    Raises:
-        DataSetError: a file or folder is missing.
-
     Source: Nguyen and Todorovic, 2019 (folds as in the later literature).
     """
     annotations = f"annotations/instances_{split}2014.json"
-    base = first_existing(root, ("COCO2014", "coco2014", "coco", "COCO", "."), annotations)
+    base = first_existing(root, _ROOTS, annotations)
     return CocoIndex(base / annotations, base / f"{split}2014", "coco20i", overlap=overlap)
 
 
 def coco_folder(
-    root: str | Path,
-    annotations: str = "instances.json",
-    images: str = "images",
-    name: str = "coco",
-    min_cover: float = 0.0,
-    min_pixels: int = 0,
-    overlap: Overlap = "union",
-    num_folds: int = 4,
+    root: str | Path, annotations: str = "instances.json", images: str = "images", **options: Any
 ) -> CocoIndex:
     """Any COCO-format file with its images.
 
@@ -213,24 +206,17 @@ def coco_folder(
         root: folder that holds both, or the JSON file itself (the images are looked for beside it then).
         annotations: the JSON file, relative to the root.
         images: the folder of images, relative to the root; "." for the root itself.
-        name, min_cover, min_pixels, overlap, num_folds: as in `CocoIndex`.
-
-    Raises:
-        DataSetError: a file is missing or damaged.
+        options: further arguments of `CocoIndex`.
     """
     base = existing(root, "the folder with the COCO-format file")
     path = base if base.is_file() else base / annotations
     folder = path.parent if base.is_file() else base
     image_dir = folder / images if (folder / images).is_dir() or not base.is_file() else folder
-    return CocoIndex(path, image_dir, name, min_cover, min_pixels, overlap, num_folds)
+    return CocoIndex(path, image_dir, **options)
 
 
 def read_json(path: Path, keys: Iterable[str]) -> dict[str, Any]:
-    """Read a JSON object that must have certain keys.
-
-    Raises:
-        DataSetError: the file is no JSON object, or lacks a key.
-    """
+    """Read a JSON object that must have certain keys."""
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -247,3 +233,26 @@ def _compact(segmentation: Any) -> Any:
     if isinstance(segmentation, list):
         return [np.asarray(polygon, dtype=np.float64) for polygon in segmentation]
     return segmentation
+
+
+def _requirements(split: str) -> tuple[Requirement, Requirement]:
+    masks = f"annotations/instances_{split}2014.json"
+    return (
+        Requirement(f"{split}2014", f"{split} images", f"{split}2014.zip {FETCH}", _ROOTS),
+        Requirement(masks, f"{split} masks", f"annotations_trainval2014.zip {FETCH}", _ROOTS),
+    )
+
+
+DATA_SETS = (
+    DataSet(
+        "coco20i",
+        "COCO-20i (COCO 2014)",
+        coco20i,
+        roles=TRAIN_VAL,
+        requirements=(*_requirements("train"), *_requirements("val")),
+        published=Published(classes=80, fold_classes=20),
+        photographs=COCO_PHOTOGRAPHS,
+    ),
+    DataSet("coco", "a COCO-format JSON file with its images", coco_folder),
+    DataSet("coco386", "386 COCO photographs", coco_folder, options={"name": "coco386", "min_cover": 0.02}),
+)

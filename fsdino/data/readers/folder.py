@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from fsdino.data.catalog import DataSet
 from fsdino.data.class_index import ClassIndex
-from fsdino.data.files import DataSetError, existing, files_by_stem, shown
+from fsdino.data.files import DataSetError, existing, files_by_stem, shown, with_masks
 from fsdino.data.images import IMAGE_SUFFIXES, check_mask_size, image_size, read_image, read_mask
 from fsdino.data.readers.coco import read_json
 from fsdino.data.readers.label_maps import LabelMapIndex
@@ -77,7 +78,11 @@ class MaskFolderIndex(ClassIndex):
 
 
 def folder(
-    root: str | Path, name: str = "folder", num_folds: int = 4, min_pixels: int = 1, min_cover: float = 0.0,
+    root: str | Path,
+    name: str = "folder",
+    num_folds: int = 4,
+    min_pixels: int = 1,
+    min_cover: float = 0.0,
     min_images: int = 1,
 ) -> ClassIndex:
     """A folder of images and masks in one of these layouts, recognised by itself.
@@ -94,16 +99,11 @@ def folder(
         min_pixels: for label maps: smallest number of pixels that a class needs to count for an image.
         min_cover: for label maps: smallest share of the image, in [0, 1], that a class has to exceed.
         min_images: for label maps: classes with fewer images count for none.
-
-    Returns:
-        The data set.
-
-    Raises:
-        DataSetError: no layout fits, or an image has no mask.
     """
     base = existing(root, "the folder of images and masks")
     if (base / "labels").is_dir():
-        return _label_folder(base, name, num_folds, min_pixels, min_cover, min_images)
+        limits = {"min_pixels": min_pixels, "min_cover": min_cover, "min_images": min_images}
+        return _label_folder(base, name, num_folds, limits)
     if (base / "images").is_dir() and (base / "masks").is_dir():
         files = _twin_trees(base / "images", base / "masks")
     else:
@@ -116,11 +116,7 @@ def folder(
 
 
 def read_classes(path: Path) -> dict[int, str]:
-    """Class number -> name from `classes.json`, without background (0) and ignore (255).
-
-    Raises:
-        DataSetError: the file is missing or of another form.
-    """
+    """Class number -> name from `classes.json`, without background (0) and ignore (255)."""
     existing(path, 'the names of the classes, {"1": "dog", ...}')
     raw: Any = read_json(path, ())
     table = dict(enumerate(raw)) if isinstance(raw, list) else raw
@@ -131,17 +127,14 @@ def read_classes(path: Path) -> dict[int, str]:
     return {number: name for number, name in sorted(names.items()) if number not in (0, 255)}
 
 
-def _label_folder(
-    base: Path, name: str, num_folds: int, min_pixels: int, min_cover: float, min_images: int
-) -> LabelMapIndex:
+def _label_folder(base: Path, name: str, num_folds: int, limits: dict[str, Any]) -> LabelMapIndex:
     class_names = read_classes(base / "classes.json")
     images = files_by_stem(existing(base / "images", "the folder of images"), IMAGE_SUFFIXES)
     labels = files_by_stem(base / "labels", MASK_SUFFIXES)
-    _insist_on_masks(images, labels, base / "labels")
     class_ids = sorted(class_names)
     folds = [class_ids[fold::num_folds] for fold in range(num_folds)]
-    files = {stem: (path, labels[stem]) for stem, path in images.items()}
-    return LabelMapIndex(name, files, class_names, folds, min_pixels, min_cover, min_images)
+    files = with_masks(images, labels, base / "labels/*.png")
+    return LabelMapIndex(name, files, class_names, folds, **limits)
 
 
 def _twin_trees(images: Path, masks: Path) -> dict[str, dict[str, tuple[Path, Path]]]:
@@ -152,8 +145,7 @@ def _twin_trees(images: Path, masks: Path) -> dict[str, dict[str, tuple[Path, Pa
         found_images = files_by_stem(image_dir, IMAGE_SUFFIXES)
         own = files_by_stem(existing(mask_dir, f"the masks of class '{class_name}'"), MASK_SUFFIXES)
         own = {stem.removesuffix("_mask"): path for stem, path in own.items()}
-        _insist_on_masks(found_images, own, mask_dir)
-        found[class_name] = {stem: (path, own[stem]) for stem, path in found_images.items()}
+        found[class_name] = with_masks(found_images, own, mask_dir / "*.png")
     return found
 
 
@@ -162,6 +154,8 @@ def _class_folder(path: Path) -> dict[str, tuple[Path, Path]]:
     files = [p for p in shown(path) if p.suffix.lower() in IMAGE_SUFFIXES]
     masks = {p.stem.removesuffix("_mask"): p for p in files if p.stem.endswith("_mask")}
     rest = [p for p in files if not p.stem.endswith("_mask")]
+    # A .png may be either: it is the mask of a .jpg of its name, the image of a `_mask` of its name, else a mask that
+    # lost its image. So what can only be an image comes first.
     photos = {p.stem: p for p in rest if p.suffix.lower() not in MASK_SUFFIXES}
     for p in rest:
         if p.suffix.lower() in MASK_SUFFIXES:
@@ -171,15 +165,10 @@ def _class_folder(path: Path) -> dict[str, tuple[Path, Path]]:
                 photos[p.stem] = p
     lonely = sorted(set(masks) - set(photos))
     if lonely and photos:
-        raise DataSetError(f"mask '{masks[lonely[0]]}' has no image of the same name: add '{lonely[0]}.jpg' or "
-                           "remove the mask.")
-    if photos:
-        _insist_on_masks(photos, masks, path)
-    return {stem: (photo, masks[stem]) for stem, photo in sorted(photos.items())}
+        raise DataSetError(
+            f"mask '{masks[lonely[0]]}' has no image of the same name: add '{lonely[0]}.jpg' or remove the mask."
+        )
+    return with_masks(dict(sorted(photos.items())), masks, path / "*.png")
 
 
-def _insist_on_masks(images: dict[str, Path], masks: dict[str, Path], mask_dir: Path) -> None:
-    lacking = sorted(set(images) - set(masks))
-    if lacking:
-        raise DataSetError(f"image '{images[lacking[0]]}' has no mask '{mask_dir / lacking[0]}.png' "
-                           f"({len(lacking)} such image(s)): add the masks or remove the images.")
+DATA_SETS = (DataSet("folder", "a folder of images and masks", folder),)

@@ -7,27 +7,20 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Literal
 
+from fsdino.data.catalog import TRAIN_TEST, DataSet, Published, Requirement
 from fsdino.data.files import DataSetError, existing, read_names
 from fsdino.data.readers.folder import MaskFolderIndex
 
 SPLIT_FILES = {"train": "trn", "val": "val", "test": "test"}
-PUBLISHED_CLASSES = {"train": 520, "val": 240, "test": 240}
-PUBLISHED_QUERIES = 2400
 ROOTS = ("FSS-1000", "FSS-1000/data", "fewshot_data/fewshot_data", "fewshot_data", "data", ".")
 
 
 def class_split(root: str | Path | None = None) -> dict[str, list[str]]:
-    """The published split of the classes.
+    """The published split of the classes: "train", "val", "test" -> class names, sorted.
 
     Args:
         root: where a folder `splits/fss` (or `FSS-1000/splits`, `splits`) with `trn.txt`, `val.txt` and `test.txt` is
             read in place of the package's own table.
-
-    Returns:
-        "train", "val", "test" -> class names, sorted.
-
-    Raises:
-        DataSetError: one of the three lists is missing or empty.
     """
     for folder in ("splits/fss", "FSS-1000/splits", "splits"):
         place = Path(root) / folder if root is not None else None
@@ -42,13 +35,8 @@ def fss1000(root: str | Path, split: Literal["train", "val", "test"] = "test") -
 
     Args:
         root: folder of the class folders, or one holding it as `FSS-1000` or `fewshot_data/fewshot_data`.
-        split: which classes. In "val" and "test" all of them are novel in fold 0; in "train" none is.
-
-    Returns:
-        The data set; class ids are positions among the sorted names of all three splits.
-
-    Raises:
-        DataSetError: a class folder, image or mask is missing.
+        split: which classes; ids are positions among the sorted names of all three splits. In "val" and "test" all
+            of them are novel in fold 0; in "train" none is.
 
     Source: Li et al., 2020; ten test images a class, each once as query (Min et al., 2021).
     """
@@ -62,17 +50,15 @@ def fss1000(root: str | Path, split: Literal["train", "val", "test"] = "test") -
 
 
 def fss_folder(root: str | Path, names: list[str]) -> Path:
-    """The folder that holds the class folders.
-
-    Raises:
-        DataSetError: none of the usual places has a folder of one of the classes.
-    """
+    """The folder that holds the class folders."""
     base = existing(root, "the data set's root")
     for folder in ROOTS:
         if any((base / folder / name).is_dir() for name in names):
             return base / folder
-    raise DataSetError(f"'{base}' has no class folder of FSS-1000 such as '{base / names[0]}': give --root as the "
-                       "folder that holds them, or fetch fewshot_data.zip from the FSS-1000 page.")
+    raise DataSetError(
+        f"'{base}' has no class folder of FSS-1000 such as '{base / names[0]}': give --root as the "
+        "folder that holds them, or fetch fewshot_data.zip from the FSS-1000 page."
+    )
 
 
 def _images(folder: Path) -> dict[str, tuple[Path, Path]]:
@@ -83,3 +69,23 @@ def _images(folder: Path) -> dict[str, tuple[Path, Path]]:
     for _, mask in pairs.values():
         existing(mask, "the mask of an image of FSS-1000")
     return pairs
+
+
+_FETCH = "fewshot_data.zip from the FSS-1000 page (github.com/HKUSTCV/FSS-1000)"
+
+REQUIREMENTS = (
+    Requirement("*/1.jpg", "class folders", _FETCH, ROOTS),
+    Requirement("*/1.png", "masks", _FETCH, ROOTS),
+    Requirement("splits/fss/test.txt", "your own class split", "the package's table is used", optional=True),
+)
+DATA_SETS = (
+    DataSet(
+        "fss1000",
+        "FSS-1000",
+        fss1000,
+        roles=TRAIN_TEST,
+        requirements=REQUIREMENTS,
+        published=Published({"train": 520, "val": 240, "test": 240}, fold_pairs={"test": (2400,)}),
+        order="each",
+    ),
+)

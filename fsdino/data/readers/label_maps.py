@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
+from fsdino.base.image import IGNORE
 from fsdino.data.class_index import ClassIndex
 from fsdino.data.files import DataSetError
-from fsdino.data.images import IGNORE, read_image, read_labels
+from fsdino.data.images import read_image, read_labels
 
 
 class LabelMapIndex(ClassIndex):
@@ -27,9 +28,6 @@ class LabelMapIndex(ClassIndex):
         min_cover: smallest share of the image, in [0, 1], that a class has to exceed to count.
         min_images: classes with fewer images count for none.
         pairs: class id -> image ids, from a published list; then the maps are not read and no smallest size applies.
-
-    Raises:
-        DataSetError: a map has a number without a class, or cannot be read.
     """
 
     def __init__(
@@ -47,6 +45,8 @@ class LabelMapIndex(ClassIndex):
         self._files = dict(files)
         self._labels: tuple[str, np.ndarray] | None = None  # masks of one image are asked for one after the other
         self._areas: dict[str, dict[int, int]] = {}
+        # Which images count for a class depends on its pixels, so without a published list every map is read once. The
+        # areas are kept: episodes and training filters ask for them again and again.
         if pairs is None:
             self._areas = self._read_areas()
             pairs = self._count(min_pixels, min_cover)

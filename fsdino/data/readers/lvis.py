@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
+from fsdino.data.catalog import TRAIN_VAL, DataSet, Published, Requirement
 from fsdino.data.files import existing, first_existing
+from fsdino.data.readers import coco
 from fsdino.data.readers.coco import CocoIndex, read_json
 
 NUM_FOLDS = 10
-PUBLISHED_CLASSES = 920  # for one shot
-ROOTS = ("LVIS", "lvis", ".")
+_ROOTS = ("LVIS", "lvis", ".", "annotations", "LVIS/annotations")
+_IMAGE_ROOTS = ("LVIS", "LVIS/coco", "PACO-Part", "PACO-Part/coco", "PACO", "PACO/coco", "coco", ".")
 
 
 class LvisIndex(CocoIndex):
@@ -27,9 +29,6 @@ class LvisIndex(CocoIndex):
             file either way.
         shots: references per episode (K), which decides the classes.
 
-    Raises:
-        DataSetError: a file is missing or damaged.
-
     Source: Gupta et al., 2019; Liu et al., 2024 (folds).
     """
 
@@ -37,6 +36,7 @@ class LvisIndex(CocoIndex):
         self._known_absent: dict[int, set[str]] = {}
         annotations, image_dir = lvis_files(root, split)
         super().__init__(annotations, image_dir, "lvis92i", file_name=self._note_image)
+        # The folds are made from validation counts; a base class of the train split must not be novel in the val split.
         if split == "val":
             images = {class_id: len(self.images(class_id)) for class_id in self.class_names}
         else:
@@ -54,25 +54,13 @@ class LvisIndex(CocoIndex):
 
 
 def lvis_folds(images: dict[int, int], shots: int) -> list[list[int]]:
-    """The ten folds.
-
-    Args:
-        images: class id -> number of validation images.
-        shots: a class needs more images than this.
-
-    Returns:
-        Class ids per fold, all of the same length.
-    """
+    """Class ids of the ten folds, equally many each, from the number of validation images of every class."""
     ids = sorted(class_id for class_id, count in images.items() if count > shots)
     return [[ids[fold + NUM_FOLDS * v] for v in range(len(ids) // NUM_FOLDS)] for fold in range(NUM_FOLDS)]
 
 
 def images_per_class(annotations: Path) -> dict[int, int]:
-    """Class id -> number of images with an instance of it in a COCO-format file.
-
-    Raises:
-        DataSetError: the file is damaged.
-    """
+    """Class id -> number of images with an instance of it in a COCO-format file."""
     raw = read_json(annotations, ("annotations", "categories"))
     pairs = {(int(a["category_id"]), a["image_id"]) for a in raw["annotations"]}
     counts = {int(category["id"]): 0 for category in raw["categories"]}
@@ -90,23 +78,40 @@ def image_name(entry: dict[str, Any]) -> str:
 
 
 def lvis_files(root: str | Path, split: str) -> tuple[Path, Path]:
-    """The annotation file and the folder that holds `train2017` and `val2017`.
-
-    Raises:
-        DataSetError: one of them is missing.
-    """
+    """The annotation file and the folder that holds `train2017` and `val2017`."""
     name = f"lvis_v1_{split}.json"
-    base = first_existing(root, (*ROOTS, "annotations", "LVIS/annotations"), name)
+    base = first_existing(root, _ROOTS, name)
     return base / name, coco2017_folder(base)
 
 
 def coco2017_folder(base: Path) -> Path:
-    """The folder with COCO 2017's images, at `base`, in `coco/` inside it, or one above.
-
-    Raises:
-        DataSetError: it is in none of them.
-    """
+    """The folder with COCO 2017's images, at `base`, in `coco/` inside it, or one above."""
     for place in (base, base / "coco", base.parent, base.parent / "coco"):
         if (place / "val2017").is_dir() or (place / "train2017").is_dir():
             return place
     return existing(base / "val2017", "COCO's val2017 images").parent
+
+
+def coco2017_requirement(split: str) -> Requirement:
+    """COCO 2017's images of a split, which LVIS and PACO annotate."""
+    return Requirement(f"{split}2017", f"COCO {split} images", f"{split}2017.zip {coco.FETCH}", _IMAGE_ROOTS)
+
+
+_FETCH = "from lvisdataset.org/dataset"
+
+DATA_SETS = (
+    DataSet(
+        "lvis92i",
+        "LVIS-92i (LVIS v1)",
+        LvisIndex,
+        roles=TRAIN_VAL,
+        requirements=(
+            Requirement("lvis_v1_val.json", "val masks", f"lvis_v1_val.json.zip {_FETCH}", _ROOTS),
+            Requirement("lvis_v1_train.json", "train masks", f"lvis_v1_train.json.zip {_FETCH}", _ROOTS),
+            coco2017_requirement("train"),
+            coco2017_requirement("val"),
+        ),
+        published=Published(classes=1203, fold_classes=92, tested_classes=920),  # the last two for one shot
+        photographs=coco.COCO_PHOTOGRAPHS,
+    ),
+)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
+from fsdino.data.catalog import TRAIN_TEST, DataSet
 from fsdino.data.class_index import ClassIndex, SubsetIndex
 from fsdino.data.files import DataSetError
 from fsdino.data.readers.folder import folder
@@ -13,10 +14,13 @@ MIN_IMAGES = 6  # of a class: two to learn from, two to choose with, two to test
 
 
 def own_folder(
-    root: str | Path, split: Literal["train", "test"] = "train", test_share: float = 0.25, name: str = "own",
+    root: str | Path,
+    split: Literal["train", "test"] = "train",
+    test_share: float = 0.25,
+    name: str = "own",
     **options: Any,
-) -> ClassIndex:  # fmt: skip
-    """The training or the test images of a folder, in any layout that `folder` knows.
+) -> ClassIndex:
+    """The training or the test images of a folder, in any layout that `folder` knows; one fold tests all classes.
 
     Args:
         root: the folder.
@@ -24,13 +28,6 @@ def own_folder(
         test_share: part of each class's images kept apart, in (0, 1), two at least.
         name: name of the data set.
         options: for `folder`.
-
-    Returns:
-        The data set with one fold, in which all classes are tested.
-
-    Raises:
-        DataSetError: a class has too few images.
-        ValueError: the share is not between 0 and 1, or there is no such split.
     """
     if not 0.0 < test_share < 1.0:
         raise ValueError(f"test_share {test_share} leaves nothing to train or to test on; use a part such as 0.25.")
@@ -55,16 +52,18 @@ def spread_images(index: ClassIndex, share: float, least: int = 2) -> set[str]:
         index: the data set.
         share: part of each class's images.
         least: images of a class at least, where it has twice as many.
-
-    Returns:
-        Image ids.
     """
     chosen: set[str] = set()
     for class_id in sorted(index.class_names):
         images = index.images(class_id)
+        # Neighbours in a sorted list are often shots of one scene: evenly spread images stand for the whole list, and
+        # the choice is the same on every machine without a seed.
         wanted = min(max(least, round(share * len(images))), len(images) // 2)
         free = [image for image in images if image not in chosen]
         missing = wanted - (len(images) - len(free))
         if missing > 0:
             chosen.update(free[int((i + 0.5) * len(free) / missing)] for i in range(missing))
     return chosen
+
+
+DATA_SETS = (DataSet("own", "one's own folder, all classes learnt", own_folder, roles=TRAIN_TEST),)

@@ -49,13 +49,6 @@ PART_FOLDS = {
 
 
 def merged_part(name: str) -> str:
-    """`door_2` -> `door`, `lfpa` -> `paw`; other names stay as they are.
-
-    Args:
-        name: part name as in PASCAL-Part's files.
-
-    Returns:
-        The name without side and number.
-    """
+    """A part's name without side and number: `door_2` -> `door`, `lfpa` -> `paw`; others stay as they are."""
     plain = re.sub(r"_\d+$", "", name)
     return _RENAMED.get(plain, plain)

@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from fsdino.data.files import DataSetError, existing, files_by_stem, first_existing
+from fsdino.data.catalog import DataSet, Published, Requirement
+from fsdino.data.files import existing, files_by_stem, first_existing, with_masks
 from fsdino.data.images import IMAGE_SUFFIXES, read_image
 from fsdino.data.readers.folder import MASK_SUFFIXES, MaskFolderIndex
 
-PUBLISHED_CLASSES = 40
+_ROOTS = ("PerSeg", "data", ".")
 
 
 class PersegIndex(MaskFolderIndex):
@@ -21,23 +22,17 @@ class PersegIndex(MaskFolderIndex):
         root: folder with `Images/<object>/<number>.jpg` and `Annotations/<object>/<number>.png`, or one holding it as
             `PerSeg/` or `data/`. All objects are novel in fold 0; draw episodes with order "first".
 
-    Raises:
-        DataSetError: a folder, image or mask is missing.
-
     Source: Zhang et al., 2024 (PerSAM).
     """
 
     def __init__(self, root: str | Path) -> None:
-        base = first_existing(root, ("PerSeg", "data", "."), "Annotations")
+        base = first_existing(root, _ROOTS, "Annotations")
         image_dir, files = existing(base / "Images", "PerSeg's images"), {}
         for folder in sorted(path for path in image_dir.iterdir() if path.is_dir()):
             images = files_by_stem(folder, IMAGE_SUFFIXES)
             masks = files_by_stem(existing(base / "Annotations" / folder.name, "the object's masks"), MASK_SUFFIXES)
-            lacking = sorted(set(images) - set(masks))
-            if lacking:
-                raise DataSetError(f"image '{images[lacking[0]]}' has no mask "
-                                   f"'{base / 'Annotations' / folder.name / lacking[0]}.png': unpack PerSeg again.")
-            files[folder.name] = {stem: (path, masks[stem]) for stem, path in images.items()}
+            expected = base / "Annotations" / folder.name / "*.png"
+            files[folder.name] = with_masks(images, masks, expected, "unpack PerSeg again")
         super().__init__("perseg", files, folds=[range(len(files))])
 
     def _read_mask(self, path: Path) -> np.ndarray:
@@ -49,3 +44,20 @@ class PersegIndex(MaskFolderIndex):
 
 def _not_black(colours: np.ndarray) -> np.ndarray:
     return np.asarray((colours > 0).any(axis=-1), dtype=np.uint8)
+
+
+_FETCH = "PerSeg.zip from the PerSAM page"
+
+DATA_SETS = (
+    DataSet(
+        "perseg",
+        "PerSeg",
+        PersegIndex,
+        requirements=(
+            Requirement("Images/*", "images", _FETCH, _ROOTS),
+            Requirement("Annotations/*", "masks", _FETCH, _ROOTS),
+        ),
+        published=Published(classes=40),
+        order="first",
+    ),
+)

@@ -7,6 +7,7 @@ from typing import Literal
 
 import numpy as np
 
+from fsdino.data.catalog import TRAIN_VAL, DataSet, Published, Requirement
 from fsdino.data.files import DataSetError, existing, files_by_stem, first_existing, read_names
 from fsdino.data.images import read_labels
 from fsdino.data.readers.label_maps import LabelMapIndex
@@ -17,7 +18,6 @@ CLASSES = (
 )  # fmt: skip
 FOLDS = tuple(tuple(range(5 * fold + 1, 5 * fold + 6)) for fold in range(4))
 MIN_PIXELS = 2 * 32 * 32  # smaller objects were left out when the benchmark was made
-PUBLISHED_PAIRS = {"train": (2286, 3425, 5883, 2086), "val": (346, 451, 725, 346)}  # (image, class) pairs per fold
 ROOTS = ("VOCdevkit/VOC2012", "VOC2012", ".")
 
 
@@ -35,9 +35,6 @@ class VocIndex(LabelMapIndex):
         split: "train" for base classes, "val" for test episodes.
         min_pixels: smallest number of pixels that a class needs to count for an image, where there is no such list.
 
-    Raises:
-        DataSetError: a file or folder is missing or damaged.
-
     Source: Shaban et al., 2017 (folds and smallest size); Hariharan et al., 2011 (SBD).
     """
 
@@ -49,8 +46,10 @@ class VocIndex(LabelMapIndex):
         lacking = [stem for stem in stems if stem not in labels]
         if lacking:
             listed = base / "ImageSets/Segmentation/val.txt"
-            raise DataSetError(f"image '{lacking[0]}' of '{listed}' has no label map ({len(lacking)} such): "
-                               "fetch VOC's SegmentationClass or SegmentationClassAug again.")
+            raise DataSetError(
+                f"image '{lacking[0]}' of '{listed}' has no label map ({len(lacking)} such): "
+                "fetch VOC's SegmentationClass or SegmentationClassAug again."
+            )
         if not stems:
             raise DataSetError(f"'{base}' has label maps for val images only: fetch SegmentationClassAug or SBD.")
         files = {stem: (base / f"JPEGImages/{stem}.jpg", labels[stem]) for stem in stems}
@@ -63,11 +62,7 @@ class VocIndex(LabelMapIndex):
 
 
 def label_files(root: Path, base: Path) -> dict[str, Path]:
-    """Image name -> label map, from SegmentationClassAug, or from VOC and SBD themselves.
-
-    Raises:
-        DataSetError: there is none.
-    """
+    """Image name -> label map, from SegmentationClassAug, or from VOC and SBD themselves."""
     if (base / "SegmentationClassAug").is_dir():
         return files_by_stem(base / "SegmentationClassAug", (".png",))
     found: dict[str, Path] = {}
@@ -79,8 +74,10 @@ def label_files(root: Path, base: Path) -> dict[str, Path]:
     if (base / "SegmentationClass").is_dir():
         found |= files_by_stem(base / "SegmentationClass", (".png",))
     if not found:
-        raise DataSetError(f"'{base}' has neither SegmentationClassAug nor SegmentationClass: unpack "
-                           "VOCtrainval_11-May-2012.tar there, and SegmentationClassAug (or SBD's benchmark.tgz).")
+        raise DataSetError(
+            f"'{base}' has neither SegmentationClassAug nor SegmentationClass: unpack "
+            "VOCtrainval_11-May-2012.tar there, and SegmentationClassAug (or SBD's benchmark.tgz)."
+        )
     return found
 
 
@@ -94,8 +91,10 @@ def _published_pairs(root: Path, base: Path, split: str) -> dict[int, list[str]]
                 for line in read_names(path):
                     stem, _, number = line.rpartition("__")
                     if not number.isdigit() or int(number) not in pairs:
-                        raise DataSetError(f"line '{line}' of '{path}' is not '<image>__<class 01 to 20>': "
-                                           "fetch the list again or remove the splits folder.")
+                        raise DataSetError(
+                            f"line '{line}' of '{path}' is not '<image>__<class 01 to 20>': "
+                            "fetch the list again or remove the splits folder."
+                        )
                     pairs[int(number)].append(stem)
             return pairs
     return None
@@ -110,16 +109,7 @@ def _read_sbd(path: Path) -> np.ndarray:
 
 
 def read_mat(path: Path, **options: bool) -> dict[str, np.ndarray]:
-    """Read a MATLAB file.
-
-    Args:
-        path: the file.
-        options: for `scipy.io.loadmat`.
-
-    Raises:
-        ImportError: scipy is not installed.
-        DataSetError: the file is missing or damaged.
-    """
+    """Read a MATLAB file; the options are those of `scipy.io.loadmat`."""
     try:
         from scipy.io import loadmat
     except ImportError as error:
@@ -129,3 +119,32 @@ def read_mat(path: Path, **options: bool) -> dict[str, np.ndarray]:
         return loadmat(str(path), **options)
     except Exception as error:  # scipy raises a dozen kinds for damaged files
         raise DataSetError(f"'{path}' cannot be read ({error}): download it again.") from error
+
+
+_VOC = "VOCtrainval_11-May-2012.tar from host.robots.ox.ac.uk/pascal/VOC/voc2012"
+_SBD = (
+    "needed for the published counts: SegmentationClassAug (VOC and SBD masks as PNG), or SBD's benchmark.tgz, "
+    "unpacked beside it"
+)
+_LISTS = "splits/pascal/val/fold0.txt"
+
+DATA_SETS = (
+    DataSet(
+        "pascal5i",
+        "PASCAL-5i (VOC 2012 + SBD)",
+        VocIndex,
+        roles=TRAIN_VAL,
+        requirements=(
+            Requirement("JPEGImages", "images", _VOC, ROOTS),
+            Requirement("ImageSets/Segmentation/val.txt", "list of val images", _VOC, ROOTS),
+            Requirement("SegmentationClass*", "masks", _VOC, ROOTS),
+            Requirement("SegmentationClassAug", "masks of VOC and SBD", _SBD, ROOTS, optional=True),
+            Requirement(_LISTS, "published lists of pairs", "derived from the masks if missing", optional=True),
+        ),
+        published=Published(
+            classes=20,
+            fold_classes=5,
+            fold_pairs={"train": (2286, 3425, 5883, 2086), "val": (346, 451, 725, 346)},
+        ),
+    ),
+)

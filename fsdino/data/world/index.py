@@ -7,15 +7,12 @@ class has a shape or a texture that no other split shows, neither on objects nor
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
-import torch
-from torch import Tensor
-from torch.utils.data import Dataset
 
+from fsdino.data.catalog import DataSet
 from fsdino.data.class_index import ClassIndex
 from fsdino.data.world.scene import SCENE_SIZE, ObjectSpec, Scene, paint_scene
 from fsdino.data.world.shapes import NUM_SHAPES, shape_name
@@ -49,17 +46,11 @@ def _held_out(rng: np.random.Generator, num_variants: int) -> set[int]:
 
 @cache
 def world_split(split: str) -> WorldSplit:
-    """The fixed division of the world into classes.
-
-    Args:
-        split: "pretrain", "base" or "novel".
-
-    Raises:
-        ValueError: for another name.
-    """
+    """The fixed division of the world into classes: one of its `SPLITS`."""
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r} of the embedded world; use one of {', '.join(SPLITS)}.")
     rng = np.random.default_rng(_WORLD_SEED)
+    # Novel classes show something that no training split has shown: remembered factors are not enough to find them.
     new_shapes, new_textures = _held_out(rng, NUM_SHAPES), _held_out(rng, NUM_TEXTURES)
     shapes = [s for s in range(NUM_SHAPES) if s not in new_shapes]
     textures = [t for t in range(NUM_TEXTURES) if t not in new_textures]
@@ -68,12 +59,8 @@ def world_split(split: str) -> WorldSplit:
     count = NUM_CLASSES["pretrain"] + NUM_CLASSES["base"]
     taken, strangers = [seen[i] for i in order[:count]], tuple(seen[i] for i in order[count:])
     if split == "novel":
-        unseen = [
-            ObjectSpec(s, t)
-            for s in range(NUM_SHAPES)
-            for t in range(NUM_TEXTURES)
-            if s in new_shapes or t in new_textures
-        ]
+        pairs = (ObjectSpec(s, t) for s in range(NUM_SHAPES) for t in range(NUM_TEXTURES))
+        unseen = [pair for pair in pairs if pair.shape in new_shapes or pair.texture in new_textures]
         order = rng.permutation(len(unseen))
         classes = tuple(unseen[i] for i in order[: NUM_CLASSES["novel"]])
         return WorldSplit(classes, tuple(unseen[i] for i in order[NUM_CLASSES["novel"] :]), tuple(range(NUM_TEXTURES)))
@@ -83,22 +70,18 @@ def world_split(split: str) -> WorldSplit:
 
 
 def draw_scene(rng: np.random.Generator, split: str, class_id: int | None = None) -> Scene:
-    """Draw one scene of a split.
+    """Draw one scene of a split, with 1 to 4 objects.
 
     Args:
         rng: the only source of randomness.
-        split: "pretrain", "base" or "novel".
+        split: one of `SPLITS`.
         class_id: a class that has to be in the scene (mostly visible with high probability); any where None.
-
-    Returns:
-        A scene of 1 to 4 objects. In half of those with company, some of it shares a factor
-        with the first.
     """
     world = world_split(split)
     first = world.classes[int(rng.integers(len(world.classes))) if class_id is None else class_id]
     specs = [first]
     company = int(rng.integers(0, 4))
-    look_alike = rng.random() < 0.5
+    look_alike = rng.random() < 0.5  # shape alone or texture alone must not tell classes apart
     for _ in range(company):
         pool = world.classes if rng.random() < 0.6 else world.strangers
         if look_alike:
@@ -171,51 +154,12 @@ class SyntheticWorld(ClassIndex):
         return np.any(mine, axis=0).astype(np.uint8) if mine else np.zeros((SCENE_SIZE, SCENE_SIZE), np.uint8)
 
 
-class SyntheticScenes(Dataset):
-    """An endless stream of scenes cut into epochs; item i depends on (seed, epoch, i) alone.
-
-    Args:
-        split: the classes to show.
-        length: scenes an epoch.
-        seed: the stream.
-        epoch: the part of the stream.
-        max_objects: rows of the padded masks.
-
-    Items are dicts of `image` (3, S, S) float in [0, 1]; `masks` (max_objects, S, S) uint8 {0, 1}, every object and
-    piece of clutter; `valid` (max_objects,) bool; `shape_map`, `texture_map` (S, S) long, the variant shown by each
-    pixel of an object and -1 elsewhere.
-    """
-
-    def __init__(
-        self, split: str = "pretrain", length: int = 1000, seed: int = 0, epoch: int = 0, max_objects: int = 6
-    ) -> None:
-        self.split, self.length, self.seed, self.epoch, self.max_objects = split, length, seed, epoch, max_objects
-        world_split(split)  # refuses an unknown name now rather than in a worker
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        return (self[i] for i in range(self.length))
-
-    def __getitem__(self, i: int) -> dict[str, Tensor]:
-        rng = np.random.default_rng([self.seed, 7919, self.epoch, i])
-        scene = draw_scene(rng, self.split)
-        masks = np.zeros((self.max_objects, SCENE_SIZE, SCENE_SIZE), np.uint8)
-        order = sorted(
-            range(len(scene.objects)), key=lambda k: scene.objects[k] is None
-        )  # clutter goes first if any must
-        chosen = scene.masks[order[: self.max_objects]]
-        masks[: len(chosen)] = chosen
-        shape_map = np.full((SCENE_SIZE, SCENE_SIZE), -1, np.int64)
-        texture_map = shape_map.copy()
-        for spec, mask in zip(scene.objects, scene.masks):
-            if spec is not None:
-                shape_map[mask], texture_map[mask] = spec.shape, spec.texture
-        return {
-            "image": torch.from_numpy(scene.image).permute(2, 0, 1).float() / 255,
-            "masks": torch.from_numpy(masks),
-            "valid": torch.arange(self.max_objects) < len(chosen),
-            "shape_map": torch.from_numpy(shape_map),
-            "texture_map": torch.from_numpy(texture_map),
-        }
+DATA_SETS = (
+    DataSet(
+        "synthetic",
+        "the embedded world",
+        SyntheticWorld,
+        roles={"train": "base", "test": "novel"},
+        needs_root=False,
+    ),
+)

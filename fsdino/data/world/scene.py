@@ -86,7 +86,7 @@ def _silhouette(rng: np.random.Generator, shape: int, radius: float, bend: float
 
 
 def _blob(rng: np.random.Generator, radius: float) -> Array:
-    """A random smooth outline that is no class; float32 coverage like `_silhouette`'s."""
+    """A random smooth outline that is not a class; float32 coverage like `_silhouette`'s."""
     half = int(np.ceil(radius * 1.25))
     angle = np.linspace(0, 2 * np.pi, 72, endpoint=False)
     outline = 1 + sum(rng.uniform(-0.22, 0.22) * np.cos(k * angle + rng.uniform(0, 6.3)) for k in (1, 2, 3, 4))
@@ -124,13 +124,14 @@ class _Canvas:
         window = self.image[y0:y1, x0:x1]
         window += (colour - window) * alpha[..., None]
         solid = alpha > 0.5
+        # What is painted later hides what was there: only visible pixels are annotated.
         for mask in self.masks:
             mask[y0:y1, x0:x1] &= ~solid
         mask = np.zeros((SCENE_SIZE, SCENE_SIZE), bool)
         mask[y0:y1, x0:x1] = solid
         self.objects.append(spec)
         self.masks.append(mask)
-        self.areas.append(int((coverage > 0.5).sum()))
+        self.areas.append(int((coverage > 0.5).sum()))  # whole area, also outside the image
 
     def visible(self) -> tuple[tuple[ObjectSpec | None, ...], Array]:
         kept = [
@@ -149,7 +150,7 @@ def _background(rng: np.random.Generator, textures: Sequence[int]) -> Array:
         side = np.arange(SCENE_SIZE)[:, None] > border[None]
         side = side.T if rng.random() < 0.5 else side
         image = np.where(side[..., None], _textured(rng, int(rng.choice(textures)), size), image)
-    contrast = rng.uniform(0.35, 1.0)
+    contrast = rng.uniform(0.35, 1.0)  # duller than objects on average, so that they can be told from it
     return np.ascontiguousarray(image.mean() + (image - image.mean()) * contrast, np.float32)
 
 
@@ -165,15 +166,12 @@ def _light(rng: np.random.Generator, image: Array) -> Array:
 
 
 def paint_scene(rng: np.random.Generator, specs: Sequence[ObjectSpec], textures: Sequence[int]) -> Scene:
-    """Paint objects on textured clutter.
+    """Paint objects on textured clutter, in a random order; an object that ends up mostly hidden is not in the scene.
 
     Args:
         rng: the only source of randomness; the same state gives the same scene.
-        specs: objects, painted in a random order.
-        textures: variants that background and clutter may use (so that held-out textures stay unseen).
-
-    Returns:
-        The scene; an object that ended up mostly hidden is not in it.
+        specs: objects.
+        textures: variants that background and clutter may use, so that held-out textures stay unseen.
     """
     canvas = _Canvas(_background(rng, textures))
     margin = 14

@@ -28,6 +28,7 @@ class _Pen:
         self.canvas = np.zeros((side, side), np.uint8)
 
     def _pixels(self, points: Points) -> Array:
+        # OpenCV takes sixteenths of a pixel as whole numbers (shift 4): without them small curves have corners
         return np.round((np.asarray(points, np.float64) * _RADIUS + self.canvas.shape[0] / 2) * 16).astype(np.int32)
 
     def polygon(self, points: Points, value: int = 255) -> _Pen:
@@ -155,12 +156,9 @@ def _hook(turns: float, width: float) -> _Pen:
 
 
 def _quad(kite: bool) -> _Pen:
-    points = (
-        [[0, -1], [0.55, -0.3], [0, 1], [-0.55, -0.3]]
-        if kite
-        else [[-0.95, 0.5], [-0.35, -0.5], [0.95, -0.5], [0.35, 0.5]]
-    )
-    return _Pen().polygon(np.array(points))
+    if kite:
+        return _Pen().polygon([[0, -1], [0.55, -0.3], [0, 1], [-0.55, -0.3]])
+    return _Pen().polygon([[-0.95, 0.5], [-0.35, -0.5], [0.95, -0.5], [0.35, 0.5]])
 
 
 def _pie(start: float, end: float) -> _Pen:
@@ -176,18 +174,9 @@ def _bow(round_lobes: bool) -> _Pen:
 
 def _bottle(vase: bool) -> _Pen:
     if vase:
-        return _Pen().polygon(
-            [
-                [-0.4, -0.95],
-                [0.4, -0.95],
-                [0.2, -0.5],
-                [0.65, 0.2],
-                [0.35, 0.95],
-                [-0.35, 0.95],
-                [-0.65, 0.2],
-                [-0.2, -0.5],
-            ]
-        )
+        right = [[0.4, -0.95], [0.2, -0.5], [0.65, 0.2], [0.35, 0.95]]
+        left = [[-0.35, 0.95], [-0.65, 0.2], [-0.2, -0.5]]
+        return _Pen().polygon([[-0.4, -0.95], *right, *left])
     return _Pen().box(-0.17, -1, 0.17, -0.2).box(-0.42, -0.1, 0.42, 0.95).ellipse(0, -0.1, 0.42, 0.3)
 
 
@@ -252,14 +241,7 @@ def shape_name(shape: int) -> str:
 
 @cache
 def shape_template(shape: int) -> Array:
-    """Soft template of one variant.
-
-    Args:
-        shape: variant number, 0 to `NUM_SHAPES` - 1.
-
-    Returns:
-        float32 (TEMPLATE_SIZE, TEMPLATE_SIZE) in [0, 1], the coverage of each pixel.
-    """
+    """Soft template of one variant: float32 (TEMPLATE_SIZE, TEMPLATE_SIZE) in [0, 1], the coverage of each pixel."""
     _, *variants = FAMILIES[shape // 2]
     canvas = variants[shape % 2]().canvas
     small = cv2.resize(canvas, (TEMPLATE_SIZE, TEMPLATE_SIZE), interpolation=cv2.INTER_AREA)

@@ -209,13 +209,6 @@ def texture_name(texture: int) -> str:
 
 @cache
 def texture_tile(texture: int) -> Array:
-    """Grey tile of one variant.
-
-    Args:
-        texture: variant number, 0 to `NUM_TEXTURES` - 1.
-
-    Returns:
-        float32 (TILE_SIZE, TILE_SIZE) in [0, 1].
-    """
+    """Grey tile of one variant, float32 (TILE_SIZE, TILE_SIZE) in [0, 1]."""
     _, *variants = FAMILIES[texture // 2]
     return np.ascontiguousarray(np.clip(variants[texture % 2](), 0, 1), np.float32)

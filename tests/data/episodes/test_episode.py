@@ -10,7 +10,7 @@ from fsdino.data.class_index import SubsetIndex
 from fsdino.data.episodes.episode import EpisodeData, TrainEpisodes, collate_episodes
 from fsdino.data.episodes.episode_list import EpisodeList, EpisodeSpec
 from fsdino.data.transforms import JointAugment
-from tests.data.trees import MemoryIndex
+from tests.data.small import MemoryIndex
 
 
 def _same(a: dict, b: dict) -> bool:
@@ -28,7 +28,7 @@ def _all_items(dataset, **kwargs) -> list[dict]:
 def test_shapes_ranges_and_the_image_s_own_size():
     index = MemoryIndex()
     episodes = EpisodeList.draw(index, 0, shots=3, num_episodes=4)
-    item = EpisodeData(index, episodes, 56)[2]
+    item = EpisodeData(index, episodes, Resize(56))[2]
     assert item["query_image"].shape == (3, 56, 56) and item["support_images"].shape == (3, 3, 56, 56)
     assert item["query_mask"].shape == (56, 56) and item["query_mask"].dtype == torch.long
     assert item["query_mask_original"].shape == (32, 40) and item["query_mask_original"].sum() == 144
@@ -48,7 +48,7 @@ def test_a_method_s_own_resize_is_used():
 
 def test_a_batch_keeps_original_masks_as_a_list():
     index = MemoryIndex()
-    data = EpisodeData(index, EpisodeList.draw(index, 0, shots=2, num_episodes=3), 28)
+    data = EpisodeData(index, EpisodeList.draw(index, 0, shots=2, num_episodes=3), Resize(28))
     batch = collate_episodes([data[i] for i in range(3)])
     assert batch["support_images"].shape == (3, 2, 3, 28, 28) and batch["support_masks"].shape == (3, 2, 28, 28)
     assert isinstance(batch["query_mask_original"], list) and len(batch["query_id"]) == 3
@@ -59,9 +59,9 @@ def test_a_batch_keeps_original_masks_as_a_list():
 def test_workers_and_batch_size_change_nothing(kind):
     index = MemoryIndex()
     if kind == "test":
-        data = EpisodeData(index, EpisodeList.draw(index, 0, num_episodes=9), 28)
+        data = EpisodeData(index, EpisodeList.draw(index, 0, num_episodes=9), Resize(28))
     else:
-        data = TrainEpisodes(index, [0, 1, 2], 28, length=9, absent_prob=0.3, transform=JointAugment())
+        data = TrainEpisodes(index, [0, 1, 2], Resize(28), length=9, absent_prob=0.3, transform=JointAugment())
     plain = _all_items(data, batch_size=1)
     for other in (_all_items(data, batch_size=4), _all_items(data, batch_size=2, num_workers=2)):
         assert len(other) == 9 and all(_same(a, b) for a, b in zip(plain, other))
@@ -71,7 +71,7 @@ def test_a_training_item_depends_on_seed_epoch_and_number_alone():
     index = MemoryIndex()
 
     def item(i: int = 5, **kwargs) -> dict:
-        return TrainEpisodes(index, list(range(6)), 28, length=20, transform=JointAugment(), **kwargs)[i]
+        return TrainEpisodes(index, list(range(6)), Resize(28), length=20, transform=JointAugment(), **kwargs)[i]
 
     assert _same(item(), item(seed=0, epoch=0))
     others = [item(6), item(seed=1), item(epoch=1)]
@@ -79,7 +79,7 @@ def test_a_training_item_depends_on_seed_epoch_and_number_alone():
 
 
 def test_classes_are_drawn_uniformly_and_queries_are_no_supports():
-    data = TrainEpisodes(MemoryIndex(), [1, 3, 6], 14, shots=2, length=300)
+    data = TrainEpisodes(MemoryIndex(), [1, 3, 6], Resize(14), shots=2, length=300)
     items = [data[i] for i in range(300)]
     counts = np.bincount([item["class_id"] for item in items], minlength=8)
     assert counts.sum() == counts[[1, 3, 6]].sum() and counts[[1, 3, 6]].min() > 70
@@ -89,11 +89,11 @@ def test_classes_are_drawn_uniformly_and_queries_are_no_supports():
 
 
 def test_classes_are_drawn_by_their_weights():
-    data = TrainEpisodes(MemoryIndex(), [1, 3, 6], 14, length=400, class_weights={1: 3.0, 3: 1.0})
+    data = TrainEpisodes(MemoryIndex(), [1, 3, 6], Resize(14), length=400, class_weights={1: 3.0, 3: 1.0})
     counts = np.bincount([data[i]["class_id"] for i in range(400)], minlength=8)
     assert counts[1] + counts[3] == 400 and 260 < counts[1] < 340
     with pytest.raises(ValueError, match="no class that can be drawn has a weight above 0; correct class_weights"):
-        TrainEpisodes(MemoryIndex(), [1, 3], 14, class_weights={6: 1.0})
+        TrainEpisodes(MemoryIndex(), [1, 3], Resize(14), class_weights={6: 1.0})
 
 
 def test_novel_pixels_are_ignored_in_queries_and_background_in_supports():
@@ -131,7 +131,7 @@ def test_references_keep_what_is_unknown_for_methods_that_predict_them():
 
 def test_absent_queries_truly_lack_the_class():
     index = MemoryIndex()
-    data = TrainEpisodes(index, [0, 2, 5], 28, length=200, absent_prob=0.5, ignore_classes=[7])
+    data = TrainEpisodes(index, [0, 2, 5], Resize(28), length=200, absent_prob=0.5, ignore_classes=[7])
     absent = 0
     for i in range(200):
         item = data[i]
@@ -144,15 +144,15 @@ def test_absent_queries_truly_lack_the_class():
 
 def test_no_class_with_enough_images():
     index = SubsetIndex(MemoryIndex(), {0: ["0_0"], 1: ["1_0", "1_1"]})
-    assert TrainEpisodes(index, [0, 1], 28, shots=1).classes == [1]
+    assert TrainEpisodes(index, [0, 1], Resize(28), shots=1).classes == [1]
     with pytest.raises(ValueError, match=r"no foreground class of 'memory' has 3 images, which a 2-shot training "
                                          r"episode needs \(2 classes were given\): add images or take fewer shots"):
-        TrainEpisodes(index, [0, 1], 28, shots=2)
+        TrainEpisodes(index, [0, 1], Resize(28), shots=2)
 
 
 def test_a_class_whose_pixels_are_all_ignored():
     with pytest.raises(ValueError, match=r"found no image with a usable mask of class 'square0' in 'memory'.*leave"):
-        TrainEpisodes(MemoryIndex(), [0], 28, ignore_classes=[0])[0]
+        TrainEpisodes(MemoryIndex(), [0], Resize(28), ignore_classes=[0])[0]
 
 
 def test_such_a_class_is_warned_of_and_another_one_drawn():
@@ -164,7 +164,7 @@ def test_such_a_class_is_warned_of_and_another_one_drawn():
             mask = super().load_mask(image_id, class_id)
             return np.full_like(mask, 255) if (image_id, class_id) == ("0_1", 0) else mask
 
-    data = TrainEpisodes(Ignored(kept, {0: kept.images(0), 1: kept.images(1)}), [0, 1], 28, length=12)
+    data = TrainEpisodes(Ignored(kept, {0: kept.images(0), 1: kept.images(1)}), [0, 1], Resize(28), length=12)
     with pytest.warns(UserWarning, match="usable mask of class 'square0'.*Another class is drawn"):
         items = [data[i] for i in range(12)]
     assert {item["class_id"] for item in items} == {1}
@@ -174,14 +174,14 @@ def test_such_a_class_is_warned_of_and_another_one_drawn():
 def test_a_class_that_is_everywhere_cannot_be_absent():
     index = SubsetIndex.of_images(MemoryIndex(), [f"0_{k}" for k in range(5)])
     with pytest.raises(ValueError, match=r"found no image without class 'square0' in 'memory'.*set absent_prob to 0"):
-        TrainEpisodes(index, [0], 28, absent_prob=1.0)[0]
+        TrainEpisodes(index, [0], Resize(28), absent_prob=1.0)[0]
 
 
 def test_an_empty_support_mask_names_image_and_class():
     index = MemoryIndex()
     episodes = EpisodeList("memory", 0, 1, 0, (EpisodeSpec(0, "0_0", ("3_0",)),))
     with pytest.raises(ValueError, match=r"mask of class 'square0' in image '3_0' has no foreground pixel; a "):
-        EpisodeData(index, episodes, 28)[0]
+        EpisodeData(index, episodes, Resize(28))[0]
 
 
 def test_a_mask_of_another_size_names_image_and_class():
@@ -190,4 +190,4 @@ def test_a_mask_of_another_size_names_image_and_class():
             return super().load_mask(image_id, class_id)[:-1]
 
     with pytest.raises(ValueError, match=r"mask '0_\d \(class 0\)' is 40x31 pixels .* export the mask at the"):
-        TrainEpisodes(Wrong(), [0], 28)[0]
+        TrainEpisodes(Wrong(), [0], Resize(28))[0]

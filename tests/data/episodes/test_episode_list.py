@@ -7,7 +7,7 @@ import pytest
 
 from fsdino.data.class_index import SubsetIndex
 from fsdino.data.episodes.episode_list import EpisodeList, EpisodeSpec, PortableRandom
-from tests.data.trees import MemoryIndex, shared_data
+from tests.data.small import MemoryIndex, shared_data
 
 
 def test_portable_numbers_are_uniform_and_never_change():

@@ -5,7 +5,7 @@ import pytest
 
 from fsdino.data.episodes.filters import PFENET_MIN_PIXELS, novel_as_ignore, training_view
 from fsdino.data.episodes.protocols import PROTOCOLS, protocol
-from tests.data.trees import MemoryIndex
+from tests.data.small import MemoryIndex
 
 
 class _Large(MemoryIndex):
@@ -48,7 +48,6 @@ def test_presets_say_what_they_do():
     assert protocol("hsnet").scoring == "network" and protocol("hsnet").replacement
     assert protocol("pfenet").num_episodes("coco20i") == 4000 and protocol("pfenet").train_filter == "pfenet"
     assert protocol("matcher-lvis").num_episodes("lvis92i") == 2300
-    assert protocol("sansa").order("fss1000") == "each" and protocol("sansa").order("davis2017") == "first"
     with pytest.raises(ValueError, match="there is no protocol 'panet'; known: fsdino, hsnet"):
         protocol("panet")
 

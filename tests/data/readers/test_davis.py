@@ -1,12 +1,12 @@
-"""DAVIS: episodes from the first frame, and the measures J and F."""
+"""DAVIS: episodes from the first frame."""
 
-import numpy as np
 import pytest
 
 from fsdino.data.episodes.protocols import PROTOCOLS
 from fsdino.data.files import DataSetError
-from fsdino.data.readers.davis import DavisIndex, boundary_f, davis_score, outline, region_similarity
-from tests.data.trees import block, davis_tree, labels
+from fsdino.data.readers.davis import DavisIndex
+from tests.data.small import block, labels
+from tests.data.trees import davis_tree
 
 
 def test_an_object_of_2017_is_a_class(tmp_path):
@@ -38,42 +38,3 @@ def test_what_is_missing(tmp_path):
         DavisIndex(root)
     with pytest.raises(DataSetError, match=r"Full-Resolution' \(the frames\) does not exist"):
         DavisIndex(root, resolution="Full-Resolution")
-
-
-def test_region_similarity():
-    truth = block(1, 10, 10, 20)
-    assert region_similarity(truth == 1, truth) == 1 and region_similarity(truth == 2, truth) == 0
-    assert region_similarity(block(1, 10, 20, 20), truth) == 200 / 600
-    assert region_similarity(np.zeros((5, 5)), np.zeros((5, 5))) == 1
-    assert region_similarity(np.ones((5, 5)), np.full((5, 5), 255)) == 1
-
-
-def test_outline_of_a_square():
-    found = outline(block(1, 2, 2, 3, size=(8, 8)) == 1)
-    expected = np.zeros((8, 8), np.uint8)
-    expected[1:5, 1:5] = 1
-    expected[2:4, 2:4] = 0
-    assert (found == expected).all()
-    assert not outline(np.ones((8, 8))).any()  # the image's rim is no outline
-
-
-def _slow_f(pred: np.ndarray, truth: np.ndarray, radius: int) -> float:
-    a, b = np.argwhere(outline(pred)), np.argwhere(outline(truth == 1))
-    if not len(a) or not len(b):
-        return float(len(a) == len(b))
-    near = ((a[:, None] - b[None]) ** 2).sum(-1) <= radius**2
-    precision, recall = near.any(1).mean(), near.any(0).mean()
-    return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
-
-
-def test_boundary_f_matches_a_slow_reference():
-    rng = np.random.default_rng(0)
-    for _ in range(20):
-        truth = block(1, *rng.integers(0, 40, 2), int(rng.integers(0, 30)))
-        pred = block(1, *rng.integers(0, 40, 2), int(rng.integers(0, 30)))
-        assert boundary_f(pred, truth) == pytest.approx(_slow_f(pred == 1, truth, 2))  # ceil(0.008 * 128)
-    assert boundary_f(block(1, 11, 11, 20), block(1, 10, 10, 20)) == 1
-
-
-def test_scores_average_frames_then_objects():
-    assert davis_score(np.array([0, 0, 1]), np.array([1.0, 0.0, 0.2])) == pytest.approx(0.35)

@@ -6,7 +6,8 @@ import pytest
 from fsdino.data.class_index import ClassIndex
 from fsdino.data.files import DataSetError
 from fsdino.data.readers.folder import folder, read_classes
-from tests.data.trees import block, label_folder_tree, labels, mask_folder_tree, photo, shared_data, write_json
+from tests.data.small import block, labels, photo, shared_data, write_json
+from tests.data.trees import label_folder_tree, mask_folder_tree
 
 
 def _check(index: ClassIndex, classes: list[str], per_class: int) -> None:

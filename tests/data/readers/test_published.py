@@ -7,23 +7,26 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fsdino.data.catalog import DATA_SETS, data_set_entry, open_data_set
+from fsdino.base.resize import Resize
+from fsdino.data.catalog import data_set, open_data_set
 from fsdino.data.episodes.episode import EpisodeData
 from fsdino.data.episodes.protocols import PROTOCOLS
 from fsdino.data.files import DataSetError
 from fsdino.data.readers.fss import class_split, fss1000
 from fsdino.data.readers.lvis import LvisIndex, image_name, lvis_folds
+from fsdino.data.readers.paco_part import PacoPartIndex
 from fsdino.data.readers.part_names import PART_FOLDS, merged_part
-from fsdino.data.readers.parts import PacoPartIndex, PascalPartIndex
+from fsdino.data.readers.pascal_part import PascalPartIndex
 from fsdino.data.readers.perseg import PersegIndex
 from fsdino.data.readers.voc import VocIndex, read_mat
 from tests.data import trees
+from tests.data.small import block, labels, rle, shared_data, square, text, write_json
 
 
 @pytest.mark.parametrize("name", trees.TREES)
 def test_every_benchmark_gives_episodes(tmp_path, name):
     root = trees.TREES[name](tmp_path)
-    for role in DATA_SETS[name].roles or {"test": ""}:
+    for role in data_set(name).roles:
         index = open_data_set(name, root, role)
         assert index.name == name
         for image_id in index.all_images()[:4]:
@@ -35,17 +38,9 @@ def test_every_benchmark_gives_episodes(tmp_path, name):
     index = open_data_set(name, root, "test")
     episodes = PROTOCOLS["fsdino"].draw(index, 0, num_episodes=6, skip_rare=True)
     episodes.verify(index)
-    items = EpisodeData(index, episodes, 28)
+    items = EpisodeData(index, episodes, Resize(28))
     for i in range(min(6, len(items))):
         assert (items[i]["query_mask_original"] == 1).any() and items[i]["support_masks"].max() > 0
-
-
-def test_names_and_roots():
-    with pytest.raises(ValueError, match="there is no data set 'pascal'; known: pascal5i, coco20i"):
-        data_set_entry("pascal")
-    with pytest.raises(ValueError, match=r"data set 'fss1000' \(FSS-1000\) needs the folder it lies in: give --root"):
-        open_data_set("fss1000")
-    assert open_data_set("synthetic", role="train").name == "synthetic-base"
 
 
 class TestPascal:
@@ -71,11 +66,11 @@ class TestPascal:
         for fold in range(4):
             lines = [f"2007_{c:03d}002__{c:02d}" for c in range(5 * fold + 1, 5 * fold + 6)]
             lines += ["2007_002002__01"] if fold == 0 else []
-            trees.text(root / f"splits/pascal/val/fold{fold}.txt", "\n".join(lines))
+            text(root / f"splits/pascal/val/fold{fold}.txt", "\n".join(lines))
         index = VocIndex(root, "val")
         assert index.images(1) == ["2007_001002", "2007_002002"] and index.images(20) == ["2007_020002"]
         assert index.object_pixels("2007_002002", 1) == 160
-        trees.text(root / "splits/pascal/val/fold3.txt", "2007_001002__21")
+        text(root / "splits/pascal/val/fold3.txt", "2007_001002__21")
         with pytest.raises(DataSetError, match=r"line '2007_001002__21' of '.*fold3\.txt' is not '<image>__<class"):
             VocIndex(root, "val")
 
@@ -117,7 +112,7 @@ class TestPascal:
         (base / "SegmentationClassAug").rename(base / "gone")
         with pytest.raises(DataSetError, match="has neither SegmentationClassAug nor SegmentationClass: unpack"):
             VocIndex(root, "val")
-        trees.text(base / "ImageSets/Segmentation/val.txt", "\n")
+        text(base / "ImageSets/Segmentation/val.txt", "\n")
         (base / "gone").rename(base / "SegmentationClass")
         with pytest.raises(DataSetError, match=r"list '.*val\.txt' is empty: copy or download it again"):
             VocIndex(root, "val")
@@ -130,7 +125,7 @@ class TestFss:
         assert len({name for classes in split.values() for name in classes}) == 1000
 
     def test_the_package_s_table_is_the_given_one(self):
-        folder = trees.shared_data("splits/fss")
+        folder = shared_data("splits/fss")
         for split, name in {"train": "trn", "val": "val", "test": "test"}.items():
             assert class_split()[split] == sorted((folder / f"{name}.txt").read_text().split())
 
@@ -220,10 +215,10 @@ class TestParts:
         root = trees.pascal_part_tree(tmp_path)
         names = ["dog:ear", "bottle:cap", "person:hair", "car:wheel"]
         for fold, name in enumerate(names):
-            trees.text(root / f"splits/pascal-part/fold{fold}.txt", name)
+            text(root / f"splits/pascal-part/fold{fold}.txt", name)
         index = PascalPartIndex(root, "val")
         assert [index.class_names[fold[0]] for fold in index.folds] == names
-        trees.text(root / "splits/pascal-part/fold3.txt", "car:ear")
+        text(root / "splits/pascal-part/fold3.txt", "car:ear")
         with pytest.raises(DataSetError, match="names part 'car:ear', which is none; names are such as 'dog:ear'"):
             PascalPartIndex(root, "val")
 
@@ -246,7 +241,7 @@ class TestParts:
         assert PacoPartIndex(tmp_path, "train").folds == index.folds
         image = index.images(102)[0]
         assert image == "val2017/000000000001.jpg@10" and index.load_image(image).shape == (50, 50, 3)
-        assert (index.load_mask(image, 102) == trees.block(1, 16, 20, 6)[10:60, 10:60]).all()
+        assert (index.load_mask(image, 102) == block(1, 16, 20, 6)[10:60, 10:60]).all()
         assert (index.load_mask(image, 108) == 0).all()
         with pytest.raises(DataSetError, match=r"has no crop 'val2017/1\.jpg@3'"):
             index.load_image("val2017/1.jpg@3")
@@ -254,9 +249,9 @@ class TestParts:
     def test_paco_parts_as_polygons_and_plain_rle(self, tmp_path):
         path = trees.paco_tree(tmp_path) / "PACO-Part/annotations/paco_lvis_v1_test.json"
         raw = json.loads(path.read_text())
-        raw["annotations"][1]["segmentation"] = [trees.square(20, 16, 6)]
-        raw["annotations"][2]["segmentation"] = trees.rle(trees.block(1, 16, 20, 6), compressed=False)
-        trees.write_json(path, raw)
+        raw["annotations"][1]["segmentation"] = [square(20, 16, 6)]
+        raw["annotations"][2]["segmentation"] = rle(block(1, 16, 20, 6), compressed=False)
+        write_json(path, raw)
         index = PacoPartIndex(tmp_path, "test")
         image = index.images(101)[0]
         assert (index.load_mask(image, 101) == index.load_mask(image, 102)).all()
@@ -268,7 +263,7 @@ class TestParts:
         path = trees.paco_tree(tmp_path) / "PACO-Part/annotations/paco_lvis_v1_test.json"
         raw = json.loads(path.read_text())
         raw["annotations"][1][key] = 77
-        trees.write_json(path, raw)
+        write_json(path, raw)
         with pytest.raises(DataSetError, match=f"annotation 100 in '.*test.json' {words}: download PACO's annotations"):
             PacoPartIndex(tmp_path, "test")
 
@@ -277,18 +272,18 @@ class TestPerseg:
     def test_first_image_is_the_reference(self, tmp_path):
         index = PersegIndex(trees.perseg_tree(tmp_path))
         assert index.class_names == {0: "backpack", 1: "toy"} and index.folds == [[0, 1]]
-        assert (index.load_mask("toy/01", 1) == trees.block(1)).all()
+        assert (index.load_mask("toy/01", 1) == block(1)).all()
         episodes = PROTOCOLS["fsdino"].draw(index, 0)
         assert {e.support for e in episodes} == {("backpack/00",), ("toy/00",)} and len(episodes) == 4
 
     def test_grey_and_palette_masks_too(self, tmp_path):
         root = trees.perseg_tree(tmp_path)
-        trees.labels(root / "PerSeg/Annotations/toy/01.png", 255 * trees.block(1))
-        trees.labels(root / "PerSeg/Annotations/toy/02.png", trees.block(1))
+        labels(root / "PerSeg/Annotations/toy/01.png", 255 * block(1))
+        labels(root / "PerSeg/Annotations/toy/02.png", block(1))
         index = PersegIndex(root)
         assert index.object_pixels("toy/01", 1) == index.object_pixels("toy/02", 1) == 2500
 
     def test_a_image_without_mask(self, tmp_path):
         (trees.perseg_tree(tmp_path) / "PerSeg/Annotations/toy/01.png").unlink()
-        with pytest.raises(DataSetError, match=r"toy/01\.jpg' has no mask '.*toy/01\.png': unpack PerSeg again"):
+        with pytest.raises(DataSetError, match=r"toy/01\.jpg' has no mask '.*toy/01\.png' .*: unpack PerSeg again"):
             PersegIndex(tmp_path)

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from fsdino.data.world.index import NUM_CLASSES, SPLITS, SyntheticScenes, SyntheticWorld, draw_scene, world_split
+from fsdino.data.world.index import NUM_CLASSES, SPLITS, SyntheticWorld, draw_scene, world_split
 from fsdino.data.world.shapes import NUM_SHAPES, shape_template
+from fsdino.data.world.stream import SyntheticScenes
 from fsdino.data.world.textures import NUM_TEXTURES, texture_tile
 
 
