@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from fsdino.base.image import IGNORE
+from fsdino.base.memory import image_tensor
 from fsdino.base.resize import Resize
 from fsdino.data.class_index import ClassIndex
 from fsdino.data.episodes.episode_list import EpisodeList
@@ -219,11 +220,6 @@ def collate_episodes(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
         else:
             batch[key] = torch.tensor(values, dtype=torch.long)
     return batch
-
-
-def image_tensor(image: np.ndarray) -> Tensor:
-    """(H, W, 3) uint8 -> (3, H, W) float in [0, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).float() / 255
 
 
 def _load(index: ClassIndex, image_id: str, class_id: int) -> tuple[np.ndarray, np.ndarray]:
