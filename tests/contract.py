@@ -18,6 +18,7 @@ from torch import Tensor
 from fsdino.base.memory import SegmenterOutput
 from fsdino.base.method import FewShotMethod
 from fsdino.base.reference import Reference
+from fsdino.base.result import MAX_CLASSES_AT_ONCE
 
 _BUILT: dict[type, FewShotMethod] = {}
 
@@ -119,8 +120,8 @@ class FewShotContract:
         if not self.order_invariant:
             pytest.skip("copies in different places of an ordered memory differ by definition")
         query, images, masks = episodes(method, 2, 1)
-        assert_same(method(query, images.repeat(1, 3, 1, 1, 1), masks.repeat(1, 3, 1, 1)),
-                    method(query, images, masks), self.atol)  # fmt: skip
+        copies = method(query, images.repeat(1, 3, 1, 1, 1), masks.repeat(1, 3, 1, 1))
+        assert_same(copies, method(query, images, masks), self.atol)
 
     @torch.no_grad()
     def test_every_reference_counts(self, method: FewShotMethod) -> None:
@@ -141,6 +142,23 @@ class FewShotContract:
         for b in range(3):
             row = SegmenterOutput(*(x[b : b + 1] for x in vars(together).values()))
             assert_same(row, method.decode_query(memory, query[b : b + 1]), self.atol)
+
+    @torch.no_grad()
+    def test_many_classes_equal_one_by_one(self, method: FewShotMethod, monkeypatch: pytest.MonkeyPatch) -> None:
+        memories = [method.encode_support(*episodes(method, 1, 1 + k % 2, seed=k)[1:]) for k in range(19)]
+        image, sizes, decode = sketch(50, 70, 3)[0], [], method.decode_encoded
+
+        def counted(memory: Any, encoded: Any) -> SegmenterOutput:
+            sizes.append(memory.batch_size)
+            return decode(memory, encoded)
+
+        monkeypatch.setattr(method, "decode_encoded", counted)
+        together = list(method.find(method.join(memories), image))
+        assert sum(sizes) == len(together) == 19 and max(sizes) <= MAX_CLASSES_AT_ONCE
+        for memory, found in zip(memories, together):
+            alone = method.segment(memory, image)
+            np.testing.assert_allclose(found.probs, alone.probs, atol=1e-4, rtol=0)
+            assert found.present == alone.present and found.score == pytest.approx(alone.score, abs=1e-4)
 
     @torch.no_grad()
     def test_method_and_memory_survive_saving(self, method: FewShotMethod) -> None:
@@ -206,7 +224,7 @@ class FewShotContract:
         assert found.present == bool(out.presence_logit[0, 0] > 0)
 
     def test_gradients_reach_exactly_the_trainable_parameters(self, method: FewShotMethod) -> None:
-        trainable = {id(p) for p in method.trainable_parameters()}  # type: ignore[operator]
+        trainable = {id(p) for p in method.trainable_parameters()}
         names = {name for name, p in method.named_parameters() if id(p) in trainable}
         if not names:
             assert not any(p.requires_grad for p in method.parameters())
@@ -218,7 +236,7 @@ class FewShotContract:
 
     @torch.no_grad()
     def test_training_mode_does_not_wake_frozen_parts(self, method: FewShotMethod) -> None:
-        if method.trainable_parameters():  # type: ignore[operator]
+        if method.trainable_parameters():
             pytest.skip("parts that train may behave differently in training mode")
         inputs = episodes(method, 1, 1)
         quiet = method(*inputs)

@@ -16,7 +16,7 @@ from fsdino.cli import main
 from fsdino.evaluation.work import plain_error
 from tests.data.small import block, labels, photo
 from tests.data.trees import TREES, coco_tree, mask_folder_tree
-from tests.small_segmenter import small_segmenter
+from tests.small import small_segmenter
 
 
 @pytest.fixture(scope="module")

@@ -9,13 +9,10 @@ BUNDLED = {"tiny": "fsdino_tiny"}  # preset -> folder
 
 
 def bundled_file(name: str) -> Path:
-    """A file of the bundled weights.
-
-    Args:
-        name: Of the file, without its suffix.
+    """A file of the bundled weights, named without its suffix.
 
     Raises:
-        FileNotFoundError: If the package has none of that name.
+        FileNotFoundError: if the package has none of that name.
     """
     path = _assets() / f"{name}.safetensors"
     if not path.is_file():
@@ -26,16 +23,11 @@ def bundled_file(name: str) -> Path:
 
 
 def bundled_folder(preset: str) -> Path:
-    """The folder of a preset's trained segmenter.
+    """The folder of a trained segmenter, by a name of `BUNDLED`.
 
     Raises:
-        FileNotFoundError: If no weights come with that preset.
+        FileNotFoundError: if it is not there.
     """
-    if preset not in BUNDLED:
-        raise FileNotFoundError(
-            f"no weights are bundled for preset {preset!r} (bundled: {', '.join(BUNDLED)}); give the folder of a model "
-            f"that you trained, or build an untrained one with FewShotSegmenter(PRESETS[{preset!r}])."
-        )
     folder = _assets() / BUNDLED[preset]
     if not (folder / "model.safetensors").is_file():
         raise FileNotFoundError(

@@ -172,8 +172,8 @@ def load(
         loaded = _load_folder(download(name, [WEIGHTS_FILE, CONFIG_FILE], **(hub or {})), stage)
     else:
         raise FileNotFoundError(
-            f"no model {name!r}: give a bundled preset ({', '.join(BUNDLED)}), a folder with {CONFIG_FILE}, a run "
-            f"folder, a {WEIGHTS_FILE} or .ckpt file, or a Hub id like owner/name."
+            f"no model {name!r}: give a preset that comes with weights ({', '.join(BUNDLED)}), a folder with "
+            f"{CONFIG_FILE}, a run folder, a {WEIGHTS_FILE} or .ckpt file, or a Hub id like owner/name."
         )
     if method is not None and loaded.name != method:
         wanted = registry.method_class(method).title

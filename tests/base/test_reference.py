@@ -7,24 +7,84 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from fsdino.base.reference import SCRIBBLE_POINTS, Reference, image_tensor, prompt_points, to_square
+from fsdino.base.memory import image_tensor
+from fsdino.base.reference import (
+    SCRIBBLE_POINTS,
+    ImageLike,
+    Reference,
+    image_array,
+    prompt_points,
+    reference_arrays,
+    to_square,
+)
 from fsdino.base.resize import Resize
+from tests.small import rand
 
 IMAGE = np.zeros((40, 80, 3), np.uint8)
-SAME = Resize(40)
+SQUARE = (40, 40)  # the image's place in a square of 40 pixels, squashed
 
 
-def points_of(resize: Resize = SAME, **kinds: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    return prompt_points(Reference(IMAGE, name="dog.png", **kinds), (40, 80), resize)
+def points_of(**kinds: Any) -> tuple[np.ndarray, np.ndarray]:
+    return prompt_points(Reference(IMAGE, name="dog.png", **kinds), (40, 80), SQUARE)
+
+
+def mask_of(share: float, height: int = 40, width: int = 80) -> np.ndarray:
+    mask = np.zeros((height, width), np.uint8)
+    mask[: round(share * height)] = 255
+    return mask
+
+
+def test_every_kind_of_image_is_the_same_image() -> None:
+    array = (255 * rand(12, 10, 3)).numpy().astype(np.uint8)
+    tensor = torch.from_numpy(array).permute(2, 0, 1).float() / 255
+    kinds: list[ImageLike] = [array, Image.fromarray(array), tensor]
+    for kind in kinds:
+        torch.testing.assert_close(image_tensor(image_array(kind, "x")), tensor)
+
+
+def test_every_kind_of_mask_is_the_same_mask() -> None:
+    mask = mask_of(0.5)
+    masks: list[ImageLike] = [
+        mask,
+        mask > 0,
+        mask.astype(np.float32) / 255,
+        torch.from_numpy(mask),
+        Image.fromarray(mask),
+    ]
+    for kind in masks:
+        out = reference_arrays(Reference(IMAGE, mask=kind))[1]
+        assert out.dtype == bool and np.array_equal(out, mask > 0)
+
+
+@pytest.mark.parametrize(
+    ("reference", "message"),
+    [
+        (Reference(IMAGE), "reference: a reference needs a mask; give Reference"),
+        (Reference(IMAGE, mask=mask_of(0), name="dog.png"), "mask 'dog.png' has no foreground pixel"),
+        (Reference(IMAGE, mask=mask_of(1, 10)), r"mask is \(10, 80\) but its image \(40, 80\).*resize the"),
+        (Reference(IMAGE, mask=IMAGE), r"expected a mask \(H, W\), got shape \(40, 80, 3\); give a single plane"),
+        (Reference(IMAGE[..., 0], mask=mask_of(1)), r"expected a uint8 array \(H, W, 3\), got uint8 \(40, 80\)"),
+        (Reference(IMAGE / 255.0, mask=mask_of(1)), r"got float64 \(40, 80, 3\); convert it to RGB uint8"),
+        (Reference(torch.ones(40, 80, 3), mask=mask_of(1)), r"expected a float tensor \(3, H, W\)"),
+        (Reference(torch.ones(3, 40, 80).long(), mask=mask_of(1)), "got torch.int64"),
+        (Reference(torch.full((3, 8, 8), 255.0)), r"in \[0, 1\], got up to 255; divide by 255"),
+        (Reference(torch.full((3, 8, 8), float("nan"))), r"expected values in \[0, 1\], got up to nan"),
+        (Reference("cat.jpg"), r"got the path 'cat.jpg'; open it: PIL.Image.open\('cat.jpg'\)"),
+    ],
+)
+def test_what_is_not_an_image_with_a_mask_is_refused(reference: Reference, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        reference_arrays(reference)
 
 
 def test_points_box_and_scribble_add_up() -> None:
     kinds = {"points": [(10, 5), (70, 30)], "labels": [1, 0], "box": (4, 2, 60, 30), "scribble": [(20, 10), (20, 10)]}
     points, labels = points_of(**kinds)
-    assert labels.tolist() == [1, 0, 1, 2, 3] and points.dtype == torch.float32
-    expected = torch.tensor([[10, 5], [70, 30], [20, 10], [4, 2], [60, 30]]).float()
-    torch.testing.assert_close(points, (expected + 0.5) * torch.tensor([0.5, 1.0]) - 0.5)
+    assert labels.tolist() == [1, 0, 1, 2, 3] and points.dtype == np.float32 and labels.dtype == np.int64
+    expected = np.array([[10, 5], [70, 30], [20, 10], [4, 2], [60, 30]])
+    np.testing.assert_allclose(points, (expected + 0.5) * [0.5, 1.0] - 0.5)
 
 
 def test_positions_follow_the_image_into_the_square() -> None:
@@ -34,7 +94,7 @@ def test_positions_follow_the_image_into_the_square() -> None:
         image = torch.zeros(1, 40, 80)
         image[..., 12:16, 32:36] = 1.0
         square = resize.soft_mask(image)[0]
-        (x, y) = to_square(torch.tensor([[33.5, 13.5]]), (40, 80), resize)[0].tolist()
+        x, y = to_square(np.array([[33.5, 13.5]]), (40, 80), resize.content_size(40, 80))[0].tolist()
         rows, cols = torch.meshgrid(torch.arange(20.0), torch.arange(20.0), indexing="ij")
         assert x == pytest.approx(float((square * cols).sum() / square.sum()), abs=0.05)
         assert y == pytest.approx(float((square * rows).sum() / square.sum()), abs=0.05)
@@ -42,15 +102,15 @@ def test_positions_follow_the_image_into_the_square() -> None:
 
 def test_scribbles_become_a_few_points_along_the_stroke() -> None:
     points, labels = points_of(scribble=[(8, 20), (72, 20)])
-    assert len(points) == SCRIBBLE_POINTS and labels.unique().tolist() == [1]
-    steps = points[1:, 0] - points[:-1, 0]
-    torch.testing.assert_close(steps, steps[:1].expand(len(steps)))  # evenly spaced
+    assert len(points) == SCRIBBLE_POINTS and set(labels.tolist()) == {1}
+    steps = np.diff(points[:, 0])
+    np.testing.assert_allclose(steps, steps[0], rtol=1e-5)  # evenly spaced
     stroke = np.zeros((40, 80), np.uint8)
     stroke[20, 8:72] = 255
     drawn, _ = points_of(scribble=stroke)
-    assert len(drawn) == SCRIBBLE_POINTS and float((drawn[:, 1] - 20).abs().max()) == 0
-    assert float(drawn[:, 0].max() - drawn[:, 0].min()) > 30  # from end to end of the square's 32 columns
-    assert torch.equal(points_of(scribble=torch.from_numpy(stroke))[0], drawn)
+    assert len(drawn) == SCRIBBLE_POINTS and (drawn[:, 1] == 20).all()
+    assert np.ptp(drawn[:, 0]) > 30  # from end to end of the square's 32 columns
+    assert np.array_equal(points_of(scribble=torch.from_numpy(stroke))[0], drawn)
     assert len(points_of(scribble=stroke * (np.arange(80) == 9))[0]) == 1
 
 
@@ -79,16 +139,5 @@ def test_what_cannot_be_used_is_refused(kinds: dict[str, Any], message: str) -> 
 
 def test_a_correction_may_be_off_the_object_alone() -> None:
     reference = Reference(IMAGE, points=[(3, 4)], labels=[0])
-    assert prompt_points(reference, (40, 80), SAME, on_object=False)[1].tolist() == [0]
+    assert prompt_points(reference, (40, 80), SQUARE, on_object=False)[1].tolist() == [0]
 
-
-@pytest.mark.parametrize(
-    ("image", "message"),
-    [
-        ("cat.jpg", r"got the path 'cat.jpg'; open it: PIL.Image.open\('cat.jpg'\)"),
-        (torch.full((3, 8, 8), float("nan")), r"expected values in \[0, 1\], got up to nan"),
-    ],
-)
-def test_what_is_no_image_is_refused(image: Any, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        image_tensor(image, "image 0")

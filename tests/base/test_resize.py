@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from fsdino.base.resize import Resize, ResizeMode
-from tests.models.small import rand
+from tests.small import rand
 
 MODES: list[ResizeMode] = ["squash", "pad"]
 

@@ -1,4 +1,4 @@
-"""Segmenters on disk and on the Hub, and saved concepts: what is written is what is read, and nothing else is taken."""
+"""Methods on disk and on the Hub: what is written is what is read, and nothing else is taken."""
 
 from __future__ import annotations
 
@@ -16,13 +16,11 @@ from safetensors.torch import load_file, save_file
 
 import fsdino
 from fsdino.base import bundled
-from fsdino.base.reference import Reference
-from fsdino.base.storage import CHECKPOINT_KEY, describe, fingerprint, load, save
-from fsdino.models.correlation import pool_correlation
+from fsdino.base.registry import METHODS, build
+from fsdino.base.storage import CHECKPOINT_KEY, describe, fingerprint, load, read_checkpoint, rewrite_checkpoint, save
 from fsdino.models.segmenter import FewShotSegmenter
-from fsdino.predict.engines.torch import TorchEngine
-from fsdino.predict.memory_file import SavedMemory, load_memory, save_memory, thin_out, thumbnail
-from tests.small_segmenter import annotated, scene, small_segmenter
+from tests.contract import assert_same, episodes
+from tests.small import METHOD_ARGS, references, scene, small_segmenter
 
 
 @pytest.fixture(scope="module")
@@ -35,18 +33,47 @@ def folder(model: FewShotSegmenter, tmp_path: Path) -> Path:
     return save(model, tmp_path / "model", results={"novel mIoU": 41.2})
 
 
-def probs(model: FewShotSegmenter) -> torch.Tensor:
-    image, mask = scene()
-    return model.segment(model.remember([Reference(image, mask=mask)]), scene(seed=5)[0]).probs
+def probs(model: FewShotSegmenter) -> np.ndarray:
+    return model.segment(model.remember(references()), scene(seed=5)[0]).probs
+
+
+def prefixed(model: FewShotSegmenter) -> dict[str, torch.Tensor]:
+    return {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
 
 
 def test_a_saved_model_is_the_same_model(model: FewShotSegmenter, folder: Path) -> None:
     loaded = fsdino.load(str(folder))
-    assert torch.equal(probs(loaded), probs(model))
+    assert np.array_equal(probs(loaded), probs(model))
     assert not loaded.training and fingerprint(loaded) == fingerprint(model)
     assert loaded.config.to_dict() == {**model.config.to_dict(), "encoder_weights": None}
     assert not any(p.requires_grad for p in loaded.encoder.parameters())
-    assert torch.equal(probs(load(folder / "model.safetensors")), probs(model))
+    assert np.array_equal(probs(load(folder / "model.safetensors")), probs(model))
+
+
+@pytest.mark.parametrize("name", METHODS)
+@torch.no_grad()
+def test_every_method_survives_disk_and_refuses_the_weights_of_another(name: str, tmp_path: Path) -> None:
+    method, other = (build(name, **METHOD_ARGS[name]) for _ in range(2))
+    method.threshold = 0.35
+    place = save(method, tmp_path / "one")
+    loaded = load(place)
+    assert type(loaded) is type(method) and loaded.threshold == 0.35 and not loaded.training
+    inputs = episodes(method, 1, 2)
+    assert_same(loaded(*inputs), method(*inputs), 0.0)
+    assert json.dumps(describe(loaded)) == json.dumps(describe(method))  # a tuple is a list on disk
+    if method.state_dict():
+        shutil.copy(save(other, tmp_path / "two") / "model.safetensors", place / "model.safetensors")
+        with pytest.raises(ValueError, match="mixes two models"):
+            load(place)
+
+
+def test_a_model_of_another_method_is_refused_where_one_is_wanted(folder: Path, tmp_path: Path) -> None:
+    floor = save(build("all_foreground", img_size=56), tmp_path / "floor")
+    with pytest.raises(ValueError, match="holds AllForeground, expected FS-DINO; give a model of that kind"):
+        load(floor, method="fsdino")
+    assert load(folder, method="fsdino").name == "fsdino"
+    with pytest.raises(ValueError, match=r"holds AllForeground, expected FewShotSegmenter; use fsdino\.load"):
+        FewShotSegmenter.from_pretrained(floor)
 
 
 def test_half_precision_is_half_the_size_and_the_same_fingerprint(model: FewShotSegmenter, tmp_path: Path) -> None:
@@ -56,7 +83,7 @@ def test_half_precision_is_half_the_size_and_the_same_fingerprint(model: FewShot
     loaded = load(half)
     assert {p.dtype for p in loaded.parameters()} == {torch.float32}
     assert fingerprint(loaded) == fingerprint(model)
-    assert float((probs(loaded) - probs(model)).abs().max()) < 0.01
+    assert np.abs(probs(loaded) - probs(model)).max() < 0.01
 
 
 def test_files_are_as_readable_as_others(folder: Path) -> None:
@@ -71,7 +98,7 @@ def test_a_write_that_breaks_leaves_the_older_model(
     def refuse(*_: Any, **__: Any) -> str:
         raise OSError("no space left")
 
-    for step in ("fsdino.base.storage.save_file", "fsdino.base.hub.model_card"):
+    for step in ("fsdino.base.storage.save_file", "fsdino.base.storage.model_card"):
         with monkeypatch.context() as broken:
             broken.setattr(step, refuse)
             with pytest.raises(OSError, match="no space left"):
@@ -108,17 +135,39 @@ def test_other_weights_or_sizes_have_other_fingerprints(model: FewShotSegmenter)
 
 
 def test_lightning_checkpoints_open(model: FewShotSegmenter, tmp_path: Path) -> None:
-    state = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     path = tmp_path / "last.ckpt"
-    torch.save({"state_dict": {**state, "other": torch.zeros(1)}, CHECKPOINT_KEY: describe(model)}, path)
-    assert torch.equal(probs(load(path)), probs(model))
+    torch.save({"state_dict": {**prefixed(model), "other": torch.zeros(1)}, CHECKPOINT_KEY: describe(model)}, path)
+    assert np.array_equal(probs(load(path)), probs(model))
+
+
+def test_a_run_folder_opens_its_best_model(model: FewShotSegmenter, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("seed: 1")
+    with pytest.raises(FileNotFoundError, match="has no checkpoint of episode training yet"):
+        load(tmp_path)
+    places = ["train/checkpoints/last.ckpt", "train/checkpoints/best.ckpt", "presence/best.ckpt"]
+    for threshold, name in enumerate(places, start=1):  # each is preferred to the ones before it
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        content = {**describe(model), "threshold": threshold / 10}
+        torch.save({"state_dict": prefixed(model), CHECKPOINT_KEY: content}, tmp_path / name)
+        assert load(tmp_path).threshold == pytest.approx(threshold / 10)
+    save(model, tmp_path / "export")
+    assert load(tmp_path).threshold == 0.5
+
+
+def test_a_checkpoint_is_written_again_with_other_weights(model: FewShotSegmenter, tmp_path: Path) -> None:
+    state = {**prefixed(small_segmenter(seed=1)), "loss.weight": torch.ones(2)}
+    torch.save({"state_dict": state, CHECKPOINT_KEY: describe(model), "epoch": 7}, tmp_path / "a.ckpt")
+    rewrite_checkpoint(model, tmp_path / "a.ckpt", tmp_path / "deep" / "b.ckpt")
+    assert fingerprint(load(tmp_path / "deep" / "b.ckpt")) == fingerprint(model)
+    content = read_checkpoint(tmp_path / "deep" / "b.ckpt")
+    assert content["epoch"] == 7 and torch.equal(content["state_dict"]["loss.weight"], torch.ones(2))
 
 
 def test_distilled_weights_are_not_taken_for_trained_ones(model: FewShotSegmenter, tmp_path: Path) -> None:
     saved = save(model, tmp_path / "m", stage="distilled")
-    with pytest.raises(ValueError, match=r"is a distill checkpoint.*Run `fsdino train`"):
+    with pytest.raises(ValueError, match=r"is a distill checkpoint.*Run the train stage"):
         load(saved)
-    assert torch.equal(probs(load(saved, stage="distilled")), probs(model))
+    assert np.array_equal(probs(load(saved, stage="distilled")), probs(model))
 
 
 def rewrite(folder: Path, **changes: Any) -> None:
@@ -155,8 +204,10 @@ BROKEN = {
     "no config": (lambda f: (f / "config.json").unlink(), FileNotFoundError, "has no config.json"),
     "config not JSON": (lambda f: (f / "config.json").write_text("{"), ValueError, "is not JSON"),
     "config of another kind": (lambda f: (f / "config.json").write_text("{}"), ValueError, "another kind of model"),
-    "too new": (lambda f: rewrite(f, format_version=99), ValueError, "format version 99, this fsdino reads up to 1"),
-    "unknown setting": (lambda f: rewrite(f, segmenter={"colour": 1}), ValueError, "SegmenterConfig has no colour"),
+    "too new": (lambda f: rewrite(f, format_version=99), ValueError, "version 99, this fsdino reads 2; update fsdino"),
+    "too old": (lambda f: rewrite(f, format_version=1), ValueError, "version 1, this fsdino reads 2; export it again"),
+    "unknown method": (lambda f: rewrite(f, method="matcher"), ValueError, "unknown method 'matcher'; use one of"),
+    "unknown setting": (lambda f: rewrite(f, args={"colour": 1}), ValueError, "SegmenterConfig has no colour"),
 }
 
 
@@ -169,9 +220,9 @@ def test_broken_folders_are_named(folder: Path, case: str) -> None:
 
 
 def test_wrong_files_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, message in (("a.onnx", "no model.*--runtime onnx"), ("a.fsmem", "saved memory"), ("a.txt", "no model")):
+    for name, more in (("a.onnx", ".*--runtime onnx"), ("a.fsmem", ".*saved memory"), ("a.txt", "")):
         (tmp_path / name).write_bytes(b"x")
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises(ValueError, match=f"is not a model{more}"):
             load(tmp_path / name)
     (tmp_path / "cut.ckpt").write_bytes(b"x")
     with pytest.raises(ValueError, match="cannot be read"):
@@ -180,12 +231,11 @@ def test_wrong_files_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(ValueError, match="no state_dict"):
         load(tmp_path / "other.ckpt")
     torch.save({"state_dict": {}}, tmp_path / "foreign.ckpt")
-    with pytest.raises(ValueError, match="not written by `fsdino train`"):
+    with pytest.raises(ValueError, match="not written by `fsdino run`"):
         load(tmp_path / "foreign.ckpt")
-    with pytest.raises(FileNotFoundError, match="no model 'nowhere': give a preset"):
-        load("nowhere")
-    with pytest.raises(FileNotFoundError, match="no weights are bundled for preset 'b14'"):
-        load("b14")
+    for name in ("nowhere", "b14"):
+        with pytest.raises(FileNotFoundError, match=f"no model '{name}': give a preset that comes with weights"):
+            load(name)
     monkeypatch.setitem(bundled.BUNDLED, "tiny", "absent")
     with pytest.raises(FileNotFoundError, match="bundled weights of 'tiny' are missing"):
         load("tiny")
@@ -208,7 +258,7 @@ def test_an_encoder_that_is_bundled_is_not_stored_twice(tmp_path: Path) -> None:
 
 def test_hub_methods_use_the_same_folder(model: FewShotSegmenter, tmp_path: Path) -> None:
     model.save_pretrained(tmp_path / "m")
-    assert torch.equal(probs(FewShotSegmenter.from_pretrained(tmp_path / "m")), probs(model))
+    assert np.array_equal(probs(FewShotSegmenter.from_pretrained(tmp_path / "m")), probs(model))
 
 
 def test_hub_ids_are_downloaded(model: FewShotSegmenter, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,7 +269,7 @@ def test_hub_ids_are_downloaded(model: FewShotSegmenter, folder: Path, monkeypat
         return str(folder)
 
     monkeypatch.setattr("fsdino.base.hub.snapshot_download", fetch)
-    assert torch.equal(probs(load("someone/some-model")), probs(model))
+    assert np.array_equal(probs(load("someone/some-model")), probs(model))
     assert asked == [("someone/some-model", ["model.safetensors", "config.json"])]
 
 
@@ -265,87 +315,3 @@ def test_results_follow_the_weights_they_were_measured_on(folder: Path, tmp_path
         loaded.decoder.iou_token.weight.add_(1)
     changed = save(loaded, tmp_path / "changed")
     assert json.loads((changed / "config.json").read_text())["results"] == {}
-
-
-# ---- saved concepts
-
-
-@pytest.fixture(scope="module")
-def concept(model: FewShotSegmenter) -> SavedMemory:
-    engine, references = TorchEngine(model), annotated(3)
-    arrays = engine.pack(engine.remember(references))
-    return SavedMemory("striped box", engine.fingerprint, arrays, thumbnail(references[0].image, references[0].mask))
-
-
-@pytest.mark.parametrize(("spared", "atol"), [(0, 2e-3), (1000, 1e-2)])
-def test_a_saved_concept_finds_the_same(
-    model: FewShotSegmenter, concept: SavedMemory, tmp_path: Path, spared: int, atol: float
-) -> None:
-    path = save_memory(concept, tmp_path / "box.fsmem")
-    if spared:
-        whole = path.stat().st_size
-        save_memory(concept, path, max_bytes=whole - spared)
-        assert path.stat().st_size <= whole - spared
-    read = load_memory(path, fingerprint(model))
-    assert read.class_name == "striped box" and np.array_equal(read.thumbnail, concept.thumbnail)
-    engine, image = TorchEngine(model), scene(seed=9)[0]
-    before, after = (next(engine.segment([engine.unpack(c.arrays)], image)) for c in (concept, read))
-    assert np.abs(before.probs - after.probs).max() < atol
-
-
-def big_memory(positions: int, layers: int = 3, channels: int = 768) -> dict[str, np.ndarray]:
-    rng = np.random.default_rng(0)
-    tokens = rng.standard_normal((1, layers, positions, channels), dtype=np.float32)
-    tokens /= np.linalg.norm(tokens, axis=-1, keepdims=True)
-    fg = np.clip(np.sin(np.arange(positions) / positions * 7), 0, 1).astype(np.float32)[None]
-    prototypes = rng.standard_normal((1, layers, 2, channels), dtype=np.float32)
-    return {"prototypes": prototypes, "tokens": tokens, "fg": fg, "bg": 1 - fg, "grid": np.asarray([1, 1, positions])}
-
-
-def test_a_concept_of_the_b14_preset_is_under_a_megabyte(tmp_path: Path) -> None:
-    image, mask = scene(480, 640)
-    concept = SavedMemory("cat", "0" * 16, big_memory(37 * 37), thumbnail(image, mask))
-    path = save_memory(concept, tmp_path / "cat.fsmem")
-    assert 900_000 < path.stat().st_size <= 1_000_000
-    kept = load_memory(path).arrays
-    assert kept["tokens"].shape[2] == kept["fg"].shape[1] == int(kept["grid"].prod()) > 300
-    positional = save_memory(concept, tmp_path / "all.fsmem", positional=True)
-    assert load_memory(positional).arrays["tokens"].shape[2] == 37 * 37
-
-
-def test_thinning_keeps_the_pooled_correlation() -> None:
-    memory = big_memory(4000, layers=1, channels=16)
-    thinned = thin_out(memory, 1000)
-    assert thinned["fg"].shape == (1, 1000) and thinned["fg"].max() <= 1 and thinned["bg"].max() <= 1
-    assert thin_out(memory, 4000) is memory
-    query = torch.nn.functional.normalize(torch.randn(1, 20, 16, generator=torch.Generator().manual_seed(0)), dim=-1)
-
-    def pooled(arrays: dict[str, np.ndarray]) -> torch.Tensor:
-        groups = torch.from_numpy(np.stack([arrays["fg"], arrays["bg"]], axis=1))
-        return pool_correlation(query, torch.from_numpy(arrays["tokens"][:, 0]), groups, 0.1)
-
-    before, after = pooled(memory), pooled(thinned)
-    assert float((before - after)[:, :, :2].abs().mean()) < 0.02, "smooth maximum and mean"
-    assert float((before - after)[:, :, 2].abs().mean()) < 0.1, "maximum: the best position may be gone"
-
-
-def test_wrong_concepts_are_named(concept: SavedMemory, tmp_path: Path) -> None:
-    path = save_memory(concept, tmp_path / "box.fsmem")
-    with pytest.raises(ValueError, match=f"remembered by model {concept.fingerprint}, this is model 0000"):
-        load_memory(path, "0000")
-    with pytest.raises(FileNotFoundError, match="does not exist; make it with `fsdino remember`"):
-        load_memory(tmp_path / "none.fsmem")
-    whole = path.read_bytes()
-    path.write_bytes(whole[:300])
-    with pytest.raises(ValueError, match="cannot be read"):
-        load_memory(path)
-    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-    with pytest.raises(ValueError, match="is damaged"):
-        load_memory(path)
-    save_file({"a": torch.zeros(1)}, tmp_path / "other.fsmem")
-    with pytest.raises(ValueError, match="no saved memory, though in safetensors form"):
-        load_memory(tmp_path / "other.fsmem")
-    newer = {"format": "fsmem", "format_version": "9", "fingerprint": "", "class_name": "", "thumbnail": ""}
-    save_file({"a": torch.zeros(1)}, tmp_path / "new.fsmem", metadata=newer)
-    with pytest.raises(ValueError, match="format version 9"):
-        load_memory(tmp_path / "new.fsmem")

@@ -8,7 +8,7 @@ import pytest
 
 from fsdino.base.storage import save_pretrained
 from tests.benchmarks.scripts import script
-from tests.small_segmenter import small_segmenter
+from tests.small import small_segmenter
 
 
 def test_forms_are_compared_with_float32_on_the_same_episodes() -> None:

@@ -23,7 +23,7 @@ from fsdino.cache.shards import ShardStore, read_manifest, shard_path
 from fsdino.models.encoder import FeatureEncoder
 from fsdino.teachers.architecture import build_sam
 from fsdino.teachers.sam import SamTeacher
-from tests.teachers.test_architecture import SMALL
+from tests.small import SAM as SMALL
 
 
 def noise(image_id):

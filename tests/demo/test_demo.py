@@ -28,7 +28,7 @@ from fsdino.demo.samples import embedded_world
 from fsdino.demo.serve import POLICY, demo, keep_offline, open_studio, shown_name
 from fsdino.demo.studio import PROTOTYPE, Card, Session, Studio, masks_zip, prototype_of
 from fsdino.predict.memory_file import load_memory
-from tests.small_segmenter import scene, small_segmenter
+from tests.small import scene, small_segmenter
 
 IMAGE = np.zeros((40, 60, 3), np.uint8)
 

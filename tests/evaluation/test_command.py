@@ -26,10 +26,10 @@ from fsdino.evaluation.method_choice import MethodChoice, encoder_weights, ident
 from fsdino.evaluation.sheet import picked_episodes
 from fsdino.evaluation.tables import read_episodes
 from fsdino.metrics.few_shot import FewShotIoU
-from tests.base.test_registry import ARGS
 from tests.data.small import shared_data
 from tests.data.trees import davis_tree, fss_tree, label_folder_tree, lvis_tree
-from tests.small_segmenter import small_segmenter
+from tests.small import METHOD_ARGS as ARGS
+from tests.small import small_segmenter
 
 COUNTS = ["fold", "episode", "class_id", "inter_bg", "inter_fg", "union_bg", "union_fg"]
 

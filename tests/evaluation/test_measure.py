@@ -12,7 +12,7 @@ from fsdino.data.episodes.episode import EpisodeData, collate_episodes
 from fsdino.data.episodes.episode_list import EpisodeList
 from fsdino.data.world.index import SyntheticWorld
 from fsdino.evaluation.measure import Evaluation, RowWriter, evaluate
-from tests.small_segmenter import small_segmenter
+from tests.small import small_segmenter
 
 INDEX = SyntheticWorld("novel", 3)
 EPISODES = EpisodeList.draw(INDEX, 0, 1, 11, seed=4)  # processes and batches divide it unevenly

@@ -31,7 +31,7 @@ from fsdino.predict.engines.array_resize import ArrayResize
 from fsdino.predict.engines.onnx import METADATA_KEY, OnnxEngine, open_session
 from fsdino.predict.engines.torch import TorchEngine
 from tests.contract import assert_same, episodes
-from tests.small_segmenter import annotated, scene, small_segmenter, write_references
+from tests.small import annotated, scene, small_segmenter, write_references
 
 
 def traceable(**overrides: Any) -> FewShotSegmenter:

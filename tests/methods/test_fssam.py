@@ -14,7 +14,7 @@ from fsdino.methods.fssam.attention import _attend, calibrated_attention, rope_a
 from fsdino.methods.fssam.formulas import calibration_bias, cosine_map, minmax, query_priors, refine_memory
 from fsdino.methods.fssam.method import Fssam
 from tests.contract import FewShotContract, episodes, reached
-from tests.methods.small import small_encoder, small_sam2
+from tests.small import small_encoder, small_sam2
 
 
 def small_fssam(**kwargs: float) -> Fssam:

@@ -17,7 +17,7 @@ from fsdino.methods.sam2.sizes import SIZES, sam2_config
 from fsdino.methods.sam2.weights import build_sam2, hub_keys, save_sam2
 from fsdino.methods.sansa.method import Sansa
 from tests.contract import episodes
-from tests.methods.small import SIDE, small_sam2
+from tests.small import SIDE, small_sam2
 
 
 class OneMaskPointer(Sam2VideoModel):

@@ -10,7 +10,7 @@ from fsdino.base.reference import Reference
 from fsdino.methods.sam2.sizes import SIZES
 from fsdino.methods.sansa.method import Sansa
 from tests.contract import FewShotContract, assert_same, episodes, reached, sketch
-from tests.methods.small import SIDE, small_sam2
+from tests.small import SIDE, small_sam2
 
 
 def random_up_(method: Sansa) -> Sansa:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fsdino.models.adapter import AttentionBlock, SamAdapter
-from tests.models.small import randn
+from tests.small import randn
 
 
 def build() -> SamAdapter:

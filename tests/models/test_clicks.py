@@ -16,7 +16,7 @@ from fsdino.models.clicks import CLICK_LOGIT, click_logits
 from fsdino.models.memory import SupportMemory, grid_weights
 from fsdino.models.segmenter import FewShotSegmenter
 from tests.contract import sketch
-from tests.models.small import randn, small_segmenter
+from tests.small import randn, small_segmenter
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from fsdino.models.correlation import (
     propagate,
     unit_tokens,
 )
-from tests.models.small import rand, randn
+from tests.small import rand, randn
 
 T = 0.1
 

@@ -9,7 +9,7 @@ from segment_anything.modeling import TwoWayTransformer
 from fsdino.models.config import preset
 from fsdino.models.decoder import Attention, MaskDecoder
 from fsdino.models.segmenter import FewShotSegmenter
-from tests.models.small import randn
+from tests.small import randn
 
 
 def reference(dim: int = 32, depth: int = 2, mlp_dim: int = 48, heads: int = 4, iou_dim: int = 24) -> SamMaskDecoder:

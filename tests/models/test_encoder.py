@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from fsdino.models.encoder import FeatureEncoder
-from tests.models.small import rand
+from tests.small import rand
 
 KINDS: dict[str, tuple[str, int, dict[str, Any]]] = {
     "dinov2": ("vit_small_patch14_dinov2", 56, {"embed_dim": 32, "depth": 4, "num_heads": 2}),

@@ -9,7 +9,7 @@ from fsdino.models.correlation import PivotReader, PooledReader, unit_tokens
 from fsdino.models.memory import SupportMemory, grid_weights, prototypes, support_tokens
 from fsdino.models.presence import PresenceHead
 from fsdino.models.prompts import SCORE_SCALE, PromptGenerator
-from tests.models.small import rand, randn
+from tests.small import rand, randn
 
 
 def remembered(b: int = 1, k: int = 2) -> SupportMemory:

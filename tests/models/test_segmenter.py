@@ -10,7 +10,7 @@ from segment_anything.modeling import PromptEncoder, TwoWayTransformer
 from fsdino.base.memory import SegmenterOutput
 from fsdino.models.segmenter import FewShotSegmenter, SupportMemory
 from tests.contract import FewShotContract, assert_same, episodes
-from tests.models.small import rand, small_segmenter
+from tests.small import rand, small_segmenter
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "compact": {"variant": "compact"},

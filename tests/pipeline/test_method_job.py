@@ -23,7 +23,7 @@ from fsdino.pipeline.run import Job
 from fsdino.training.method_data import EpisodesWithMaps, FssamMaps
 from fsdino.training.method_module import MethodModule
 from tests.contract import assert_same, episodes
-from tests.methods.small import small_encoder, small_sam2
+from tests.small import small_encoder, small_sam2
 
 TINY_VIT = "{embed_dim: 32, depth: 2, num_heads: 2}"
 METHODS = {

@@ -19,7 +19,7 @@ from safetensors.numpy import save_file
 from fsdino.base.registry import build, save
 from fsdino.base.storage import save
 from fsdino.cli import main
-from tests.small_segmenter import scene, small_segmenter, write_references
+from tests.small import scene, small_segmenter, write_references
 
 
 @dataclass
@@ -183,7 +183,7 @@ BROKEN: dict[str, tuple[Callable[[Place], list[str]], str]] = {
     "out holds a damaged record": (after(lambda p: p.write("out/progress.jsonl", "x\n")), "progress.jsonl"),
     # models
     "no such model": (lambda p: p.predict(model="nothing"), "no model 'nothing'"),
-    "a preset without weights": (lambda p: p.predict(model="b14"), "no weights are bundled"),
+    "a preset without weights": (lambda p: p.predict(model="b14"), "a preset that comes with weights"),
     "a model folder without weights": (after(lambda p: (p.model / "model.safetensors").unlink()), "has no model.safe"),
     "a config that is no JSON": (after(lambda p: (p.model / "config.json").write_text("{")), "is not JSON"),
     "a config with an unknown key": (after(lambda p: changed_config(p, colour=3)), "colour"),

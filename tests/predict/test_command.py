@@ -26,7 +26,7 @@ from fsdino.predict.formats import annotation, instances, polygons, yolo_lines
 from fsdino.predict.images import find_images, read_ahead
 from fsdino.predict.memory_file import load_memory
 from fsdino.predict.outputs import Outputs
-from tests.small_segmenter import annotated, scene, small_segmenter, write_references
+from tests.small import annotated, scene, small_segmenter, write_references
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from fsdino.predict.engines.onnx import OnnxEngine
 from fsdino.predict.hints import Annotated, masks_of
 from fsdino.predict.memory_file import load_memory
 from fsdino.predict.support import read_support
-from tests.small_segmenter import scene, small_segmenter
+from tests.small import scene, small_segmenter
 
 
 def write(folder: Path, name: str, said: dict[str, Any] | None = None, masked: bool = False) -> None:

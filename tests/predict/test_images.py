@@ -15,7 +15,7 @@ from fsdino.base.storage import save
 from fsdino.predict import images as images
 from fsdino.predict import predict
 from fsdino.predict.images import EndOfVideo, find_images, read_ahead
-from tests.small_segmenter import scene, small_segmenter, write_references
+from tests.small import scene, small_segmenter, write_references
 
 
 def save(path: Path) -> Path:

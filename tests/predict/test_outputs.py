@@ -22,7 +22,7 @@ from fsdino.predict.engine import segment_tiled
 from fsdino.predict.formats import polygons
 from fsdino.predict.outputs import Outputs, file_stems
 from tests.predict.test_command import Whiteness
-from tests.small_segmenter import scene, small_segmenter, write_references
+from tests.small import scene, small_segmenter, write_references
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from fsdino.predict import hints as annotated
 from fsdino.predict import predict, read_support, remember
 from fsdino.predict.command import open_engine
 from fsdino.predict.memory_file import load_memory
-from tests.small_segmenter import scene, small_segmenter, write_references
+from tests.small import scene, small_segmenter, write_references
 
 
 @pytest.fixture(scope="module")

@@ -15,9 +15,8 @@ from fsdino.teachers.architecture import (
     load_prompting_,
     load_vit_,
 )
+from tests.small import SAM as SMALL
 
-SMALL = SamConfig(img_size=32, patch_size=4, embed_dim=24, depth=2, num_heads=3, window_size=4, global_blocks=(1,),
-                  prompt_dim=32, decoder_mlp_dim=32, decoder_heads=2, iou_dim=16)  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ["vit_b", "vit_l", "vit_h"])

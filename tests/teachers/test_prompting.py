@@ -11,7 +11,7 @@ from fsdino.teachers.prompting import (
     sample_clicks,
     tight_boxes,
 )
-from tests.teachers.test_architecture import SMALL
+from tests.small import SAM as SMALL
 
 
 def rectangle(y0, x0, y1, x1, size=32):

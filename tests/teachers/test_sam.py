@@ -7,7 +7,7 @@ from safetensors.torch import save_file
 from fsdino.base.digest import file_sha256
 from fsdino.teachers.architecture import build_sam
 from fsdino.teachers.sam import SamTeacher, save_sam
-from tests.teachers.test_architecture import SMALL
+from tests.small import SAM as SMALL
 
 
 @pytest.fixture()

@@ -17,7 +17,7 @@ from fsdino.metrics.threshold import CutCurve
 from fsdino.pipeline.run import checkpoints
 from fsdino.training.episode_data import MetaData, held_out_classes, validation_episodes
 from fsdino.training.episodes import MetaModule
-from tests.small_segmenter import small_config
+from tests.small import small_config
 
 
 def _data(module: MetaModule, val: list[int], num_val: int = 4) -> MetaData:

@@ -22,7 +22,7 @@ from fsdino.training.presence import (
     roc_area,
     train_presence,
 )
-from tests.models.small import randn, small_segmenter
+from tests.small import randn, small_segmenter
 
 
 class Stripes(ClassIndex):

@@ -17,7 +17,7 @@ from fsdino.models.segmenter import FewShotSegmenter
 from fsdino.pipeline.recipe import DataPart, DataSpec, read_recipe
 from fsdino.pipeline.report import measure
 from fsdino.pipeline.run import Job
-from tests.small_segmenter import scene, small_segmenter
+from tests.small import scene, small_segmenter
 
 RECIPE = Path(__file__).parents[3] / "recipes" / "own_folder.yaml"
 

@@ -1,0 +1,112 @@
+"""Saved memories: a small file that finds the same, that one model reads, and that says when it is damaged."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from fsdino.base.registry import METHODS, build
+from fsdino.models.correlation import pool_correlation
+from fsdino.models.segmenter import FewShotSegmenter
+from fsdino.predict.memory_file import SavedMemory, load_memory, save_memory, thin_out, thumbnail
+from tests.small import METHOD_ARGS, references, scene, small_segmenter
+
+
+@pytest.fixture(scope="module")
+def model() -> FewShotSegmenter:
+    return small_segmenter()
+
+
+@pytest.fixture(scope="module")
+def memory(model: FewShotSegmenter) -> SavedMemory:
+    shown, *_ = given = references(3)
+    arrays = model.pack(model.remember(given))
+    return SavedMemory("striped box", model.fingerprint(), arrays, thumbnail(shown.image, shown.mask))
+
+
+@pytest.mark.parametrize(("spared", "atol"), [(0, 2e-3), (1000, 1e-2)])
+def test_a_saved_memory_finds_the_same(
+    model: FewShotSegmenter, memory: SavedMemory, tmp_path: Path, spared: int, atol: float
+) -> None:
+    path = save_memory(memory, tmp_path / "box.fsmem")
+    if spared:
+        whole = path.stat().st_size
+        save_memory(memory, path, max_bytes=whole - spared)
+        assert path.stat().st_size <= whole - spared
+    read = load_memory(path, model.fingerprint())
+    assert read.class_name == "striped box" and np.array_equal(read.thumbnail, memory.thumbnail)
+    image = scene(seed=9)[0]
+    before, after = (model.segment(model.unpack(saved.arrays), image) for saved in (memory, read))
+    assert np.abs(before.probs - after.probs).max() < atol
+
+
+def big_memory(positions: int, layers: int = 3, channels: int = 768) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    tokens = rng.standard_normal((1, layers, positions, channels), dtype=np.float32)
+    tokens /= np.linalg.norm(tokens, axis=-1, keepdims=True)
+    fg = np.clip(np.sin(np.arange(positions) / positions * 7), 0, 1).astype(np.float32)[None]
+    prototypes = rng.standard_normal((1, layers, 2, channels), dtype=np.float32)
+    return {"prototypes": prototypes, "tokens": tokens, "fg": fg, "bg": 1 - fg}
+
+
+def test_a_memory_of_the_b14_preset_is_under_a_megabyte(tmp_path: Path) -> None:
+    image, mask = scene(480, 640)
+    memory = SavedMemory("cat", "0" * 16, big_memory(37 * 37), thumbnail(image, mask))
+    path = save_memory(memory, tmp_path / "cat.fsmem")
+    assert 900_000 < path.stat().st_size <= 1_000_000
+    kept = load_memory(path).arrays
+    assert kept["tokens"].shape[2] == kept["fg"].shape[1] > 300
+
+
+def test_thinning_keeps_the_pooled_correlation() -> None:
+    memory = big_memory(4000, layers=1, channels=16)
+    thinned = thin_out(memory, 1000)
+    assert thinned["fg"].shape == (1, 1000) and thinned["fg"].max() <= 1 and thinned["bg"].max() <= 1
+    assert thin_out(memory, 4000) is memory
+    query = torch.nn.functional.normalize(torch.randn(1, 20, 16, generator=torch.Generator().manual_seed(0)), dim=-1)
+
+    def pooled(arrays: dict[str, np.ndarray]) -> torch.Tensor:
+        groups = torch.from_numpy(np.stack([arrays["fg"], arrays["bg"]], axis=1))
+        return pool_correlation(query, torch.from_numpy(arrays["tokens"][:, 0]), groups, 0.1)
+
+    before, after = pooled(memory), pooled(thinned)
+    assert float((before - after)[:, :, :2].abs().mean()) < 0.02, "smooth maximum and mean"
+    assert float((before - after)[:, :, 2].abs().mean()) < 0.1, "maximum: the best position may be gone"
+
+
+def test_wrong_memorys_are_named(memory: SavedMemory, tmp_path: Path) -> None:
+    path = save_memory(memory, tmp_path / "box.fsmem")
+    with pytest.raises(ValueError, match=f"remembered by model {memory.fingerprint}, this is model 0000"):
+        load_memory(path, "0000")
+    with pytest.raises(FileNotFoundError, match="does not exist; make it with `fsdino remember`"):
+        load_memory(tmp_path / "none.fsmem")
+    whole = path.read_bytes()
+    path.write_bytes(whole[:300])
+    with pytest.raises(ValueError, match="cannot be read"):
+        load_memory(path)
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(ValueError, match="is damaged"):
+        load_memory(path)
+    save_file({"a": torch.zeros(1)}, tmp_path / "other.fsmem")
+    with pytest.raises(ValueError, match="no saved memory, though in safetensors form"):
+        load_memory(tmp_path / "other.fsmem")
+    newer = {"format": "fsmem", "format_version": "9", "fingerprint": "", "class_name": "", "thumbnail": ""}
+    save_file({"a": torch.zeros(1)}, tmp_path / "new.fsmem", metadata=newer)
+    with pytest.raises(ValueError, match="format version 9"):
+        load_memory(tmp_path / "new.fsmem")
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_memories_of_every_method_survive_disk(name: str, tmp_path: Path) -> None:
+    method = build(name, **METHOD_ARGS[name])
+    memory = method.remember(references(2))
+    saved = SavedMemory("thing", method.fingerprint(), method.pack(memory), scene()[0])
+    read = load_memory(save_memory(saved, tmp_path / "thing.fsmem"), method.fingerprint())
+    restored = method.unpack(read.arrays)
+    assert type(restored) is type(memory)
+    for key, tensor in memory.tensors().items():
+        torch.testing.assert_close(restored.tensors()[key], tensor, atol=2e-3, rtol=2e-3)
