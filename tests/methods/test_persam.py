@@ -8,14 +8,13 @@ import pytest
 import torch
 
 from fsdino.methods.persam import PersamMethod
-from fsdino.teachers.architecture import SamConfig, build_sam
+from fsdino.teachers.architecture import build_sam
 from tests.contract import FewShotContract, episodes
-
-SMALL = SamConfig(img_size=32, patch_size=4, embed_dim=16, depth=2, num_heads=2, global_blocks=(1,), prompt_dim=16)
+from tests.small import SAM
 
 
 def small(**kwargs: Any) -> PersamMethod:
-    return PersamMethod(build_sam(SMALL, seed=0), **kwargs).eval()
+    return PersamMethod(build_sam(SAM, seed=0), **kwargs).eval()
 
 
 class TestPersam(FewShotContract):
@@ -25,9 +24,7 @@ class TestPersam(FewShotContract):
         return small()
 
 
-class TestPersamWithPositiveClickAlone(FewShotContract):
-    bfloat16_weights = False  # segment-anything's prompt encoder multiplies float32 coordinates
-
+class TestPersamWithPositiveClickAlone(TestPersam):
     def build(self) -> PersamMethod:
         return small(dense=False, negative=False, refinements=0, resize_mode="pad")
 

@@ -16,22 +16,21 @@ from fsdino.methods.prototype import (
 from fsdino.metrics.score_cut import choose_cut
 from fsdino.models.encoder import FeatureEncoder
 from tests.contract import FewShotContract, episodes
-
-TINY = {"embed_dim": 32, "depth": 4, "num_heads": 2}
+from tests.small import TINY_VIT
 
 
 def encoder(taps: tuple[int, ...] = (1, 3)) -> FeatureEncoder:
-    return FeatureEncoder("vit_small_patch14_dinov2", 56, taps, model_kwargs=TINY)
+    return FeatureEncoder("vit_small_patch14_dinov2", 56, taps, model_kwargs=TINY_VIT)
 
 
 class TestPrototype(FewShotContract):
     def build(self) -> PrototypeMethod:
-        return PrototypeMethod(encoder(), tap=(1, 3), cut=0.1)
+        return PrototypeMethod(encoder(), tap=(1, 3), score_threshold=0.1)
 
 
 class TestSoftmaxPrototype(FewShotContract):
     def build(self) -> PrototypeMethod:
-        return PrototypeMethod(encoder(), tap=3, cut=0.3, kind="softmax")
+        return PrototypeMethod(encoder(), tap=3, score_threshold=0.3, kind="softmax")
 
 
 class TestAllForeground(FewShotContract):
@@ -65,19 +64,19 @@ def test_scores_are_the_formulas() -> None:
     np.testing.assert_allclose(got.numpy(), unit(query) @ unit(support[0]) - unit(query) @ unit(support[1]), atol=1e-10)
 
 
-def test_logit_zero_is_the_cut() -> None:
-    method = PrototypeMethod(encoder(), tap=3, cut=0.05).eval()
+def test_logit_zero_is_the_threshold() -> None:
+    method = PrototypeMethod(encoder(), tap=3, score_threshold=0.05).eval()
     query, images, masks = episodes(method, 2, 1)
     memory = method.encode_support(images, masks)
-    assert torch.equal(
-        method.decode_query(memory, query).mask_logits[:, 0] > 0, method.scores(memory, query) > method.cut
-    )
+    found = method.decode_query(memory, query).mask_logits[:, 0] > 0
+    assert torch.equal(found, method.scores(memory, query) > method.score_threshold)
 
 
 @pytest.mark.parametrize("kind", ["fg_bg", "softmax"])
 @torch.no_grad()
 def test_the_reference_finds_itself(kind: str) -> None:
-    method = PrototypeMethod(encoder(), tap=3, cut=0.5 if kind == "softmax" else 0.0, kind=kind).eval()  # type: ignore[arg-type]
+    threshold = 0.5 if kind == "softmax" else 0.0
+    method = PrototypeMethod(encoder(), 3, threshold, kind=kind).eval()  # type: ignore[arg-type]
     image, mask = torch.rand(1, 3, 56, 56, generator=torch.Generator().manual_seed(0)), torch.zeros(1, 56, 56)
     image[..., 28:] *= 0.2
     mask[..., 28:] = 1
@@ -109,9 +108,9 @@ def test_choose_cut_is_brute_force() -> None:
 
 def test_errors_say_what_to_do() -> None:
     with pytest.raises(ValueError, match="'fg_bg' or 'softmax'"):
-        PrototypeMethod(encoder(), tap=3, cut=0.0, kind="mean")  # type: ignore[arg-type]
+        PrototypeMethod(encoder(), tap=3, score_threshold=0.0, kind="mean")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"not \[2\]; build it with these taps"):
-        PrototypeMethod(encoder(), tap=2, cut=0.0)
+        PrototypeMethod(encoder(), tap=2, score_threshold=0.0)
     with pytest.raises(ValueError, match="as many scores, truths and class ids"):
         choose_cut([], [], [], [0.0])
     with pytest.raises(ValueError, match="ascending"):

@@ -206,7 +206,7 @@ def test_metas_checkpoint_loads_to_equal_outputs(version: str, tmp_path: Path) -
 @torch.no_grad()
 def test_folder_of_transformers_loads_to_equal_outputs(version: str, tmp_path: Path) -> None:
     sam2 = small_sam2(version=version)  # type: ignore[arg-type]
-    sam2.net.save(tmp_path)
+    sam2.net.save_pretrained(tmp_path)
     loaded = build_sam2(weights=str(tmp_path), img_size=SIDE)
     for got, expected in zip(outputs(loaded), outputs(sam2)):
         assert torch.equal(got, expected)
@@ -282,7 +282,7 @@ def test_damaged_own_file_is_refused_by_name(tmp_path: Path) -> None:
 def test_incomplete_folder_is_refused_by_name(tmp_path: Path) -> None:
     net = small_sam2(version="2.0").net
     state = {k: v for k, v in net.state_dict().items() if not k.startswith("memory_attention.layers.0.linear1")}
-    net.save(tmp_path, state_dict=state)
+    net.save_pretrained(tmp_path, state_dict=state)
     with pytest.raises(ValueError, match=r"lacks memory_attention.layers.0.linear1.bias, memory_attention"):
         build_sam2(weights=str(tmp_path), img_size=SIDE)
 

@@ -12,6 +12,7 @@ from segment_anything.modeling import PromptEncoder, TwoWayTransformer
 
 from fsdino.base.reference import Reference
 from fsdino.base.storage import load, save
+from fsdino.models import clicks
 from fsdino.models.clicks import CLICK_LOGIT, click_logits
 from fsdino.models.memory import SupportMemory, grid_weights
 from fsdino.models.segmenter import FewShotSegmenter
@@ -47,9 +48,9 @@ def test_prompter_equals_segment_anything(kind: str) -> None:
     embedding, previous = randn(1, 32, 8, 8), randn(1, 1, 32, 32, seed=1)
     points, labels = torch.tensor([[[10.0, 20.0], [40.0, 5.0]]]), torch.tensor([[1, 0]])
     corners = torch.tensor([[[5.0, 6.0], [30.0, 44.0]]])
-    clicks = (points, labels) if kind != "box" else None
+    given_points = (points, labels) if kind != "box" else None
     box = corners.reshape(1, 4) if kind in ("box", "both") else None
-    sparse, dense = encoder(points=clicks, boxes=box, masks=previous if kind == "mask" else None)
+    sparse, dense = encoder(points=given_points, boxes=box, masks=previous if kind == "mask" else None)
     masks, ious = decoder.predict_masks(embedding, encoder.get_dense_pe(), sparse, dense)
     parts = [(points, labels)] if kind != "box" else []
     parts += [(corners, torch.tensor([[2, 3]]))] if box is not None else []
@@ -84,7 +85,7 @@ def same_prediction(model: FewShotSegmenter, a: SupportMemory, b: SupportMemory)
 def test_kinds_mix_freely_in_any_order(model: FewShotSegmenter) -> None:
     kinds = references()
     memory = model.remember(kinds)
-    assert memory.grid == (5, 8, 8)
+    assert memory.fg is not None and memory.fg.shape == (1, 5 * 64)
     same_prediction(model, memory, model.remember(kinds[::-1]))
     for one in (kinds[1], kinds[2]):
         same_prediction(model, model.remember([one]), model.remember([one] * 3))
@@ -110,9 +111,9 @@ def test_what_is_drawn_ends_at_0_wherever_the_segmenter_ends(model: FewShotSegme
     points, labels = torch.tensor([[[10.0, 20.0]]]), torch.tensor([[1]])
     with torch.no_grad():
         feats = model.encoder(torch.rand(1, 3, 56, 56, generator=torch.Generator().manual_seed(5)))
-        plain = model.draw(feats, points, labels)
+        plain = clicks.draw(model, feats, points, labels)
         monkeypatch.setattr(model, "threshold", 0.25)  # masks end at the logit -log(3) then, and SAM's half at 0
-        torch.testing.assert_close(model.draw(feats, points, labels), plain + 0.5 * math.log(3))
+        torch.testing.assert_close(clicks.draw(model, feats, points, labels), plain + 0.5 * math.log(3))
 
 
 def test_negative_references_are_background_and_nothing_else() -> None:
@@ -131,18 +132,17 @@ def test_several_classes_at_once_equal_single_calls(model: FewShotSegmenter) -> 
     kinds, (query, _) = references(), sketch(45, 91, 9)
     memories = {"a": model.remember(kinds[:1]), "b": model.remember(kinds[1:3]), "c": model.remember(kinds)}
     found = model.segment(memories, query)
-    assert list(found.classes) == ["a", "b", "c"] and found.labels.shape == (45, 91)
-    probs = torch.zeros(4, 45, 91)
+    classes = found.classes
+    assert list(classes) == ["a", "b", "c"] and found.labels.shape == (45, 91)
+    probs = np.full((4, 45, 91), model.threshold)
     for k, (name, memory) in enumerate(memories.items(), start=1):
-        alone, together = model.segment(memory, query), found.classes[name]
-        torch.testing.assert_close(together.probs, alone.probs, atol=1e-4, rtol=0)
-        assert together.score == pytest.approx(alone.score, abs=1e-4)
-        assert together.presence == pytest.approx(alone.presence, abs=1e-4)
-        assert torch.equal(together.mask, found.labels == k)
-        probs[k] = torch.where(together.probs > model.threshold, together.probs, 0.0)
-    assert torch.equal(probs.argmax(0), found.labels)
-    with pytest.raises(ValueError, match="got no memory; give at least one class"):
-        model.segment({}, query)
+        alone, mask = model.segment(memory, query), classes[name].mask
+        assert np.array_equal(mask, found.labels == k)
+        np.testing.assert_allclose(classes[name].probs, np.where(mask, alone.probs, 0), atol=1e-4)
+        assert classes[name].score == pytest.approx(alone.score, abs=1e-4)
+        assert classes[name].presence == pytest.approx(alone.presence, abs=1e-4)
+        probs[k] = alone.probs
+    assert (probs.argmax(0) == found.labels).mean() > 0.999  # a tie may fall either way
 
 
 def test_clicks_correct_a_result(model: FewShotSegmenter) -> None:

@@ -7,16 +7,9 @@ import torch
 from torch import Tensor
 
 from fsdino.models import correlation
-from fsdino.models.correlation import (
-    PivotConv,
-    PivotReader,
-    PooledReader,
-    cell_means,
-    cosine_correlation,
-    pool_correlation,
-    propagate,
-    unit_tokens,
-)
+from fsdino.models.correlation import PooledReader, cosine_correlation, pool_correlation, propagate
+from fsdino.models.layers import unit_tokens
+from fsdino.models.memory import SupportMemory
 from tests.small import rand, randn
 
 T = 0.1
@@ -88,43 +81,10 @@ def test_propagation_equals_loops(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.testing.assert_close(propagate(tokens, values, T), expected)
 
 
-def test_cells_equal_loops() -> None:
-    _, support, fg, _ = episode(b=1, layers=1, k=2, side=4)
-    fg[0, 16:] *= 0.0
-    means, share = cell_means(support, fg, (2, 4, 4), 2)
-    assert means.shape == (1, 1, 2, 4, 8) and share.shape == (1, 2, 4)
-    tokens, weights = support[0, 0, :16].view(4, 4, 8), fg[0, :16].view(4, 4)
-    sums = []
-    for i in range(2):
-        for j in range(2):
-            t, w = tokens[2 * i : 2 * i + 2, 2 * j : 2 * j + 2], weights[2 * i : 2 * i + 2, 2 * j : 2 * j + 2]
-            mean = (t * w[..., None]).sum((0, 1))
-            sums.append(w.sum())
-            torch.testing.assert_close(means[0, 0, 0, 2 * i + j], mean / mean.norm())
-    torch.testing.assert_close(share[0, 0], torch.stack(sums) / max(sums))
-    assert not bool(means[0, 0, 1].any()) and not bool(share[0, 1].any())
-
-
-def test_centre_pivot_equals_its_definition() -> None:
-    torch.manual_seed(0)
-    conv = PivotConv(2, 4, stride=2)
-    x = randn(1, 2, 3, 4, 5, 5)
-    pre = []
-    conv.norm.register_forward_hook(lambda _, args, __: pre.append(args[0]))
-    assert conv(x).shape == (1, 4, 3, 4, 3, 3)
-    pre_activation = pre[0].reshape(1, 4, 3, 4, 3, 3)
-    for hq, wq, hs, ws in [(0, 0, 0, 0), (2, 1, 1, 2), (1, 3, 2, 0)]:
-        over_query = conv.over_query(x[..., 2 * hs, 2 * ws])[0, :, hq, wq]
-        over_support = conv.over_support(x[:, :, hq, wq])[0, :, hs, ws]
-        torch.testing.assert_close(pre_activation[0, :, hq, wq, hs, ws], over_query + over_support)
-
-
 READERS = {
     "pooled": lambda: PooledReader(2, 16),
     "pooled plain": lambda: PooledReader(2, 16, contrastive=False, self_correlation=False),
     "pooled without contrast": lambda: PooledReader(2, 16, contrastive=False),
-    "pivot": lambda: PivotReader(2, 16, max_cells=2),
-    "pivot without contrast": lambda: PivotReader(2, 16, contrastive=False),
 }
 
 
@@ -135,9 +95,8 @@ def reader(request: pytest.FixtureRequest) -> torch.nn.Module:
         return READERS[request.param]()
 
 
-def read(reader: torch.nn.Module, query: Tensor, support: Tensor, fg: Tensor, bg: Tensor, k: int = 2) -> list[Tensor]:
-    features, score = reader(query, support, fg, bg, (3, 3), (k, 4, 4))
-    return [features, score]
+def read(reader: torch.nn.Module, query: Tensor, support: Tensor, fg: Tensor, bg: Tensor) -> list[Tensor]:
+    return list(reader(query, SupportMemory(support[:, :, :2], support, fg, bg), (3, 3)))
 
 
 def assert_equal(a: list[Tensor], b: list[Tensor]) -> None:
@@ -165,7 +124,7 @@ def test_a_reference_without_weight_changes_nothing(reader: torch.nn.Module) -> 
     before = read(reader, query, support, fg, bg)
     more = torch.cat([support, support[:, :, :16].flip(-1)], 2)
     none = torch.zeros(2, 16)
-    assert_equal(read(reader, query, more, torch.cat([fg, none], 1), torch.cat([bg, none], 1), 3), before)
+    assert_equal(read(reader, query, more, torch.cat([fg, none], 1), torch.cat([bg, none], 1)), before)
 
 
 def test_order_of_references_changes_nothing(reader: torch.nn.Module) -> None:
@@ -177,9 +136,8 @@ def test_order_of_references_changes_nothing(reader: torch.nn.Module) -> None:
 
 def test_copies_of_a_reference_change_nothing(reader: torch.nn.Module) -> None:
     query, support, fg, bg = episode(k=1)
-    before = read(reader, query, support, fg, bg, 1)
-    copies = read(reader, query, support.repeat(1, 1, 3, 1), fg.repeat(1, 3), bg.repeat(1, 3), 3)
-    assert_equal(copies, before)
+    before = read(reader, query, support, fg, bg)
+    assert_equal(read(reader, query, support.repeat(1, 1, 3, 1), fg.repeat(1, 3), bg.repeat(1, 3)), before)
 
 
 def test_one_memory_broadcasts_over_queries_and_one_query_over_memories(reader: torch.nn.Module) -> None:
@@ -204,8 +162,7 @@ def test_volume_gets_no_gradient_from_frozen_features(reader: torch.nn.Module) -
     with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t.numel()) or t, lambda t: t):
         query, support, fg, bg = episode(k=2, side=4)
         big = support.repeat(1, 1, 25, 1), fg.repeat(1, 25), bg.repeat(1, 25)
-        features, _ = reader(query, *big, (3, 3), (50, 4, 4))
+        features, _ = read(reader, query, *big)
     features.sum().backward()
-    if isinstance(reader, PooledReader):
-        assert max(saved) < 9 * 800  # query positions times support positions: the volume was not kept
+    assert max(saved) < 9 * 800  # query positions times support positions: the volume was not kept
     assert all(p.grad is not None for p in reader.parameters())

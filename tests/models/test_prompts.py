@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from fsdino.models.correlation import PivotReader, PooledReader, unit_tokens
+from fsdino.models.correlation import PooledReader
+from fsdino.models.layers import unit_tokens
 from fsdino.models.memory import SupportMemory, grid_weights, prototypes, support_tokens
 from fsdino.models.presence import PresenceHead
 from fsdino.models.prompts import SCORE_SCALE, PromptGenerator
@@ -18,7 +19,7 @@ def remembered(b: int = 1, k: int = 2) -> SupportMemory:
     fg, bg = grid_weights(masks, (4, 4))
     tokens = [support_tokens(f, b) for f in feats]
     both = torch.stack([prototypes(t, fg, bg) for t in tokens], 1)
-    return SupportMemory(both, None, torch.stack(tokens, 1), fg, bg, (k, 4, 4))
+    return SupportMemory(both, torch.stack(tokens, 1), fg, bg)
 
 
 def seen(b: int = 1) -> torch.Tensor:
@@ -56,14 +57,13 @@ def test_compact_starts_as_scaled_cosine_difference() -> None:
     torch.testing.assert_close(prompts.coarse_logits.flatten(), expected, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("reader", [PooledReader(2, 16), PivotReader(2, 16)])
 @torch.no_grad()
-def test_full_starts_as_mean_of_both_scores(reader: torch.nn.Module) -> None:
-    memory, query = remembered(), seen()
+def test_full_starts_as_mean_of_both_scores() -> None:
+    memory, query, reader = remembered(), seen(), PooledReader(2, 16)
     generator = PromptGenerator(12, 2, 8, reader, 16)
     torch.nn.init.zeros_(generator.reader_score.weight)
     compact = PromptGenerator(12, 2, 8)(memory, query, (3, 5)).coarse_logits
-    _, score = reader(query, memory.tokens, memory.fg, memory.bg, (3, 5), memory.grid)
+    _, score = reader(query, memory, (3, 5))
     coarse = generator(memory, query, (3, 5)).coarse_logits
     torch.testing.assert_close(coarse, 0.5 * (compact + SCORE_SCALE * score), atol=1e-5, rtol=1e-5)
 

@@ -8,7 +8,7 @@ from segment_anything.modeling import MaskDecoder as SamMaskDecoder
 from segment_anything.modeling import PromptEncoder, TwoWayTransformer
 
 from fsdino.base.memory import SegmenterOutput
-from fsdino.models.segmenter import FewShotSegmenter, SupportMemory
+from fsdino.models.segmenter import FewShotSegmenter
 from tests.contract import FewShotContract, assert_same, episodes
 from tests.small import rand, small_segmenter
 
@@ -16,8 +16,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "compact": {"variant": "compact"},
     "compact_frozen": {"variant": "compact_frozen"},
     "full": {},
-    "pivot": {"reader": "pivot"},
-    "adapter prompts": {"variant": "compact", "dense_source": "adapter"},
     "bare": {"sparse": False, "skip": False, "contrastive": False, "self_correlation": False},
     "padded": {"resize_mode": "pad", "freeze_adapter": False},
 }
@@ -33,9 +31,9 @@ class TestFull(FewShotContract):
         return small_segmenter()
 
 
-class TestPivot(FewShotContract):
+class TestPadded(FewShotContract):
     def build(self) -> FewShotSegmenter:
-        return small_segmenter(reader="pivot", dense_source="adapter", resize_mode="pad")
+        return small_segmenter(resize_mode="pad", presence_statistics=True)
 
 
 @pytest.fixture(params=list(VARIANTS))
@@ -50,7 +48,7 @@ def test_shapes_and_memory(model: FewShotSegmenter) -> None:
     out = model.decode_query(memory, query)
     assert out.mask_logits.shape == (2, 1, 32, 32) and out.iou_pred.shape == out.presence_logit.shape == (2, 1)
     full = model.config.variant == "full"
-    assert (memory.tokens is not None) == full and (memory.grid == (3, 8, 8)) == full
+    assert (memory.tokens is not None and memory.tokens.shape == (2, 2, 3 * 64, 32)) == full
     assert memory.prototypes.shape == (2, 2, 2, 32)
 
 
@@ -117,7 +115,7 @@ def test_one_image_serves_many_classes(model: FewShotSegmenter) -> None:
 @torch.no_grad()
 def test_untrained_model_finds_what_looks_like_the_reference() -> None:
     """Two flat colours: the training-free score alone separates them."""
-    for name in ("compact", "full", "pivot"):
+    for name in ("compact", "full"):
         model = small_segmenter(**VARIANTS[name])
         support, query = torch.zeros(1, 1, 3, 56, 56), torch.zeros(1, 3, 56, 56)
         mask = torch.zeros(1, 1, 56, 56)
@@ -202,40 +200,3 @@ def test_memory_and_images_must_match() -> None:
     query, images, masks = episodes(model, 3, 1)
     with pytest.raises(ValueError, match="the memory holds 2 episodes but 3 images came; give 2, or one memory"):
         model.decode_query(model.encode_support(images[:2], masks[:2]), query)
-
-
-class Support(torch.nn.Module):
-    """The exported graph that remembers."""
-
-    def __init__(self, model: FewShotSegmenter) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, feats: list[torch.Tensor], masks: torch.Tensor) -> dict[str, torch.Tensor]:
-        return self.model.encode_support_feats(feats, masks).tensors()
-
-
-class Query(torch.nn.Module):
-    """The exported graph that segments."""
-
-    def __init__(self, model: FewShotSegmenter, grid: tuple[int, int, int] | None) -> None:
-        super().__init__()
-        self.model, self.grid = model, grid
-
-    def forward(self, memory: dict[str, torch.Tensor], feats: list[torch.Tensor]) -> list[torch.Tensor]:
-        out = self.model.decode_query_feats(SupportMemory(grid=self.grid, **memory), feats)
-        return [out.mask_logits, out.iou_pred, out.presence_logit]
-
-
-@torch.no_grad()
-def test_the_pivot_reader_exports_as_well() -> None:
-    """The other variants are exported in tests/test_export.py."""
-    model = small_segmenter(**VARIANTS["pivot"])
-    query, images, masks = episodes(model, 1, 2)
-    feats, query_feats = model.encoder(images.flatten(0, 1)), model.encoder(query)
-    memory = model.encode_support_feats(feats, masks)
-    remember = torch.export.export(Support(model), (feats, masks)).module()
-    for key, tensor in remember(feats, masks).items():
-        torch.testing.assert_close(tensor, memory.tensors()[key])
-    find = torch.export.export(Query(model, memory.grid), (memory.tensors(), query_feats)).module()
-    torch.testing.assert_close(find(memory.tensors(), query_feats)[0], model(query, images, masks).mask_logits)
