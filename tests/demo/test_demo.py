@@ -17,12 +17,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from fsdino.base.reference import Reference
 from fsdino.base.registry import build
-from fsdino.base.storage import fingerprint
 from fsdino.demo.marks import reference_from
 from fsdino.demo.samples import embedded_world
 from fsdino.demo.serve import POLICY, demo, keep_offline, open_studio, shown_name
@@ -116,7 +114,7 @@ def test_every_method_answers_at_the_images_size(tmp_path: Path) -> None:
         assert list(card.found) == ["small", PROTOTYPE, "floor"] and card.found["floor"].mask.all()
         assert all(one.mask.shape == card.image.shape[:2] for one in card.found.values())
     alone = desk.main.segment(desk.main.remember([session.examples[0].reference]), session.cards[0].image)
-    assert torch.equal(session.cards[0].found["small"].mask, alone.mask)
+    assert np.array_equal(session.cards[0].found["small"].mask, alone.mask)
     with zipfile.ZipFile(masks_zip(session, tmp_path / "masks.zip")) as archive:
         rows = list(csv.DictReader(io.StringIO(archive.read("scores.csv").decode())))
         assert len(rows) == 6 and rows[0]["image"] == "0.jpg" and rows[2]["method"] == "floor"
@@ -149,7 +147,7 @@ def test_what_changes_during_a_search_is_not_mixed_up(tmp_path: Path, monkeypatc
     monkeypatch.setattr(desk.main, "segment", meanwhile)
     desk.search(session, ["small"])
     assert gone.found["small"] is found[0] and kept.found["small"] is found[1] and not session.cards[1].found
-    assert desk.concept(session, "thing", tmp_path / "thing.fsmem").is_file(), "of the examples that were searched"
+    assert desk.save_memory(session, "thing", tmp_path / "thing.fsmem").is_file(), "of the examples that were searched"
     with zipfile.ZipFile(masks_zip(session, tmp_path / "masks.zip")) as archive:
         assert archive.namelist() == ["small/01 1.png", "scores.csv"]
 
@@ -160,32 +158,32 @@ def test_examples_are_remembered_once(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(desk.main, "remember", lambda given: asked.append(len(given)) or remember(given))
     for only in (None, session.cards[0], session.cards[1]):
         desk.search(session, ["small"], only=only)
-    desk.concept(session, "thing", tmp_path / "thing.fsmem")
+    desk.save_memory(session, "thing", tmp_path / "thing.fsmem")
     assert asked == [1]
     session.examples.append(desk.example(session.examples[0].as_mask))
     desk.search(session, ["small"])
     assert asked == [1, 2]
 
 
-def test_the_concept_is_the_main_models(tmp_path: Path) -> None:
+def test_the_memory_is_the_main_models(tmp_path: Path) -> None:
     desk = studio()
     session = filled(desk)
     desk.search(session, ["small"])
-    path = desk.concept(session, "thing", tmp_path / "thing.fsmem")
-    concept = load_memory(path, fingerprint(desk.main))
-    assert concept.class_name == "thing" and concept.thumbnail.shape[2] == 3
+    path = desk.save_memory(session, "thing", tmp_path / "thing.fsmem")
+    memory = load_memory(path, desk.main.fingerprint())
+    assert memory.class_name == "thing" and memory.thumbnail.shape[2] == 3
 
 
-def test_the_prototypes_cut_fits_the_examples() -> None:
+def test_the_prototypes_threshold_fits_the_examples() -> None:
     model = small_segmenter()
     image, mask = scene()
     method = prototype_of(model, [Reference(image, mask=mask)])
-    assert method.encoder is model.encoder and method.cut != 0.0
+    assert method.encoder is model.encoder and method.score_threshold != 0.0
 
 
 def test_hints_are_drawn_and_corrections_change_the_answer() -> None:
     desk = Studio(small_segmenter(promptable=True), "small", {PROTOTYPE: None})
-    assert desk.takes_hints
+    assert desk.main.takes_hints and not studio().main.takes_hints
     image, _ = scene()
     session = filled(desk, images=1)
     session.examples.append(desk.example(Reference(image, box=(10, 10, 60, 50), name="boxed")))
@@ -195,7 +193,7 @@ def test_hints_are_drawn_and_corrections_change_the_answer() -> None:
     before, card.clicks = card.found["small"].probs, [(5.0, 5.0, True), (60.0, 40.0, False)]
     desk.search(session, ["small"], only=card)
     after = card.found["small"]
-    assert not torch.equal(before, after.probs) and after.present
+    assert not np.array_equal(before, after.probs) and after.present
 
 
 def test_what_cannot_be_done_is_said() -> None:
@@ -213,7 +211,7 @@ def test_what_cannot_be_done_is_said() -> None:
 
 def test_an_empty_drawing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     model = small_segmenter(promptable=True)
-    monkeypatch.setattr(model, "draw", lambda feats, points, labels: torch.full((1, 1, 16, 16), -9.0))
+    monkeypatch.setattr(model, "draw_mask", lambda reference: np.zeros((60, 80), bool))
     with pytest.raises(ValueError, match="gave an empty mask"):
         Studio(model, "small", {}).example(Reference(scene()[0], points=[(3, 3)]))
 
@@ -387,7 +385,7 @@ def test_draw_search_see_correct_and_keep(browser: tuple[Any, list[str]], tmp_pa
     page.locator(".answer.clickable img").first.click()
     page.wait_for_selector(".card header button:has-text('Undo correction')")
     assert page.locator(".answer.clickable img").first.get_attribute("src") != before
-    for button, suffix in (("#masks", ".zip"), ("#concept", ".fsmem")):
+    for button, suffix in (("#masks", ".zip"), ("#memory", ".fsmem")):
         with page.expect_download() as download:
             page.click(button)
         assert download.value.suggested_filename.endswith(suffix)
@@ -414,9 +412,8 @@ def test_the_server_forbids_other_addresses_and_reads_uploads_alone(served: str,
     from fsdino.demo.page import opened
 
     with urlopen(served) as answer:
-        assert (
-            answer.headers["content-security-policy"] == POLICY and answer.headers["referrer-policy"] == "no-referrer"
-        )
+        assert answer.headers["content-security-policy"] == POLICY
+        assert answer.headers["referrer-policy"] == "no-referrer"
     Image.fromarray(IMAGE).save(tmp_path / "secret.png")
     with pytest.raises(ValueError, match="is no uploaded file"):
         opened(str(tmp_path / "secret.png"), "secret.png")

@@ -16,6 +16,7 @@ from PIL import Image
 
 from fsdino.base.reference import Reference
 from fsdino.base.resize import Resize
+from fsdino.base.result import MAX_CLASSES_AT_ONCE
 from fsdino.base.storage import fingerprint, load, save
 from fsdino.data.episodes.episode_list import EpisodeList
 from fsdino.data.world.index import SyntheticWorld
@@ -29,16 +30,15 @@ from fsdino.models.segmenter import FewShotSegmenter
 from fsdino.predict import open_engine, predict, remember
 from fsdino.predict.engines.array_resize import ArrayResize
 from fsdino.predict.engines.onnx import METADATA_KEY, OnnxEngine, open_session
-from fsdino.predict.engines.torch import TorchEngine
 from tests.contract import assert_same, episodes
-from tests.small import annotated, scene, small_segmenter, write_references
+from tests.small import references, scene, small_segmenter, write_references
 
 
 def traceable(**overrides: Any) -> FewShotSegmenter:
     """A model of few nodes: what tracing and rewriting take grows with them."""
     encoder = {"embed_dim": 32, "depth": 2, "num_heads": 2, "init_values": 1.0}
-    overrides = {"presence_statistics": True, **overrides}
-    return small_segmenter(encoder_kwargs=encoder, reader_taps=(0, 1), decoder_depth=1, **overrides)
+    sizes = {"encoder_kwargs": encoder, "adapter_tap": 0, "reader_taps": (0, 1), "decoder_depth": 1}
+    return small_segmenter(**{**sizes, "presence_statistics": True, **overrides})
 
 
 @pytest.fixture(scope="module")
@@ -61,9 +61,8 @@ def test_resizing_equals_torch(mode: str, size: tuple[int, int]) -> None:
     tensor = torch.from_numpy(image).permute(2, 0, 1) / 255
     np.testing.assert_allclose(ours.image(image), theirs.image(tensor).numpy(), atol=5e-6)
     np.testing.assert_allclose(ours.soft_mask(mask), theirs.soft_mask(torch.from_numpy(mask)).numpy(), atol=5e-6)
-    np.testing.assert_allclose(
-        ours.invert(logits, size), theirs.invert(torch.from_numpy(logits), size).numpy(), atol=5e-6
-    )
+    back = theirs.invert(torch.from_numpy(logits), size).numpy()
+    np.testing.assert_allclose(ours.invert(logits, size), back, atol=5e-6)
 
 
 # ---- numbers
@@ -71,13 +70,13 @@ def test_resizing_equals_torch(mode: str, size: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("shots", [1, 2, 4])
 def test_onnx_equals_torch_on_images_of_any_size(exported: Path, shots: int) -> None:
-    by_torch, by_onnx = TorchEngine(load(exported)), OnnxEngine(exported)
-    assert by_onnx.fingerprint == by_torch.fingerprint and by_onnx.threshold == by_torch.threshold
-    groups = [annotated(shots), annotated(1, seed=7)]
+    by_torch, by_onnx = load(exported), OnnxEngine(exported)
+    assert by_onnx.fingerprint() == by_torch.fingerprint() and by_onnx.threshold == by_torch.threshold
+    groups = [references(shots), references(1, seed=7)]
     found = []
     for engine in (by_torch, by_onnx):
-        memories = [engine.remember(group) for group in groups]
-        found.append([list(engine.segment(memories, scene(*size)[0])) for size in ((50, 90), (130, 44))])
+        joined = engine.join([engine.remember(group) for group in groups])
+        found.append([list(engine.find(joined, scene(*size)[0])) for size in ((50, 90), (130, 44))])
     for expected, got in zip(*found):
         for a, b in zip(expected, got):
             assert np.abs(a.probs - b.probs).max() < 2.5e-4  # 1e-3 in logits
@@ -86,14 +85,25 @@ def test_onnx_equals_torch_on_images_of_any_size(exported: Path, shots: int) -> 
 
 
 def test_memories_are_the_same_for_both_engines(exported: Path) -> None:
-    by_torch, by_onnx = TorchEngine(load(exported)), OnnxEngine(exported)
-    packed = by_torch.pack(by_torch.remember(annotated(2)))
-    other = by_onnx.pack(by_onnx.remember(annotated(2)))
+    by_torch, by_onnx = load(exported), OnnxEngine(exported)
+    packed = by_torch.pack(by_torch.remember(references(2)))
+    other = by_onnx.pack(by_onnx.remember(references(2)))
     for name, array in other.items():
         np.testing.assert_allclose(array, packed[name], atol=1e-4)
     image = scene(seed=3)[0]
-    crossed = next(by_onnx.segment([by_onnx.unpack(packed)], image))
-    np.testing.assert_allclose(crossed.probs, next(by_onnx.segment([other], image)).probs, atol=1e-4)
+    crossed, own = (next(by_onnx.find(by_onnx.join([by_onnx.unpack(m)]), image)) for m in (packed, other))
+    np.testing.assert_allclose(crossed.probs, own.probs, atol=1e-4)
+
+
+def test_many_classes_equal_one_by_one(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, image, sizes = OnnxEngine(exported), scene(50, 90)[0], []
+    memories, decode = [engine.remember(references(1 + k % 3, seed=k)) for k in range(19)], engine.decode
+    monkeypatch.setattr(engine, "decode", lambda m, images: sizes.append(len(m["prototypes"])) or decode(m, images))
+    together = list(engine.find(engine.join(memories), image))
+    assert sum(sizes) == len(together) == 19 and max(sizes) <= MAX_CLASSES_AT_ONCE
+    for memory, found in zip(memories, together):
+        (alone,) = engine.find(engine.join([memory]), image)
+        np.testing.assert_allclose(found.probs, alone.probs, atol=1e-4)
 
 
 def test_graphs_take_batches_of_images_and_classes(exported: Path) -> None:
@@ -113,9 +123,9 @@ def test_eight_bits_are_smaller_and_close(exported: Path) -> None:
     sizes = [(exported / part / "segment.onnx").stat().st_size for part in ("", "int8")]
     assert sizes[1] < sizes[0]
     whole, small = OnnxEngine(exported), OnnxEngine(exported / "int8")
-    assert small.fingerprint == whole.fingerprint
+    assert small.fingerprint() == whole.fingerprint()
     image = scene(seed=3)[0]
-    found = [next(engine.segment([engine.remember(annotated(2))], image)).probs for engine in (whole, small)]
+    found = [next(e.find(e.join([e.remember(references(2))]), image)).probs for e in (whole, small)]
     assert np.abs(found[0] - found[1]).mean() < 0.05
 
 
@@ -144,7 +154,7 @@ def test_graphs_are_compared_with_other_numbers_of_images_classes_and_references
 
 
 def test_the_compact_variant_exports_too_as_programs(tmp_path: Path) -> None:
-    differences = run.export_graphs(traceable(variant="compact", dense_source="adapter"), tmp_path, ["pt2"])
+    differences = run.export_graphs(traceable(variant="compact"), tmp_path, ["pt2"])
     assert set(differences) == {"remember.pt2", "segment.pt2"} and max(differences.values()) < 1e-3
 
 
@@ -158,7 +168,7 @@ def test_the_graphs_as_a_method_equal_the_model(exported: Path, shots: int) -> N
         assert_same(method.decode_query(memory, query), model.decode_query(memory, query), 1e-4)
     image, mask = scene()
     found = [m.segment(m.remember([Reference(image, mask=mask)]), image) for m in (method, model)]
-    assert float((found[0].probs - found[1].probs).abs().max()) < 2.5e-4
+    assert np.abs(found[0].probs - found[1].probs).max() < 2.5e-4
 
 
 # ---- files
@@ -186,12 +196,12 @@ def test_all_files_are_there(exported: Path) -> None:
 
 def test_openvino_equals_torch(exported: Path, tmp_path: Path) -> None:
     pytest.importorskip("openvino", reason="the extra fsdino[openvino] is not installed")
-    by_torch, other = TorchEngine(load(exported)), open_engine(str(exported), "openvino")
-    assert other.fingerprint == by_torch.fingerprint and other.threshold == by_torch.threshold
-    groups = [annotated(2), annotated(1, seed=7)]
+    by_torch, other = load(exported), open_engine(str(exported), "openvino")
+    assert other.fingerprint() == by_torch.fingerprint() and other.threshold == by_torch.threshold
+    groups = [references(2), references(1, seed=7)]
     for size in ((50, 90), (130, 44)):
         expected, found = (
-            list(engine.segment([engine.remember(group) for group in groups], scene(*size)[0]))
+            list(engine.find(engine.join([engine.remember(group) for group in groups]), scene(*size)[0]))
             for engine in (by_torch, other)
         )
         for a, b in zip(expected, found):
@@ -229,13 +239,8 @@ def test_predict_runs_where_torch_is_absent(exported: Path, tmp_path: Path) -> N
     (tmp_path / "photos").mkdir()
     Image.fromarray(scene(70, 50, seed=4)[0]).save(tmp_path / "photos" / "a.png")
     for folder in ("", "int8"):
-        paths = (
-            support,
-            tmp_path / "photos",
-            tmp_path / f"onnx{folder}",
-            exported / folder,
-            tmp_path / f"memory{folder}",
-        )
+        out, memory = tmp_path / f"onnx{folder}", tmp_path / f"memory{folder}"
+        paths = support, tmp_path / "photos", out, exported / folder, memory
         subprocess.run([sys.executable, "-c", NO_TORCH, *map(str, paths)], check=True)
     remember(str(support), str(tmp_path / "memory"), str(exported))
     predict(str(tmp_path / "memory"), str(tmp_path / "photos"), str(tmp_path / "torch"), str(exported))
@@ -249,8 +254,6 @@ def test_predict_runs_where_torch_is_absent(exported: Path, tmp_path: Path) -> N
 def test_wrong_exports_are_named(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="export format 'coreml' is unknown; use safetensors"):
         export(str(exported), str(tmp_path), ["coreml"])  # type: ignore[list-item]
-    with pytest.raises(ValueError, match="'pivot' reader has no graph of changing size"):
-        run.export_graphs(small_segmenter(reader="pivot"), tmp_path, ["onnx"])
     with pytest.raises(FileNotFoundError, match="export the model as onnx first"):
         quantize_int8(tmp_path / "none", tmp_path / "int8")
     graph = graphs(traceable(seed=1))[0]

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fsdino.base.reference import Reference
 from fsdino.base.storage import save
 from fsdino.predict.command import predict, remember
 from fsdino.predict.engines.onnx import OnnxEngine
-from fsdino.predict.hints import Annotated, masks_of
 from fsdino.predict.memory_file import load_memory
 from fsdino.predict.support import read_support
 from tests.small import scene, small_segmenter
@@ -46,8 +46,9 @@ def test_hints_and_masks_are_read_side_by_side(refs: Path) -> None:
     assert support.class_names() == ["cat", "dog"]
     cat, dog = support.references["cat"], support.references["dog"]
     assert [one.name for one in cat] == ["cat/a", "cat/b", "cat/c", "cat/d"]
-    assert cat[0].hints == {"points": [[30, 20], [2, 2]], "labels": [1, 0]} and cat[0].mask is None
-    assert cat[3].negative and cat[3].mask is not None and not cat[3].hints
+    assert cat[0].points == [[30, 20], [2, 2]] and cat[0].labels == [1, 0] and cat[0].mask is None
+    assert cat[1].box == [10, 10, 50, 40] and cat[2].scribble == [[20, 20], [40, 30]]
+    assert cat[3].negative and cat[3].mask is not None and cat[3].points is None
     assert dog[0].mask is not None and set(np.unique(dog[0].mask)) == {0, 1}
     assert list(read_support(refs / "cat").references) == ["cat"]  # the folder of one class
     before = support.digest()
@@ -67,11 +68,10 @@ def test_predict_and_remember_take_hints(refs: Path, tmp_path: Path) -> None:
 
 def test_exported_graphs_know_masks_alone() -> None:
     image, mask = scene()
-    fine = Annotated("a", image, mask)
-    assert masks_of([fine], "an exported graph") == [mask]
-    engine = OnnxEngine.__new__(OnnxEngine)
-    for bad in (Annotated("cat/b", image, None, {"points": [[1, 1]]}), Annotated("cat/b", image, mask, negative=True)):
-        with pytest.raises(ValueError, match="cat/b: an exported graph takes masks of the object alone; use --runtime"):
+    engine, fine = OnnxEngine.__new__(OnnxEngine), Reference(image, mask=mask)
+    pointed, negative = Reference(image, points=[[1, 1]], name="cat/b"), Reference(image, mask=mask, negative=True)
+    for bad, name in ((pointed, "cat/b"), (negative, "reference")):
+        with pytest.raises(ValueError, match=f"{name}: an exported graph takes masks of the object alone; use --runt"):
             engine.remember([fine, bad])
 
 

@@ -9,41 +9,42 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
 
-from fsdino.base.storage import save
-from fsdino.predict import images as images
-from fsdino.predict import predict
+from fsdino.predict import images, predict
 from fsdino.predict.images import EndOfVideo, find_images, read_ahead
-from tests.small import scene, small_segmenter, write_references
+from tests.small import write_image
 
 
-def save(path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(scene(30, 40)[0]).save(path)
-    return path
+def names(where: str | Path, **options: Any) -> list[str]:
+    return [item.name for item in find_images(str(where), **options)]
 
 
-def names(images: str | Path, **options: Any) -> list[str]:
-    return [item.name for item in find_images(str(images), **options)]
-
+def test_images_are_found_by_folder_glob_and_name(photos: Path) -> None:
+    (photos / "notes.txt").write_text("no image")
+    (photos / "._a.jpg").write_bytes(b"a Mac's companion file")
+    everything = ["a.jpg", "b.png", "deep/c.jpg"]
+    assert names(photos) == everything
+    assert names(f"{photos}/**/*.*") == everything
+    assert names(f"{photos}/*.jpg") == ["a.jpg"]
+    assert names(photos / "b.png") == ["b.png"]
+    assert names(photos, exclude=photos / "deep") == everything[:2]
 
 def test_names_behind_a_glob_do_not_change_with_what_is_found(tmp_path: Path) -> None:
-    save(tmp_path / "photos" / "a" / "1.jpg")
+    write_image(tmp_path / "photos" / "a" / "1.jpg")
     assert names(f"{tmp_path}/photos/*/*.jpg") == names(f"{tmp_path}/photos/**/*.jpg") == ["a/1.jpg"]
-    save(tmp_path / "photos" / "b" / "1.jpg")
+    write_image(tmp_path / "photos" / "b" / "1.jpg")
     assert names(f"{tmp_path}/photos/*/*.jpg") == ["a/1.jpg", "b/1.jpg"]
     assert names(f"{tmp_path}/ph*/a/1.jpg") == ["photos/a/1.jpg"]
 
 
 def test_hidden_files_and_folders_are_no_images(tmp_path: Path) -> None:
     for name in ("a.jpg", ".b.jpg", ".ipynb_checkpoints/c.jpg", "deep/.thumbnails/d.jpg"):
-        save(tmp_path / ".cache" / name)
+        write_image(tmp_path / ".cache" / name)
     assert names(tmp_path / ".cache") == ["a.jpg"], "only what is hidden below the folder"
 
 
 def test_an_edited_image_has_another_source(tmp_path: Path) -> None:
-    path = save(tmp_path / "a.jpg")
+    path = write_image(tmp_path / "a.jpg")
     (before,) = find_images(str(path))
     assert before.source == (str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns)
     os.utime(path, ns=(0, 1))
@@ -52,12 +53,36 @@ def test_an_edited_image_has_another_source(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("out", [".", "photos"])
 def test_results_around_the_images_are_named(tmp_path: Path, out: str) -> None:
-    save(tmp_path / "photos" / "a.jpg")
+    write_image(tmp_path / "photos" / "a.jpg")
     with pytest.raises(ValueError, match=r"all images at '.*photos' lie in the folder of the results, .* choose an"):
         find_images(str(tmp_path / "photos"), exclude=tmp_path / out)
 
 
+def test_reading_ahead_keeps_order_and_hands_errors_on(photos: Path) -> None:
+    (photos / "broken.jpg").write_bytes(b"nothing")
+    results = list(read_ahead(find_images(str(photos)), ahead=1))
+    assert [item.name for item, _ in results] == ["a.jpg", "b.png", "broken.jpg", "deep/c.jpg"]
+    assert [isinstance(image, Exception) for _, image in results] == [False, False, True, False]
+
+
 # ---- videos
+
+
+def write_video(path: Path, frames: int = 5) -> Path:
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 5, (64, 48))  # type: ignore[attr-defined]
+    for i in range(frames):
+        writer.write(np.full((48, 64, 3), 40 * i, np.uint8))
+    writer.release()
+    return path
+
+
+def test_video_frames_come_in_order(tmp_path: Path) -> None:
+    write_video(tmp_path / "clip.avi")
+    items = find_images(str(tmp_path), frame_step=2)
+    assert [item.name for item in items] == ["clip.avi/000000", "clip.avi/000002", "clip.avi/000004"]
+    brightness = [float(np.mean(image)) for _, image in read_ahead(items)]  # type: ignore[arg-type]
+    np.testing.assert_allclose(brightness, [0, 80, 160], atol=4)
+    assert float(items[0].read().mean()) < 4, "going back works too"
 
 
 class Film:
@@ -122,15 +147,12 @@ def test_a_video_is_closed_after_its_last_frame(film: Path, monkeypatch: pytest.
     assert Film.opened == 0
 
 
-def test_a_short_video_goes_through_predict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    model = str(save(small_segmenter(), tmp_path / "model"))
-    writer = cv2.VideoWriter(str(tmp_path / "clip.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 5, (64, 48))  # type: ignore[attr-defined]
-    for i in range(3):
-        writer.write(np.full((48, 64, 3), 40 * i, np.uint8))
-    writer.release()
+def test_a_short_video_goes_through_predict(
+    model_dir: str, support_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    video = write_video(tmp_path / "clip.avi", frames=3)
     monkeypatch.setattr(images._Video, "_count", lambda self: 6)
-    refs = write_references(tmp_path / "refs", {"cat": 1})
-    assert predict(str(refs), str(tmp_path / "clip.avi"), str(tmp_path / "out"), model) == 0
+    assert predict(str(support_dir), str(video), str(tmp_path / "out"), model_dir) == 0
     assert len(list((tmp_path / "out" / "labels" / "clip.avi").iterdir())) == 3
     assert capsys.readouterr().out.startswith("3 of 3 images")
 

@@ -9,44 +9,37 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from fsdino import load
-from fsdino.base.reference import Reference, image_tensor, reference_tensors
-from fsdino.base.storage import save
+from fsdino.base.reference import Reference, image_array, reference_arrays
 from fsdino.data.images import read_image, read_mask
-from fsdino.predict import hints as annotated
-from fsdino.predict import predict, read_support, remember
+from fsdino.predict import hints, predict, read_support, remember
 from fsdino.predict.command import open_engine
+from fsdino.predict.formats import annotation
 from fsdino.predict.memory_file import load_memory
-from tests.small import scene, small_segmenter, write_references
-
-
-@pytest.fixture(scope="module")
-def model_dir(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(save(small_segmenter(), tmp_path_factory.mktemp("model")))
-
+from tests.small import references, scene, write_references
 
 # ---- Python and the command see the same
 
 
 def odd_images(folder: Path) -> dict[str, Path]:
-    """An image held upright, one of 16 bits, one with a see-through half, one of 256 colours."""
+    """Images of every mode that cameras and tools write."""
     folder.mkdir()
     rgb, _ = scene(40, 60, seed=3)
     exif = Image.Exif()
-    exif[0x0112] = 6
+    exif[0x0112] = 6  # a camera held upright
     alpha = np.full((40, 60), 255, np.uint8)
     alpha[:, :30] = 0
-    images = {
-        "turned": (Image.fromarray(rgb), "jpg", {"exif": exif}),
-        "deep": (Image.fromarray(rgb[..., 0].astype(np.uint16) * 257), "png", {}),
-        "alpha": (Image.fromarray(np.dstack([rgb, alpha])), "png", {}),
-        "palette": (Image.fromarray(rgb).convert("P"), "png", {}),
-    }
-    for name, (image, kind, options) in images.items():
-        image.save(folder / f"{name}.{kind}", **options)  # type: ignore[arg-type]
+    Image.fromarray(rgb).save(folder / "turned.jpg", exif=exif)
+    Image.fromarray(rgb[..., 0].astype(np.uint16) * 257).save(folder / "deep.png")
+    Image.fromarray(np.dstack([rgb, alpha])).save(folder / "alpha.png")
+    Image.fromarray(rgb).convert("P").save(folder / "palette.png")
+    Image.fromarray(rgb).convert("CMYK").save(folder / "print.jpg")
+    Image.fromarray(rgb[..., 0]).save(folder / "grey.png")
+    Image.fromarray(rgb[..., 0] > 60).save(folder / "bits.png")
+    Image.fromarray(rgb[:1, :1]).save(folder / "pixel.png")
+    Image.fromarray(rgb[:3]).save(folder / "strip.webp")
     return {path.stem: path for path in folder.iterdir()}
 
 
@@ -54,17 +47,20 @@ def test_images_are_the_same_from_python_and_from_files(model_dir: str, tmp_path
     files = odd_images(tmp_path / "photos")
     refs = write_references(tmp_path / "refs", {"cat": 1})
     model = load(model_dir)
-    predict(str(refs), str(tmp_path / "photos"), str(tmp_path / "out"), model_dir, threshold=model.threshold)
+    predict(str(refs), str(tmp_path / "photos"), str(tmp_path / "out"), model_dir)
     image, mask = (Image.open(refs / "cat" / name) for name in ("0.jpg", "0.png"))
     memory = model.remember([Reference(image, mask=mask)])
+    arrays = {name: image_array(Image.open(path), name) for name, path in files.items()}
     for name, path in files.items():
-        assert torch.equal(image_tensor(Image.open(path), name), image_tensor(read_image(path), name))
-        found = model.segment(memory, Image.open(path)).mask.numpy()
+        assert np.array_equal(arrays[name], read_image(path))
+        found = model.segment(memory, Image.open(path)).mask
         labels = np.asarray(Image.open(tmp_path / "out" / "labels" / f"{name}.png"))
-        assert found.shape == labels.shape and (found != (labels == 1)).mean() < 0.01
-    assert image_tensor(Image.open(files["turned"]), "x").shape == (3, 60, 40)
-    assert float(image_tensor(Image.open(files["alpha"]), "x")[:, :, :30].min()) == 1.0, "laid on white"
-    assert len(image_tensor(Image.open(files["deep"]), "x").unique()) > 9, "not cut off at 255"
+        assert found.shape == labels.shape and np.array_equal(found, labels == 1), name
+    sizes = {name: array.shape[:2] for name, array in arrays.items()}
+    assert {sizes.pop("turned"), sizes.pop("pixel"), sizes.pop("strip")} == {(60, 40), (1, 1), (3, 60)}
+    assert set(sizes.values()) == {(40, 60)}
+    assert (arrays["alpha"][:, :30] == 255).all(), "laid on white"
+    assert len(np.unique(arrays["deep"])) > 9, "not cut off at 255"
 
 
 def test_masks_are_the_same_from_python_and_from_files(tmp_path: Path) -> None:
@@ -78,9 +74,53 @@ def test_masks_are_the_same_from_python_and_from_files(tmp_path: Path) -> None:
     Image.fromarray(mask.astype(np.uint16) * 65535).save(tmp_path / "deep.png")
     Image.fromarray(mask > 0).save(tmp_path / "bits.png")
     for path in tmp_path.iterdir():
-        found = reference_tensors(Reference(image, mask=Image.open(path)))[1].numpy()
+        found = reference_arrays(Reference(image, mask=Image.open(path)))[1]
         assert np.array_equal(found, read_mask(path) == 1), path.name
         assert (found != mask).mean() < 0.01, path.name
+
+
+# ---- layouts
+
+
+def names_and_counts(path: Path, **options: Any) -> dict[str, int]:
+    return {name: len(references) for name, references in read_support(path, **options).references.items()}
+
+
+def test_a_folder_per_class(support_dir: Path) -> None:
+    assert names_and_counts(support_dir) == {"cat": 2, "dog": 1}
+    assert names_and_counts(support_dir, max_references=1) == {"cat": 1, "dog": 1}
+    assert names_and_counts(support_dir / "cat") == {"cat": 2}, "the folder of one class will do"
+
+
+def test_trees_of_images_and_masks(support_dir: Path, tmp_path: Path) -> None:
+    for file in support_dir.glob("*/*"):
+        tree = tmp_path / ("images" if file.suffix == ".jpg" else "masks") / file.parent.name
+        tree.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, tree)
+    assert names_and_counts(tmp_path) == {"cat": 2, "dog": 1}
+    assert read_support(tmp_path).digest() == read_support(support_dir).digest()
+
+
+def write_coco(folder: Path) -> Path:
+    (folder / "images").mkdir()
+    images, annotations = [], []
+    for i, reference in enumerate(references(2)):
+        Image.fromarray(reference.image).save(folder / "images" / f"{i}.png")
+        height, width = reference.mask.shape
+        images.append({"id": i, "file_name": f"{i}.png", "height": height, "width": width})
+        annotations.append({"id": i, "image_id": i, **annotation(reference.mask, 7, 1.0)})
+    content = {"images": images, "annotations": annotations, "categories": [{"id": 7, "name": "box"}]}
+    (folder / "refs.json").write_text(json.dumps(content))
+    return folder / "refs.json"
+
+
+def test_a_coco_file(tmp_path: Path) -> None:
+    path = write_coco(tmp_path)
+    found = read_support(path).references["box"]
+    for reference, expected in zip(found, references(2)):
+        assert np.array_equal(reference.image, expected.image) and np.array_equal(reference.mask, expected.mask)
+    shutil.move(tmp_path / "images", tmp_path / "elsewhere")
+    assert names_and_counts(path, images=tmp_path / "elsewhere") == {"box": 2}
 
 
 # ---- names of classes
@@ -134,7 +174,7 @@ def test_no_more_is_read_than_is_used(tmp_path: Path, monkeypatch: pytest.Monkey
         read.append(path)
         return read_image(path)
 
-    monkeypatch.setattr(annotated, "read_image", reading)
+    monkeypatch.setattr(hints, "read_image", reading)
     assert len(read_support(hinted(tmp_path / "refs"), max_references=2).references["cat"]) == 2
     assert [path.name for path in read] == ["0.jpg", "1.jpg"]
     assert len(read_support(tmp_path / "refs", max_references=0).references["cat"]) == 3
@@ -155,10 +195,9 @@ def test_what_is_hidden_among_references_is_left_out(model_dir: str, tmp_path: P
     assert read_support(tmp_path / "memory").memory_files == {"cat": file}
 
 
-def test_findings_say_how_probable_the_class_is(model_dir: str, tmp_path: Path) -> None:
+def test_the_engine_says_how_probable_the_class_is(model_dir: str, support_dir: Path) -> None:
     engine, image = open_engine(model_dir, device="cpu"), scene(seed=2)[0]
-    references = read_support(write_references(tmp_path / "refs", {"cat": 1})).references["cat"]
-    found = next(engine.segment([engine.remember(references)], image))
-    model = load(model_dir)
-    memory = model.remember([Reference(references[0].image, mask=references[0].mask)])
-    assert found.presence == pytest.approx(model.segment(memory, image).presence, abs=1e-4)
+    memory = engine.remember(read_support(support_dir).references["cat"])
+    (found,) = engine.find(engine.join([memory]), image)
+    alone = load(model_dir).segment(memory, image)
+    assert found.presence == pytest.approx(alone.presence, abs=1e-4) and found.presence is not None
