@@ -19,7 +19,7 @@ from torch import Tensor
 from fsdino.assets.pretrain_sam2 import Sam2PretrainModule, second_view
 from fsdino.data.world.stream import SyntheticScenes
 from fsdino.methods.sam2.weights import build_sam2
-from fsdino.teachers.prompting import central_clicks, mask_iou, tight_boxes
+from fsdino.teachers.prompting import central_clicks, mask_ious, tight_boxes
 
 
 @torch.no_grad()
@@ -46,7 +46,7 @@ def scores(module: Sam2PretrainModule, image: Tensor, masks: Tensor, generator: 
     for name, decoded in found.items():
         logits = F.interpolate(decoded.mask_logits, masks.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
         there = moved_masks.flatten(1).any(1) if name == "track_iou" else torch.ones(len(masks), dtype=torch.bool)
-        result[name] = mask_iou(logits > 0, moved_masks if name == "track_iou" else masks)[there]
+        result[name] = mask_ious(logits > 0, moved_masks if name == "track_iou" else masks)[there]
     return result
 
 

@@ -29,7 +29,7 @@ from fsdino.data.episodes.episode_list import EpisodeList
 from fsdino.data.world.index import SyntheticWorld
 from fsdino.models.memory import SupportMemory
 from fsdino.models.segmenter import FewShotSegmenter
-from fsdino.teachers.prompting import central_clicks, decode_prompts, mask_iou, sample_clicks, tight_boxes
+from fsdino.teachers.prompting import central_clicks, decode_prompts, mask_ious, sample_clicks, tight_boxes
 from fsdino.teachers.sam import SamTeacher
 from fsdino.training.episode_data import held_out_classes, validation_episodes
 
@@ -75,7 +75,7 @@ class Bench:
 
     def add(self, part: str, name: str, mask: Tensor, truth: Tensor) -> None:
         """Note the IoU of one mask."""
-        self.scores[part, name].append(float(mask_iou(mask, truth)))
+        self.scores[part, name].append(float(mask_ious(mask, truth)))
 
     def found(self, memory: SupportMemory, feats: list[Tensor], size: tuple[int, int]) -> Tensor:
         """The mask that `segment` gives, presence aside."""

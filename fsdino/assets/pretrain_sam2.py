@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fsdino.methods.sam2.net import Decoded, Frame, Sam2
 from fsdino.methods.sam2.sizes import Sam2Version, sam2_config
-from fsdino.teachers.prompting import central_clicks, mask_iou, noisy_boxes, sample_clicks
+from fsdino.teachers.prompting import central_clicks, mask_ious, noisy_boxes, sample_clicks
 from fsdino.training.losses import bce_loss, dice_loss
 from fsdino.training.optim import OptimizerName, build_optimizer, build_schedule
 
@@ -120,7 +120,7 @@ class Sam2PretrainModule(LightningModule):
         tracked = self._track(frame, masks[:, None].float(), self.sam2.encode(moved).take(image)).best()
         for name, found, truth in (("click_iou", clicked, masks), ("track_iou", tracked, moved_masks)):
             logits = F.interpolate(found.mask_logits, truth.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
-            score = mask_iou(logits > 0, truth).mean()
+            score = mask_ious(logits > 0, truth).mean()
             self.log(f"val/{name}", score, prog_bar=True, batch_size=len(image), sync_dist=True)
 
     def _objects(self, batch: dict[str, Tensor], generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
@@ -170,7 +170,7 @@ def mask_loss(found: Decoded, masks: Tensor) -> Tensor:
     valid = torch.ones_like(logits)
     losses = bce_loss(logits, truth, valid) + dice_loss(logits, truth, valid)  # (N, M)
     with torch.no_grad():
-        iou = mask_iou(logits > 0, truth > 0.5)
+        iou = mask_ious(logits > 0, truth > 0.5)
     return losses.amin(1) + ((found.iou_pred.float() - iou) ** 2).mean(1)
 
 

@@ -126,7 +126,7 @@ def central_clicks(masks: Tensor) -> Tensor:
     return torch.tensor(clicks, device=masks.device).reshape(-1, 2)
 
 
-def mask_iou(pred: Tensor, truth: Tensor, valid: Tensor | None = None) -> Tensor:
+def mask_ious(pred: Tensor, truth: Tensor, valid: Tensor | None = None) -> Tensor:
     """Intersection over union of pairs of masks.
 
     Args:

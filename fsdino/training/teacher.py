@@ -15,7 +15,7 @@ from fsdino.teachers.architecture import SamConfig, build_sam
 from fsdino.teachers.prompting import (
     central_clicks,
     decode_prompts,
-    mask_iou,
+    mask_ious,
     noisy_boxes,
     sample_clicks,
     tight_boxes,
@@ -174,7 +174,7 @@ class TeachModule(LightningModule):
         else:
             losses = bce_loss(logits, truth, valid) + dice_loss(logits, truth, valid)
         with torch.no_grad():
-            iou = mask_iou(logits > 0, truth > 0, valid > 0)
+            iou = mask_ious(logits > 0, truth > 0, valid > 0)
         score_loss = (iou_pred - iou) ** 2
         if not multimask:
             return losses[:, 0] + score_loss[:, 0], torch.zeros(len(losses), dtype=torch.long, device=losses.device)
@@ -202,7 +202,7 @@ def evaluate_prompts(sam: Sam, embedding: Tensor, image: Tensor, masks: Tensor) 
 
     def score(logits: Tensor) -> Tensor:
         full = F.interpolate(logits[:, None], truth.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
-        return mask_iou(full > 0, truth, valid)
+        return mask_ious(full > 0, truth, valid)
 
     logits, iou_pred = decode_prompts(sam, embedding, image, clicks, labels)
     best = 1 + iou_pred[:, 1:].argmax(1)

@@ -16,13 +16,19 @@ from PIL import Image, ImageDraw, ImageFont
 from fsdino.base.image import IGNORE, to_rgb
 
 # Okabe-Ito without black: label 1, by far the most frequent, gets the colour that fewest objects have themselves.
+# The thirteen that follow were each chosen as far as possible from all before it, in CIELAB, for normal and for
+# red-green blind eyes.
 PALETTE: tuple[tuple[int, int, int], ...] = (
     *((86, 180, 233), (230, 159, 0), (204, 121, 167), (0, 158, 115)),  # sky blue, orange, reddish purple, bluish green
     *((240, 228, 66), (213, 94, 0), (0, 114, 178)),  # yellow, vermilion, blue
+    *((255, 0, 90), (0, 255, 135), (105, 0, 180), (150, 210, 75)),  # crimson, spring green, violet, lime
+    *((60, 105, 255), (90, 75, 15), (105, 240, 240), (165, 15, 135)),  # royal blue, brown, cyan, plum
+    *((135, 30, 60), (225, 0, 255), (90, 120, 0), (150, 240, 180), (0, 0, 255)),  # wine, magenta, olive, mint, pure blue
 )
 
+
 def palette_color(label: int) -> tuple[int, int, int]:
-    """Fill colour of a label: 1 gets the first colour of the palette, the eighth class starts over."""
+    """Fill colour of a label: 1 gets the first colour of the palette; after twenty classes it starts over."""
     return PALETTE[(label - 1) % len(PALETTE)]
 
 

@@ -6,7 +6,7 @@ from fsdino.teachers.architecture import build_sam
 from fsdino.teachers.prompting import (
     central_clicks,
     decode_prompts,
-    mask_iou,
+    mask_ious,
     noisy_boxes,
     sample_clicks,
     tight_boxes,
@@ -71,7 +71,7 @@ def test_central_click_is_the_middle():
 
 def test_iou_counts_valid_pixels_only():
     pred, truth = rectangle(0, 0, 3, 3), rectangle(0, 0, 3, 7)
-    assert mask_iou(pred, truth) == 0.5
-    assert mask_iou(pred, truth, valid=rectangle(0, 0, 31, 3)) == 1.0
+    assert mask_ious(pred, truth) == 0.5
+    assert mask_ious(pred, truth, valid=rectangle(0, 0, 31, 3)) == 1.0
     empty = torch.zeros(32, 32, dtype=torch.bool)
-    assert mask_iou(empty, empty) == 1.0
+    assert mask_ious(empty, empty) == 1.0

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -57,7 +58,14 @@ def test_label_maps_get_a_colour_each_and_captions() -> None:
     assert set(np.unique(drawn[165:, 165:])) == {0, 90, 255}, "ignored areas are hatched, not coloured"
     captioned = overlay(np.full((200, 200, 3), 90, np.uint8), labels, captions={1: "a cat", 2: "x" * 300}, opacity=1.0)
     assert (captioned[:20, :60] != drawn[:20, :60]).any()
-    assert palette_color(8) == palette_color(1)
+
+
+def test_twenty_classes_have_twenty_colours() -> None:
+    colours = np.asarray([palette_color(label) for label in range(1, 21)], np.float32)
+    lab = cv2.cvtColor(colours[None] / 255, cv2.COLOR_RGB2LAB)[0]
+    apart = np.linalg.norm(lab[:, None] - lab[None], axis=-1) + 100 * np.eye(20)
+    assert apart.min() > 25, "ten times what an eye just sees"
+    assert palette_color(21) == palette_color(1)
 
 
 def test_tiny_and_empty_images_are_drawn() -> None:
