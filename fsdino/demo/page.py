@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import functools
-import io
 import json
 import os
 import tempfile
@@ -14,19 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-import numpy as np
-from PIL import Image
 
 from fsdino.base.result import Segmentation
-from fsdino.data.images import read_image
+from fsdino.demo.drawings import ANSWER_SIDE, drawn_over, example_item, opened, source_of
 from fsdino.demo.marks import reference_from
 from fsdino.demo.samples import embedded_world
-from fsdino.demo.studio import MAX_EXAMPLES, MAX_IMAGES, Card, Click, Example, Session, Studio, masks_zip
-from fsdino.visualize import overlay
+from fsdino.demo.studio import MAX_EXAMPLES, MAX_IMAGES, Card, Session, Studio, masks_zip
 
 WEB = Path(__file__).parent / "web"
-BOARD_SIDE, ANSWER_SIDE, SMALL_SIDE = 1280, 720, 208  # longer side in pixels of what is sent to the browser
-MAX_PIXELS = 50_000_000
+BOARD_SIDE = 1280  # longer side in pixels of what is sent to be drawn on
 FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "sans-serif"]
 
 
@@ -270,29 +264,6 @@ class Desk:
         }
 
 
-def opened(path: str, name: str) -> tuple[str, np.ndarray]:
-    """Read an uploaded image.
-
-    Args:
-        path: What the browser says that the server called it; anything but an upload is refused.
-        name: The file's own name.
-
-    Raises:
-        ValueError: If it is no upload, no image, or has too many pixels.
-    """
-    folder, file = Path(os.environ["GRADIO_TEMP_DIR"]).resolve(), Path(path).resolve()
-    if folder not in file.parents or not file.is_file():
-        raise ValueError(f"'{name}' is no uploaded file; choose it again.")
-    try:
-        with Image.open(file) as header:
-            pixels = header.width * header.height
-        if pixels > MAX_PIXELS:
-            raise ValueError(f"'{name}' has {pixels / 1e6:.0f} megapixels, this page takes {MAX_PIXELS // 10**6}.")
-        return Path(name).name[:80], read_image(file)
-    except (OSError, Image.DecompressionBombError) as error:
-        raise ValueError(f"'{name}' is no image that can be read; try a JPEG or PNG.") from error
-
-
 def on_board(session: Session) -> Any:
     """The drawing board with the draft, or empty."""
     if session.draft is None:
@@ -306,63 +277,3 @@ def on_board(session: Session) -> Any:
 def example_list(session: Session) -> Any:
     """Thumbnails of the examples with their masks."""
     return gr.HTML(items=[example_item(i, example) for i, example in enumerate(session.examples, start=1)])
-
-
-def example_item(number: int, example: Example) -> dict[str, Any]:
-    """One thumbnail."""
-    negative = example.reference.negative
-    image = shown_at(np.asarray(example.reference.image), SMALL_SIDE)
-    mask = np.asarray(Image.fromarray(example.mask * np.uint8(255)).resize(image.size, Image.Resampling.BOX)) > 127
-    drawn = overlay(image, np.where(mask, 6 if negative else 1, 0))  # label 6 has the palette's warning colour
-    return {
-        "key": example.key,
-        "source": encoded(Image.fromarray(drawn)),
-        "label": f"{number} · not this" if negative else f"{number} · this",
-        "negative": negative,
-    }
-
-
-def drawn_over(array: np.ndarray, mask: np.ndarray, clicks: Sequence[Click]) -> np.ndarray:
-    """An image with its mask and the corrections, at the size that is shown."""
-    image = shown_at(array, ANSWER_SIDE)
-    labels = np.asarray(Image.fromarray(mask.astype(np.uint8)).resize(image.size, Image.Resampling.NEAREST))
-    drawn = overlay(image, labels)
-    for x, y, on in clicks:
-        dot(drawn, (x + 0.5) * image.width / array.shape[1], (y + 0.5) * image.height / array.shape[0], on)
-    return drawn
-
-
-def dot(canvas: np.ndarray, x: float, y: float, on: bool) -> None:
-    """Mark a correction in place: a blue plus or a vermilion minus, as on the drawing board."""
-    radius = max(4, round(min(canvas.shape[:2]) / 45))
-    rows, columns = np.ogrid[: canvas.shape[0], : canvas.shape[1]]
-    distance = np.hypot(rows - y, columns - x)
-    canvas[distance <= radius + 2] = 255
-    canvas[distance <= radius] = (0, 114, 178) if on else (213, 94, 0)
-    across, thick = radius * 0.6, max(1.0, radius / 5)
-    bar = (abs(rows - y) <= thick) & (abs(columns - x) <= across)
-    post = (abs(columns - x) <= thick) & (abs(rows - y) <= across)
-    canvas[bar | post if on else bar] = 255
-
-
-def shown_at(array: np.ndarray, side: int) -> Image.Image:
-    """An image for the eye: shrunk to a longer side, or enlarged by a whole factor where it is tiny."""
-    image = Image.fromarray(array)
-    longest = max(image.size)
-    if longest > side:
-        size = (max(1, round(image.width * side / longest)), max(1, round(image.height * side / longest)))
-        return image.resize(size, Image.Resampling.LANCZOS)
-    factor = max(1, side // 2 // longest)
-    return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
-
-
-def source_of(image: np.ndarray, side: int) -> str:
-    """An image as the source of an <img>."""
-    return encoded(shown_at(image, side))
-
-
-def encoded(image: Image.Image) -> str:
-    """An image as a data URL."""
-    buffer = io.BytesIO()
-    image.save(buffer, format="JPEG", quality=90, subsampling=0)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

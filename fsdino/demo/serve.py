@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fsdino.demo.studio import PROTOTYPE, Studio
+from fsdino.predict.command import open_engine
 from fsdino.predict.formats import listed
 
 # Everything from this server alone; Gradio's own scripts evaluate templates and use data and blob addresses.
@@ -58,8 +59,6 @@ def open_studio(model: str, compare: Sequence[str], device: str) -> Studio:
     Returns:
         The studio.
     """
-    from fsdino.predict.command import open_engine
-
     wanted = [name for name in (model, *compare) if name != PROTOTYPE]
     opened: dict[str, Any] = {name: open_engine(name, "torch", device) for name in wanted}
     named = {name: shown_name(name) for name in opened}

@@ -15,6 +15,7 @@ from fsdino.base.storage import load, save
 from fsdino.data.world.index import SyntheticWorld
 from fsdino.export.graphs import OPSET, SHOTS, Graph, export_onnx, export_program, graphs
 from fsdino.export.onnx_method import OnnxMethod
+from fsdino.export.quantize import quantize_int8
 from fsdino.models.segmenter import FewShotSegmenter
 from fsdino.predict.engines.onnx import (
     FORMAT_VERSION,
@@ -23,6 +24,7 @@ from fsdino.predict.engines.onnx import (
     REMEMBER_FILE,
     SEGMENT_FILE,
     OnnxEngine,
+    open_session,
 )
 from fsdino.predict.formats import listed
 from fsdino.visualize import mask_iou
@@ -132,8 +134,6 @@ def export_graphs(model: FewShotSegmenter, folder: Path, formats: Sequence[str])
                 "it, and report the versions of torch, onnxscript and onnxruntime."
             )
     if "int8" in formats:
-        from fsdino.export.quantize import quantize_int8
-
         quantized = quantize_int8(folder, folder / INT8_DIR)
         noted = {**metadata(model), "agreement": mask_agreement(model, quantized)}
         for file in (REMEMBER_FILE, SEGMENT_FILE):
@@ -222,8 +222,6 @@ def compare_program(graph: Graph, path: Path) -> float:
 
 def compare_onnx(graph: Graph, path: Path) -> float:
     """Largest difference between an ONNX file in onnxruntime and the module, over several sizes of input."""
-    from fsdino.predict.engines.onnx import open_session
-
     session = open_session(path)
     largest = 0.0
     for inputs in variations(graph):

@@ -15,6 +15,8 @@ from tqdm import tqdm
 from fsdino.base.digest import file_sha256
 from fsdino.base.result import LabelMap, resolve
 from fsdino.predict.engines import Engine
+from fsdino.predict.engines.onnx import REMEMBER_FILE, SEGMENT_FILE, OnnxEngine
+from fsdino.predict.engines.openvino import OpenvinoEngine
 from fsdino.predict.formats import listed
 from fsdino.predict.images import EndOfVideo, Item, find_images, read_ahead
 from fsdino.predict.memory_file import MEMORY_SUFFIX, SavedMemory, load_memory, save_memory, thumbnail
@@ -45,15 +47,10 @@ def open_engine(model: str, runtime: Runtime = "torch", device: str = "auto") ->
         if device not in ("auto", "cpu"):
             text = f"the {runtime} runtime runs on the CPU, not on {device!r}; leave --device out, or use torch."
             raise ValueError(text)
-        if runtime == "openvino":
-            from fsdino.predict.engines.openvino import OpenvinoEngine
-
-            return OpenvinoEngine(model)
-        from fsdino.predict.engines.onnx import OnnxEngine
-
-        return OnnxEngine(model)
+        return OpenvinoEngine(model) if runtime == "openvino" else OnnxEngine(model)
     if runtime != "torch":
         raise ValueError(f"runtime {runtime!r} is unknown; use 'torch', 'onnx' or 'openvino'.")
+    # Here, not above: graphs also run on machines without torch.
     import torch
 
     from fsdino.base.storage import load
@@ -175,8 +172,6 @@ def _check_options(min_score: float, threshold: float | None, tile: int) -> None
 
 def _graph_digest(folder: Path) -> str:
     """Name the files of exported graphs: a model's graphs of float32 and of eight bits have one fingerprint."""
-    from fsdino.predict.engines.onnx import REMEMBER_FILE, SEGMENT_FILE
-
     return " ".join(file_sha256(folder / name)[:16] for name in (REMEMBER_FILE, SEGMENT_FILE))
 
 

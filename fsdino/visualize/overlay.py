@@ -23,7 +23,7 @@ PALETTE: tuple[tuple[int, int, int], ...] = (
     *((240, 228, 66), (213, 94, 0), (0, 114, 178)),  # yellow, vermilion, blue
     *((255, 0, 90), (0, 255, 135), (105, 0, 180), (150, 210, 75)),  # crimson, spring green, violet, lime
     *((60, 105, 255), (90, 75, 15), (105, 240, 240), (165, 15, 135)),  # royal blue, brown, cyan, plum
-    *((135, 30, 60), (225, 0, 255), (90, 120, 0), (150, 240, 180), (0, 0, 255)),  # wine, magenta, olive, mint, pure blue
+    *((135, 30, 60), (225, 0, 255), (90, 120, 0), (150, 240, 180), (0, 0, 255)),  # wine, magenta, olive, mint, blue
 )
 
 

@@ -8,6 +8,7 @@ from segment_anything.modeling import MaskDecoder as SamMaskDecoder
 from segment_anything.modeling import PromptEncoder, TwoWayTransformer
 
 from fsdino.base.memory import SegmenterOutput
+from fsdino.models.clicks import grid_code
 from fsdino.models.segmenter import FewShotSegmenter
 from tests.contract import FewShotContract, assert_same, episodes
 from tests.small import rand, small_segmenter
@@ -164,8 +165,9 @@ def test_skip_adds_the_coarse_logits() -> None:
 
 @torch.no_grad()
 def test_position_encoding_is_sams() -> None:
-    model = small_segmenter()
-    torch.testing.assert_close(grid_code(model.prompt_encoder.pe_layer.positional_encoding_gaussian_matrix, (8, 8)), model.prompt_encoder.get_dense_pe(), atol=1e-4, rtol=1e-4)
+    encoder = small_segmenter().prompt_encoder
+    code = grid_code(encoder.pe_layer.positional_encoding_gaussian_matrix, (8, 8))
+    torch.testing.assert_close(code, encoder.get_dense_pe(), atol=1e-4, rtol=1e-4)
 
 
 def small_sam(dim: int = 32) -> dict[str, torch.Tensor]:

@@ -18,7 +18,6 @@ from fsdino.teachers.architecture import (
 from tests.small import SAM as SMALL
 
 
-
 @pytest.mark.parametrize("name", ["vit_b", "vit_l", "vit_h"])
 def test_official_sizes_equal_segment_anything(name):
     with torch.device("meta"):

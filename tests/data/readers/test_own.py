@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from fsdino.base.storage import load, save_pretrained
+from fsdino.base.storage import load, save
 from fsdino.data.catalog import open_data_set
 from fsdino.data.readers.own import own_folder, spread_images
 from fsdino.data.splits import open_test, open_train
@@ -85,7 +85,7 @@ def test_errors_say_what_to_do(tmp_path: Path) -> None:
 def test_a_trained_segmenter_is_adapted(tmp_path: Path) -> None:
     root = str(write(tmp_path / "mine", {"cat": 8, "dog": 6}))
     first = small_segmenter(variant="full", promptable=True)
-    model = str(save_pretrained(first, tmp_path / "model"))
+    model = str(save(first, tmp_path / "model"))
     spec = "{name: own, root: " + root + "}"
     recipe, options = read_recipe([
         "--config", str(RECIPE), f"--data.train=[{spec}]", f"--data.test={spec}", f"--train.init_from={model}",
