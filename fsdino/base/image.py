@@ -12,7 +12,7 @@ def to_rgb(image: Image.Image) -> np.ndarray:
     """Turn any PIL image into RGB bytes as a viewer would show it.
 
     Args:
-        image: An image of any mode; its EXIF orientation is applied, transparent pixels are laid on white, 16 bit
+        image: an image of any mode; its EXIF orientation is applied, transparent pixels are laid on white, 16 bit
             channels keep their upper eight bits, grey becomes three equal channels.
 
     Returns:
@@ -38,7 +38,7 @@ def to_mask(image: Image.Image, threshold: int = 128) -> np.ndarray:
 
     Args:
         image: A grey, palette, one-bit or RGB image.
-        threshold: Smallest brightness in [1, 255] that counts as object.
+        threshold: smallest brightness in [1, 255] that counts as object.
 
     Returns:
         (H, W) uint8 in {0, 1}, or {0, 1, 255} from labels.

@@ -28,14 +28,14 @@ class Reference:
     Args:
         image: PIL image as a viewer shows it (see `to_rgb`), numpy (H, W, 3) uint8, or tensor (3, H, W) float in
             [0, 1].
-        mask: Same height and width as the image: numpy or tensor (H, W), of which anything but 0 is the object, or
+        mask: same height and width as the image: numpy or tensor (H, W), of which anything but 0 is the object, or
             a black and white PIL image, read as `to_mask` says.
         points: (N, 2) clicks as x, y.
         labels: N numbers, 1 for a click on the object and 0 for one off it; None: all are on it.
         box: x0, y0, x1, y1 around the object.
         scribble: A stroke on the object: the corners (N, 2) of a line as x, y, or an image (H, W) of the stroke.
-        negative: The reference shows what is not meant: "not this".
-        name: What error messages call it, for instance the file's name.
+        negative: the reference shows what is not meant: "not this".
+        name: what error messages call it, for instance the file's name.
     """
 
     image: ImageLike
@@ -129,7 +129,7 @@ def prompt_points(
     """All that a reference without a mask points at, as SAM's points in the network's square.
 
     Args:
-        reference: With points, a box or a scribble.
+        reference: with points, a box or a scribble.
         size: (H, W) of its image.
         content_size: (rows, columns) that the image takes in the square, see `Resize.content_size`.
         on_object: whether one of the points has to be on the object; a correction may be off it alone.
@@ -139,7 +139,7 @@ def prompt_points(
         the corners of a box.
 
     Raises:
-        ValueError: If nothing is given, nothing points at the object, a position is outside the image, or a shape or
+        ValueError: if nothing is given, nothing points at the object, a position is outside the image, or a shape or
             a label is wrong.
     """
     points, labels = _clicks(reference)

@@ -17,11 +17,11 @@ class Resize:
     """Bring images and masks to a square of `size` pixels, and predictions back to the image's own size.
 
     Args:
-        size: Side of the square, in pixels.
+        size: side of the square, in pixels.
         mode: "squash" ignores the aspect ratio; "pad" keeps it and fills the right and bottom.
 
     Raises:
-        ValueError: If the size is not positive or the mode unknown.
+        ValueError: if the size is not positive or the mode unknown.
     """
 
     def __init__(self, size: int, mode: ResizeMode = "squash") -> None:

@@ -21,16 +21,16 @@ def reference_from(image: np.ndarray, marks: Any, negative: bool = False, name: 
 
     Args:
         image: (H, W, 3) uint8.
-        marks: List of {"tool", "points"} with points [x, y] in pixels of the image; "brush" and "erase" also have
+        marks: list of {"tool", "points"} with points [x, y] in pixels of the image; "brush" and "erase" also have
             "width" in pixels, "click" has "on".
-        negative: The image shows what is not meant.
-        name: What messages call it.
+        negative: the image shows what is not meant.
+        name: what messages call it.
 
     Returns:
         A reference with a mask where one was painted, or else with points, a box or a stroke.
 
     Raises:
-        ValueError: If nothing was drawn, or the marks are not of that form.
+        ValueError: if nothing was drawn, or the marks are not of that form.
     """
     size = (image.shape[0], image.shape[1])
     drawn = [_checked(mark, size) for mark in _listed(marks)]
@@ -58,7 +58,7 @@ def painted(drawn: Sequence[Mapping[str, Any]], size: tuple[int, int]) -> np.nda
     """Lay outlines (filled) and brush strokes over each other in the order they were drawn; the eraser takes away.
 
     Args:
-        drawn: Checked marks.
+        drawn: checked marks.
         size: (H, W).
 
     Returns:

@@ -53,8 +53,8 @@ def build_page(studio: Studio, upload_mb: int) -> Any:
     """Lay the page out and connect it.
 
     Args:
-        studio: What answers.
-        upload_mb: Largest file in megabytes; the server enforces it, the page says it.
+        studio: what answers.
+        upload_mb: largest file in megabytes; the server enforces it, the page says it.
 
     Returns:
         `gradio.Blocks`, to be launched.
@@ -130,7 +130,7 @@ class Desk:
     """What the page's buttons do. A session goes in and out of each, the rest are updates of components.
 
     Args:
-        studio: What answers.
+        studio: what answers.
     """
 
     def __init__(self, studio: Studio) -> None:

@@ -15,7 +15,7 @@ def embedded_world(turn: int = 0) -> tuple[Reference, list[tuple[str, np.ndarray
     """A reference with a mask, and images with and without its class.
 
     Args:
-        turn: Another number is another class.
+        turn: another number is another class.
 
     Returns:
         The reference, and name and image (H, W, 3) uint8 of each scene.

@@ -31,7 +31,7 @@ class OfflinePolicy:
     """ASGI middleware that forbids the browser to load anything from elsewhere.
 
     Args:
-        app: What answers.
+        app: what answers.
     """
 
     def __init__(self, app: Any) -> None:
@@ -52,8 +52,8 @@ def open_studio(model: str, compare: Sequence[str], device: str) -> Studio:
     """Load what the page compares.
 
     Args:
-        model: Whatever `fsdino.load` opens.
-        compare: Further models, or "prototype".
+        model: whatever `fsdino.load` opens.
+        compare: further models, or "prototype".
         device: "cpu", "cuda", or "auto".
 
     Returns:
@@ -87,20 +87,20 @@ def demo(
 
     Args:
         model: A preset, model folder, checkpoint or Hub id.
-        compare: Further models to compare, comma-separated; "prototype" is the training-free baseline on the model's
+        compare: further models to compare, comma-separated; "prototype" is the training-free baseline on the model's
             own encoder, an empty string none.
-        host: Address to listen on; anything but 127.0.0.1 lets others on the network in.
-        port: Port to listen on; the first free one from 7860 when left out.
-        max_upload_mb: Largest image file that is accepted, in megabytes.
+        host: address to listen on; anything but 127.0.0.1 lets others on the network in.
+        port: port to listen on; the first free one from 7860 when left out.
+        max_upload_mb: largest image file that is accepted, in megabytes.
         device: cpu, cuda, or auto.
-        open_browser: Open the page in the browser.
+        open_browser: open the page in the browser.
 
     Returns:
         Exit code, after Ctrl+C or when the process is asked to end (SIGTERM, SIGHUP).
 
     Raises:
-        ImportError: If gradio is not installed.
-        ValueError: If a model cannot be used, or this machine cannot listen there.
+        ImportError: if gradio is not installed.
+        ValueError: if a model cannot be used, or this machine cannot listen there.
     """
     if max_upload_mb < 1:
         raise ValueError(f"max_upload_mb {max_upload_mb} is not positive; 20 takes photographs of any camera.")
@@ -167,18 +167,18 @@ def start(studio: Studio, host: str, port: int | None, max_upload_mb: int, open_
     """Start the server in threads of its own.
 
     Args:
-        studio: What answers.
-        host: Address to listen on.
-        port: Port, or None for a free one.
-        max_upload_mb: Largest upload in megabytes.
-        open_browser: Open the page in the browser.
+        studio: what answers.
+        host: address to listen on.
+        port: port, or None for a free one.
+        max_upload_mb: largest upload in megabytes.
+        open_browser: open the page in the browser.
 
     Returns:
         The running `gradio.Blocks` and its address.
 
     Raises:
-        ImportError: If gradio is not installed.
-        ValueError: If no such port is free.
+        ImportError: if gradio is not installed.
+        ValueError: if no such port is free.
     """
     try:
         import gradio  # noqa: F401

@@ -36,9 +36,9 @@ class Example:
     """An example as it was given, and the mask that it comes down to.
 
     Args:
-        reference: With a mask or with hints.
+        reference: with a mask or with hints.
         mask: (H, W) uint8 in {0, 1}.
-        key: What the page calls it.
+        key: what the page calls it.
     """
 
     reference: Reference
@@ -56,11 +56,11 @@ class Card:
     """An image to search. Clicks and results are replaced, never changed in place: a search may be reading them.
 
     Args:
-        name: Of its file.
+        name: of its file.
         image: (H, W, 3) uint8.
-        clicks: Corrections.
-        found: Method to result; empty before the first search.
-        key: What the page calls it.
+        clicks: corrections.
+        found: method to result; empty before the first search.
+        key: what the page calls it.
     """
 
     name: str
@@ -75,12 +75,12 @@ class Session:
     """What one visitor has given and got; what is given may change while a search is running.
 
     Args:
-        draft: Image on the drawing board, (H, W, 3) uint8, and its name.
-        examples: The examples so far.
-        cards: The images to search.
-        searched: The examples of the last search.
-        memories: Method to itself and what it remembers of those.
-        samples: How often a sample was asked for: each time it is another.
+        draft: image on the drawing board, (H, W, 3) uint8, and its name.
+        examples: the examples so far.
+        cards: the images to search.
+        searched: the examples of the last search.
+        memories: method to itself and what it remembers of those.
+        samples: how often a sample was asked for: each time it is another.
     """
 
     draft: tuple[str, np.ndarray] | None = None
@@ -99,9 +99,9 @@ class Studio:
     """Runs one or more methods on the same examples and images.
 
     Args:
-        main: The method whose answers are corrected and whose memory is kept.
-        name: What the page calls it.
-        others: Name to further methods; `PROTOTYPE` to None compares with cosine prototypes of the main encoder.
+        main: the method whose answers are corrected and whose memory is kept.
+        name: what the page calls it.
+        others: name to further methods; `PROTOTYPE` to None compares with cosine prototypes of the main encoder.
     """
 
     def __init__(self, main: FewShotMethod, name: str, others: Mapping[str, FewShotMethod | None]) -> None:
@@ -116,7 +116,7 @@ class Studio:
         """Check a reference and draw its mask where it has hints alone.
 
         Raises:
-            ValueError: If the reference cannot be used, or the main method knows no hints.
+            ValueError: if the reference cannot be used, or the main method knows no hints.
         """
         if reference.mask is not None:
             return Example(reference, reference_arrays(reference)[1].astype(np.uint8))
@@ -128,12 +128,12 @@ class Studio:
         """Find what the examples show; each image's card gets its results.
 
         Args:
-            session: Examples, images and corrections, as they are now.
-            names: Which of `names` to ask.
-            only: Search this image alone, and keep what other methods found in it.
+            session: examples, images and corrections, as they are now.
+            names: which of `names` to ask.
+            only: search this image alone, and keep what other methods found in it.
 
         Raises:
-            ValueError: If there is no example, or none that shows the object.
+            ValueError: if there is no example, or none that shows the object.
         """
         examples, cards = tuple(session.examples), list(session.cards) if only is None else [only]
         if all(example.reference.negative for example in examples):
@@ -223,8 +223,8 @@ def masks_zip(session: Session, path: Path) -> Path:
     """Write every result as a mask (0 and 255, at the image's own size) and a table of scores into one archive.
 
     Args:
-        session: With results.
-        path: The .zip file.
+        session: with results.
+        path: the .zip file.
 
     Returns:
         The path.

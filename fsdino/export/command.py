@@ -46,10 +46,10 @@ def export(
 
     Args:
         model: A preset, model folder, checkpoint or Hub id.
-        out: Folder for the files: model.safetensors and config.json, {remember,segment}.onnx, {remember,segment}.pt2,
+        out: folder for the files: model.safetensors and config.json, {remember,segment}.onnx, {remember,segment}.pt2,
             and int8/{remember,segment}.onnx.
-        formats: Any of safetensors, pt2 (torch.export), onnx, int8 (onnx with 8-bit weights).
-        half: Store safetensors in half precision.
+        formats: any of safetensors, pt2 (torch.export), onnx, int8 (onnx with 8-bit weights).
+        half: store safetensors in half precision.
 
     Returns:
         The folder.
@@ -82,10 +82,10 @@ def export_files(
     """Write a model for use elsewhere; every graph is compared with torch before it counts as written.
 
     Args:
-        out: Folder for the files.
+        out: folder for the files.
         model: A preset, model folder, checkpoint or Hub id.
-        formats: Any of safetensors, pt2 (torch.export), onnx, int8 (onnx with 8-bit weights), comma-separated.
-        half: Store safetensors in half precision.
+        formats: any of safetensors, pt2 (torch.export), onnx, int8 (onnx with 8-bit weights), comma-separated.
+        half: store safetensors in half precision.
 
     Returns:
         Exit code; the files are listed with their sizes.
@@ -104,9 +104,9 @@ def export_graphs(model: FewShotSegmenter, folder: Path, formats: Sequence[str])
     """Write the graphs of a segmenter.
 
     Args:
-        model: On the CPU; its encoder accepts the native size alone afterwards.
-        folder: Where to.
-        formats: Which of pt2, onnx and int8.
+        model: on the CPU; its encoder accepts the native size alone afterwards.
+        folder: where to.
+        formats: which of pt2, onnx and int8.
 
     Returns:
         Largest difference from torch by file name, in logits. Of the int8 graphs, which round, their files note under
@@ -192,8 +192,8 @@ def mask_agreement(model: FewShotSegmenter, folder: Path) -> float:
     """How far the masks of exported graphs are those of torch, from a reference and scenes of the embedded world.
 
     Args:
-        model: The segmenter, in evaluation mode.
-        folder: With its graphs as ONNX.
+        model: the segmenter, in evaluation mode.
+        folder: with its graphs as ONNX.
 
     Returns:
         Mean IoU in [0, 1]; 1 where both masks are empty.

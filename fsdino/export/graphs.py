@@ -23,7 +23,7 @@ class RememberGraph(nn.Module):
     """References to a memory.
 
     Args:
-        model: The segmenter.
+        model: the segmenter.
     """
 
     def __init__(self, model: FewShotSegmenter) -> None:
@@ -48,8 +48,8 @@ class SegmentGraph(nn.Module):
     """Images and memories to masks.
 
     Args:
-        model: The segmenter.
-        names: Names of the memory's tensors.
+        model: the segmenter.
+        names: names of the memory's tensors.
     """
 
     def __init__(self, model: FewShotSegmenter, names: tuple[str, ...]) -> None:
@@ -62,7 +62,7 @@ class SegmentGraph(nn.Module):
 
         Args:
             images: (B, 3, S, S) float in [0, 1].
-            memory: Tensors of `RememberGraph`, stacked to batch N.
+            memory: tensors of `RememberGraph`, stacked to batch N.
 
         Returns:
             Mask logits (B, N, s, s), predicted IoU (B, N) and presence logits (B, N).
@@ -96,11 +96,11 @@ class Graph:
 
     Args:
         name: "remember" or "segment".
-        module: What is computed.
-        inputs: Example inputs.
-        input_names: Their names.
-        output_names: Names of the results.
-        dynamic_shapes: As `torch.export.export` takes them.
+        module: what is computed.
+        inputs: example inputs.
+        input_names: their names.
+        output_names: names of the results.
+        dynamic_shapes: as `torch.export.export` takes them.
     """
 
     name: str
@@ -115,7 +115,7 @@ def graphs(model: FewShotSegmenter) -> list[Graph]:
     """Prepare both graphs of a segmenter with example inputs.
 
     Args:
-        model: On the CPU, in evaluation mode; its encoder accepts the native size alone afterwards.
+        model: on the CPU, in evaluation mode; its encoder accepts the native size alone afterwards.
 
     Returns:
         The remember graph and the segment graph.

@@ -18,8 +18,8 @@ class OnnxMethod(FewShotMethod):
     """Runs `remember.onnx` and `segment.onnx` behind the contract of every method.
 
     Args:
-        folder: Where both graphs lie.
-        threads: Threads of the runtime; 0 takes all cores.
+        folder: where both graphs lie.
+        threads: threads of the runtime; 0 takes all cores.
         engine_type: `OnnxEngine`, or `OpenvinoEngine`.
     """
 

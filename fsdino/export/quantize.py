@@ -11,14 +11,14 @@ def quantize_int8(source: str | Path, out: str | Path) -> Path:
     """Store the matrix products' weights in 8 bits, by channel; activations are quantised as they come.
 
     Args:
-        source: Folder with remember.onnx and segment.onnx.
-        out: Folder for the quantised graphs, of the same names and with the same metadata.
+        source: folder with remember.onnx and segment.onnx.
+        out: folder for the quantised graphs, of the same names and with the same metadata.
 
     Returns:
         The folder.
 
     Raises:
-        FileNotFoundError: If a graph is missing.
+        FileNotFoundError: if a graph is missing.
     """
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic

@@ -32,7 +32,7 @@ def open_engine(model: str, runtime: Runtime = "torch", device: str = "auto") ->
     """Make what runs a model.
 
     Args:
-        model: For torch whatever `fsdino.load` opens; for onnx and openvino a folder with remember.onnx and
+        model: for torch whatever `fsdino.load` opens; for onnx and openvino a folder with remember.onnx and
             segment.onnx.
         runtime: "torch", or "onnx" and "openvino", which never import torch.
         device: "cpu", "cuda", ...; "auto" takes a GPU where there is one. The runtimes of graphs run on the CPU.
@@ -41,7 +41,7 @@ def open_engine(model: str, runtime: Runtime = "torch", device: str = "auto") ->
         The engine.
 
     Raises:
-        ValueError: If the runtime is unknown or cannot run on that device.
+        ValueError: if the runtime is unknown or cannot run on that device.
     """
     if runtime in ("onnx", "openvino"):
         if device not in ("auto", "cpu"):
@@ -68,7 +68,7 @@ def remember_all(engine: Engine, support: Support) -> dict[str, Any]:
     """Remember every class of a support, by name in the order of the labels.
 
     Raises:
-        ValueError: If a saved memory is of another model.
+        ValueError: if a saved memory is of another model.
     """
     memories, fingerprint = {}, engine.fingerprint()
     for name in support.class_names():
@@ -99,32 +99,32 @@ def predict(
     """Segment images after a few annotated ones; a second run continues where the first stopped.
 
     Args:
-        support: What to look for: a folder per class with image and mask of one name side by side, images/<class>/
+        support: what to look for: a folder per class with image and mask of one name side by side, images/<class>/
             and masks/<class>/, a COCO JSON, or saved memories (.fsmem).
-        images: Images to segment: a folder, a glob, an image or a video.
-        out: Folder for the results.
+        images: images to segment: a folder, a glob, an image or a video.
+        out: folder for the results.
         model: A preset, model folder, checkpoint or Hub id; for onnx and openvino the folder of the
             exported graphs.
-        formats: Any of labels (PNG label maps), overlays (images with masks), coco (JSON with RLE), yolo (polygons),
+        formats: any of labels (PNG label maps), overlays (images with masks), coco (JSON with RLE), yolo (polygons),
             comma-separated.
-        support_images: Folder of the images of a COCO JSON, when it is not beside it.
-        max_references: References used per class; 0 takes all.
-        min_score: Classes whose score in an image is below, in [0, 1], count as absent.
-        threshold: Probability above which a pixel belongs to a class; the model's own when left out.
-        tile: Side in pixels of windows to cut large images into, for small objects; 0 takes images as a whole.
-        split_instances: Whether the COCO JSON has an annotation per connected part, whose score is the class's times
+        support_images: folder of the images of a COCO JSON, when it is not beside it.
+        max_references: references used per class; 0 takes all.
+        min_score: classes whose score in an image is below, in [0, 1], count as absent.
+        threshold: probability above which a pixel belongs to a class; the model's own when left out.
+        tile: side in pixels of windows to cut large images into, for small objects; 0 takes images as a whole.
+        split_instances: whether the COCO JSON has an annotation per connected part, whose score is the class's times
             the part's mean probability.
-        frame_step: Every how many frames of a video count.
+        frame_step: every how many frames of a video count.
         runtime: torch, or onnx or openvino for exported graphs without torch.
         device: cpu, cuda, or auto.
-        overwrite: Start over instead of continuing; the earlier results are removed.
+        overwrite: start over instead of continuing; the earlier results are removed.
 
     Returns:
         Exit code: 0, or 1 when images could not be read (they are listed on standard error).
 
     Raises:
-        ValueError: If support, images, model or an option is not usable.
-        FileNotFoundError: If the model is not there.
+        ValueError: if support, images, model or an option is not usable.
+        FileNotFoundError: if the model is not there.
     """
     _check_options(min_score, threshold, tile)
     items = find_images(images, exclude=out, frame_step=frame_step)
@@ -179,9 +179,9 @@ def run_all(items: Sequence[Item], outputs: Outputs, find: Callable[[np.ndarray]
     """Segment all images that are not done yet, while others are decoded and written in threads.
 
     Args:
-        items: The images.
-        outputs: Where the results go.
-        find: All classes of an image (H, W, 3).
+        items: the images.
+        outputs: where the results go.
+        find: all classes of an image (H, W, 3).
 
     Returns:
         Reasons of the images that could not be read, by name. Frames past a video's end are no images.
@@ -218,11 +218,11 @@ def remember(
     """Save what a model remembers of the references, for later use with `fsdino predict --support`.
 
     Args:
-        support: As for predict: the folder of one class, folders of several, or a COCO JSON.
-        out: For one class the .fsmem file to write; for several a folder, which gets a file per class.
-        model: As for predict.
-        support_images: Folder of the images of a COCO JSON, when it is not beside it.
-        max_references: References used per class; 0 takes all.
+        support: as for predict: the folder of one class, folders of several, or a COCO JSON.
+        out: for one class the .fsmem file to write; for several a folder, which gets a file per class.
+        model: as for predict.
+        support_images: folder of the images of a COCO JSON, when it is not beside it.
+        max_references: references used per class; 0 takes all.
         runtime: torch, onnx or openvino.
         device: cpu, cuda, or auto.
 
@@ -230,7 +230,7 @@ def remember(
         The files written.
 
     Raises:
-        ValueError: If support or model is not usable, or several classes are to go into one file.
+        ValueError: if support or model is not usable, or several classes are to go into one file.
     """
     wanted = read_support(support, images=support_images, max_references=max_references)
     if wanted.memory_files:

@@ -60,9 +60,9 @@ def _ties(borders: Sequence[np.ndarray], holes: Sequence[int], width: int) -> di
     on an outline in the end.
 
     Args:
-        borders: Every pixel (N, 2) along outlines and holes, a hole's leftmost first.
-        holes: Which of them are holes.
-        width: Of the mask.
+        borders: every pixel (N, 2) along outlines and holes, a hole's leftmost first.
+        holes: which of them are holes.
+        width: of the mask.
 
     Returns:
         Border to pairs of the position on it and the hole that hangs there, in the order of the positions.

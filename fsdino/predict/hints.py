@@ -24,14 +24,14 @@ def hinted_folder(path: Path, max_references: int = 0) -> dict[str, list[Referen
     `negative` alone.
 
     Args:
-        path: The folder. What is hidden in it (`.x`) is left out.
-        max_references: Images read per class, the first in the order of their names; 0 reads all.
+        path: the folder. What is hidden in it (`.x`) is left out.
+        max_references: images read per class, the first in the order of their names; 0 reads all.
 
     Returns:
         Class name to references, sorted; empty where no image has a JSON beside it.
 
     Raises:
-        DataSetError: If a JSON is damaged or of no image, or an image has neither JSON nor mask.
+        DataSetError: if a JSON is damaged or of no image, or an image has neither JSON nor mask.
     """
     folders = [path, *(child for child in shown(path) if child.is_dir())]
     if not any(_images(folder).get(file.stem) for folder in folders for file in _hints(folder)):

@@ -30,9 +30,9 @@ class Item:
     """One image to segment.
 
     Args:
-        name: Its place relative to what was asked for, with '/' between folders; unique.
-        read: Gives (H, W, 3) uint8 RGB; raises ValueError or OSError when it cannot, EndOfVideo past the last frame.
-        source: The file that it comes from; another one, or an edited one, has another source.
+        name: its place relative to what was asked for, with '/' between folders; unique.
+        read: gives (H, W, 3) uint8 RGB; raises ValueError or OSError when it cannot, EndOfVideo past the last frame.
+        source: the file that it comes from; another one, or an edited one, has another source.
     """
 
     name: str
@@ -46,15 +46,15 @@ def find_images(images: str, *, exclude: str | Path | None = None, frame_step: i
     Args:
         images: A folder (searched through all levels), a glob ("photos/*.jpg", "**" for all levels), an image or a
             video. Hidden files and folders are left out.
-        exclude: Folder whose files are left out: the outputs, when they lie among the images.
-        frame_step: Every how many frames of a video count.
+        exclude: folder whose files are left out: the outputs, when they lie among the images.
+        frame_step: every how many frames of a video count.
 
     Returns:
         The images, sorted by name. Names are relative to the folder, or to the part of a glob before its first
         wildcard, whatever else is found.
 
     Raises:
-        ValueError: If there is none, all are excluded, or `frame_step` is not positive.
+        ValueError: if there is none, all are excluded, or `frame_step` is not positive.
     """
     if frame_step < 1:
         raise ValueError(f"frame_step {frame_step} is not positive; 1 takes every frame.")
@@ -109,11 +109,11 @@ class _Video:
     """Frames of a video by number; asked for in order it never seeks, and is closed after the last.
 
     Args:
-        path: The file.
-        step: Every how many frames count.
+        path: the file.
+        step: every how many frames count.
 
     Attributes:
-        numbers: The frames that count, as far as is known before they are read.
+        numbers: the frames that count, as far as is known before they are read.
     """
 
     def __init__(self, path: Path, step: int) -> None:
@@ -142,8 +142,8 @@ class _Video:
         """One frame (H, W, 3) uint8 RGB.
 
         Raises:
-            ValueError: If the file is no video, or has a name that OpenCV cannot take.
-            EndOfVideo: If the video is over before this frame.
+            ValueError: if the file is no video, or has a name that OpenCV cannot take.
+            EndOfVideo: if the video is over before this frame.
         """
         if not self._has_plain_name():
             raise ValueError("the name of the video is not UTF-8; rename the file.")
@@ -182,8 +182,8 @@ def read_ahead(items: Sequence[Item], ahead: int = 4) -> Iterator[tuple[Item, np
     """Decode images in threads, a few in advance, in order.
 
     Args:
-        items: The images.
-        ahead: How many decoded images may wait.
+        items: the images.
+        ahead: how many decoded images may wait.
 
     Yields:
         Each item with its image (H, W, 3) uint8, or with the exception that reading it raised.

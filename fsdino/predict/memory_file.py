@@ -26,10 +26,10 @@ class SavedMemory:
     """A remembered class.
 
     Args:
-        class_name: What it is called.
-        fingerprint: The model that remembers it.
-        arrays: Its memory, as `Engine.pack` gives it.
-        thumbnail: Small image (h, w, 3) uint8 of a reference with its mask.
+        class_name: what it is called.
+        fingerprint: the model that remembers it.
+        arrays: its memory, as `Engine.pack` gives it.
+        thumbnail: small image (h, w, 3) uint8 of a reference with its mask.
     """
 
     class_name: str
@@ -43,8 +43,8 @@ def save_memory(memory: SavedMemory, path: str | Path, *, max_bytes: int = 1_000
 
     Args:
         memory: what to write.
-        path: Where to; by custom it ends in .fsmem.
-        max_bytes: Size that the file should not exceed, its image and names included.
+        path: where to; by custom it ends in .fsmem.
+        max_bytes: size that the file should not exceed, its image and names included.
 
     Returns:
         The path.
@@ -79,14 +79,14 @@ def load_memory(path: str | Path, fingerprint: str | None = None) -> SavedMemory
 
     Args:
         path: A .fsmem file.
-        fingerprint: The model that will use it; None reads any.
+        fingerprint: the model that will use it; None reads any.
 
     Returns:
         The memory, its arrays in float32.
 
     Raises:
-        FileNotFoundError: If the file is not there.
-        ValueError: If it is not a saved memory, damaged, too new, or of another model.
+        FileNotFoundError: if the file is not there.
+        ValueError: if it is not a saved memory, damaged, too new, or of another model.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"saved memory '{path}' does not exist; make it with `fsdino remember`.")
@@ -122,8 +122,8 @@ def thin_out(arrays: dict[str, np.ndarray], count: int, seed: int = 0) -> dict[s
 
     Args:
         arrays: A packed memory of batch 1 with tokens (1, L, M, C), fg (1, M), bg (1, M).
-        count: Positions to keep.
-        seed: Of the choice.
+        count: positions to keep.
+        seed: of the choice.
 
     Returns:
         The memory with at most `count` positions.

@@ -28,20 +28,20 @@ class Outputs:
     """Writes the results of a run; `write` is safe to call from several threads.
 
     Args:
-        folder: Where to; made when missing.
-        names: Class names in the order of their labels 1, 2, ...
-        formats: What to write.
-        settings: What the results depend on; a folder with results of other settings is refused.
-        images: The images of this run by name, each with the file that it comes from.
-        split_instances: Whether the COCO file has an annotation per connected part.
-        overwrite: Start over instead of continuing: what an earlier run wrote here is removed.
+        folder: where to; made when missing.
+        names: class names in the order of their labels 1, 2, ...
+        formats: what to write.
+        settings: what the results depend on; a folder with results of other settings is refused.
+        images: the images of this run by name, each with the file that it comes from.
+        split_instances: whether the COCO file has an annotation per connected part.
+        overwrite: start over instead of continuing: what an earlier run wrote here is removed.
 
     Attributes:
-        done: Names of the images that are finished: made of the same file, and all that was written is there. What
+        done: names of the images that are finished: made of the same file, and all that was written is there. What
             is left of those that have to be made again is removed.
 
     Raises:
-        ValueError: If a format is unknown, there are too many classes, or the folder holds results of other settings.
+        ValueError: if a format is unknown, there are too many classes, or the folder holds results of other settings.
     """
 
     def __init__(
@@ -159,7 +159,7 @@ def file_stems(names: Iterable[str]) -> dict[str, str]:
     `classes` is taken: YOLO's folder has a file of that name.
 
     Args:
-        names: Of the images, unique, with '/' between folders.
+        names: of the images, unique, with '/' between folders.
 
     Returns:
         Name to stem; the stems are unique, also where capitals do not count.

@@ -14,13 +14,13 @@ def read_record(path: Path) -> tuple[dict[str, Any], list[Entry]]:
     """Read a record.
 
     Args:
-        path: The file; it need not be there.
+        path: the file; it need not be there.
 
     Returns:
         Settings and one entry per image, the latest, without a last line that was cut; both empty without a file.
 
     Raises:
-        ValueError: If the file is no record.
+        ValueError: if the file is no record.
     """
     if not path.exists():
         return {}, []
@@ -46,7 +46,7 @@ def check_settings(path: Path, older: Mapping[str, Any], settings: Mapping[str, 
     """Insist that a record's settings are those of now.
 
     Raises:
-        ValueError: If they are others; it names the first that differs.
+        ValueError: if they are others; it names the first that differs.
     """
     for key in sorted({*older, *settings}) if older else ():
         if older.get(key) != settings.get(key):

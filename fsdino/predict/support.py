@@ -24,8 +24,8 @@ class Support:
     """Everything to look for, by class name.
 
     Args:
-        references: Reference images of classes that are still to be remembered.
-        memory_files: Files of classes that were remembered before.
+        references: reference images of classes that are still to be remembered.
+        memory_files: files of classes that were remembered before.
     """
 
     references: dict[str, list[Reference]] = field(default_factory=dict)
@@ -68,15 +68,15 @@ def read_support(support: str | Path, *, images: str | Path | None = None, max_r
       called
 
     Args:
-        support: The folder or file.
-        images: Folder of the images of a COCO JSON; None takes `images/` beside it, or else the JSON's own folder.
-        max_references: Images used per class, the first in the order of their names; 0 takes all.
+        support: the folder or file.
+        images: folder of the images of a COCO JSON; None takes `images/` beside it, or else the JSON's own folder.
+        max_references: images used per class, the first in the order of their names; 0 takes all.
 
     Returns:
         The classes with their references or memory files.
 
     Raises:
-        ValueError: If nothing usable is there, a mask is missing, empty, or of another size than its image, or two
+        ValueError: if nothing usable is there, a mask is missing, empty, or of another size than its image, or two
             classes have one name.
     """
     if max_references < 0:

@@ -16,8 +16,8 @@ def tiles(size: tuple[int, int], tile: int, overlap: float = 0.25) -> list[tuple
 
     Args:
         size: (H, W) of the image.
-        tile: Side of a window in pixels; an image that is smaller in one direction gets windows of its size there.
-        overlap: Least share of a window that it shares with its neighbour.
+        tile: side of a window in pixels; an image that is smaller in one direction gets windows of its size there.
+        overlap: least share of a window that it shares with its neighbour.
 
     Returns:
         (top, left, bottom, right) of each window.
@@ -40,11 +40,11 @@ def find_tiled(
     present when it is in any window; its score is the best of those windows, its presence the highest of all windows.
 
     Args:
-        engine: What segments.
+        engine: what segments.
         joined: what to look for, see `Engine.join`.
         count: number of classes in it.
         image: (H, W, 3) uint8.
-        tile: Side of a window in pixels.
+        tile: side of a window in pixels.
 
     Returns:
         One result per class.

@@ -13,7 +13,7 @@ class ArrayResize:
     """The way to the network's square and back; see `fsdino.base.resize.Resize`.
 
     Args:
-        size: Side of the square, in pixels.
+        size: side of the square, in pixels.
         mode: "squash" or "pad".
     """
 

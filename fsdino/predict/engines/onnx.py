@@ -24,13 +24,13 @@ class OnnxEngine:
     """Runs `remember.onnx` and `segment.onnx`, as `fsdino export` writes them.
 
     Args:
-        folder: Where both lie.
-        threads: Threads of onnxruntime; 0 takes all cores.
+        folder: where both lie.
+        threads: threads of onnxruntime; 0 takes all cores.
 
     Raises:
-        FileNotFoundError: If a graph is missing.
-        ValueError: If a graph is damaged, not of this package, too new, or the two are of different models.
-        ImportError: If onnxruntime is not installed.
+        FileNotFoundError: if a graph is missing.
+        ValueError: if a graph is damaged, not of this package, too new, or the two are of different models.
+        ImportError: if onnxruntime is not installed.
     """
 
     def __init__(self, folder: str | Path, threads: int = 0) -> None:
@@ -122,7 +122,7 @@ class OnnxEngine:
         """Run the segment graph.
 
         Args:
-            memory: Of batch N.
+            memory: of batch N.
             images: (B, 3, S, S) float32 in [0, 1].
 
         Returns:
@@ -144,7 +144,7 @@ def stack_arrays(memories: Sequence[Memory]) -> Memory:
     """One memory of several classes', filled up with positions of weight 0 where one has fewer references.
 
     Args:
-        memories: Each of batch 1.
+        memories: each of batch 1.
 
     Returns:
         Arrays of batch N.
@@ -169,15 +169,15 @@ def open_session(path: Path, threads: int = 0) -> Any:
     """Open an ONNX file in onnxruntime, on the CPU.
 
     Args:
-        path: The file.
-        threads: Threads to use; 0 takes all cores.
+        path: the file.
+        threads: threads to use; 0 takes all cores.
 
     Returns:
         An `onnxruntime.InferenceSession`.
 
     Raises:
-        ImportError: If onnxruntime is not installed.
-        ValueError: If the file is damaged.
+        ImportError: if onnxruntime is not installed.
+        ValueError: if the file is damaged.
     """
     try:
         import onnxruntime

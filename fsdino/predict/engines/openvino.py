@@ -15,12 +15,12 @@ class OpenvinoGraph:
     """A compiled graph behind the few calls of an onnxruntime session that the engine makes.
 
     Args:
-        path: The ONNX file.
-        threads: Threads to use; 0 takes all cores.
+        path: the ONNX file.
+        threads: threads to use; 0 takes all cores.
 
     Raises:
-        ImportError: If openvino or onnx is not installed.
-        ValueError: If the file is damaged.
+        ImportError: if openvino or onnx is not installed.
+        ValueError: if the file is damaged.
     """
 
     def __init__(self, path: Path, threads: int = 0) -> None:
