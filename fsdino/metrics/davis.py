@@ -1,4 +1,4 @@
-"""DAVIS's measure F of outlines, and how the scores of its frames are averaged."""
+"""DAVIS's own measures: J of the region and F of the boundary."""
 
 from __future__ import annotations
 
