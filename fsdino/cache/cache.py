@@ -17,7 +17,9 @@ from fsdino.cache.shards import CacheRecipe, read_manifest, shard_bytes, shard_p
 class EmbeddingSource(Protocol):
     """Anything frozen that turns images into rows of a cache; `SamTeacher` is one."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """How manifests call it."""
 
     @property
     def img_size(self) -> int:
@@ -31,7 +33,7 @@ class EmbeddingSource(Protocol):
     def entry_shape(self) -> tuple[int, ...]:
         """Shape of one image's embedding."""
 
-    def to(self, device: torch.device | str) -> EmbeddingSource:
+    def to(self, device: torch.device | str) -> Any:
         """Moves it."""
 
     def embed(self, images: Tensor) -> Tensor:

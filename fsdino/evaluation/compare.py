@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from fsdino.evaluation.tables import KEY, SAME, read_episodes
-from fsdino.metrics.few_shot import Interval, paired_bootstrap, pooled_miou
+from fsdino.metrics.bootstrap import Interval, paired_bootstrap, pooled_miou
 
 
 @dataclass(frozen=True)

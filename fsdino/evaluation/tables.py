@@ -11,8 +11,8 @@ import pandas as pd
 
 from fsdino.data.class_index import ClassIndex
 from fsdino.evaluation.measure import Evaluation, read_rows
+from fsdino.metrics.bootstrap import Interval, bootstrap_interval
 from fsdino.metrics.davis import davis_score
-from fsdino.metrics.few_shot import Interval, bootstrap_interval
 
 TableFormat = Literal["csv", "parquet"]
 EPISODES = "episodes"  # file name without suffix

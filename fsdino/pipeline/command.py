@@ -21,6 +21,8 @@ def run(arguments: Sequence[str]) -> int:
         Exit code.
     """
     started = time.perf_counter()
+    if not any(part.partition("=")[0] in ("--config", "-h", "--help") for part in arguments):
+        raise ValueError("give a recipe to run: --config recipes/tiny.yaml; its header says how long it takes.")
     recipe, trainer_options, stages = read_run(arguments)
     job = open_run(recipe, trainer_options)
     print(f"run folder: {job.folder}", flush=True)
@@ -35,16 +37,15 @@ def run(arguments: Sequence[str]) -> int:
     trained = job.timed("train", lambda: job.train(distilled))
     print(f"checkpoint {trained}")
     report = job.timed("evaluate", lambda: measure(job, trained)) if "evaluate" in stages else None
-    folder = None
-    if "export" in stages:
-        folder = job.export(load(trained) if report is None else report.model, None if report is None else report.headline)
     if report is not None:
         print(report.table(job.seconds, time.perf_counter() - started))
-        print(f"\nimages  {report.sheet}")
-    if folder is not None:
+        print(f"\nimages    {report.sheet}")
+    if "export" in stages:
+        model, results = (load(trained), None) if report is None else (report.model, report.headline)
+        folder = job.export(model, results)
         print(f"model     {folder}  (fsdino predict --model {folder} ...)")
-    if report is not None and folder is not None:
-        job.log_results(report.headline, report.sheet, folder)
+        if report is not None:
+            job.log_results(report.headline, report.sheet, folder)
     if set(stages) == set(STAGES):
         (job.folder / "done").write_text("finished\n")
     return 0

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -46,15 +47,15 @@ def own_teacher(
         ValueError: if there is nothing to learn from.
     """
     regions = [RegionObjects(root) for root in part.regions]
-    options = {"resize_mode": resize_mode, "num_workers": num_workers}
+    train = partial(_train, resize_mode=resize_mode, num_workers=num_workers)
     start = None
     if part.region_epochs > 0:
         folder = shared / f"teacher-regions-{_region_digest(part, regions, fitter, resize_mode)}"
         with only_writer(folder, fitter.trainer("teach")):
-            start = _train(replace(part, epochs=part.region_epochs), regions, replace(fitter, folder=folder), **options)
+            start = train(replace(part, epochs=part.region_epochs), regions, replace(fitter, folder=folder))
     bases = (*chosen.classes, *chosen.val_classes)
     objects = [ClassObjects(chosen.index, bases, tuple(chosen.ignore_classes))] if part.objects else []
-    return _train(part, [*objects, *regions], fitter, start, **options)
+    return train(part, [*objects, *regions], fitter, start)
 
 
 def _region_digest(part: TeachPart, regions: Sequence[RegionObjects], fitter: Fitter, mode: ResizeMode) -> str:
