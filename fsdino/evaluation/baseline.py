@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -47,13 +46,6 @@ class PrototypeChoice:
     def build(self, encoder: FeatureEncoder, resize: Resize) -> PrototypeMethod:
         """The method with this choice."""
         return PrototypeMethod(encoder, self.tap, self.threshold, self.kind, resize_mode=resize.mode)
-
-
-def every_block(encoder: FeatureEncoder) -> FeatureEncoder:
-    """The same encoder, weights shared, read at all of its blocks."""
-    wide = copy.copy(encoder)
-    wide.taps = tuple(range(encoder.depth))
-    return wide
 
 
 @torch.no_grad()

@@ -18,7 +18,7 @@ from fsdino.base.resize import Resize
 from fsdino.base.storage import load
 from fsdino.data.class_index import ClassIndex
 from fsdino.data.episodes.episode_list import EpisodeList
-from fsdino.evaluation.baseline import choose_prototype, every_block
+from fsdino.evaluation.baseline import choose_prototype
 from fsdino.methods.prototype import Kind
 from fsdino.models.config import preset
 from fsdino.models.encoder import FeatureEncoder
@@ -95,9 +95,8 @@ class MethodChoice:
         with torch.random.fork_rng():
             torch.manual_seed(RANDOM_SEED)
             if "auto" in (tap, threshold, kind):
-                taps = (0,) if tap == "auto" else (int(tap),)
-                reader = FeatureEncoder(config.encoder, config.img_size, taps, weights=weights, **encoder)
-                reader = every_block(reader) if tap == "auto" else reader
+                taps = None if tap == "auto" else (int(tap),)
+                reader = FeatureEncoder(config.encoder, config.img_size, (0,), weights=weights, **encoder).reading(taps)
                 kinds = KINDS if kind == "auto" else (kind,)
                 choice = choose_prototype(reader, Resize(config.img_size, config.resize_mode), *base(), kinds)
                 tap, kind = choice.tap, choice.kind

@@ -9,14 +9,14 @@ import pandas as pd
 
 from fsdino.base.method import FewShotMethod
 from fsdino.base.storage import load
+from fsdino.data.class_index import ClassIndex
 from fsdino.data.episodes.episode_list import EpisodeList
-from fsdino.evaluation.baseline import choose_prototype, every_block
+from fsdino.evaluation.baseline import choose_prototype
 from fsdino.evaluation.measure import Evaluation, evaluate
 from fsdino.evaluation.method_choice import identity
 from fsdino.evaluation.sheet import contact_sheet
 from fsdino.evaluation.tables import write_table
 from fsdino.methods.prototype import AllForeground
-from fsdino.models.segmenter import FewShotSegmenter
 from fsdino.pipeline.run import Run
 from fsdino.training.optim import count_parameters
 from fsdino.visualize import write_png
@@ -72,8 +72,8 @@ def measure(run: Run, checkpoint: Path) -> Report:
     methods: dict[str, FewShotMethod] = {}
     if part.baselines:
         methods["all foreground"] = AllForeground(model.img_size)
-        if run.is_fsdino and run.train_set.val_episodes is not None:
-            methods["prototype baseline"] = prototype_baseline(run, model, run.train_set.val_episodes)
+        if model.shared_encoder() is not None and run.train_set.val_episodes is not None:
+            methods["prototype baseline"] = prototype_baseline(model, run.train_set.index, run.train_set.val_episodes)
     methods[model.title] = model
     scores = {}
     for name, method in methods.items():
@@ -93,10 +93,10 @@ def measure(run: Run, checkpoint: Path) -> Report:
     return Report(model, scores, write_png(folder / "strips.png", sheet), tested)
 
 
-def prototype_baseline(run: Run, model: FewShotSegmenter, episodes: EpisodeList) -> FewShotMethod:
-    """The prototype method on the run's encoder, with layer and threshold chosen on episodes of base classes."""
-    encoder = every_block(model.encoder)
-    choice = choose_prototype(encoder, model.resize, run.train_set.index, episodes)
+def prototype_baseline(model: FewShotMethod, index: ClassIndex, episodes: EpisodeList) -> FewShotMethod:
+    """The prototype method on a model's encoder, with layer and threshold chosen on episodes of base classes."""
+    encoder = model.shared_encoder().reading()
+    choice = choose_prototype(encoder, model.resize, index, episodes)
     print(
         f"prototype baseline: block {choice.tap}, threshold {choice.threshold:.2f} "
         f"(chosen on base classes, {choice.miou:.3f})"
