@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 import re
 import sys
@@ -79,13 +78,12 @@ def calm() -> None:
 
 def call(name: str, arguments: Sequence[str]) -> int:
     """Run one command; its exit code."""
-    target, positional, _ = COMMANDS[name]
-    function = resolve(target)
+    function = resolve(COMMANDS[name][0])
     calm()
     if name == "run":
         result = function(arguments)
     else:
-        result = function(**options(function, name, named(positional, arguments)))
+        result = function(**options(function, name, named(name, arguments)))
     return result if isinstance(result, int) else 0
 
 
@@ -94,23 +92,21 @@ def options(function: Callable[..., Any], name: str, arguments: Sequence[str]) -
     from jsonargparse import ArgumentParser
 
     kinds: dict[str, Any] = {key: kind for key, kind in get_type_hints(function).items() if is_dataclass(kind)}
-    about = str(inspect.getdoc(function)).partition("\nArgs:")[0]
-    parser = ArgumentParser(prog=f"fsdino {name}", description=about, exit_on_error=False)
+    parser = ArgumentParser(prog=f"fsdino {name}", exit_on_error=False)
     for kind in kinds.values():
         parser.add_class_arguments(kind, instantiate=False)
     parser.add_function_arguments(function, skip=set(kinds))
     switches = {f"--{key}" for key, value in parser.get_defaults().as_dict().items() if value is False}
-    chosen = parser.instantiate_classes(parser.parse_args(switched(switches, arguments)))
-    values = dict(chosen.items())
+    values = dict(parser.parse_args(switched(switches, arguments)).items())
     parts = {key: kind(**{one.name: values.pop(one.name) for one in fields(kind)}) for key, kind in kinds.items()}
     return values | parts
 
 
-def named(positional: Sequence[str], arguments: Sequence[str]) -> list[str]:
+def named(name: str, arguments: Sequence[str]) -> list[str]:
     """`data check NAME ...`, `compare A B`, `--num-workers 2` as people write them, in the names of the options."""
-    rest = list(arguments[1:] if arguments[:1] == ["check"] else arguments)
+    rest = list(arguments[1:] if name == "data" and arguments[:1] == ["check"] else arguments)
     given: list[str] = []
-    for option in positional:
+    for option in COMMANDS[name][1]:
         if rest and not rest[0].startswith("-"):
             given += [f"--{option}", rest.pop(0)]
     # values, and what stands behind a dot (--options.img-size), stay as they are

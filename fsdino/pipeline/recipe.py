@@ -126,7 +126,7 @@ def read_run(arguments: Sequence[str]) -> tuple[Recipe, dict[str, Any], tuple[st
     stages = tuple(chosen.stages.split(","))
     if unknown := [stage for stage in stages if stage not in STAGES]:
         raise ValueError(f"there is no stage {unknown[0]!r}; use {', '.join(STAGES)}, with commas between several.")
-    values = parser.instantiate_classes(chosen)
+    values = parser.instantiate(chosen)
     recipe = Recipe(**{key: values[key] for key in Recipe.__dataclass_fields__})
     if not recipe.name:
         files = [str(path) for path in (chosen.get("config") or [])]

@@ -13,8 +13,8 @@ from tests.training.small import image_list, noise, small_teacher
 def test_a_list_is_known_by_its_images(tmp_path):
     names = tuple(str(i) for i in range(7))
     other = ImageList("noise", names, lambda name: noise(name)[::-1])
-    assert image_list().sha256 == ImageList("renamed", names, noise).sha256
-    assert len({image_list().sha256, other.sha256, ImageList("noise", names[::-1], noise).sha256}) == 3
+    assert image_list(7).sha256 == ImageList("renamed", names, noise).sha256
+    assert len({image_list(7).sha256, other.sha256, ImageList("noise", names[::-1], noise).sha256}) == 3
 
 
 def test_killed_between_the_last_image_and_its_mark(tmp_path):
@@ -34,7 +34,7 @@ def test_work_is_split_by_shards():
 
 
 def test_writer_errors(tmp_path):
-    recipe = cache_recipe(small_teacher(), image_list())
+    recipe = cache_recipe(small_teacher(), image_list(7))
     store = ShardStore(tmp_path, recipe)
     with pytest.raises(ValueError, match=r"expected rows of shape \(1, 32, 8, 8\), got \(3,\)"):
         store.put([0], np.zeros((1, 3)))
@@ -43,7 +43,7 @@ def test_writer_errors(tmp_path):
     with pytest.raises(ValueError, match="embedding of image 5 is not finite in float16"):
         store.put([4, 5], rows)
     with pytest.raises(ValueError, match="unknown view 'vflip'"):
-        cache_recipe(small_teacher(), image_list(), views=("vflip",))
+        cache_recipe(small_teacher(), image_list(7), views=("vflip",))
 
 
 def test_image_list_errors():
@@ -51,5 +51,5 @@ def test_image_list_errors():
         ImageList("none", (), noise)
     with pytest.raises(ValueError, match="names '1' twice"):
         ImageList("twice", ("1", "2", "1"), noise)
-    item = ImageData(image_list(), Resize(16), [5])[0]
+    item = ImageData(image_list(7), Resize(16), [5])[0]
     assert item["index"] == 5 and item["image"].shape == (3, 16, 16)

@@ -57,13 +57,13 @@ def run_script(text, folder):
 
 def test_precision_is_part_of_what_was_cached(tmp_path):
     half = Trainer(accelerator="cpu", devices=1, precision="bf16-mixed", logger=False, enable_checkpointing=False)
-    cached(small_teacher(), image_list(), tmp_path, half)
+    cached(small_teacher(), image_list(7), tmp_path, half)
     with pytest.raises(ValueError, match="precision = 'bf16-mixed', this run needs '32-true'"):
-        cached(small_teacher(), image_list(), tmp_path)
+        cached(small_teacher(), image_list(7), tmp_path)
 
 
 def test_round_trip(tmp_path):
-    source, images = small_teacher(), image_list()
+    source, images = small_teacher(), image_list(7)
     cache = cached(source, images, tmp_path, shard_size=3, batch_size=2, views=("plain", "hflip"))
     assert len(cache) == 7 and cache.recipe.num_shards == 3
     for place in range(7):
@@ -78,26 +78,26 @@ def test_round_trip(tmp_path):
 
 
 def test_second_start_computes_nothing(tmp_path):
-    cached(CountingTeacher(), image_list(), tmp_path, shard_size=3)
+    cached(CountingTeacher(), image_list(7), tmp_path, shard_size=3)
     again = CountingTeacher()
-    cached(again, image_list(), tmp_path, shard_size=5)  # a cache that exists keeps its shard size
+    cached(again, image_list(7), tmp_path, shard_size=5)  # a cache that exists keeps its shard size
     assert again.embedded == 0
 
 
 KILLED = """
 import sys
 from tests.training.test_cache_writer import CountingTeacher, cached, image_list
-cached(CountingTeacher(die_after=6), image_list(), sys.argv[1], shard_size=4, batch_size=1)
+cached(CountingTeacher(die_after=6), image_list(7), sys.argv[1], shard_size=4, batch_size=1)
 """
 
 
 def test_killed_writer_goes_on_where_it_stood(tmp_path):
-    whole = cached(CountingTeacher(), image_list(), tmp_path / "whole", shard_size=4, batch_size=1)
+    whole = cached(CountingTeacher(), image_list(7), tmp_path / "whole", shard_size=4, batch_size=1)
     assert run_script(KILLED, tmp_path).returncode == -signal.SIGKILL
     with pytest.raises(ValueError, match=r"is unfinished; run the same `fsdino run` command again, it goes on"):
         EmbeddingCache(tmp_path / "cache")
     rest = CountingTeacher()
-    cut = cached(rest, image_list(), tmp_path / "cache", shard_size=4, batch_size=1)
+    cut = cached(rest, image_list(7), tmp_path / "cache", shard_size=4, batch_size=1)
     assert rest.embedded == 1
     for shard in range(2):
         assert shard_path(whole.folder, shard).read_bytes() == shard_path(cut.folder, shard).read_bytes()
@@ -115,11 +115,11 @@ def test_killed_writer_goes_on_where_it_stood(tmp_path):
     ids=["teacher", "images", "views", "mode"],
 )
 def test_cache_of_another_recipe_is_refused(tmp_path, change, message):
-    cached(small_teacher(), image_list(), tmp_path)
+    cached(small_teacher(), image_list(7), tmp_path)
     with pytest.raises(ValueError, match=message):
         cached(
             small_teacher(seed=int(change == "teacher")),
-            ImageList("noise", tuple("6543210"), noise) if change == "images" else image_list(),
+            ImageList("noise", tuple("6543210"), noise) if change == "images" else image_list(7),
             tmp_path,
             views=("plain", "hflip") if change == "views" else ("plain",),
             resize_mode="pad" if change == "mode" else "squash",
@@ -127,7 +127,7 @@ def test_cache_of_another_recipe_is_refused(tmp_path, change, message):
 
 
 def test_damage_is_noticed(tmp_path):
-    cached(small_teacher(), image_list(), tmp_path, shard_size=3)
+    cached(small_teacher(), image_list(7), tmp_path, shard_size=3)
     path = shard_path(tmp_path, 1)
     good = path.read_bytes()
     path.write_bytes(good[:-50])
@@ -137,13 +137,13 @@ def test_damage_is_noticed(tmp_path):
     with pytest.raises(ValueError, match=r"is damaged: sha256 .+; delete shard-00001.npy and shard-00001.json"):
         EmbeddingCache(tmp_path)
     with pytest.raises(ValueError, match=r"is damaged: sha256"):
-        cached(small_teacher(), image_list(), tmp_path)  # a cache that is found is checked too
+        cached(small_teacher(), image_list(7), tmp_path)  # a cache that is found is checked too
     path.unlink()
     with pytest.raises(FileNotFoundError, match=r"shard-00001.npy is gone; run the same"):
         EmbeddingCache(tmp_path)
     counting = CountingTeacher()
     counting.name = "small-0"
-    cached(counting, image_list(), tmp_path)
+    cached(counting, image_list(7), tmp_path)
     assert counting.embedded == 3
     assert shard_path(tmp_path, 1).read_bytes() == good
 
@@ -151,7 +151,7 @@ def test_damage_is_noticed(tmp_path):
 def test_reader_errors(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"is not an embedding cache \(no manifest.json\)"):
         EmbeddingCache(tmp_path)
-    cache = cached(small_teacher(), image_list(), tmp_path / "a")
+    cache = cached(small_teacher(), image_list(7), tmp_path / "a")
     with pytest.raises(IndexError, match="image 7 is outside the cache's 7 images"):
         cache[7]
     with pytest.raises(ValueError, match=r"holds the views \('plain',\), not 'hflip'"):
@@ -168,7 +168,7 @@ def test_frozen_maps_can_be_cached(tmp_path):
     model = small_segmenter()
     source = model.frozen_maps()
     cache = cached(source, image_list(3), tmp_path)
-    maps = model.encoder(Resize(56).image(image_list().tensor(1))[None])
+    maps = model.encoder(Resize(56).image(image_list(7).tensor(1))[None])
     assert cache[1].shape == source.entry_shape == (3, 32, 8, 8)
     torch.testing.assert_close(cache[1].float(), torch.cat(maps), atol=5e-3, rtol=1e-3)
     assert small_segmenter(reader_taps=(2,)).frozen_maps().fingerprint != source.fingerprint
@@ -183,16 +183,16 @@ from tests.training.small import student
 from tests.training.test_cache_writer import cached, image_list, small_teacher
 options = dict(accelerator="cpu", devices=2, strategy="ddp_fork", logger=False, enable_checkpointing=False,
                enable_progress_bar=False, enable_model_summary=False)
-cache = cached(small_teacher(), image_list(), sys.argv[1], Trainer(**options), shard_size=2, batch_size=2)
+cache = cached(small_teacher(), image_list(7), sys.argv[1], Trainer(**options), shard_size=2, batch_size=2)
 trainer = Trainer(max_epochs=2, reload_dataloaders_every_n_epochs=1, **options)
 part = DistillPart(sizes=[14, 28], batch_size=2, val_count=0)
-trainer.fit(DistillModule(student(), part), DistillData(image_list(), part, cache=cache))
+trainer.fit(DistillModule(student(), part), DistillData(image_list(7), part, cache=cache))
 print("loss", float(trainer.callback_metrics["train/loss"]))
 """
 
 
 def test_two_processes_write_one_cache_and_distill_from_it(tmp_path):
-    alone = cached(small_teacher(), image_list(), tmp_path / "alone", shard_size=2, batch_size=2)
+    alone = cached(small_teacher(), image_list(7), tmp_path / "alone", shard_size=2, batch_size=2)
     done = run_script(TWO_PROCESSES, tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     assert 0 < float(done.stdout.split("loss ")[-1]) < 100
@@ -204,13 +204,13 @@ def test_two_processes_write_one_cache_and_distill_from_it(tmp_path):
 def test_any_trainer_sees_every_image_once(tmp_path):
     trainer = Trainer(accelerator="cpu", devices=1, logger=False, enable_checkpointing=False, enable_progress_bar=False)
     counting = CountingTeacher()
-    cached(counting, image_list(), tmp_path, trainer=trainer, batch_size=4)
+    cached(counting, image_list(7), tmp_path, trainer=trainer, batch_size=4)
     assert counting.embedded == 7
 
 
 def test_a_second_run_waits_for_the_first_and_takes_its_cache(tmp_path, capsys):
     counting, found = CountingTeacher(), []
-    other = threading.Thread(target=lambda: found.append(cached(counting, image_list(), tmp_path)))
+    other = threading.Thread(target=lambda: found.append(cached(counting, image_list(7), tmp_path)))
     with FileLock(tmp_path / ".lock"):  # as a first run that is still writing
         other.start()
         other.join(1.0)
@@ -218,5 +218,5 @@ def test_a_second_run_waits_for_the_first_and_takes_its_cache(tmp_path, capsys):
     other.join(60)
     assert len(found[0]) == 7 and counting.embedded == 7
     assert "waiting for another process" in capsys.readouterr().out
-    cached(counting, image_list(), tmp_path)
+    cached(counting, image_list(7), tmp_path)
     assert counting.embedded == 7
