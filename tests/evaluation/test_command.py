@@ -193,7 +193,8 @@ class TestMethods:
         assert encoder_weights("b14", "file.pth") == "file.pth"
 
     def test_identity_knows_both_thresholds(self) -> None:
-        methods = [registry.build("prototype", **{**METHOD_ARGS["prototype"], "score_threshold": value}) for value in (0.1, 0.2)]
+        args = METHOD_ARGS["prototype"]
+        methods = [registry.build("prototype", **{**args, "score_threshold": value}) for value in (0.1, 0.2)]
         for method in methods:
             method.load_state_dict(methods[0].state_dict())
         assert identity(methods[0]) != identity(methods[1])

@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from fsdino.predict.engines.torch import TorchEngine
 from PIL import Image
 
 from fsdino.base.reference import Reference
