@@ -171,9 +171,7 @@ def open_train(part: DataPart, test: TestSet, seed: int = 0) -> TrainSet:
         classes = [c for c in usable if c not in set(val)]
         view = seen = whole
         if not classes:
-            raise ValueError(
-                f"no foreground class of '{whole.name}' has two images to train on; add annotated images."
-            )
+            raise ValueError(f"no foreground class of '{whole.name}' has two images to train on; add annotated images.")
     episodes = validation_episodes(seen, val, part.shots, part.val_episodes) if val else None
     view = _fewer(view, classes, part.max_train_images, seed)
     weights = _class_weights(shares, [set(table.values()) & set(classes) for table in tables])

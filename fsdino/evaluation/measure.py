@@ -26,10 +26,8 @@ from fsdino.metrics.davis import boundary_f
 from fsdino.metrics.few_shot import FewShotIoU, FewShotScore, intersection_union
 
 Scoring = Literal["original", "network"]
-COLUMNS = (
-    "episode", "class_id", "query", "support", "inter_bg", "inter_fg", "union_bg", "union_fg", "score", "presence",
-    "boundary_f",
-)  # fmt: skip
+COUNTS = ("inter_bg", "inter_fg", "union_bg", "union_fg")
+COLUMNS = ("episode", "class_id", "query", "support", *COUNTS, "score", "presence", "boundary_f")
 
 
 @dataclass
@@ -121,12 +119,18 @@ class EvaluateModule(LightningModule):
             mask = logits.sigmoid() > self.method.threshold
             inter, union = intersection_union(mask, truth)
             self.running.add_counts(inter, union, class_id)
-            rows.append({
-                "episode": int(batch["episode_index"][i]), "class_id": class_id, "query": batch["query_id"][i],
-                "support": " ".join(batch["support_ids"][i]), "inter_bg": int(inter[0]), "inter_fg": int(inter[1]),
-                "union_bg": int(union[0]), "union_fg": int(union[1]), "score": score, "presence": presence,
-                "boundary_f": boundary_f(mask.cpu().numpy(), truth.cpu().numpy()) if self.boundary else None,
-            })  # fmt: skip
+            row = {
+                "episode": int(batch["episode_index"][i]),
+                "class_id": class_id,
+                "query": batch["query_id"][i],
+                "support": " ".join(batch["support_ids"][i]),
+                **dict(zip(COUNTS, (*inter.tolist(), *union.tolist()))),
+                "score": score,
+                "presence": presence,
+            }
+            if self.boundary:
+                row["boundary_f"] = boundary_f(mask.cpu().numpy(), truth.cpu().numpy())
+            rows.append(row)
         return rows
 
 
@@ -265,7 +269,7 @@ def read_rows(folder: Path) -> pd.DataFrame:
             path.write_text(whole, encoding="utf-8")
         rows += csv.DictReader(whole.splitlines(), COLUMNS)  # type: ignore[arg-type]
     table = pd.DataFrame(rows, columns=list(COLUMNS))
-    whole_numbers = ["episode", "class_id", "inter_bg", "inter_fg", "union_bg", "union_fg"]
-    table = table.astype(dict.fromkeys(whole_numbers, "int64") | dict.fromkeys(("score", "presence"), "float64"))
+    kinds = dict.fromkeys(("episode", "class_id", *COUNTS), "int64") | dict.fromkeys(("score", "presence"), "float64")
+    table = table.astype(kinds)
     table["boundary_f"] = pd.to_numeric(table["boundary_f"])  # empty where it was not asked for
     return table.drop_duplicates("episode")

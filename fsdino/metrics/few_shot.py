@@ -108,8 +108,10 @@ class FewShotIoU(Metric):
         """
         classes = [int(class_id) for class_id in class_ids]
         if not len(pred) == len(truth) == len(classes):
-            raise ValueError(f"got {len(pred)} predictions, {len(truth)} truths and {len(classes)} class ids; "
-                             "expected as many of each.")
+            raise ValueError(
+                f"got {len(pred)} predictions, {len(truth)} truths and {len(classes)} class ids; "
+                "expected as many of each."
+            )
         for one_pred, one_truth, class_id in zip(pred, truth, classes):
             self.add_counts(*intersection_union(one_pred, one_truth), class_id)
 
@@ -120,8 +122,10 @@ class FewShotIoU(Metric):
             ValueError: the class is not one of the metric's.
         """
         if class_id not in self._row:
-            raise ValueError(f"class {class_id} is not among the {len(self.class_ids)} classes of this metric; "
-                             "build it with the classes of the fold that is measured.")
+            raise ValueError(
+                f"class {class_id} is not among the {len(self.class_ids)} classes of this metric; "
+                "build it with the classes of the fold that is measured."
+            )
         row = self._row[class_id]
         self._computed = None  # torchmetrics forgets an earlier result by itself in `update` alone
         self._update_count += 1

@@ -94,15 +94,7 @@ def _train(
         if part.prompting is not None:
             tiny = part.prompting == "tiny"
             load_prompting_(module.sam, load_file(bundled_file("tiny_sam") if tiny else part.prompting))
-    data = ObjectData(
-        sources,
-        Resize(module.config.img_size, resize_mode),
-        epoch_length=part.epoch_length,
-        max_objects=part.max_objects,
-        batch_size=part.batch_size,
-        num_workers=num_workers,
-        seed=fitter.seed,
-    )
+    data = ObjectData(sources, Resize(module.config.img_size, resize_mode), part, num_workers, fitter.seed)
     trained = fitter.fit("teach", module, data, part.epochs)
     module.load_state_dict(torch.load(trained, map_location="cpu", weights_only=True)["state_dict"])
     write_once(lambda: save_sam(module.sam, module.config, file))
