@@ -10,9 +10,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from fsdino.tutorial.build import NOTEBOOK, PAGE, SCRIPT, cells, notebook, page
 
 import fsdino
+from fsdino.tutorial.build import NOTEBOOK, PAGE, SCRIPT, cells, notebook, page
 
 
 def test_page_and_notebook_are_made_from_the_script() -> None:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from fsdino.cache.image_list import ImageList, joined
-from fsdino.data.catalog import open_data_set
+from fsdino.data.catalog import data_set, open_data_set
 from fsdino.data.class_index import ClassIndex, CombinedIndex, SubsetIndex
 from fsdino.data.episodes.episode_list import EpisodeList
 from fsdino.data.episodes.filters import novel_as_ignore, training_view
@@ -25,7 +25,7 @@ class DataSpec:
     """A data set.
 
     Args:
-        name: one of `fsdino.data.catalog.DATA_SETS`, or "images" for a folder of images without masks.
+        name: one of `fsdino.data.catalog.data_sets`, or "images" for a folder of images without masks.
         root: its folder on disk.
         options: further arguments of its reader.
         leave_out: fold -> names of classes that must not be seen in it ("*" = the whole set), for a second data set

@@ -1,4 +1,4 @@
-"""DAVIS's own measures: J of the region and F of the boundary."""
+"""DAVIS's measure F of outlines, and how the scores of its frames are averaged."""
 
 from __future__ import annotations
 

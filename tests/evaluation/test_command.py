@@ -26,7 +26,8 @@ from fsdino.evaluation.sheet import picked_episodes
 from fsdino.evaluation.tables import read_episodes
 from fsdino.evaluation.work import Work
 from fsdino.metrics.few_shot import FewShotIoU
-from tests.data.trees import davis_tree, fss_tree, label_folder_tree, lvis_tree, shared_data
+from tests.data.small import shared_data
+from tests.data.trees import davis_tree, fss_tree, label_folder_tree, lvis_tree
 from tests.small import METHOD_ARGS, small_segmenter
 
 COUNTS = ["fold", "episode", "class_id", "inter_bg", "inter_fg", "union_bg", "union_fg"]

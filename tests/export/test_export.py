@@ -12,7 +12,6 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from fsdino.predict.engines.torch import TorchEngine
 from PIL import Image
 
 from fsdino.base.reference import Reference

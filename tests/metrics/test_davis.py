@@ -1,10 +1,10 @@
-"""DAVIS's F against a slow reference, and its mean over objects."""
+"""DAVIS's F of outlines and the average of its frames."""
 
 import numpy as np
 import pytest
 
 from fsdino.metrics.davis import boundary_f, davis_score, outline
-from tests.data.trees import block
+from tests.data.small import block
 
 
 def test_outline_of_a_square():

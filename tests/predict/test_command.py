@@ -10,8 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fsdino.predict.engine import segment_tiled, tiles
-from fsdino.predict.engines.torch import TorchEngine
 from PIL import Image
 from pycocotools import mask as rle_tools
 
@@ -20,9 +18,7 @@ from fsdino.base.registry import build
 from fsdino.base.result import Segmentation
 from fsdino.base.storage import save
 from fsdino.cli import main
-from fsdino.predict import Annotated, Engine, Finding, predict, read_support, remember, resolve
-from fsdino.predict.formats import annotation, instances, polygons, yolo_lines
-from fsdino.predict.images import find_images, read_ahead
+from fsdino.predict import predict, remember
 from fsdino.predict.memory_file import load_memory
 from fsdino.predict.outputs import Outputs
 from tests.predict.test_images import write_video

@@ -11,12 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fsdino.predict.engine import segment_tiled
-from PIL import Image
 
-from fsdino.base.storage import save
-from fsdino.predict import Finding, Labelling, command, predict, resolve
-from fsdino.predict.formats import polygons
+from fsdino.base.result import LabelMap
+from fsdino.predict import command, predict
 from fsdino.predict.outputs import Outputs, file_stems
 from tests.small import write_image
 

@@ -13,8 +13,7 @@ from fsdino.data.class_index import ClassIndex
 from fsdino.data.files import DataSetError, existing, first_existing, read_names
 from fsdino.data.images import check_mask_size, image_size, read_image, read_labels
 
-ROOTS = ("DAVIS", "DAVIS-data/DAVIS", ".")
-PUBLISHED_SEQUENCES = {(2016, "train"): 30, (2016, "val"): 20, (2017, "train"): 60, (2017, "val"): 30}
+_ROOTS = ("DAVIS", "DAVIS-data/DAVIS", ".")
 
 
 class DavisIndex(ClassIndex):

@@ -5,7 +5,8 @@ import pytest
 from fsdino.data.episodes.protocols import PROTOCOLS
 from fsdino.data.files import DataSetError
 from fsdino.data.readers.davis import DavisIndex
-from tests.data.trees import block, davis_tree, labels
+from tests.data.small import block, labels
+from tests.data.trees import davis_tree
 
 
 def test_an_object_of_2017_is_a_class(tmp_path):
