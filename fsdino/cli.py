@@ -2,52 +2,46 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 import re
 import sys
 from argparse import ArgumentError
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
+from dataclasses import fields, is_dataclass
 from importlib import import_module
-from typing import Any
+from typing import Any, get_type_hints
 
-# command -> (module:function, one line of help). Recipe commands take `--config FILE` and overrides.
-RECIPE_COMMANDS = {
-    "run": ("fsdino.pipeline.commands:run", "a whole recipe: cache, distill, train, evaluate, export"),
-    "cache": ("fsdino.pipeline.commands:cache", "write the teacher's and the frozen encoder's maps of a recipe"),
-    "distill": ("fsdino.pipeline.commands:distill", "stage 1: the adapter learns SAM's embedding, coarse to fine"),
-    "train": ("fsdino.pipeline.commands:train", "stage 2: episodes of base classes"),
-    "evaluate": ("fsdino.pipeline.commands:evaluate", "measure a method on a data set; with --config a recipe's run"),
-    "export": ("fsdino.pipeline.commands:export", "write a model as safetensors, pt2, onnx, int8; with --config a run"),
+# command -> what it calls, what may be given without a name in front of it, and one line of help
+COMMANDS: dict[str, tuple[str, tuple[str, ...], str]] = {
+    "run": ("fsdino.pipeline.command:run", (), "a whole recipe: cache, distill, train, evaluate, export; or --stages"),
+    "predict": ("fsdino.predict.command:predict", (), "masks of your objects in your images, from a few examples"),
+    "remember": ("fsdino.predict.command:remember", ("support",), "save what references show as a small file"),
+    "evaluate": ("fsdino.evaluation.command:evaluate", ("method",), "measure a method on a data set"),
+    "compare": ("fsdino.evaluation.compare:compare", ("a", "b"), "two evaluations of one list: which is better"),
+    "export": ("fsdino.export.command:export_files", ("model",), "write a model as safetensors, pt2, onnx, int8"),
+    "demo": ("fsdino.demo.serve:demo", (), "a local page: draw on an example, drop images, see the masks"),
+    "data": ("fsdino.data.command:data", ("name",), "what of a data set is on disk, what is missing, where it is"),
+    "episodes": ("fsdino.data.command:episodes", ("name",), "draw or verify a fixed list of test episodes"),
+    "pretrain": ("fsdino.pipeline.commands:pretrain", (), "train the tiny encoder of the embedded world"),
+    "teach": ("fsdino.pipeline.commands:teach", (), "train a small promptable SAM"),
+    "pretrain-sam2": ("fsdino.pipeline.commands:pretrain_sam2", (), "train the mini SAM2 of the embedded world"),
 }
-FUNCTION_COMMANDS = {
-    "predict": ("fsdino.predict.command:predict", "masks of your objects in your images, from a few examples"),
-    "remember": ("fsdino.predict.command:remember", "save what references show as a small file"),
-    "compare": ("fsdino.evaluation.compare:compare", "two evaluations of the same episodes: which method is better"),
-    "demo": ("fsdino.demo.serve:demo", "a local page: draw on an example, drop images, see the masks"),
-    "data": ("fsdino.data.command:data", "what of a data set is on disk, what is missing, which file to fetch"),
-    "episodes": ("fsdino.data.command:episodes", "draw or verify a fixed list of test episodes"),
-    "pretrain": ("fsdino.pipeline.commands:pretrain", "train the tiny encoder of the embedded world"),
-    "teach": ("fsdino.pipeline.commands:teach", "train a small promptable SAM"),
-    "pretrain-sam2": ("fsdino.pipeline.commands:pretrain_sam2", "train the mini SAM2 of the embedded world"),
-}
-# without --config these recipe commands take options of their own
-WITHOUT_RECIPE = {"evaluate": "fsdino.evaluation.command:evaluate", "export": "fsdino.export.command:export_files"}
-# what may be given without a name in front of it
-POSITIONAL = {
-    "remember": ("support",), "data": ("name",), "episodes": ("name",), "evaluate": ("method",), "compare": ("a", "b"),
-}  # fmt: skip
 EXPECTED_ERRORS = (ValueError, OSError, ImportError, ArgumentError)
 
 
 def usage() -> str:
     """The overview of commands."""
-    rows = [f"  {name:<13} {text}" for name, (_, text) in {**FUNCTION_COMMANDS, **RECIPE_COMMANDS}.items()]
-    return "\n".join([
-        "usage: fsdino COMMAND [options]    (fsdino COMMAND --help for the options of one)", "", *rows, "",
-        "Recipe commands take --config recipes/NAME.yaml; any key can be overridden: --seed 1 --trainer.devices 2.",
-        "An error is one sentence; FSDINO_DEBUG=1 shows where it came from.",
-    ])  # fmt: skip
+    rows = [f"  {name:<13} {text}" for name, (_, _, text) in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: fsdino COMMAND [options]    (fsdino COMMAND --help for the options of one)",
+            "",
+            *rows,
+            "",
+            "`fsdino run` takes --config recipes/NAME.yaml; any key can be overridden: --seed 1 --trainer.devices 2.",
+            "An error is one sentence; FSDINO_DEBUG=1 shows where it came from.",
+        ]
+    )
 
 
 def resolve(target: str) -> Callable[..., Any]:
@@ -83,61 +77,48 @@ def calm() -> None:
 
 
 def call(name: str, arguments: Sequence[str]) -> int:
-    """Run one command.
-
-    Args:
-        name: a command.
-        arguments: what follows it.
-
-    Returns:
-        Exit code.
-    """
-    has_recipe = any(part == "--config" or part.startswith("--config=") for part in arguments)
-    wants_help = any(part in ("-h", "--help") for part in arguments)
-    if name in RECIPE_COMMANDS and (has_recipe or name not in WITHOUT_RECIPE):
-        if not has_recipe and not wants_help:
-            raise ValueError("give a recipe to run: --config recipes/tiny.yaml; its header says how long it takes.")
-        from fsdino.pipeline.recipe import read_recipe
-
-        calm()
-        recipe, trainer_options = read_recipe(arguments)
-        result = resolve(RECIPE_COMMANDS[name][0])(recipe, trainer_options)
+    """Run one command; its exit code."""
+    function = resolve(COMMANDS[name][0])
+    calm()
+    if name == "run":
+        result = function(arguments)
     else:
-        from jsonargparse import auto_cli
-
-        if name in WITHOUT_RECIPE:
-            calm()
-        function = resolve(WITHOUT_RECIPE.get(name) or FUNCTION_COMMANDS[name][0])
-        options: dict[str, Any] = {"as_positional": False, "prog": f"fsdino {name}", "exit_on_error": False}
-        result = auto_cli(function, args=_switched(function, _named(name, arguments)), **options)
+        result = function(**options(function, name, named(name, arguments)))
     return result if isinstance(result, int) else 0
 
 
-def _named(name: str, arguments: Sequence[str]) -> list[str]:
+def options(function: Callable[..., Any], name: str, arguments: Sequence[str]) -> dict[str, Any]:
+    """What a command's function is called with; the fields of a dataclass that it takes are options of their own."""
+    from jsonargparse import ArgumentParser
+
+    kinds: dict[str, Any] = {key: kind for key, kind in get_type_hints(function).items() if is_dataclass(kind)}
+    parser = ArgumentParser(prog=f"fsdino {name}", exit_on_error=False)
+    for kind in kinds.values():
+        parser.add_class_arguments(kind, instantiate=False)
+    parser.add_function_arguments(function, skip=set(kinds))
+    switches = {f"--{key}" for key, value in parser.get_defaults().as_dict().items() if value is False}
+    values = dict(parser.parse_args(switched(switches, arguments)).items())
+    parts = {key: kind(**{one.name: values.pop(one.name) for one in fields(kind)}) for key, kind in kinds.items()}
+    return values | parts
+
+
+def named(name: str, arguments: Sequence[str]) -> list[str]:
     """`data check NAME ...`, `compare A B`, `--num-workers 2` as people write them, in the names of the options."""
     rest = list(arguments[1:] if name == "data" and arguments[:1] == ["check"] else arguments)
-    named: list[str] = []
-    for option in POSITIONAL.get(name, ()):
+    given: list[str] = []
+    for option in COMMANDS[name][1]:
         if rest and not rest[0].startswith("-"):
-            named += [f"--{option}", rest.pop(0)]
-    return named + [_underscored(part) for part in rest]
+            given += [f"--{option}", rest.pop(0)]
+    # values, and what stands behind a dot (--options.img-size), stay as they are
+    return given + [re.sub(r"^--[\w-]+", lambda found: "--" + found[0][2:].replace("-", "_"), part) for part in rest]
 
 
-def _switched(function: Callable[..., Any], arguments: Sequence[str]) -> list[str]:
-    """`--overwrite` alone as `--overwrite true`, for the options of a function that are switches."""
-    switches = {f"--{name}" for name, kind in inspect.signature(function).parameters.items() if kind.default is False}
-    following = [*arguments[1:], "--"]
-    return [part for one, after in zip(arguments, following)
-            for part in ((one, "true") if one in switches and after.startswith("--") else (one,))]  # fmt: skip
-
-
-def _underscored(part: str) -> str:
-    """`--num-workers=2` as `--num_workers=2`; values and what stands behind a dot stay as they are."""
-    if not part.startswith("--"):
-        return part
-    stem, mark, rest = part[2:].partition("=")
-    option, dot, key = stem.partition(".")
-    return f"--{option.replace('-', '_')}{dot}{key}{mark}{rest}"
+def switched(switches: Set[str], arguments: Sequence[str]) -> list[str]:
+    """`--overwrite` alone as `--overwrite true`."""
+    whole: list[str] = []
+    for part, following in zip(arguments, [*arguments[1:], "--"]):
+        whole += [part, "true"] if part in switches and following.startswith("--") else [part]
+    return whole
 
 
 def sentence(error: Exception) -> str:
@@ -154,14 +135,7 @@ def sentence(error: Exception) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point.
-
-    Args:
-        arguments: command line without the program's name; None = the process's.
-
-    Returns:
-        Exit code: 0, or 1 or 2 after an error.
-    """
+    """Entry point; `arguments` is the command line without the program's name. The exit code is 0, 1 or 2."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(usage())
@@ -171,7 +145,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         print(__version__)
         return 0
-    if arguments[0] not in {**RECIPE_COMMANDS, **FUNCTION_COMMANDS}:
+    if arguments[0] not in COMMANDS:
         print(f"fsdino: there is no command {arguments[0]!r}.\n\n{usage()}", file=sys.stderr)
         return 2
     try:

@@ -5,21 +5,27 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from fsdino.cli import FUNCTION_COMMANDS, RECIPE_COMMANDS, main, resolve, usage
+from fsdino.cli import COMMANDS, main, resolve, usage
+from fsdino.evaluation.episode_choice import EpisodeChoice
+from fsdino.evaluation.method_choice import MethodChoice
+from fsdino.evaluation.work import Work
+
+RECIPES = Path(__file__).parents[1] / "recipes"
 
 
 def test_help_lists_every_command(capsys) -> None:
     assert main(["--help"]) == 0
     text = capsys.readouterr().out
-    assert all(name in text for name in {**RECIPE_COMMANDS, **FUNCTION_COMMANDS})
+    assert all(name in text for name in COMMANDS)
 
 
-@pytest.mark.parametrize("name", sorted({**RECIPE_COMMANDS, **FUNCTION_COMMANDS}))
+@pytest.mark.parametrize("name", sorted(COMMANDS))
 def test_every_command_resolves(name) -> None:
-    assert callable(resolve({**RECIPE_COMMANDS, **FUNCTION_COMMANDS}[name][0]))
+    assert callable(resolve(COMMANDS[name][0]))
 
 
 def test_unknown_command_is_named(capsys) -> None:
@@ -49,20 +55,29 @@ def test_episodes_are_drawn_written_and_verified(tmp_path, capsys) -> None:
 
 
 def test_usage_has_a_line_for_each_command() -> None:
-    assert len([line for line in usage().splitlines() if line.startswith("  ")]) == len(RECIPE_COMMANDS) + len(
-        FUNCTION_COMMANDS
-    )
+    assert len([line for line in usage().splitlines() if line.startswith("  ")]) == len(COMMANDS)
 
 
-def test_evaluate_takes_a_recipe_or_a_method(monkeypatch) -> None:
-    monkeypatch.setattr("fsdino.pipeline.commands.evaluate", lambda recipe, options: 70 + len(recipe.name))
-    assert main(["evaluate", "--config", "recipes/tiny.yaml"]) == 74
-    seen = {}
+def test_options_of_parts_are_written_as_people_write_them(monkeypatch) -> None:
+    seen: dict[str, Any] = {}
 
-    def evaluate(method: str, num_workers: int = 0, skip_rare: bool = False, folds: str = "all") -> int:
-        seen.update(method=method, num_workers=num_workers, skip_rare=skip_rare, folds=folds)
+    def evaluate(choice: MethodChoice, test: EpisodeChoice, work: Work, strips: int = 12) -> int:
+        seen.update(choice=choice, test=test, work=work, strips=strips)
         return 3
 
     monkeypatch.setattr("fsdino.evaluation.command.evaluate", evaluate)
-    assert main(["evaluate", "tiny", "--skip-rare", "--num-workers=2", "--folds", "0,1"]) == 3
-    assert seen == {"method": "tiny", "num_workers": 2, "skip_rare": True, "folds": "0,1"}
+    options = ["--skip-rare", "--num-workers=2", "--folds", "0,1", "--options.img-size", "64", "--strips", "0"]
+    assert main(["evaluate", "tiny", *options]) == 3
+    assert seen == {
+        "choice": MethodChoice("tiny", options={"img-size": 64}),
+        "test": EpisodeChoice(skip_rare=True, folds="0,1"),
+        "work": Work(num_workers=2),
+        "strips": 0,
+    }
+
+
+def test_a_run_needs_a_recipe_and_stages_that_there_are(capsys) -> None:
+    assert main(["run", "--seed", "1"]) == 2
+    assert "give a recipe to run: --config recipes/tiny.yaml" in capsys.readouterr().err
+    assert main(["run", "--config", str(RECIPES / "tiny.yaml"), "--stages", "train,measure"]) == 2
+    assert "there is no stage 'measure'; use cache, distill, train, evaluate, export" in capsys.readouterr().err

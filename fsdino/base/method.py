@@ -135,6 +135,9 @@ class FewShotMethod(nn.Module, PyTorchModelHubMixin, ABC):
         """The parameters that learn in episode training."""
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
+    def prepare_training_(self, iou_weight: float, presence_weight: float) -> None:
+        """Freeze what no loss of these weights reaches: distributed training refuses parameters without a gradient."""
+
     def frozen_maps(self) -> FrozenMaps | None:
         """What of its work on an image never changes in training and can be read from a cache; None: nothing."""
         return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 import torch
@@ -70,6 +70,18 @@ class ImageList:
         """
         array = np.ascontiguousarray(self.load_image(self.ids[index]))
         return torch.from_numpy(array).permute(2, 0, 1).float() / 255
+
+
+def joined(lists: Sequence[ImageList]) -> ImageList:
+    """Several lists as one, each image's id preceded by its list's place and name."""
+    loaders = {f"{i}-{part.name}": part.load_image for i, part in enumerate(lists)}
+    ids = tuple(f"{i}-{part.name}|{image}" for i, part in enumerate(lists) for image in part.ids)
+    return ImageList("+".join(part.name for part in lists), ids, partial(_load_joined, loaders))
+
+
+def _load_joined(loaders: dict[str, Callable[[str], np.ndarray]], image_id: str) -> np.ndarray:
+    name, _, own = image_id.partition("|")
+    return loaders[name](own)
 
 
 class ImageData(Dataset):

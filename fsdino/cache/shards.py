@@ -106,12 +106,14 @@ def read_manifest(folder: str | Path) -> tuple[CacheRecipe, dict[str, str]]:
     """
     path = Path(folder) / MANIFEST
     if not path.is_file():
-        raise FileNotFoundError(f"{folder} is no embedding cache (no {MANIFEST}); make one with `fsdino cache`.")
+        raise FileNotFoundError(
+            f"{folder} is not an embedding cache (no {MANIFEST}); make one with `fsdino run --stages cache`."
+        )
     try:
         values = json.loads(path.read_text())
         return CacheRecipe(**values["recipe"]), dict(values["shards"])
     except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is damaged ({error}); delete the folder and run `fsdino cache` again.") from error
+        raise ValueError(f"{path} is damaged ({error}); delete the folder and run `fsdino run` again.") from error
 
 
 def write_manifest(folder: str | Path, recipe: CacheRecipe, shards: dict[str, str]) -> None:

@@ -3,20 +3,79 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 
-from fsdino.cache.image_list import ImageList
+from fsdino.cache.image_list import ImageList, joined
 from fsdino.data.catalog import data_set, open_data_set
 from fsdino.data.class_index import ClassIndex, CombinedIndex, SubsetIndex
 from fsdino.data.episodes.episode_list import EpisodeList
 from fsdino.data.episodes.filters import novel_as_ignore, training_view
 from fsdino.data.images import IMAGE_SUFFIXES, read_image
 from fsdino.data.readers.own import spread_images
-from fsdino.pipeline.recipe import DataPart, DataSpec
-from fsdino.training.episode_data import held_out_classes, validation_episodes
+
+
+@dataclass
+class DataSpec:
+    """A data set.
+
+    Args:
+        name: one of `fsdino.data.catalog.data_sets`, or "images" for a folder of images without masks.
+        root: its folder on disk.
+        options: further arguments of its reader.
+        leave_out: fold -> names of classes that must not be seen in it ("*" = the whole set), for a second data set
+            that has the first one's novel classes under other names.
+        share: part of the training episodes drawn from this set, relative to the others' shares; None in all sets
+            draws every class equally often, so that a set with many classes outweighs one with few.
+    """
+
+    name: str = "synthetic"
+    root: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    leave_out: dict[int, list[str]] = field(default_factory=dict)
+    share: float | None = None
+
+
+@dataclass
+class DataPart:
+    """What is learnt from and what is tested on.
+
+    Args:
+        train: annotated data sets; their base classes are trained on.
+        images: images of distillation, used without masks; empty = the annotated ones.
+        test: data set of the test episodes.
+        fold: fold whose classes are novel.
+        shots: references per episode.
+        filter: training images: "none" (all, novel pixels ignored), "hsnet" or "pfenet".
+        in_domain: also train on the tested classes, from images that no test episode shows (a generalist's test, not
+            a few-shot one).
+        val_by: what is held out to pick checkpoint and threshold: base "classes", or "images" of all classes, for data
+            with too few classes to spare one.
+        val_share: part of them, in [0, 1).
+        val_episodes: episodes of those.
+        test_episodes: length of the test list, where it is drawn.
+        test_list: a fixed test list (JSON); `{fold}` and `{shots}` are filled in.
+        max_train_images: keep only so many annotated images (drawn by the seed); None = all.
+    """
+
+    train: list[DataSpec] = field(default_factory=lambda: [DataSpec()])
+    images: list[DataSpec] = field(default_factory=list)
+    test: DataSpec = field(default_factory=DataSpec)
+    fold: int = 0
+    shots: int = 1
+    filter: Literal["none", "hsnet", "pfenet"] = "none"
+    in_domain: bool = False
+    val_by: Literal["classes", "images"] = "classes"
+    val_share: float = 0.2
+    val_episodes: int = 120
+    test_episodes: int = 600
+    test_list: str | None = None
+    max_train_images: int | None = None
 
 
 @dataclass(frozen=True)
@@ -35,7 +94,7 @@ class TrainSet:
         index: annotated images to train on, without those of the test list.
         val_index: annotated images that choose and calibrate.
         classes: base classes to train on.
-        val_classes: base classes held out to pick checkpoint and cut.
+        val_classes: base classes held out to pick checkpoint and threshold.
         val_episodes: fixed episodes of those; None without held-out classes.
         ignore_classes: classes whose pixels take part in no loss.
         annotated: the annotated images, for the cache of frozen maps.
@@ -52,16 +111,6 @@ class TrainSet:
     annotated: ImageList
     images: ImageList
     class_weights: dict[int, float] | None = None
-
-
-@dataclass(frozen=True)
-class _FolderImages:
-    """Loads images by path relative to a folder; sent to worker processes."""
-
-    root: Path
-
-    def __call__(self, image_id: str) -> np.ndarray:
-        return read_image(self.root / image_id)
 
 
 def open_test(part: DataPart, seed: int = 0) -> TestSet:
@@ -122,13 +171,29 @@ def open_train(part: DataPart, test: TestSet, seed: int = 0) -> TrainSet:
         classes = [c for c in usable if c not in set(val)]
         view = seen = whole
         if not classes:
-            raise ValueError(
-                f"no foreground class of '{whole.name}' has two images to train on; add annotated images."
-            )
+            raise ValueError(f"no foreground class of '{whole.name}' has two images to train on; add annotated images.")
     episodes = validation_episodes(seen, val, part.shots, part.val_episodes) if val else None
     view = _fewer(view, classes, part.max_train_images, seed)
     weights = _class_weights(shares, [set(table.values()) & set(classes) for table in tables])
     return TrainSet(view, classes, seen, val, episodes, ignore, annotated, images, weights)
+
+
+def held_out_classes(classes: Sequence[int], share: float, seed: int = 0) -> list[int]:
+    """Base classes kept out of training to pick checkpoint and threshold, sorted; at least one above share 0."""
+    if share <= 0:
+        return []
+    order = np.random.default_rng(seed).permutation(len(classes))
+    count = max(1, round(share * len(classes)))
+    return sorted(int(classes[i]) for i in order[:count])
+
+
+def validation_episodes(
+    index: ClassIndex, classes: Sequence[int], shots: int, count: int, seed: int = 0
+) -> EpisodeList:
+    """Fixed episodes of held-out base classes; classes with too few images are left out."""
+    view = SubsetIndex(index, {c: index.images(c) for c in classes})
+    view.folds = [list(classes)]
+    return EpisodeList.draw(view, 0, shots, count, seed, protocol="validation", skip_rare=True)
 
 
 def _is_tested(index: ClassIndex, spec: DataSpec, part: DataPart, test: TestSet) -> bool:
@@ -211,30 +276,21 @@ def _all_images(part: DataPart, annotated: ImageList, test: TestSet) -> ImageLis
     lists: list[ImageList] = []
     for spec in part.images:
         if spec.name == "images":
-            root = Path(spec.root or ".")
-            files = sorted(p for p in root.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
-            if not files:
-                raise ValueError(f"no image below {root}; give data.images a folder with images.")
-            names = tuple(str(p.relative_to(root)) for p in files)
-            lists.append(ImageList(root.name, names, _FolderImages(root)))
+            lists.append(_folder_images(Path(spec.root or ".")))
             continue
         index = _without_tested(open_data_set(spec.name, spec.root, "train", **spec.options), spec, part, test)
         lists.append(ImageList(index.name, tuple(index.all_images()), index.load_image))
     if not lists:
         return annotated
-    return lists[0] if len(lists) == 1 else _joined(lists)
+    return lists[0] if len(lists) == 1 else joined(lists)
 
 
-def _joined(lists: list[ImageList]) -> ImageList:
-    loaders = {f"{i}-{part.name}": part.load_image for i, part in enumerate(lists)}
-    ids = tuple(f"{i}-{part.name}|{image}" for i, part in enumerate(lists) for image in part.ids)
-    return ImageList("+".join(part.name for part in lists), ids, _Joined(loaders))
+def _folder_images(root: Path) -> ImageList:
+    files = sorted(p for p in root.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+    if not files:
+        raise ValueError(f"no image below {root}; give data.images a folder with images.")
+    return ImageList(root.name, tuple(str(p.relative_to(root)) for p in files), partial(_read_below, root))
 
 
-@dataclass(frozen=True)
-class _Joined:
-    loaders: dict
-
-    def __call__(self, image_id: str) -> np.ndarray:
-        name, _, own = image_id.partition("|")
-        return self.loaders[name](own)
+def _read_below(root: Path, image_id: str) -> np.ndarray:
+    return read_image(root / image_id)

@@ -22,7 +22,7 @@ from fsdino.base.method import FewShotMethod
 from fsdino.base.reference import Reference, image_array, reference_arrays
 from fsdino.base.result import Segmentation
 from fsdino.methods.prototype import PrototypeMethod
-from fsdino.metrics.score_cut import choose_cut
+from fsdino.metrics.threshold import choose_threshold
 from fsdino.predict.memory_file import SavedMemory, save_memory, thumbnail
 
 PROTOTYPE = "prototype"
@@ -215,7 +215,8 @@ def prototype_of(model: FewShotMethod, references: Sequence[Reference]) -> Proto
     fine = F.interpolate(scores[:, None], (side, side), mode="bilinear", align_corners=False)[:, 0].cpu().numpy()
     truths = [model.resize.truth(torch.from_numpy(reference_arrays(one)[1]).long()) for one in references]
     small = [F.interpolate(t[None, None].float(), (side, side), mode="nearest-exact")[0, 0].numpy() for t in truths]
-    method.score_threshold = choose_cut(list(fine), small, [0] * len(small), np.linspace(-0.4, 0.8, 61).tolist()).cut
+    grid = np.linspace(-0.4, 0.8, 61).tolist()
+    method.score_threshold = choose_threshold(list(fine), small, [0] * len(small), grid).threshold
     return method
 
 

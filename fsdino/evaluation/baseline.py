@@ -1,4 +1,4 @@
-"""The honest prototype baseline: its layer, its kind and its cut are chosen on episodes of base classes."""
+"""The honest prototype baseline: its layer, its kind and its threshold are chosen on episodes of base classes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from fsdino.methods.prototype import (
     masked_average,
     prototype_score,
 )
-from fsdino.metrics.score_cut import choose_cut
+from fsdino.metrics.threshold import choose_threshold
 from fsdino.models.encoder import FeatureEncoder
 
 GRIDS: dict[Kind, np.ndarray] = {"fg_bg": np.linspace(-0.4, 0.8, 61), "softmax": np.linspace(0.02, 0.98, 49)}
@@ -34,18 +34,18 @@ class PrototypeChoice:
     Attributes:
         tap: block that is compared.
         kind: "fg_bg" or "softmax", see `PrototypeMethod`.
-        cut: score above which a position is object.
+        threshold: score above which a position is object.
         miou: its mIoU on those episodes.
     """
 
     tap: int
     kind: Kind
-    cut: float
+    threshold: float
     miou: float
 
     def build(self, encoder: FeatureEncoder, resize: Resize) -> PrototypeMethod:
         """The method with this choice."""
-        return PrototypeMethod(encoder, self.tap, self.cut, self.kind, resize_mode=resize.mode)
+        return PrototypeMethod(encoder, self.tap, self.threshold, self.kind, resize_mode=resize.mode)
 
 
 @torch.no_grad()
@@ -56,7 +56,7 @@ def choose_prototype(
     episodes: EpisodeList,
     kinds: Sequence[Kind] = ("fg_bg",),
 ) -> PrototypeChoice:
-    """Try every tap of the encoder and every cut on given episodes.
+    """Try every tap of the encoder and every threshold on given episodes.
 
     Args:
         encoder: frozen; all of its taps are tried.
@@ -83,8 +83,8 @@ def choose_prototype(
     class_ids = [spec.class_id for spec in episodes]
     choices = []
     for (tap, kind), maps_of in scores.items():
-        best = choose_cut(maps_of, [t.numpy() for t in truths], class_ids, GRIDS[kind].tolist())
-        choices.append(PrototypeChoice(tap, kind, best.cut, best.miou))
+        best = choose_threshold(maps_of, truths, class_ids, GRIDS[kind].tolist())
+        choices.append(PrototypeChoice(tap, kind, best.threshold, best.miou))
     return max(choices, key=lambda c: c.miou)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from fsdino.evaluation.tables import KEY, SAME, read_episodes
-from fsdino.metrics.few_shot import Interval, paired_bootstrap, pooled_miou
+from fsdino.metrics.bootstrap import Interval, paired_bootstrap, pooled_miou
 
 
 @dataclass(frozen=True)
@@ -56,19 +56,25 @@ def check_same_episodes(a: pd.DataFrame, b: pd.DataFrame) -> None:
         ValueError: the first reason why not.
     """
     if len(a) == 0 or len(a) != len(b) or any((a[name].to_numpy() != b[name].to_numpy()).any() for name in KEY):
-        raise ValueError(f"A has {len(a)} episodes of folds {sorted(a['fold'].unique())}, B {len(b)} of "
-                         f"{sorted(b['fold'].unique())}: measure both on the same lists.")  # fmt: skip
+        raise ValueError(
+            f"A has {len(a)} episodes of folds {sorted(a['fold'].unique())}, B {len(b)} of "
+            f"{sorted(b['fold'].unique())}: measure both on the same lists."
+        )
     for name in SAME:
         differs = np.flatnonzero(a[name].astype(str).to_numpy() != b[name].astype(str).to_numpy())
         if len(differs):
             first = differs[0]
-            raise ValueError(f"episode {a['episode'].iloc[first]} of fold {a['fold'].iloc[first]} has {name} "
-                             f"'{a[name].iloc[first]}' in A and '{b[name].iloc[first]}' in B: measure both on the same "
-                             "lists.")  # fmt: skip
+            raise ValueError(
+                f"episode {a['episode'].iloc[first]} of fold {a['fold'].iloc[first]} has {name} "
+                f"'{a[name].iloc[first]}' in A and '{b[name].iloc[first]}' in B: measure both on the same "
+                "lists."
+            )
     pixels = [table["inter_bg"].to_numpy() + table["union_fg"].to_numpy() for table in (a, b)]
     if (pixels[0] != pixels[1]).any():
-        raise ValueError("A and B count different numbers of pixels in the same episode: one was scored at the "
-                         "image's own size, the other at the network's; give both the same --scoring.")  # fmt: skip
+        raise ValueError(
+            "A and B count different numbers of pixels in the same episode: one was scored at the "
+            "image's own size, the other at the network's; give both the same --scoring."
+        )
 
 
 def _compare(name: str, a: pd.DataFrame, b: pd.DataFrame) -> Comparison:
@@ -105,7 +111,9 @@ def compare(a: str, b: str) -> int:
     print(f"A  {a}\nB  {b}\n\n{'':<8}{'A':>8}{'B':>8}{'A - B':>9}{'95 % interval':>18}{'episodes':>10}")
     for one in found:
         interval = f"{100 * one.difference.low:+.2f} to {100 * one.difference.high:+.2f}"
-        print(f"{one.name:<8}{100 * one.a:>8.2f}{100 * one.b:>8.2f}{100 * one.difference.value:>+9.2f}{interval:>18}"
-              f"{one.episodes:>10}")  # fmt: skip
+        print(
+            f"{one.name:<8}{100 * one.a:>8.2f}{100 * one.b:>8.2f}{100 * one.difference.value:>+9.2f}{interval:>18}"
+            f"{one.episodes:>10}"
+        )
     print(f"\n{verdict(found[-1].difference)}.")
     return 0

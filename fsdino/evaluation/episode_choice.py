@@ -1,7 +1,8 @@
-"""Which episodes an evaluation runs: the folds asked for, each with its list, and base classes to choose a cut on."""
+"""Which episodes an evaluation runs: the folds asked for, each with its list, and base classes to choose on."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,7 @@ from fsdino.data.catalog import open_data_set
 from fsdino.data.class_index import ClassIndex
 from fsdino.data.episodes.episode_list import EpisodeList
 from fsdino.data.episodes.protocols import protocol as protocol_named
-from fsdino.data.splits import TestSet, open_train
-from fsdino.pipeline.recipe import DataPart, DataSpec
+from fsdino.data.splits import DataPart, DataSpec, TestSet, open_train
 
 
 @dataclass(frozen=True)
@@ -19,26 +19,26 @@ class EpisodeChoice:
     """What is asked for: a data set, its folds, and where their lists come from.
 
     Args:
-        data: one of `fsdino.data.catalog.data_sets`.
-        root: its folder on disk.
-        folds: "all", or numbers with commas.
+        data: the data set, for instance pascal5i, coco20i, fss1000, folder, synthetic (`fsdino data` lists them).
+        root: the folder it lies in.
+        folds: all, or numbers with commas.
         shots: references per episode.
-        protocol: preset that lists are drawn by, see `fsdino.data.episodes.protocols`.
-        list_path: fixed lists in place of drawn ones; `{fold}` and `{shots}` are filled in.
-        number: episodes a fold, in place of the protocol's; of a list whose length follows from the data set (FSS-1000,
-            DAVIS, PerSeg), so many evenly spread.
+        protocol: how lists are drawn and scored: fsdino, hsnet, pfenet, sansa or matcher-lvis.
+        list: fixed lists (JSON) in place of drawn ones; {fold} and {shots} are filled in.
+        episodes: episodes a fold, in place of the protocol's; of a list whose length follows from the data set
+            (FSS-1000, DAVIS, PerSeg), so many evenly spread.
         seed: of the draw, in place of the protocol's.
         skip_rare: leave out classes with too few images instead of refusing.
-        data_options: further arguments of the data set's reader.
+        data_options: further arguments of the data set's reader, for instance --data_options.min_cover 0.02.
     """
 
-    data: str
+    data: str = "synthetic"
     root: str | None = None
     folds: str = "all"
     shots: int = 1
     protocol: str = "fsdino"
-    list_path: str | None = None
-    number: int | None = None
+    list: str | None = None
+    episodes: int | None = None
     seed: int | None = None
     skip_rare: bool = False
     data_options: dict[str, Any] = field(default_factory=dict)
@@ -47,7 +47,7 @@ class EpisodeChoice:
         """The data set of test images."""
         return open_data_set(self.data, self.root, "test", **self.data_options)
 
-    def lists(self, index: ClassIndex) -> list[EpisodeList]:
+    def lists(self, index: ClassIndex) -> Sequence[EpisodeList]:
         """The list of each fold, checked against the data set: what does not fit is said before anything is measured.
 
         Raises:
@@ -56,11 +56,11 @@ class EpisodeChoice:
         return [self._list(index, fold) for fold in chosen_folds(self.folds, index)]
 
     def _list(self, index: ClassIndex, fold: int) -> EpisodeList:
-        if self.list_path is None:
+        if self.list is None:
             plan = protocol_named(self.protocol)
-            drawn = plan.draw(index, fold, self.shots, self.number, self.seed, self.skip_rare)
-            return drawn if self.number is None else spread(drawn, self.number)
-        path = self.list_path.format(fold=fold, shots=self.shots)
+            drawn = plan.draw(index, fold, self.shots, self.episodes, self.seed, self.skip_rare)
+            return drawn if self.episodes is None else spread(drawn, self.episodes)
+        path = self.list.format(fold=fold, shots=self.shots)
         given = EpisodeList.load(path, index.name)
         if (given.fold, given.shots) != (fold, self.shots):
             raise ValueError(
@@ -112,7 +112,7 @@ def chosen_folds(folds: str, index: ClassIndex) -> list[int]:
     try:
         numbers = list(dict.fromkeys(int(part) for part in folds.split(",")))
     except ValueError as error:
-        raise ValueError(f"folds '{folds}' are no numbers; give --folds all, or for instance --folds 0,2.") from error
+        raise ValueError(f"folds '{folds}' are not numbers; give --folds all, or for instance --folds 0,2.") from error
     for number in numbers:
         index.novel_classes(number)  # says which folds there are
     return numbers

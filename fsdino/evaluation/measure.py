@@ -21,14 +21,28 @@ from fsdino.base.method import FewShotMethod
 from fsdino.data.class_index import ClassIndex
 from fsdino.data.episodes.episode import EpisodeData, collate_episodes
 from fsdino.data.episodes.episode_list import EpisodeList
+from fsdino.metrics.bootstrap import Interval, bootstrap_interval
 from fsdino.metrics.davis import boundary_f
-from fsdino.metrics.few_shot import FewShotIoU, FewShotScore, Interval, bootstrap_interval, intersection_union
+from fsdino.metrics.few_shot import FewShotIoU, FewShotScore, intersection_union
 
 Scoring = Literal["original", "network"]
-COLUMNS = (
-    "episode", "class_id", "query", "support", "inter_bg", "inter_fg", "union_bg", "union_fg", "score", "presence",
-    "boundary_f",
-)  # fmt: skip
+COUNTS = ("inter_bg", "inter_fg", "union_bg", "union_fg")
+COLUMNS = ("episode", "class_id", "query", "support", *COUNTS, "score", "presence", "boundary_f")
+
+
+@dataclass
+class EvaluatePart:
+    """Measuring on novel classes.
+
+    Args:
+        scoring: "original" (the image's own size) or "network" (the network's).
+        baselines: also measure the prototype baseline and all-foreground.
+        strips: episodes drawn on the contact sheet.
+    """
+
+    scoring: Scoring = "original"
+    baselines: bool = True
+    strips: int = 12
 
 
 @dataclass(frozen=True)
@@ -57,13 +71,8 @@ def predict_episode(method: FewShotMethod, batch: dict[str, Any], i: int) -> tup
     Returns:
         Logits (s, s), predicted IoU and presence logit.
     """
-    one = slice(i, i + 1)
-    if "query_feats" in batch:
-        support = list(batch["support_feats"][one].flatten(0, 1).unbind(1))
-        memory = method.encode_support_feats(support, batch["support_masks"][one])  # type: ignore[operator]
-        output = method.decode_query_feats(memory, list(batch["query_feats"][one].unbind(1)))  # type: ignore[operator]
-    else:
-        output = method(batch["query_image"][one], batch["support_images"][one], batch["support_masks"][one])
+    one = {key: value[i : i + 1] for key, value in batch.items() if isinstance(value, Tensor)}
+    output = method.predict_episodes(one)
     return output.mask_logits[0, 0].float(), float(output.iou_pred[0, 0]), float(output.presence_logit[0, 0])
 
 
@@ -110,12 +119,18 @@ class EvaluateModule(LightningModule):
             mask = logits.sigmoid() > self.method.threshold
             inter, union = intersection_union(mask, truth)
             self.running.add_counts(inter, union, class_id)
-            rows.append({
-                "episode": int(batch["episode_index"][i]), "class_id": class_id, "query": batch["query_id"][i],
-                "support": " ".join(batch["support_ids"][i]), "inter_bg": int(inter[0]), "inter_fg": int(inter[1]),
-                "union_bg": int(union[0]), "union_fg": int(union[1]), "score": score, "presence": presence,
-                "boundary_f": boundary_f(mask.cpu().numpy(), truth.cpu().numpy()) if self.boundary else None,
-            })  # fmt: skip
+            row = {
+                "episode": int(batch["episode_index"][i]),
+                "class_id": class_id,
+                "query": batch["query_id"][i],
+                "support": " ".join(batch["support_ids"][i]),
+                **dict(zip(COUNTS, (*inter.tolist(), *union.tolist()))),
+                "score": score,
+                "presence": presence,
+            }
+            if self.boundary:
+                row["boundary_f"] = boundary_f(mask.cpu().numpy(), truth.cpu().numpy())
+            rows.append(row)
         return rows
 
 
@@ -254,7 +269,7 @@ def read_rows(folder: Path) -> pd.DataFrame:
             path.write_text(whole, encoding="utf-8")
         rows += csv.DictReader(whole.splitlines(), COLUMNS)  # type: ignore[arg-type]
     table = pd.DataFrame(rows, columns=list(COLUMNS))
-    whole_numbers = ["episode", "class_id", "inter_bg", "inter_fg", "union_bg", "union_fg"]
-    table = table.astype(dict.fromkeys(whole_numbers, "int64") | dict.fromkeys(("score", "presence"), "float64"))
+    kinds = dict.fromkeys(("episode", "class_id", *COUNTS), "int64") | dict.fromkeys(("score", "presence"), "float64")
+    table = table.astype(kinds)
     table["boundary_f"] = pd.to_numeric(table["boundary_f"])  # empty where it was not asked for
     return table.drop_duplicates("episode")

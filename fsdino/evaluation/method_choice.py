@@ -11,16 +11,16 @@ from typing import Any, Literal
 
 import torch
 
+from fsdino.base import registry
 from fsdino.base.bundled import BUNDLED, bundled_file
 from fsdino.base.method import FewShotMethod
-from fsdino.base.registry import METHODS, build_method
 from fsdino.base.resize import Resize
-from fsdino.base.storage import fingerprint, load
+from fsdino.base.storage import load
 from fsdino.data.class_index import ClassIndex
 from fsdino.data.episodes.episode_list import EpisodeList
 from fsdino.evaluation.baseline import choose_prototype
 from fsdino.methods.prototype import Kind
-from fsdino.models.config import SegmenterConfig, preset
+from fsdino.models.config import preset
 from fsdino.models.encoder import FeatureEncoder
 
 Base = Callable[[], tuple[ClassIndex, EpisodeList]]
@@ -30,25 +30,25 @@ RANDOM_SEED = 0  # of weights that were asked to be random
 
 @dataclass(frozen=True)
 class MethodChoice:
-    """What is measured, before it is opened; a prototype chooses its layer and cut anew in every fold.
+    """What is measured, before it is opened; a prototype chooses its layer and threshold anew in every fold.
 
     Args:
-        name: what `fsdino.load` opens (`{fold}` is filled in), or a key of `METHODS`.
-        preset: encoder of the prototype, one of `fsdino.models.config.PRESETS`.
-        encoder_weights: of the prototype: "auto" (bundled for tiny, else timm's), "timm", "random", "bundled:NAME" or a
-            file.
-        tap: block of the prototype, or "auto": chosen on base classes.
-        cut: score above which the prototype says object, or "auto": chosen on base classes.
-        kind: how the prototype compares, or "auto": chosen on base classes.
-        options: further arguments of a named method's `build`.
-        threshold: probability above which a pixel is object; None keeps the method's own.
+        method: what `fsdino.load` opens (tiny, a folder, a run's folder, a checkpoint, a Hub id; {fold} is filled in),
+            or prototype, sansa, fssam, persam, all_foreground.
+        preset: of the prototype: whose encoder and size.
+        encoder_weights: of the prototype: auto (bundled for tiny, else timm's), timm, random, bundled:NAME or a file.
+        tap: of the prototype: block that is compared; auto chooses it on base classes.
+        score_threshold: of the prototype: score above which a position is object; auto chooses it on base classes.
+        kind: of the prototype: fg_bg or softmax; auto chooses it on base classes.
+        options: of the named methods: their arguments, for instance --options.weights FILE --options.size large.
+        threshold: probability above which a pixel is object; the method's own when left out.
     """
 
-    name: str
+    method: str
     preset: str = "tiny"
     encoder_weights: str = "auto"
     tap: int | Literal["auto"] = "auto"
-    cut: float | Literal["auto"] = "auto"
+    score_threshold: float | Literal["auto"] = "auto"
     kind: Kind | Literal["auto"] = "auto"
     options: dict[str, Any] = field(default_factory=dict)
     threshold: float | None = None
@@ -62,45 +62,59 @@ class MethodChoice:
 
         Raises:
             FileNotFoundError: nothing is there under that name.
-            ValueError: what is there is no model, or an option does not fit.
+            ValueError: what is there is not a model, or an option does not fit.
         """
-        if self.name == "prototype":
+        if self.method == "prototype":
             method = self._prototype(base)
-        elif self.name in METHODS:
+        elif self.method in registry.METHODS and self.method != "fsdino":
             with torch.random.fork_rng():
                 torch.manual_seed(RANDOM_SEED)
-                method = build_method(self.name, **self.options)
+                method = registry.build(self.method, **self.options)
             if not {"weights", "checkpoint"} & set(self.options) and any(True for _ in method.parameters()):
-                needs = "checkpoint" if self.name == "persam" else "weights"
-                print(f"{self.name}: its weights are random; give --options.{needs} FILE.", file=sys.stderr)
+                needs = "checkpoint" if self.method == "persam" else "weights"
+                print(f"{self.method}: its weights are random; give --options.{needs} FILE.", file=sys.stderr)
         else:
             if self.options:
-                raise ValueError(f"'{self.name}' is opened as it was saved, options {sorted(self.options)} do not fit; "
-                                 f"they go with {', '.join(METHODS)}.")  # fmt: skip
-            method = load(self.name.format(fold=fold) if "{fold}" in self.name else self.name)
+                named = ", ".join(name for name in registry.METHODS if name != "fsdino")
+                raise ValueError(
+                    f"'{self.method}' is opened as it was saved, options {sorted(self.options)} do not fit; they "
+                    f"go with {named}."
+                )
+            method = load(self.method.format(fold=fold) if "{fold}" in self.method else self.method)
         if self.threshold is not None:
             if not 0.0 < self.threshold < 1.0:
-                raise ValueError(f"threshold {self.threshold} is no probability; use a value above 0 and below 1.")
+                raise ValueError(f"threshold {self.threshold} is not a probability; use a value above 0 and below 1.")
             method.threshold = self.threshold
         return method.eval()
 
     def _prototype(self, base: Base) -> FewShotMethod:
         config = preset(self.preset)
         weights = encoder_weights(self.preset, self.encoder_weights)
-        tap, cut, kind = self.tap, self.cut, self.kind
-        if "auto" in (tap, cut, kind):
-            encoder = _encoder(config, weights, None if tap == "auto" else int(tap))
-            kinds = KINDS if kind == "auto" else (kind,)
-            index, episodes = base()
-            choice = choose_prototype(encoder, Resize(config.img_size, config.resize_mode), index, episodes, kinds)
-            tap, kind, cut = choice.tap, choice.kind, choice.cut if cut == "auto" else cut
+        encoder: dict[str, Any] = {"model_kwargs": config.encoder_kwargs, "stride": config.encoder_stride}
+        tap, threshold, kind = self.tap, self.score_threshold, self.kind
         with torch.random.fork_rng():
             torch.manual_seed(RANDOM_SEED)
-            return build_method(
-                "prototype", encoder=config.encoder, img_size=config.img_size, encoder_kwargs=config.encoder_kwargs,
-                encoder_stride=config.encoder_stride, encoder_weights=weights, resize_mode=config.resize_mode,
-                tap=tap, cut=cut, kind=kind, **self.options,
-            )  # fmt: skip
+            if "auto" in (tap, threshold, kind):
+                taps = None if tap == "auto" else (int(tap),)
+                reader = FeatureEncoder(config.encoder, config.img_size, (0,), weights=weights, **encoder).reading(taps)
+                kinds = KINDS if kind == "auto" else (kind,)
+                choice = choose_prototype(reader, Resize(config.img_size, config.resize_mode), *base(), kinds)
+                tap, kind = choice.tap, choice.kind
+                threshold = choice.threshold if threshold == "auto" else threshold
+            torch.manual_seed(RANDOM_SEED)
+            return registry.build(
+                "prototype",
+                encoder=config.encoder,
+                img_size=config.img_size,
+                encoder_kwargs=config.encoder_kwargs,
+                encoder_stride=config.encoder_stride,
+                encoder_weights=weights,
+                resize_mode=config.resize_mode,
+                tap=tap,
+                score_threshold=threshold,
+                kind=kind,
+                **self.options,
+            )
 
 
 def encoder_weights(preset_name: str, wanted: str) -> str | None:
@@ -117,35 +131,16 @@ def encoder_weights(preset_name: str, wanted: str) -> str | None:
     return str(bundled_file(wanted.removeprefix("bundled:"))) if wanted.startswith("bundled:") else wanted
 
 
-def _encoder(config: SegmenterConfig, weights: str | None, tap: int | None) -> FeatureEncoder:
-    """The encoder of a configuration with one tap, or with all."""
-    arguments = (config.encoder_kwargs, weights, config.encoder_stride)
-    taps: tuple[int, ...] = (tap,) if tap is not None else ()
-    if not taps:
-        with torch.device("meta"):
-            taps = tuple(range(FeatureEncoder(config.encoder, config.img_size, (0,), config.encoder_kwargs).depth))
-    with torch.random.fork_rng():
-        torch.manual_seed(RANDOM_SEED)
-        return FeatureEncoder(config.encoder, config.img_size, taps, *arguments)
-
-
 def identity(method: FewShotMethod) -> str:
-    """Name everything that decides a method's answers: weights, configuration, options and cut.
-
-    Args:
-        method: any.
-
-    Returns:
-        16 hexadecimal digits.
-    """
-    built = getattr(method, "description", None)
-    parts = [type(method).__name__, fingerprint(method), method.img_size, method.resize.mode, method.threshold, built]
+    """Sixteen digits of everything that decides a method's answers: weights, configuration, options and threshold."""
+    built = [method.img_size, method.resize.mode, method.threshold, method.arguments(), remark(method)]
+    parts = [type(method).__name__, method.fingerprint(), *built]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def remark(method: FewShotMethod) -> str:
-    """What was chosen for a fold, for tables: a prototype's layer and cut; empty for others."""
-    if not all(hasattr(method, name) for name in ("taps", "cut", "kind")):
+    """What was chosen for a fold, for tables: a prototype's layer and threshold; empty for others."""
+    if not all(hasattr(method, name) for name in ("taps", "score_threshold", "kind")):
         return ""
     taps = "+".join(str(tap) for tap in method.taps)  # type: ignore[union-attr]
-    return f"{method.kind} block {taps} cut {method.cut:.3f}"
+    return f"{method.kind} block {taps} threshold {method.score_threshold:.3f}"

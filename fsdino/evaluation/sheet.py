@@ -93,6 +93,10 @@ def strip(method: FewShotMethod, data: EpisodeData, number: int, size: int = 160
     return episode_strip(
         [index.load_image(image) for image in spec.support],
         [index.load_mask(image, spec.class_id) for image in spec.support],
-        index.load_image(spec.query), truth.numpy(), (probs > method.threshold).numpy(), score=score,
-        class_name=index.class_names[spec.class_id], size=size,
-    )  # fmt: skip
+        index.load_image(spec.query),
+        truth.numpy(),
+        (probs > method.threshold).numpy(),
+        score=score,
+        class_name=index.class_names[spec.class_id],
+        size=size,
+    )

@@ -10,16 +10,15 @@ import numpy as np
 import pandas as pd
 
 from fsdino.data.class_index import ClassIndex
-from fsdino.evaluation.measure import Evaluation, read_rows
+from fsdino.evaluation.measure import COUNTS, Evaluation, read_rows
+from fsdino.metrics.bootstrap import Interval, bootstrap_interval
 from fsdino.metrics.davis import davis_score
-from fsdino.metrics.few_shot import Interval, bootstrap_interval
 
 TableFormat = Literal["csv", "parquet"]
 EPISODES = "episodes"  # file name without suffix
 # What says that two rows are of the same episode, and what was counted there.
 KEY = ("fold", "episode")
 SAME = ("class_id", "query", "support")
-COUNTS = ("inter_bg", "inter_fg", "union_bg", "union_fg")
 
 
 @dataclass(frozen=True)
@@ -65,9 +64,15 @@ def class_table(results: list[FoldResult], index: ClassIndex) -> pd.DataFrame:
         drawn = result.evaluation.rows["class_id"].value_counts()
         scores = result.evaluation.score.per_class
         for class_id in index.novel_classes(result.fold):
-            rows.append({"fold": result.fold, "class_id": class_id, "class_name": index.class_names[class_id],
-                         "iou": round(scores[class_id], 6) if class_id in scores else None,
-                         "episodes": int(drawn.get(class_id, 0))})  # fmt: skip
+            rows.append(
+                {
+                    "fold": result.fold,
+                    "class_id": class_id,
+                    "class_name": index.class_names[class_id],
+                    "iou": round(scores[class_id], 6) if class_id in scores else None,
+                    "episodes": int(drawn.get(class_id, 0)),
+                }
+            )
     return pd.DataFrame(rows)
 
 
@@ -86,10 +91,19 @@ def result_rows(results: list[FoldResult], index: ClassIndex, about: dict[str, A
     for result in results:
         score, interval = result.evaluation.score, result.evaluation.interval
         novel = index.novel_classes(result.fold)
-        rows.append(about | {"fold": str(result.fold)} | _percent(interval, score.fb_iou) | {
-            "episodes": score.num_episodes, "classes": len(novel), "undrawn": len(novel) - len(score.per_class),
-            "choice": result.remark, "list": result.list_hash[:16],
-        } | davis_numbers(result.evaluation.rows))  # fmt: skip
+        rows.append(
+            about
+            | {"fold": str(result.fold)}
+            | _percent(interval, score.fb_iou)
+            | {
+                "episodes": score.num_episodes,
+                "classes": len(novel),
+                "undrawn": len(novel) - len(score.per_class),
+                "choice": result.remark,
+                "list": result.list_hash[:16],
+            }
+            | davis_numbers(result.evaluation.rows)
+        )
     if len(results) > 1:
         fb = float(np.mean([result.evaluation.score.fb_iou for result in results]))
         sums = {name: sum(row[name] for row in rows) for name in ("episodes", "classes", "undrawn")}
@@ -123,8 +137,10 @@ def text_table(rows: list[dict[str, Any]], names: dict[int, str]) -> str:
     for row in rows:
         interval = f"{row['low']:.1f} to {row['high']:.1f}"
         drawn = row["classes"] - row["undrawn"]
-        lines.append(f"{row['fold']:<8}{row['miou']:>7.2f}{interval:>18}{row['fb_iou']:>9.2f}{row['episodes']:>10}"
-                     f"{drawn:>9}" + (f"  {row['choice']}" if row.get("choice") else ""))  # fmt: skip
+        lines.append(
+            f"{row['fold']:<8}{row['miou']:>7.2f}{interval:>18}{row['fb_iou']:>9.2f}{row['episodes']:>10}"
+            f"{drawn:>9}" + (f"  {row['choice']}" if row.get("choice") else "")
+        )
         if "j" in row:
             lines.append(f"DAVIS   J {row['j']:.2f}   F {row['f']:.2f}   J&F {(row['j'] + row['f']) / 2:.2f}")
     if names:
@@ -171,8 +187,10 @@ def read_episodes(source: str | Path) -> pd.DataFrame:
             return read_rows(path).assign(fold=0).sort_values(list(KEY), ignore_index=True)
         found = [path / f"{EPISODES}.{kind}" for kind in ("csv", "parquet") if (path / f"{EPISODES}.{kind}").is_file()]
         if not found:
-            raise FileNotFoundError(f"folder '{path}' holds no {EPISODES}.csv or {EPISODES}.parquet; give the folder "
-                                    "that `fsdino evaluate --out` named.")  # fmt: skip
+            raise FileNotFoundError(
+                f"folder '{path}' holds no {EPISODES}.csv or {EPISODES}.parquet; give the folder "
+                "that `fsdino evaluate --out` named."
+            )
         path = found[0]
     if not path.is_file():
         raise FileNotFoundError(f"there is no table '{path}'; make it with `fsdino evaluate`.")
@@ -181,6 +199,8 @@ def read_episodes(source: str | Path) -> pd.DataFrame:
     except (ValueError, OSError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise ValueError(f"table '{path}' cannot be read ({str(error).splitlines()[0]}); make it again.") from error
     if lacking := [name for name in (*KEY, *SAME, *COUNTS) if name not in table.columns]:
-        raise ValueError(f"'{path}' is no table of episodes, it lacks the column(s) {', '.join(lacking)}; give the "
-                         f"{EPISODES} file that `fsdino evaluate` writes.")  # fmt: skip
+        raise ValueError(
+            f"'{path}' is no table of episodes, it lacks the column(s) {', '.join(lacking)}; give the "
+            f"{EPISODES} file that `fsdino evaluate` writes."
+        )
     return table.sort_values(list(KEY), ignore_index=True)

@@ -108,8 +108,10 @@ class FewShotIoU(Metric):
         """
         classes = [int(class_id) for class_id in class_ids]
         if not len(pred) == len(truth) == len(classes):
-            raise ValueError(f"got {len(pred)} predictions, {len(truth)} truths and {len(classes)} class ids; "
-                             "expected as many of each.")
+            raise ValueError(
+                f"got {len(pred)} predictions, {len(truth)} truths and {len(classes)} class ids; "
+                "expected as many of each."
+            )
         for one_pred, one_truth, class_id in zip(pred, truth, classes):
             self.add_counts(*intersection_union(one_pred, one_truth), class_id)
 
@@ -120,8 +122,10 @@ class FewShotIoU(Metric):
             ValueError: the class is not one of the metric's.
         """
         if class_id not in self._row:
-            raise ValueError(f"class {class_id} is not among the {len(self.class_ids)} classes of this metric; "
-                             "build it with the classes of the fold that is measured.")
+            raise ValueError(
+                f"class {class_id} is not among the {len(self.class_ids)} classes of this metric; "
+                "build it with the classes of the fold that is measured."
+            )
         row = self._row[class_id]
         self._computed = None  # torchmetrics forgets an earlier result by itself in `update` alone
         self._update_count += 1
@@ -142,137 +146,6 @@ class FewShotIoU(Metric):
             undrawn=tuple(c for i, c in enumerate(self.class_ids) if not counted[i]),
             num_episodes=int(self.episodes.sum()),
         )
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A value with its bootstrap interval over episodes."""
-
-    value: float
-    low: float
-    high: float
-
-
-def pooled_miou(
-    class_ids: np.ndarray, intersection: np.ndarray, union: np.ndarray, folds: np.ndarray | None = None
-) -> float:
-    """mIoU from per-episode foreground counts; the mean over folds when several are given.
-
-    Args:
-        class_ids: (N,) class of each episode.
-        intersection: (N,) foreground intersection in pixels.
-        union: (N,) foreground union in pixels.
-        folds: (N,) fold of each episode.
-
-    Returns:
-        mIoU in [0, 1].
-    """
-    return float(resampled_miou(class_ids, intersection, union, folds, num_resamples=0, seed=0)[0])
-
-
-def bootstrap_interval(
-    class_ids: np.ndarray,
-    intersection: np.ndarray,
-    union: np.ndarray,
-    folds: np.ndarray | None = None,
-    num_resamples: int = 1000,
-    seed: int = 0,
-    level: float = 0.95,
-) -> Interval:
-    """Percentile bootstrap over episodes, drawn anew within each fold, of pooled per-class mIoU.
-
-    Args:
-        class_ids: (N,) class of each episode.
-        intersection: (N,) foreground intersection in pixels.
-        union: (N,) foreground union in pixels.
-        folds: (N,) fold of each episode; None = all one fold.
-        num_resamples: bootstrap samples.
-        seed: seed of the draws; equal seeds draw equal episodes, whatever the method measured.
-        level: coverage in (0, 1).
-
-    Returns:
-        The mIoU and its interval.
-
-    Source: Efron, 1979 (percentile interval).
-    """
-    values = resampled_miou(class_ids, intersection, union, folds, num_resamples, seed)
-    return percentile_interval(values, level)
-
-
-def paired_bootstrap(
-    class_ids: np.ndarray,
-    counts_a: tuple[np.ndarray, np.ndarray],
-    counts_b: tuple[np.ndarray, np.ndarray],
-    folds: np.ndarray | None = None,
-    num_resamples: int = 1000,
-    seed: int = 0,
-    level: float = 0.95,
-) -> Interval:
-    """mIoU of A minus mIoU of B on the same episodes, with a bootstrap interval that draws both alike.
-
-    Args:
-        class_ids: (N,) class of each episode.
-        counts_a: (intersection, union), each (N,), of A.
-        counts_b: the same of B, episode by episode.
-        folds, num_resamples, seed, level: as in `bootstrap_interval`.
-
-    Returns:
-        The difference and its interval: A is better beyond chance when `low` is above 0.
-    """
-    a = resampled_miou(class_ids, *counts_a, folds, num_resamples, seed)
-    b = resampled_miou(class_ids, *counts_b, folds, num_resamples, seed)
-    return percentile_interval(a - b, level)
-
-
-def resampled_miou(
-    class_ids: np.ndarray,
-    intersection: np.ndarray,
-    union: np.ndarray,
-    folds: np.ndarray | None,
-    num_resamples: int,
-    seed: int,
-) -> np.ndarray:
-    """mIoU of the episodes as they are and of bootstrap samples of them; equal seeds draw equal episodes.
-
-    Args:
-        class_ids, intersection, union, folds, num_resamples, seed: as in `bootstrap_interval`.
-
-    Returns:
-        (1 + num_resamples,) mIoUs, the first over the episodes as they are.
-
-    Raises:
-        ValueError: lengths differ, or there is no episode.
-    """
-    class_ids, intersection, union = (np.asarray(x) for x in (class_ids, intersection, union))
-    folds = np.zeros(len(class_ids), dtype=np.int64) if folds is None else np.asarray(folds)
-    lengths = {len(class_ids), len(intersection), len(union), len(folds)}
-    if len(lengths) != 1 or not len(class_ids):
-        raise ValueError(f"per-episode arrays have lengths {sorted(lengths)}; expected one length above 0.")
-    rng = np.random.default_rng(seed)
-    means = []
-    for fold in np.unique(folds):
-        members = np.flatnonzero(folds == fold)
-        draws = rng.multinomial(len(members), np.full(len(members), 1 / len(members)), size=num_resamples)
-        weights = np.concatenate([np.ones((1, len(members)), dtype=np.int64), draws])
-        classes = np.unique(class_ids[members])
-        one_hot = (class_ids[members][:, None] == classes).astype(np.float64)
-        inter = weights @ (one_hot * intersection[members][:, None])  # (R + 1, classes)
-        joint = weights @ (one_hot * union[members][:, None])
-        iou = np.divide(inter, joint, out=np.full_like(inter, np.nan), where=joint > 0)
-        counted = (joint > 0).sum(1)
-        means.append(np.where(counted > 0, np.nansum(iou, axis=1) / np.maximum(counted, 1), np.nan))
-    return np.mean(means, axis=0)
-
-
-def percentile_interval(values: np.ndarray, level: float = 0.95) -> Interval:
-    """The interval of what `resampled_miou` returned, or of differences or means of such.
-
-    Args:
-        values: (1 + R,), the value itself first.
-        level: coverage in (0, 1).
-    """
-    low, high = np.nanquantile(values[1:], [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(values[0]), float(low), float(high))
 
 
 def _divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:

@@ -264,6 +264,12 @@ class FewShotSegmenter(FewShotMethod):
         self.adapter.requires_grad_(not frozen and not self.config.freeze_adapter)
         return self
 
+    def prepare_training_(self, iou_weight: float, presence_weight: float) -> None:
+        """See `FewShotMethod.prepare_training_`."""
+        if iou_weight == 0:
+            self.decoder.iou_prediction_head.requires_grad_(False)
+        self.presence.requires_grad_(presence_weight > 0)
+
     def predict_episodes(self, batch: Mapping[str, Any]) -> SegmenterOutput:
         """See `FewShotMethod.predict_episodes`; `query_feats` (B, L, C, h, w), `support_feats` (B, K, L, C, h, w)."""
         if "query_feats" not in batch:

@@ -12,10 +12,10 @@ import yaml
 from lightning.pytorch.utilities import rank_zero_only
 
 from fsdino.pipeline.recipe import Recipe
-from fsdino.pipeline.run import Job
+from fsdino.pipeline.run import Run
 
 
-def open_run(recipe: Recipe, trainer_options: dict[str, Any], root: str | Path = "runs") -> Job:
+def open_run(recipe: Recipe, trainer_options: dict[str, Any], root: str | Path = "runs") -> Run:
     """Start a run, or go on with the newest unfinished one of the same recipe.
 
     Args:
@@ -24,7 +24,7 @@ def open_run(recipe: Recipe, trainer_options: dict[str, Any], root: str | Path =
         root: folder of all runs.
 
     Returns:
-        The job.
+        The run.
     """
     text = yaml.safe_dump({**asdict(recipe), "trainer": trainer_options}, sort_keys=False)
     parent = Path(root) / recipe.name
@@ -36,7 +36,7 @@ def open_run(recipe: Recipe, trainer_options: dict[str, Any], root: str | Path =
         (folder / "config.yaml").write_text(text)
     else:
         folder = _wait_for_first_rank(parent, text)
-    return make_job(recipe, trainer_options, folder)
+    return Run(recipe, trainer_options, folder)
 
 
 def _unfinished(parent: Path, text: str) -> Path | None:
@@ -71,12 +71,3 @@ def _new_folder(parent: Path) -> Path:
             continue
         return parent / name
     raise FileExistsError(f"a hundred runs of {parent} began in the same second; start them one after the other.")
-
-
-def make_job(recipe: Recipe, trainer_options: dict[str, Any], folder: Path) -> Job:
-    """The run of a recipe in a folder, of whichever system it names."""
-    if recipe.method.name == "fsdino":
-        return Job(recipe, trainer_options, folder)
-    from fsdino.pipeline.method_job import MethodJob
-
-    return MethodJob(recipe, trainer_options, folder)

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import csv
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+import pandas as pd
 
 from fsdino.base.method import FewShotMethod
 from fsdino.base.storage import load
+from fsdino.data.class_index import ClassIndex
+from fsdino.data.episodes.episode_list import EpisodeList
 from fsdino.evaluation.baseline import choose_prototype
 from fsdino.evaluation.measure import Evaluation, evaluate
 from fsdino.evaluation.method_choice import identity
 from fsdino.evaluation.sheet import contact_sheet
+from fsdino.evaluation.tables import write_table
 from fsdino.methods.prototype import AllForeground
-from fsdino.models.encoder import FeatureEncoder
-from fsdino.models.segmenter import FewShotSegmenter
+from fsdino.pipeline.run import Run
 from fsdino.training.optim import count_parameters
 from fsdino.visualize import write_png
-
-TITLES = {"fsdino": "FS-DINO", "sansa": "SANSA", "fssam": "FSSAM"}  # a recipe's method -> how tables call it
 
 
 @dataclass(frozen=True)
@@ -28,29 +28,25 @@ class Report:
 
     Attributes:
         model: the best checkpoint.
-        scores: method -> its evaluation.
+        scores: method -> its evaluation; the model's stands under its title.
         sheet: PNG of episode strips.
-        title: under which name of `scores` the model stands.
         tested: what the tested classes are: "novel", or "in-domain" where they were trained on.
     """
 
     model: FewShotMethod
     scores: dict[str, Evaluation]
     sheet: Path
-    title: str = TITLES["fsdino"]
     tested: str = "novel"
 
     @property
     def headline(self) -> dict[str, float | str]:
         """The model's scores, in percent."""
-        own = self.scores[self.title]
-        return {f"{self.tested} {name}": round(100 * value, 2)
-                for name, value in (("mIoU", own.score.miou), ("FB-IoU", own.score.fb_iou))}  # fmt: skip
+        own = self.scores[self.model.title].score
+        return {f"{self.tested} {name}": round(100 * x, 2) for name, x in (("mIoU", own.miou), ("FB-IoU", own.fb_iou))}
 
     def table(self, seconds: dict[str, float], total: float) -> str:
         """Parameters, scores and times as text."""
-        parts = part_parameters(self.model)
-        trained = count_parameters(self.model.trainable_parameters())  # type: ignore[operator]
+        parts, trained = self.model.part_sizes(), count_parameters(self.model.trainable_parameters())
         lines = ["", "parameters  " + "   ".join(f"{name} {count:,}" for name, count in parts.items())]
         lines.append(f"            total {sum(parts.values()):,}   trained in episodes {trained:,}")
         lines.append(f"\n{f'{self.tested} classes':<28}{'mIoU':>7}{'95 % interval':>18}{'FB-IoU':>9}")
@@ -62,78 +58,54 @@ class Report:
         return "\n".join([*lines, f"\ntime        {times}   whole run {total:.0f} s"])
 
 
-def part_parameters(model: FewShotMethod) -> dict[str, int]:
-    """Parameters of each part of the figure; of another system its named parts."""
-    if not isinstance(model, FewShotSegmenter):
-        return {name: count for name, part in model.named_children() if (count := count_parameters(part.parameters()))}
-    prompted = {} if model.sam is None else {"SAM's prompted half": count_parameters(model.sam.parameters())}
-    return {
-        "encoder": count_parameters(model.encoder.parameters()),
-        "adapter": count_parameters(model.adapter.parameters()),
-        "prompts + reader": count_parameters(model.prompts.parameters())
-        + count_parameters(model.prompt_encoder.parameters()) + count_parameters(model.presence.parameters()),
-        "decoder": count_parameters(model.decoder.parameters()),
-        **prompted,
-    }  # fmt: skip
-
-
-def measure(job: Any, checkpoint: Path) -> Report:
+def measure(run: Run, checkpoint: Path) -> Report:
     """Measure a run's model, and the baselines where the recipe wants them.
 
     Args:
-        job: the run, see `fsdino.pipeline.run.Job`.
-        checkpoint: of stage 2.
+        run: the run.
+        checkpoint: what its training ended with.
 
     Returns:
         The report; rows and `results.csv` are in the run's folder.
     """
-    model, part, folder = load(checkpoint), job.recipe.evaluate, job.folder / "evaluate"
+    model, part, folder = load(checkpoint), run.recipe.evaluate, run.folder / "evaluate"
     methods: dict[str, FewShotMethod] = {}
     if part.baselines:
         methods["all foreground"] = AllForeground(model.img_size)
-        if isinstance(model, FewShotSegmenter) and job.train_set.val_episodes is not None:
-            methods["prototype baseline"] = prototype_baseline(job, model)
-    title = TITLES[job.recipe.method.name]
-    methods[title] = model
+        if model.shared_encoder() is not None and run.train_set.val_episodes is not None:
+            methods["prototype baseline"] = prototype_baseline(model, run.train_set.index, run.train_set.val_episodes)
+    methods[model.title] = model
     scores = {}
     for name, method in methods.items():
         scores[name] = evaluate(
             method,
-            job.test.index,
-            job.test.episodes,
+            run.test.index,
+            run.test.episodes,
             folder / name.replace(" ", "-"),
             scoring=part.scoring,
             fingerprint=identity(method),
-            num_workers=job.recipe.num_workers,
-            trainer=job.trainer(f"test {name}", "episodes"),
+            num_workers=run.recipe.num_workers,
+            trainer=run.fitter.trainer(f"test {name}", "episodes"),
         )
-    _write_results(folder / "results.csv", scores)
-    tested = "in-domain" if job.recipe.data.in_domain else "novel"
-    return Report(model, scores, draw_sheet(job, model, scores[title], folder / "strips.png"), title, tested)
+    write_table(pd.DataFrame([_result(name, result) for name, result in scores.items()]), folder / "results", "csv")
+    sheet = contact_sheet(model, run.test.index, run.test.episodes, scores[model.title].rows, part.strips)
+    tested = "in-domain" if run.recipe.data.in_domain else "novel"
+    return Report(model, scores, write_png(folder / "strips.png", sheet), tested)
 
 
-def prototype_baseline(job: Any, model: FewShotSegmenter) -> FewShotMethod:
-    """The prototype method on the run's encoder, with layer and cut chosen on held-out base classes."""
-    config = model.config
-    encoder = FeatureEncoder(
-        config.encoder, config.img_size, range(model.encoder.depth), config.encoder_kwargs, None, config.encoder_stride
+def prototype_baseline(model: FewShotMethod, index: ClassIndex, episodes: EpisodeList) -> FewShotMethod:
+    """The prototype method on a model's encoder, with layer and threshold chosen on episodes of base classes."""
+    encoder = model.shared_encoder().reading()
+    choice = choose_prototype(encoder, model.resize, index, episodes)
+    print(
+        f"prototype baseline: block {choice.tap}, threshold {choice.threshold:.2f} "
+        f"(chosen on base classes, {choice.miou:.3f})"
     )
-    encoder.load_state_dict(model.encoder.state_dict())
-    choice = choose_prototype(encoder, model.resize, job.train_set.index, job.train_set.val_episodes)
-    print(f"prototype baseline: block {choice.tap}, cut {choice.cut:.2f} (chosen on base classes, {choice.miou:.3f})")
     return choice.build(encoder, model.resize)
 
 
-def _write_results(path: Path, scores: dict[str, Evaluation]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["method", "miou", "low", "high", "fb_iou", "episodes"])
-        for name, result in scores.items():
-            numbers = (result.score.miou, result.interval.low, result.interval.high, result.score.fb_iou)
-            writer.writerow([name, *(f"{100 * n:.3f}" for n in numbers), result.score.num_episodes])
-
-
-def draw_sheet(job: Any, model: FewShotMethod, result: Evaluation, path: Path) -> Path:
-    """Strips of the best, the middle and the worst episodes."""
-    test, count = job.test, job.recipe.evaluate.strips
-    return write_png(path, contact_sheet(model, test.index, test.episodes, result.rows, count))
+def _result(name: str, result: Evaluation) -> dict[str, str | int]:
+    numbers = {"miou": result.score.miou, "low": result.interval.low, "high": result.interval.high}
+    numbers["fb_iou"] = result.score.fb_iou
+    percent = {key: f"{100 * value:.3f}" for key, value in numbers.items()}
+    return {"method": name, **percent, "episodes": result.score.num_episodes}

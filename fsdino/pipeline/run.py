@@ -1,249 +1,264 @@
-"""A recipe from end to end: cache, distill coarse to fine, train on episodes, measure on novel classes, export.
+"""A recipe from end to end: cache, distill coarse to fine, train on episodes, learn absence, export.
 
 Each stage looks for what it has already finished and goes on from there, so the same command after an interruption
-continues and ends with the same weights.
+continues and ends with the same weights. Stages 0 (a teacher of the run's own), 1 (distillation) and 3 (absence) are
+FS-DINO's; other methods have stage 2 alone.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
-from lightning.pytorch.loggers import Logger
 
+from fsdino.base import registry, storage
 from fsdino.base.bundled import bundled_file
+from fsdino.base.method import FewShotMethod
 from fsdino.base.resize import ResizeMode
-from fsdino.base.storage import load_segmenter, save_pretrained
-from fsdino.cache.cache import EmbeddingCache, EmbeddingSource, FrozenTaps, cache_recipe, write_cache
+from fsdino.cache.cache import EmbeddingCache
 from fsdino.cache.image_list import ImageList
 from fsdino.data.splits import TestSet, TrainSet, open_test, open_train
+from fsdino.models.config import preset
 from fsdino.models.segmenter import FewShotSegmenter
 from fsdino.pipeline.recipe import Recipe
-from fsdino.pipeline.teacher import teach
+from fsdino.pipeline.teacher import own_teacher
 from fsdino.teachers.sam import SamTeacher
-from fsdino.training.callbacks import EpisodeStrips, StageProgress, Throughput
+from fsdino.training.cache_writer import write_cache
+from fsdino.training.callbacks import EpisodeStrips
 from fsdino.training.distill import DistillModule
 from fsdino.training.distill_data import DistillData
-from fsdino.training.episode_data import MetaData
-from fsdino.training.episodes import MetaModule
-from fsdino.training.loggers import log_image, log_model, make_loggers
+from fsdino.training.episode_data import CachedMaps, EpisodeDataModule
+from fsdino.training.episodes import EpisodeModule
+from fsdino.training.fit import Fitter
+from fsdino.training.loggers import log_image, log_model
 from fsdino.training.presence import PresenceData, presence_stage
-from fsdino.training.step_seed import StepSeed
-
-LAST, BEST = "last.ckpt", "best.ckpt"
 
 
 @dataclass
-class Job:
+class Run:
     """One run of a recipe.
 
     Args:
         recipe: what to do.
         trainer_options: keyword arguments for Lightning's Trainer.
         folder: the run's folder.
-        features: maps of the frozen encoder that are there already, with their list; None makes them for this run.
+        given_maps: maps of the frozen encoder that are there already; None makes them for this run.
+        seconds: of each stage that `timed` ran.
     """
 
     recipe: Recipe
     trainer_options: dict[str, Any]
     folder: Path
-    features: tuple[EmbeddingCache, ImageList] | None = None
+    given_maps: CachedMaps | None = None
     seconds: dict[str, float] = field(default_factory=dict)
-    _test: TestSet | None = None
-    _train: TrainSet | None = None
-    _teacher: SamTeacher | None = None
 
-    @property
+    @cached_property
     def test(self) -> TestSet:
         """The test set, opened once."""
-        if self._test is None:
-            self._test = open_test(self.recipe.data)
-        return self._test
+        return open_test(self.recipe.data)
 
-    @property
+    @cached_property
     def train_set(self) -> TrainSet:
         """The training set, opened once."""
-        if self._train is None:
-            self._train = open_train(self.recipe.data, self.test, self.recipe.seed)
-        return self._train
+        return open_train(self.recipe.data, self.test, self.recipe.seed)
+
+    @cached_property
+    def fitter(self) -> Fitter:
+        """Makes the stages' trainers."""
+        recipe = self.recipe
+        return Fitter(self.folder, recipe.name, self.trainer_options, recipe.log, recipe.seed, asdict(recipe))
 
     @property
-    def teacher(self) -> SamTeacher:
-        """The teacher, loaded once."""
-        if self._teacher is None:
-            part = self.recipe.teacher
-            named = {"tiny": lambda: bundled_file("tiny_sam"), "own": lambda: teach(self)}
-            file = named[part.checkpoint]() if part.checkpoint in named else part.checkpoint
-            self._teacher = SamTeacher.from_checkpoint(file, part.sha256)
-        return self._teacher
+    def is_fsdino(self) -> bool:
+        """Whether the run has stages 0 and 1."""
+        return self.recipe.method.name == "fsdino"
 
-    def trainer(self, stage: str, unit: str = "images", **stage_options: Any) -> Trainer:
-        """A Trainer for one stage; the recipe's own Trainer flags come last."""
-        options: dict[str, Any] = {
-            "accelerator": "auto", "devices": 1, "enable_model_summary": False, "logger": False,
-            "enable_checkpointing": False, "num_sanity_val_steps": 0, "log_every_n_steps": 10,
-        }  # fmt: skip
-        callbacks = stage_options.pop("callbacks", [])
-        if self.trainer_options.get("enable_progress_bar", True):
-            callbacks = [StageProgress(stage, unit), *callbacks]
-        return Trainer(callbacks=callbacks, **{**options, **stage_options, **self.trainer_options})
+    @property
+    def new_model(self) -> bool:
+        """Whether the run starts from new weights, not from a trained model."""
+        return self.recipe.train.init_from is None
 
-    def loggers(self, stage: str) -> list[Logger]:
-        """`metrics.csv` in the stage's folder, and W&B where the recipe wants it."""
-        log = self.recipe.log
-        name = f"{self.recipe.name}-{self.folder.name}-{stage}"
-        return make_loggers(self.folder / stage, name, log.project, log.wandb, asdict(self.recipe))
+    def build(self) -> FewShotMethod:
+        """The untrained method of the recipe, its new weights drawn from the recipe's seed; or the one to adapt."""
+        name, first = self.recipe.method.name, self.recipe.train.init_from
+        if first is not None:
+            return storage.load(first, method=name)
+        with torch.random.fork_rng():
+            torch.manual_seed(self.recipe.seed)
+            return registry.build(name, **self.recipe.arguments())
 
-    # ---- stages
+    # ---- what frozen networks compute, written once
 
     def cache(self) -> None:
-        """Write the teacher's embeddings and the frozen encoder's maps, where the recipe wants them."""
-        if self.recipe.cache.teacher and self.recipe.distill.epochs > 0 and self.recipe.train.init_from is None:
+        """Write the teacher's embeddings and the method's frozen maps, where the recipe wants them."""
+        if self.recipe.cache.teacher and self.distills:
             self.teacher_cache()
         if self.recipe.cache.features:
-            self.feature_cache(self.train_set.annotated)
+            self.maps(self.build(), self.train_set.annotated)
 
     def teacher_cache(self) -> EmbeddingCache:
         """The teacher's embeddings of all images of distillation."""
-        mode = self.recipe.segmenter().resize_mode
-        return self.cached("teacher", self.teacher, self.train_set.images, mode, self._cache_views)
+        part = self.recipe.cache
+        return write_cache(
+            self.teacher,
+            self.train_set.images,
+            part,
+            kind="teacher",
+            trainer=self.fitter.trainer("cache teacher"),
+            resize_mode=self.resize_mode,
+            views=part.views,
+            num_workers=self.recipe.num_workers,
+        )
 
-    def feature_cache(self, images: ImageList) -> EmbeddingCache:
-        """The frozen encoder's maps of an image list."""
-        first = self.recipe.train.init_from
-        with torch.random.fork_rng():
-            torch.manual_seed(self.recipe.seed)  # as the training modules do: an encoder without weights is theirs
-            segmenter = FewShotSegmenter(self.recipe.segmenter()) if first is None else load_segmenter(first)
-        source, mode = FrozenTaps(segmenter.encoder), segmenter.resize.mode
-        return self.cached("features", source, images, mode, self._cache_views)
+    def maps(self, method: FewShotMethod, images: ImageList) -> CachedMaps | None:
+        """The method's frozen maps of an image list; None where the recipe wants or the method has none."""
+        part, source = self.recipe.cache, method.frozen_maps()
+        if not part.features or source is None:
+            return None
+        cache = write_cache(
+            source,
+            images,
+            part,
+            kind=source.name,
+            trainer=self.fitter.trainer(f"cache {source.name}"),
+            resize_mode=method.resize.mode,
+            views=part.views if source.in_place_of_images else ("plain",),
+            num_workers=self.recipe.num_workers,
+        )
+        return CachedMaps(cache, images, source.in_place_of_images)
+
+    # ---- stages 0 and 1
 
     @property
-    def _cache_views(self) -> tuple[str, ...]:
-        return ("plain", "hflip") if self.recipe.cache.hflip else ("plain",)
+    def distills(self) -> bool:
+        """Whether there is a stage 1."""
+        return self.is_fsdino and self.recipe.distill.epochs > 0 and self.new_model
 
-    def cached(
-        self, kind: str, source: EmbeddingSource, images: ImageList, mode: ResizeMode, views: tuple[str, ...]
-    ) -> EmbeddingCache:
-        """What a frozen network makes of images, written once into a folder named after everything that decides it.
+    @property
+    def resize_mode(self) -> ResizeMode:
+        """How FS-DINO brings images to a square, and so the teacher as well."""
+        return preset(self.recipe.preset, **self.recipe.model).resize_mode
 
-        Args:
-            kind: start of the folder's name, and what the progress bar says.
-            source: the network.
-            images: what it sees.
-            mode: how images become squares.
-            views: "plain" and, if wanted, "hflip".
-
-        Returns:
-            The cache, whole.
-        """
-        part, trainer = self.recipe.cache, self.trainer(f"cache {kind}")
-        wanted = cache_recipe(source, images, mode, views, part.shard_size, str(trainer.precision))
-        digest = hashlib.sha256(json.dumps(asdict(wanted), sort_keys=True).encode()).hexdigest()[:12]
-        folder = Path(part.dir) / f"{kind}-{digest}"
-        return write_cache(
-            source, images, folder, trainer, mode, views, part.batch_size, self.recipe.num_workers, part.shard_size,
-        )  # fmt: skip
+    @cached_property
+    def teacher(self) -> SamTeacher:
+        """The teacher, loaded once; trained first (stage 0) where it is the run's own."""
+        part, recipe = self.recipe.teacher, self.recipe
+        file: str | Path = part.checkpoint
+        if part.checkpoint == "tiny":
+            file = bundled_file("tiny_sam")
+        elif part.checkpoint == "own":
+            file = own_teacher(
+                recipe.teach,
+                self.train_set,
+                self.fitter,
+                shared=Path(recipe.cache.dir),
+                resize_mode=self.resize_mode,
+                num_workers=recipe.num_workers,
+            )
+        return SamTeacher.from_checkpoint(file, part.sha256)
 
     def distill(self) -> Path | None:
-        """Stage 1; the checkpoint, or None where the recipe leaves it out or adapts a trained segmenter."""
-        part = self.recipe.distill
-        if part.epochs == 0 or self.recipe.train.init_from is not None:
+        """Stage 1; the checkpoint, or None where there is no such stage."""
+        if not self.distills:
             return None
-        live = not self.recipe.cache.teacher
-        module = DistillModule(
-            self.recipe.segmenter(), self.teacher if live or part.mask_weight > 0 else None, part.loss,
-            part.mask_weight, lr=part.lr, weight_decay=part.weight_decay, optimizer=part.optimizer,
-            seed=self.recipe.seed,
-        )  # fmt: skip
+        recipe, part = self.recipe, self.recipe.distill
+        live = not recipe.cache.teacher
+        model = self.build()
+        assert isinstance(model, FewShotSegmenter)
+        teacher = self.teacher if live or part.mask_weight > 0 else None
+        module = DistillModule(model, part, teacher, recipe.seed)
         data = DistillData(
-            self.train_set.images, part.sizes, part.shares, None if live else self.teacher_cache(),
-            self.teacher.img_size if live else None, self.recipe.segmenter().resize_mode, part.epoch_length,
-            part.val_count, self.recipe.cache.hflip, part.batch_size, self.recipe.num_workers, self.recipe.seed,
-        )  # fmt: skip
-        return self.fit("distill", module, data, part.epochs, [])
+            self.train_set.images,
+            part,
+            cache=None if live else self.teacher_cache(),
+            teacher_size=self.teacher.img_size if live else None,
+            resize_mode=self.resize_mode,
+            hflip=recipe.cache.hflip,
+            num_workers=recipe.num_workers,
+            seed=recipe.seed,
+        )
+        return self.fitter.fit("distill", module, data, part.epochs)
+
+    # ---- stages 2 and 3
 
     def train(self, distilled: Path | None = None) -> Path:
         """Stages 2 and 3, from a distilled checkpoint or from new weights; the best checkpoint."""
-        part, chosen = self.recipe.train, self.train_set
-        first = None if part.init_from is None else load_segmenter(part.init_from)
-        module = MetaModule(
-            self.recipe.segmenter() if first is None else first.config, chosen.val_classes, part.lr, part.weight_decay,
-            optimizer=part.optimizer, dice_weight=part.dice_weight, seed=self.recipe.seed,
-        )  # fmt: skip
-        if first is not None:
-            module.model.load_state_dict(first.state_dict())
-            module.model.threshold = first.threshold
-        else:
-            start_from(module.model, distilled, self.teacher.sam.state_dict() if part.sam_decoder else None)
-            if module.model.sam is not None:
-                module.model.load_prompter_(self.teacher.sam.state_dict())
-        features = self.features
-        if features is None and self.recipe.cache.features:
-            features = self.feature_cache(chosen.annotated), chosen.annotated
-        cache, images = features or (None, None)
-        data = MetaData(
-            chosen.index, chosen.classes, chosen.val_episodes, module.model.resize, self.recipe.data.shots,
-            part.epoch_length, chosen.ignore_classes, part.absent_prob, part.augment, cache,
-            images, part.batch_size, self.recipe.num_workers, self.recipe.seed, chosen.class_weights,
-        )  # fmt: skip
-        strips: list[Callback] = []
+        recipe, part, chosen = self.recipe, self.recipe.train, self.train_set
+        model = self.build()
+        maps = self.given_maps or self.maps(model, chosen.annotated)
+        if self.is_fsdino and self.new_model:
+            self.start(model, distilled)
+        data = EpisodeDataModule(
+            chosen,
+            part,
+            model.resize,
+            shots=recipe.data.shots,
+            maps=maps,
+            num_workers=recipe.num_workers,
+            seed=recipe.seed,
+        )
+        strips = []
         if chosen.val_episodes is not None:
             strips.append(EpisodeStrips(chosen.index, chosen.val_episodes, self.folder / "train" / "images"))
-        trained = self.fit("train", module, data, part.epochs, strips)
-        absence = PresenceData(
-            chosen.index, chosen.classes, chosen.val_classes, self.recipe.data.shots, chosen.ignore_classes, features,
-            self.recipe.seed, chosen.val_index,
-        )  # fmt: skip
-        return presence_stage(
-            trained, self.folder / "presence", absence, self.recipe.presence.episodes, part.batch_size,
-            self.recipe.num_workers, self.trainer("presence").strategy.root_device,
-        )  # fmt: skip
+        trained = self.fitter.fit(
+            "train",
+            EpisodeModule(model, chosen.val_classes, part),
+            data,
+            part.epochs,
+            unit="episodes",
+            monitor="val/miou",
+            callbacks=strips,
+        )
+        return self.learn_absence(trained, maps) if model.learns_absence else trained
 
-    def fit(
-        self, stage: str, module: LightningModule, data: LightningDataModule, epochs: int, callbacks: list[Callback]
-    ) -> Path:
-        """Train a stage, or go on with it; its best checkpoint, or the last where nothing picks one."""
-        folder = self.folder / stage / "checkpoints"
-        done = self.folder / stage / "done"
-        if not done.is_file():
-            trainer = self.trainer(
-                stage, "episodes" if stage == "train" else "images", max_epochs=epochs,
-                reload_dataloaders_every_n_epochs=1, enable_checkpointing=True, gradient_clip_val=1.0,
-                logger=self.loggers(stage),
-                callbacks=[
-                    Throughput(), StepSeed(self.recipe.seed), *callbacks,
-                    *checkpoints(folder, "val/miou" if stage == "train" else None),
-                ],
-            )  # fmt: skip
-            last = folder / LAST
-            trainer.fit(module, data, ckpt_path=last if last.is_file() else None, weights_only=True)
-            done.write_text("finished\n")
-        best = folder / BEST
-        return best if best.is_file() else folder / LAST
+    def start(self, model: Any, distilled: Path | None) -> None:
+        """First weights of FS-DINO's stage 2: the distilled adapter, the teacher's decoder and prompted half.
 
-    def export(self, model: FewShotSegmenter, results: dict[str, float | str]) -> Path:
-        """Write the trained segmenter where `fsdino.load` opens it."""
-        return save_pretrained(model, self.folder / "export", results=results)
+        Args:
+            model: receives the weights.
+            distilled: checkpoint of stage 1; None leaves the adapter as it is.
 
-    def log_results(self, results: dict[str, float | str], sheet: Path, folder: Path) -> None:
-        """Send scores, strips and the exported model to W&B, where it follows the run."""
-        if self.recipe.log.wandb == "off":
+        Raises:
+            ValueError: if the checkpoint has no adapter of this size.
+        """
+        if self.recipe.train.sam_decoder:
+            model.load_sam_(self.teacher.sam.state_dict())
+        elif model.takes_clicks:
+            model.load_prompter_(self.teacher.sam.state_dict())
+        if distilled is None:
             return
-        loggers = self.loggers("train")
-        for logger in loggers[1:]:
-            logger.log_metrics({f"test/{key.replace(' ', '_')}": float(value) for key, value in results.items()})
-        log_image(loggers, "test/strips", sheet)
-        log_model(loggers, folder, self.recipe.name)
-        for logger in loggers[1:]:
-            logger.finalize("success")
+        prefix, state = f"{storage.MODEL_PREFIX}adapter.", storage.read_checkpoint(distilled)["state_dict"]
+        adapter = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+        try:
+            model.adapter.load_state_dict(adapter)
+        except RuntimeError as error:
+            raise ValueError(
+                f"{distilled} has no adapter that fits this model; distill with the same recipe. {error}"
+            ) from error
+
+    def learn_absence(self, trained: Path, maps: CachedMaps | None) -> Path:
+        """Stage 3: the checkpoint of stage 2 with a presence head that has seen absent objects."""
+        recipe = self.recipe
+        return presence_stage(
+            trained,
+            self.folder / "presence",
+            PresenceData(self.train_set, recipe.data.shots, maps, recipe.seed),
+            recipe.presence,
+            batch_size=recipe.train.batch_size,
+            num_workers=recipe.num_workers,
+            device=self.fitter.trainer("presence").strategy.root_device,
+        )
+
+    def export(self, model: FewShotMethod, results: Mapping[str, float | str] | None = None) -> Path:
+        """Write the trained method where `fsdino.load` opens it."""
+        return storage.save(model, self.folder / "export", results=results)
+
+    # ---- around the stages
 
     def timed(self, stage: str, run: Callable[[], Any]) -> Any:
         """Run a stage and note its seconds."""
@@ -252,40 +267,14 @@ class Job:
         self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - started
         return result
 
-
-def checkpoints(folder: Path, monitor: str | None) -> list[ModelCheckpoint]:
-    """The last epoch always, to resume from; the best on held-out base classes where there is something to watch.
-
-    The best comes first: what a run goes on from then knows of it, whenever the run is killed.
-    """
-    options: dict[str, Any] = {"save_on_train_epoch_end": True, "enable_version_counter": False}
-    last = ModelCheckpoint(folder, filename="last", save_top_k=1, **options)
-    if monitor is None:
-        return [last]
-    return [ModelCheckpoint(folder, filename="best", monitor=monitor, mode="max", **options), last]
-
-
-def start_from(model: FewShotSegmenter, distilled: Path | None, sam_state: dict[str, Any] | None) -> None:
-    """First weights of stage 2: the distilled adapter, and the teacher's decoder.
-
-    Args:
-        model: receives the weights.
-        distilled: checkpoint of stage 1; None leaves the adapter as it is.
-        sam_state: the teacher's state dict; None leaves the decoder as it is.
-
-    Raises:
-        ValueError: if the checkpoint has no adapter of this size.
-    """
-    if sam_state is not None:
-        model.load_sam_(sam_state)
-    if distilled is None:
-        return
-    state = torch.load(distilled, map_location="cpu", weights_only=True)["state_dict"]
-    prefix = "model.adapter."
-    adapter = {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
-    try:
-        model.adapter.load_state_dict(adapter)
-    except RuntimeError as error:
-        raise ValueError(
-            f"{distilled} has no adapter that fits this model; distill with the same recipe. {error}"
-        ) from error
+    def log_results(self, results: Mapping[str, float | str], sheet: Path, folder: Path) -> None:
+        """Send scores, strips and the exported model to W&B, where it follows the run."""
+        if self.recipe.log.wandb == "off":
+            return
+        loggers = self.fitter.loggers("train")
+        for logger in loggers[1:]:
+            logger.log_metrics({f"test/{key.replace(' ', '_')}": float(value) for key, value in results.items()})
+        log_image(loggers, "test/strips", sheet)
+        log_model(loggers, folder, self.recipe.name)
+        for logger in loggers[1:]:
+            logger.finalize("success")

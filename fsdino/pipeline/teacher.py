@@ -1,4 +1,4 @@
-"""Stage 0 of a job: a promptable SAM of the run's own, from class-agnostic regions and from the masks of classes."""
+"""Stage 0: a promptable SAM of the run's own, from class-agnostic regions and from the masks of classes."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from safetensors.torch import load_file
@@ -15,25 +15,30 @@ from safetensors.torch import load_file
 from fsdino.base.bundled import bundled_file
 from fsdino.base.digest import file_sha256
 from fsdino.base.processes import write_once
-from fsdino.base.resize import Resize
-from fsdino.cache.cache import only_writer
+from fsdino.base.resize import Resize, ResizeMode
+from fsdino.data.splits import TrainSet
 from fsdino.teachers.architecture import SamConfig, load_prompting_, load_vit_
 from fsdino.teachers.sam import SamTeacher, save_sam
-from fsdino.training.teacher import TeachModule
+from fsdino.training.cache_writer import only_writer
+from fsdino.training.fit import Fitter
+from fsdino.training.teacher import TeachModule, TeachPart
 from fsdino.training.teacher_data import ClassObjects, ObjectData, ObjectSource, RegionObjects
 
-if TYPE_CHECKING:
-    from fsdino.pipeline.run import Job
 
+def own_teacher(
+    part: TeachPart, chosen: TrainSet, fitter: Fitter, *, shared: Path, resize_mode: ResizeMode, num_workers: int = 0
+) -> Path:
+    """Train a run's teacher, or find it trained.
 
-def teach(job: Job) -> Path:
-    """Train the teacher of a job's recipe, or find it trained.
-
-    Regions know no class and so no fold: what is learnt from them alone, where the recipe wants that first, lies beside
-    the caches for every run that shares it.
+    Regions know no class and so no fold: what is learnt from them alone, where the recipe wants that first, is shared.
 
     Args:
-        job: whose folder gets the teacher.
+        part: what it is and how it learns.
+        chosen: the training side; base classes alone are looked at.
+        fitter: of the run, whose folder gets the teacher.
+        shared: folder for what runs share.
+        resize_mode: how images become squares.
+        num_workers: loader processes.
 
     Returns:
         Its file, in SAM's format.
@@ -41,38 +46,46 @@ def teach(job: Job) -> Path:
     Raises:
         ValueError: if there is nothing to learn from.
     """
-    part, chosen = job.recipe.teach, job.train_set
     regions = [RegionObjects(root) for root in part.regions]
+    train = partial(_train, resize_mode=resize_mode, num_workers=num_workers)
     start = None
     if part.region_epochs > 0:
-        shared = replace(job, folder=Path(job.recipe.cache.dir) / f"teacher-regions-{_region_digest(job, regions)}")
-        with only_writer(shared.folder, job.trainer("teach")):
-            start = _train(shared, regions, part.region_epochs, None)
+        folder = shared / f"teacher-regions-{_region_digest(part, regions, fitter, resize_mode)}"
+        with only_writer(folder, fitter.trainer("teach")):
+            start = train(replace(part, epochs=part.region_epochs), regions, replace(fitter, folder=folder))
     bases = (*chosen.classes, *chosen.val_classes)
     objects = [ClassObjects(chosen.index, bases, tuple(chosen.ignore_classes))] if part.objects else []
-    return _train(job, [*objects, *regions], part.epochs, start)
+    return train(part, [*objects, *regions], fitter, start)
 
 
-def _region_digest(job: Job, regions: Sequence[RegionObjects]) -> str:
+def _region_digest(part: TeachPart, regions: Sequence[RegionObjects], fitter: Fitter, mode: ResizeMode) -> str:
     """Twelve digits of everything that decides a training on regions alone."""
-    part = asdict(job.recipe.teach)
+    told = asdict(part)
     for key in ("vit", "prompting"):
-        if part[key] not in (None, "tiny"):
-            part[key] = file_sha256(part[key])
-    part = {key: value for key, value in part.items() if key not in ("objects", "epochs", "regions")}
+        if told[key] not in (None, "tiny"):
+            told[key] = file_sha256(told[key])
+    told = {key: value for key, value in told.items() if key not in ("objects", "epochs", "regions")}
     sizes = [[(path.name, path.stat().st_size) for path in source.files] for source in regions]
-    settled = [part, sizes, job.recipe.seed, job.recipe.segmenter().resize_mode, job.trainer_options]
+    settled = [told, sizes, fitter.seed, mode, fitter.options]
     return hashlib.sha256(json.dumps(settled, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 
-def _train(job: Job, sources: Sequence[ObjectSource], epochs: int, start: Path | None) -> Path:
+def _train(
+    part: TeachPart,
+    sources: Sequence[ObjectSource],
+    fitter: Fitter,
+    start: Path | None = None,
+    *,
+    resize_mode: ResizeMode,
+    num_workers: int,
+) -> Path:
     """One training, from a teacher's file or from what the recipe names."""
-    part, file = job.recipe.teach, job.folder / "teach" / "sam.safetensors"
+    file = fitter.folder / "teach" / "sam.safetensors"
     if file.is_file():
         return file
     if not sources:
         raise ValueError("the teacher has no masks to learn from; name folders of regions in teach.regions.")
-    module = TeachModule(SamConfig(**part.sam), lr=part.lr, optimizer=part.optimizer, seed=job.recipe.seed)
+    module = TeachModule(SamConfig(**part.sam), lr=part.lr, optimizer=part.optimizer, seed=fitter.seed)
     if start is not None:
         module.sam.load_state_dict(SamTeacher.from_checkpoint(start).sam.state_dict())
     else:
@@ -81,12 +94,8 @@ def _train(job: Job, sources: Sequence[ObjectSource], epochs: int, start: Path |
         if part.prompting is not None:
             tiny = part.prompting == "tiny"
             load_prompting_(module.sam, load_file(bundled_file("tiny_sam") if tiny else part.prompting))
-    data = ObjectData(
-        sources, Resize(module.config.img_size, job.recipe.segmenter().resize_mode), part.epoch_length,
-        max_objects=part.max_objects, batch_size=part.batch_size, num_workers=job.recipe.num_workers,
-        seed=job.recipe.seed,
-    )  # fmt: skip
-    trained = job.fit("teach", module, data, epochs, [])
+    data = ObjectData(sources, Resize(module.config.img_size, resize_mode), part, num_workers, fitter.seed)
+    trained = fitter.fit("teach", module, data, part.epochs)
     module.load_state_dict(torch.load(trained, map_location="cpu", weights_only=True)["state_dict"])
     write_once(lambda: save_sam(module.sam, module.config, file))
     return file

@@ -1,4 +1,4 @@
-"""What a run shows while it works: one compact progress bar, its speed, and strips of episodes."""
+"""What a run does beside learning: one compact progress bar, its speed, strips of episodes, a seed for each step."""
 
 from __future__ import annotations
 
@@ -9,16 +9,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
+import numpy as np
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ProgressBar
 from torch import Tensor
 from tqdm import tqdm
 
-from fsdino.base.method import FewShotMethod, Reference
+from fsdino.base.method import FewShotMethod
+from fsdino.base.reference import Reference
 from fsdino.data.class_index import ClassIndex
 from fsdino.data.episodes.episode_list import EpisodeList
 from fsdino.training.loggers import log_image
+from fsdino.visualize import episode_strip, sheet, write_png
 
 
 class RateMeter:
@@ -32,14 +35,7 @@ class RateMeter:
         self._steps: deque[tuple[float, int]] = deque(maxlen=window + 1)
 
     def update(self, images: int) -> float:
-        """Counts a step that ends now.
-
-        Args:
-            images: its images, over all processes.
-
-        Returns:
-            Images a second; 0 at the first step, which has no beginning.
-        """
+        """Images a second, counting a step of so many that ends now; 0 at the first step, which has no beginning."""
         self._steps.append((time.perf_counter(), images))
         seconds = self._steps[-1][0] - self._steps[0][0]
         return sum(count for _, count in list(self._steps)[1:]) / seconds if seconds > 0 else 0.0
@@ -50,14 +46,7 @@ class RateMeter:
 
 
 def batch_images(batch: Any) -> int:
-    """Number of items in a batch: the leading size of its first tensor.
-
-    Args:
-        batch: a tensor, or a mapping or sequence that holds one.
-
-    Returns:
-        The number; 0 if there is no tensor.
-    """
+    """Number of items in a batch: the leading size of the first tensor in it, 0 if there is none."""
     if isinstance(batch, Tensor):
         return len(batch) if batch.ndim else 1
     values = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, list | tuple) else ()
@@ -88,13 +77,29 @@ class Throughput(Callback):
             pl_module.log("train/images_per_s", rate, batch_size=1)
 
 
+class StepSeed(Callback):
+    """Lets torch's global random numbers depend on (seed, epoch, step, process) alone, so a resumed run repeats them.
+
+    Args:
+        seed: of the run.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Seeds all devices' generators."""
+        key = np.random.SeedSequence([self.seed, trainer.current_epoch, batch_idx, trainer.global_rank])
+        torch.manual_seed(int(key.generate_state(1)[0]))
+
+
 class StageProgress(ProgressBar):
     """One bar for a whole stage: `distill 112 px  45% |███   | loss 0.123 · 311 images/s · 0:12 left`.
 
     Args:
         stage: what the bar is called.
         unit: what is counted, "images" or "episodes".
-        stream: where it is drawn; None = stderr. Where that is no terminal, a line every ten seconds.
+        stream: where it is drawn; None = stderr. Where that is not a terminal, a line every ten seconds.
     """
 
     def __init__(self, stage: str, unit: str = "images", stream: TextIO | None = None) -> None:
@@ -148,20 +153,6 @@ class StageProgress(ProgressBar):
         self._advance(1, batch_images(batch) * trainer.world_size, [], None)
 
     def on_predict_end(self, *_: Any) -> None:
-        """Closes the bar."""
-        self._close()
-
-    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Opens the bar over all batches of this process."""
-        self._start(int(sum(trainer.num_test_batches)), 0)
-
-    def on_test_batch_end(  # type: ignore[override]
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any
-    ) -> None:
-        """Moves the bar by a batch."""
-        self._advance(1, batch_images(batch) * trainer.world_size, [], None)
-
-    def on_test_end(self, *_: Any) -> None:
         """Closes the bar."""
         self._close()
 
@@ -231,17 +222,7 @@ class EpisodeStrips(Callback):
 
     @torch.no_grad()
     def draw(self, method: FewShotMethod, path: Path) -> Path:
-        """Runs a method on the episodes and draws them.
-
-        Args:
-            method: any method.
-            path: the PNG; its folder is made.
-
-        Returns:
-            The path.
-        """
-        from fsdino.visualize import episode_strip, sheet, write_png
-
+        """Runs a method on the episodes and draws them into a PNG, whose folder is made."""
         strips = []
         for episode in self.episodes:
             masks = [self.index.load_mask(name, episode.class_id) == 1 for name in episode.support]

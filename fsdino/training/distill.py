@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -11,7 +12,6 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
 from fsdino.base.storage import CHECKPOINT_KEY, describe
-from fsdino.models.config import SegmenterConfig
 from fsdino.models.segmenter import FewShotSegmenter
 from fsdino.teachers.prompting import decode_prompts
 from fsdino.teachers.sam import SamTeacher
@@ -19,6 +19,38 @@ from fsdino.training.losses import embedding_cosine_smooth_l1, embedding_mse, ma
 from fsdino.training.optim import OptimizerName, build_optimizer, build_schedule
 
 EmbeddingLoss = Literal["mse", "cosine_smooth_l1"]
+CLICKS = 4  # an image, of the mask loss
+
+
+@dataclass
+class DistillPart:
+    """Stage 1: the adapter learns SAM's embedding, coarse to fine.
+
+    Args:
+        epochs: epochs in all; 0 leaves the stage out.
+        sizes: image sides in pixels, in the order of the run.
+        shares: part of the epochs of each size; None = equal.
+        epoch_length: images an epoch; None = all.
+        val_count: images held out to watch the error.
+        batch_size: images a step and device.
+        loss: "mse" (the paper's) or "cosine_smooth_l1".
+        mask_weight: weight of the extra loss on the teacher's masks under random clicks.
+        lr: peak learning rate.
+        weight_decay: decay of matrices and kernels.
+        optimizer: "adamw" or "muon".
+    """
+
+    epochs: int = 6
+    sizes: list[int] = field(default_factory=lambda: [126, 252, 518])
+    shares: list[float] | None = None
+    epoch_length: int | None = None
+    val_count: int = 64
+    batch_size: int = 32
+    loss: EmbeddingLoss = "mse"
+    mask_weight: float = 0.0
+    lr: float = 1e-3
+    weight_decay: float = 0.05
+    optimizer: OptimizerName = "adamw"
 
 
 class DistillModule(LightningModule):
@@ -30,17 +62,10 @@ class DistillModule(LightningModule):
     brought to the student's grid.
 
     Args:
-        model: the segmenter whose adapter learns.
+        model: FS-DINO, whose adapter learns.
+        part: losses, optimiser and sizes.
         teacher: needed for live targets and for the mask loss. Not a submodule: checkpoints hold the student alone.
-        loss: "mse" (the paper's) or "cosine_smooth_l1" on standardised teacher channels.
-        mask_weight: weight of the extra loss: what the teacher's frozen decoder makes of the student's embedding
-            under random clicks, against what it makes of the teacher's; 0 = off.
-        clicks: random clicks an image of that loss.
-        lr: peak learning rate.
-        weight_decay: decay of matrices and kernels.
-        warmup: share of the steps spent warming up.
-        optimizer: "adamw" or "muon".
-        seed: of the new weights and of the clicks, which depend on (seed, step) alone.
+        seed: of the clicks, which depend on (seed, step) alone.
 
     Raises:
         ValueError: for an unknown loss, a mask loss without a teacher, a teacher of another width, or a batch without
@@ -52,33 +77,23 @@ class DistillModule(LightningModule):
 
     def __init__(
         self,
-        model: SegmenterConfig,
+        model: FewShotSegmenter,
+        part: DistillPart | None = None,
         teacher: SamTeacher | None = None,
-        loss: EmbeddingLoss = "mse",
-        mask_weight: float = 0.0,
-        clicks: int = 4,
-        lr: float = 1e-3,
-        weight_decay: float = 0.05,
-        warmup: float = 0.05,
-        optimizer: OptimizerName = "adamw",
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if loss not in ("mse", "cosine_smooth_l1"):
-            raise ValueError(f"unknown loss {loss!r}; use 'mse' or 'cosine_smooth_l1'.")
-        if mask_weight > 0 and teacher is None:
+        self.part = part = part or DistillPart()
+        if part.loss not in ("mse", "cosine_smooth_l1"):
+            raise ValueError(f"unknown loss {part.loss!r}; use 'mse' or 'cosine_smooth_l1'.")
+        if part.mask_weight > 0 and teacher is None:
             raise ValueError("the mask loss needs the teacher's decoder; give a teacher or set mask_weight to 0.")
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            self.model = FewShotSegmenter(model).select_trainable_("distill")
+        self.model, self.seed = model.select_trainable_("distill"), seed
         self.teacher: SamTeacher | None = None
         if teacher is not None:
             self.set_teacher(teacher)
-        self.loss, self.mask_weight, self.clicks = loss, mask_weight, clicks
-        self.lr, self.weight_decay, self.warmup, self.optimizer_name = lr, weight_decay, warmup, optimizer
-        self.seed = seed
-        self.register_buffer("teacher_mean", torch.zeros(model.prompt_dim))
-        self.register_buffer("teacher_std", torch.zeros(model.prompt_dim))
+        self.register_buffer("teacher_mean", torch.zeros(model.config.prompt_dim))
+        self.register_buffer("teacher_std", torch.zeros(model.config.prompt_dim))
 
     def set_teacher(self, teacher: SamTeacher) -> None:
         """Gives the module a teacher to ask.
@@ -99,8 +114,9 @@ class DistillModule(LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimiser and its schedule over the whole run."""
-        optimizer = build_optimizer(self.model, self.optimizer_name, self.lr, self.weight_decay)
-        return build_schedule(optimizer, int(self.trainer.estimated_stepping_batches), self.warmup)
+        part = self.part
+        optimizer = build_optimizer(self.model, part.optimizer, part.lr, part.weight_decay)
+        return build_schedule(optimizer, int(self.trainer.estimated_stepping_batches))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Marks the checkpoint as distilled, not yet trained on episodes."""
@@ -110,7 +126,7 @@ class DistillModule(LightningModule):
         """Moves the teacher to this device and takes its channel statistics, once."""
         if self.teacher is not None:
             self.teacher.to(self.device)
-        if self.loss == "cosine_smooth_l1" and not self.teacher_std.any():
+        if self.part.loss == "cosine_smooth_l1" and not self.teacher_std.any():
             rows = self.trainer.datamodule.sample_targets(self)  # type: ignore[attr-defined]
             flat = rows.float().transpose(0, 1).flatten(1)
             self.teacher_mean.copy_(flat.mean(1))
@@ -142,12 +158,11 @@ class DistillModule(LightningModule):
         student = self.model.embed(batch["image"]).float()
         loss = self.embedding_loss(student, target)
         count = len(student)
-        if self.mask_weight > 0:
+        if self.part.mask_weight > 0:
             masks = self.mask_loss(student, target)
             self.log("train/mask_loss", masks, batch_size=count)
-            loss = loss + self.mask_weight * masks
+            loss = loss + self.part.mask_weight * masks
         self.log("train/loss", loss, prog_bar=True, batch_size=count)
-        self.log("train/lr", self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
         self.log("train/size", float(batch["image"].shape[-1]))
         return loss
 
@@ -171,7 +186,7 @@ class DistillModule(LightningModule):
             Scalar.
         """
         target = resize_embedding(target, (student.shape[-2], student.shape[-1]))
-        if self.loss == "mse":
+        if self.part.loss == "mse":
             return embedding_mse(student, target)
         return embedding_cosine_smooth_l1(student, target, self.teacher_mean, self.teacher_std)
 
@@ -187,11 +202,11 @@ class DistillModule(LightningModule):
         """
         assert self.teacher is not None  # the constructor refused otherwise
         sam, size, grid = self.teacher.sam, self.teacher.img_size, self.teacher.grid
-        count = len(student) * self.clicks
+        count = len(student) * CLICKS
         generator = torch.Generator(self.device).manual_seed(self.seed * 1_000_003 + self.global_step)
         points = torch.rand(count, 1, 2, generator=generator, device=self.device) * (size - 1)
         labels = torch.ones(count, 1, device=self.device)
-        image = torch.arange(len(student), device=self.device).repeat(self.clicks)
+        image = torch.arange(len(student), device=self.device).repeat(CLICKS)
         with torch.no_grad():
             teacher_logits, iou_pred = decode_prompts(sam, target, image, points, labels)
             best = 1 + iou_pred[:, 1:].argmax(1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -12,10 +11,8 @@ from torch.utils.data import DataLoader, Dataset
 from fsdino.base.resize import Resize, ResizeMode
 from fsdino.cache.cache import EmbeddingCache
 from fsdino.cache.image_list import ImageList
+from fsdino.training.distill import DistillModule, DistillPart
 from fsdino.training.epoch_data import EpochData
-
-if TYPE_CHECKING:
-    from fsdino.training.distill import DistillModule
 
 
 def epoch_size(epoch: int, max_epochs: int, sizes: Sequence[int], shares: Sequence[float]) -> int:
@@ -85,15 +82,11 @@ class DistillData(EpochData):
 
     Args:
         images: the list.
-        sizes: the student's image sizes in pixels, in the order of the run.
-        shares: part of the epochs that each size gets; None = equal parts.
+        part: sizes, their shares, length, batch and how many images at the end of the list are held out.
         cache: the teacher's embeddings of the list; None = the teacher runs in every step.
         teacher_size: side in pixels of the teacher's images, without a cache.
         resize_mode: how images become square; the cache's when there is one.
-        epoch_length: images an epoch; None = all training images once.
-        val_count: images at the end of the list that are held out for validation.
         hflip: mirror half of the images; a cache must hold the mirrored view.
-        batch_size: images a step and process.
         num_workers: loader processes.
         seed: of the order and the mirroring.
 
@@ -105,24 +98,21 @@ class DistillData(EpochData):
     def __init__(
         self,
         images: ImageList,
-        sizes: Sequence[int],
-        shares: Sequence[float] | None = None,
+        part: DistillPart,
+        *,
         cache: EmbeddingCache | None = None,
         teacher_size: int | None = None,
         resize_mode: ResizeMode = "squash",
-        epoch_length: int | None = None,
-        val_count: int = 0,
         hflip: bool = False,
-        batch_size: int = 32,
         num_workers: int = 0,
         seed: int = 0,
     ) -> None:
-        super().__init__(batch_size, num_workers)
-        self.images, self.sizes, self.cache = images, list(sizes), cache
-        self.shares = list(shares) if shares is not None else [1.0] * len(self.sizes)
+        super().__init__(part.batch_size, num_workers)
+        self.images, self.cache, self.sizes = images, cache, part.sizes
+        self.shares = part.shares or [1.0] * len(part.sizes)
         self.teacher_size, self.resize_mode = teacher_size, resize_mode
-        self.num_train = len(images) - val_count
-        self.epoch_length = epoch_length or self.num_train
+        self.num_train = len(images) - part.val_count
+        self.epoch_length = part.epoch_length or self.num_train
         self.hflip, self.seed = hflip, seed
         self._check()
 

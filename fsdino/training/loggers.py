@@ -7,6 +7,7 @@ import os
 import socket
 from argparse import Namespace
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlparse
@@ -15,6 +16,20 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_only
 
 WandbMode = Literal["auto", "offline", "off"]
+
+
+@dataclass
+class LogPart:
+    """Where runs are followed.
+
+    Args:
+        wandb: "auto" (online with a key and a network, else offline), "offline" or "off"; `WANDB_MODE=disabled` in the
+            environment turns it off too.
+        project: W&B project.
+    """
+
+    wandb: WandbMode = "auto"
+    project: str = "fsdino"
 
 
 class MetricsFile(Logger):
@@ -56,12 +71,7 @@ class MetricsFile(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Writes one row.
-
-        Args:
-            metrics: name -> number.
-            step: optimiser step; None = after the last row.
-        """
+        """Writes one row; without an optimiser step it counts as the one after the last row."""
         if not self._started:
             self._resume(step)
         number = len(self._rows) if step is None else step
@@ -93,29 +103,19 @@ class MetricsFile(Logger):
             self._rewrite()
 
 
-def make_loggers(
-    folder: str | Path,
-    name: str,
-    project: str = "fsdino",
-    wandb: WandbMode = "auto",
-    config: dict[str, Any] | None = None,
-) -> list[Logger]:
-    """The loggers of a run.
+def make_loggers(folder: str | Path, name: str, log: LogPart, config: dict[str, Any] | None = None) -> list[Logger]:
+    """The loggers of a run: `MetricsFile`, then W&B's unless it is off or not installed.
 
     Args:
         folder: of the run.
         name: of the run, shown by W&B.
-        project: W&B project.
-        wandb: "auto" (online with a key and a network, else offline), "offline" or "off"; `WANDB_MODE=disabled` in the
-            environment turns it off too.
+        log: what is wanted of W&B.
         config: the resolved recipe, logged to W&B.
-
-    Returns:
-        `MetricsFile`, then W&B's logger unless it is off or not installed.
 
     Raises:
         ValueError: for an unknown mode.
     """
+    wandb = log.wandb
     if wandb not in ("auto", "offline", "off"):
         raise ValueError(f"unknown wandb mode {wandb!r}; use 'auto', 'offline' or 'off'.")
     loggers: list[Logger] = [MetricsFile(folder)]
@@ -136,7 +136,7 @@ def make_loggers(
         save_dir=str(folder),
         id=run_id,
         experiment=running,
-        project=project,
+        project=log.project,
         offline=offline,
         settings=client.Settings(silent=True),
         resume=None if offline else "allow",
@@ -150,14 +150,7 @@ def make_loggers(
 
 
 def wandb_reachable(timeout: float = 2.0) -> bool:
-    """Whether W&B has a key and its server answers.
-
-    Args:
-        timeout: seconds to wait for the server.
-
-    Returns:
-        True if a run can be online.
-    """
+    """Whether W&B has a key and its server answers in so many seconds, so that a run can be online."""
     if os.environ.get("WANDB_MODE") in ("offline", "disabled", "dryrun"):
         return False
     url = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
@@ -168,21 +161,12 @@ def wandb_reachable(timeout: float = 2.0) -> bool:
     try:
         with socket.create_connection((host, port), timeout=timeout):
             return True
-    except OSError:  # no network is no error: the run goes offline
+    except OSError:  # without a network the run goes offline
         return False
 
 
 def wandb_notice(logger: WandbLogger, folder: str | Path, offline: bool) -> str:
-    """One line that says where the W&B run is.
-
-    Args:
-        logger: W&B's logger.
-        folder: of the run.
-        offline: whether it stays on this machine.
-
-    Returns:
-        The line.
-    """
+    """One line that says where the W&B run is."""
     run = logger.experiment
     if not offline:
         return f"W&B: {getattr(run, 'url', None) or 'online'}"
@@ -191,14 +175,7 @@ def wandb_notice(logger: WandbLogger, folder: str | Path, offline: bool) -> str:
 
 
 def log_image(loggers: list[Logger], key: str, path: str | Path, step: int | None = None) -> None:
-    """Shows an image that lies on disk in W&B, where W&B follows the run.
-
-    Args:
-        loggers: of the run.
-        key: name of the panel.
-        path: the PNG.
-        step: unused by W&B's own counter; recorded beside the image.
-    """
+    """Shows an image that lies on disk in W&B, where W&B follows the run; the step is recorded beside it."""
     for logger in loggers:
         if isinstance(logger, WandbLogger):
             import wandb
@@ -210,13 +187,7 @@ def log_image(loggers: list[Logger], key: str, path: str | Path, step: int | Non
 
 
 def log_model(loggers: list[Logger], folder: str | Path, name: str) -> None:
-    """Adds an exported model's folder to the W&B run as an artifact.
-
-    Args:
-        loggers: of the run.
-        folder: what `fsdino export` wrote.
-        name: of the artifact.
-    """
+    """Adds an exported model's folder to the W&B run as an artifact."""
     for logger in loggers:
         if isinstance(logger, WandbLogger):
             import wandb

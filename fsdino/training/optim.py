@@ -1,4 +1,4 @@
-"""The optimisers and the one schedule (warm-up, then cosine to zero) that every training here uses."""
+"""The optimisers and the schedules (warm-up, then cosine or polynomial to zero) that every training here uses."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 OptimizerName = Literal["adamw", "muon"]
+ScheduleName = Literal["cosine", "poly"]
 
 
 def parameter_groups(module: nn.Module, weight_decay: float, muon: bool = False) -> list[dict[str, Any]]:
@@ -85,25 +86,30 @@ def build_optimizer(
     raise ValueError(f"unknown optimizer {name!r}; use 'adamw' or 'muon'.")
 
 
-def learning_rate_factor(step: int, total_steps: int, warmup_steps: int) -> float:
-    """Linear warm-up to 1, then cosine to 0.
+def learning_rate_factor(step: int, total_steps: int, warmup_steps: int, kind: ScheduleName = "cosine") -> float:
+    """Linear warm-up to 1, then down to 0: along a cosine, or as the remaining share to the power of 0.9.
 
     Args:
         step: optimiser steps taken.
-        total_steps: steps of the whole run.
+        total_steps: steps of the whole schedule.
         warmup_steps: steps of the warm-up.
+        kind: "cosine" or "poly".
 
     Returns:
         Factor in [0, 1].
     """
     if step < warmup_steps:
         return (step + 1) / (warmup_steps + 1)
-    done = (step - warmup_steps) / max(1, total_steps - warmup_steps)
-    return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+    done = min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps))
+    return (1 - done) ** 0.9 if kind == "poly" else 0.5 * (1 + math.cos(math.pi * done))
 
 
 def build_schedule(
-    optimizer: torch.optim.Optimizer, total_steps: int, warmup: float = 0.05
+    optimizer: torch.optim.Optimizer,
+    total_steps: int,
+    warmup: float = 0.05,
+    kind: ScheduleName = "cosine",
+    horizon: float = 1.0,
 ) -> OptimizerLRSchedulerConfig:
     """What `configure_optimizers` returns: the optimiser with its per-step schedule.
 
@@ -111,13 +117,21 @@ def build_schedule(
         optimizer: the optimiser.
         total_steps: steps of the whole run, e.g. `trainer.estimated_stepping_batches`.
         warmup: share of the steps spent warming up, in [0, 1).
+        kind: "cosine" or "poly".
+        horizon: length of the schedule over that of the run; above 1 the run ends before the rate is 0.
 
     Returns:
-        Lightning's dict of optimizer and lr_scheduler.
+        Lightning's dict of optimizer and lr_scheduler; the rate is logged as `train/lr`.
+
+    Raises:
+        ValueError: for an unknown kind.
     """
-    warmup_steps = int(total_steps * warmup)
-    schedule = LambdaLR(optimizer, lambda step: learning_rate_factor(step, total_steps, warmup_steps))
-    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+    if kind not in ("cosine", "poly"):
+        raise ValueError(f"unknown schedule {kind!r}; use 'cosine' or 'poly'.")
+    total = max(1, int(total_steps * horizon))
+    warmup_steps = int(total * warmup)
+    schedule = LambdaLR(optimizer, lambda step: learning_rate_factor(step, total, warmup_steps, kind))
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step", "name": "train/lr"}}
 
 
 def count_parameters(parameters: Iterable[nn.Parameter], trainable: bool = False) -> int:

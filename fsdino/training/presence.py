@@ -22,15 +22,13 @@ from torch.utils.data import DataLoader, Dataset
 
 from fsdino.base.processes import write_once
 from fsdino.base.resize import Resize
-from fsdino.base.storage import CHECKPOINT_KEY, describe, load_segmenter
-from fsdino.cache.cache import EmbeddingCache
-from fsdino.cache.image_list import ImageList
+from fsdino.base.storage import load, rewrite_checkpoint
 from fsdino.data.class_index import ClassIndex
 from fsdino.data.episodes.episode import TrainEpisodes, collate_episodes
-from fsdino.models.config import SegmenterConfig
+from fsdino.data.splits import TrainSet
 from fsdino.models.presence import PresenceHead
 from fsdino.models.segmenter import FewShotSegmenter
-from fsdino.training.episode_data import CachedEpisodes
+from fsdino.training.episode_data import CachedMaps, EpisodesWithMaps
 
 STEPS, CHECK_EVERY = 600, 20
 LOOKED_AT, MIN_LACKING = 64, 0.2  # images per class that are looked at, and the part that must lack it
@@ -49,41 +47,45 @@ class Evidence:
     present: Tensor
 
 
+@dataclass
+class PresencePart:
+    """Stage 3: the presence head learns from queries that lack the class, all else frozen, and is calibrated.
+
+    Args:
+        episodes: to train on, half of them without the object; half as many calibrate. 0 leaves the stage out.
+    """
+
+    episodes: int = 1600
+
+
 @dataclass(frozen=True)
 class PresenceData:
     """Where the episodes come from.
 
     Args:
-        index: data set of training images.
-        classes: base classes to train on.
-        val_classes: base classes held out, to stop and to calibrate on; without any usable one the trained are taken.
+        chosen: the training side; its held-out classes stop and calibrate, without any usable one the trained do.
         shots: references per episode.
-        ignore_classes: novel classes.
-        features: cached maps of the frozen encoder with their list; None runs the encoder.
+        maps: cached maps of the frozen encoder; None runs it.
         seed: of the draws.
-        val_index: data set of the images to stop and to calibrate on; None = the same.
     """
 
-    index: ClassIndex
-    classes: Sequence[int]
-    val_classes: Sequence[int] = ()
+    chosen: TrainSet
     shots: int = 1
-    ignore_classes: Sequence[int] = ()
-    features: tuple[EmbeddingCache, ImageList] | None = None
+    maps: CachedMaps | None = None
     seed: int = 0
-    val_index: ClassIndex | None = None
 
     @cached_property
     def trained(self) -> list[int]:
         """Classes to train on that can be absent; none in a folder of one class."""
-        return self._absentable(self.index, self.classes)
+        return self._absentable(self.chosen.index, self.chosen.classes)
 
     @cached_property
     def held_out(self) -> tuple[ClassIndex, list[int]]:
         """Where to stop and to calibrate, and on which classes."""
-        index = self.val_index or self.index
-        usable = [c for c in self._absentable(index, self.val_classes) if len(index.images(c)) > self.shots]
-        return (index, usable) if usable else (self.index, self.trained)
+        index = self.chosen.val_index
+        absentable = self._absentable(index, self.chosen.val_classes)
+        usable = [c for c in absentable if len(index.images(c)) > self.shots]
+        return (index, usable) if usable else (self.chosen.index, self.trained)
 
     def _absentable(self, index: ClassIndex, classes: Sequence[int]) -> list[int]:
         """Classes that a fair part of the images lack; of each class at most 64 are looked at."""
@@ -101,22 +103,20 @@ class PresenceData:
         return found
 
     def episodes(self, resize: Resize, count: int, held_out: bool) -> Dataset[dict[str, Any]]:
-        """Episodes half of which have a query without the object.
-
-        Args:
-            resize: the model's.
-            count: how many.
-            held_out: of the held-out classes.
-
-        Returns:
-            The data set.
-        """
-        index, classes = self.held_out if held_out else (self.index, self.trained)
+        """So many episodes, half of which have a query without the object."""
+        index, classes = self.held_out if held_out else (self.chosen.index, self.trained)
         drawn = TrainEpisodes(
-            index, classes, resize, self.shots, count, self.seed,
-            epoch=1_000_000 + int(held_out), ignore_classes=self.ignore_classes, absent_prob=0.5,
-        )  # fmt: skip
-        return drawn if self.features is None else CachedEpisodes(drawn, *self.features)
+            index,
+            classes,
+            resize,
+            shots=self.shots,
+            length=count,
+            seed=self.seed,
+            epoch=1_000_000 + int(held_out),  # past every epoch of episode training, so that no draw repeats
+            ignore_classes=self.chosen.ignore_classes,
+            absent_prob=0.5,
+        )
+        return drawn if self.maps is None else EpisodesWithMaps(drawn, self.maps)
 
 
 @torch.no_grad()
@@ -215,7 +215,7 @@ def platt(logits: Tensor, present: Tensor, steps: int = 50) -> tuple[float, floa
 
 
 def train_presence(
-    model: FewShotSegmenter, data: PresenceData, count: int = 1600, batch_size: int = 16, num_workers: int = 0
+    model: FewShotSegmenter, data: PresenceData, count: int, batch_size: int = 16, num_workers: int = 0
 ) -> FewShotSegmenter:
     """A segmenter's copy with a presence head that has seen absent objects.
 
@@ -245,9 +245,10 @@ def presence_stage(
     trained: Path,
     folder: Path,
     data: PresenceData,
-    count: int,
+    part: PresencePart,
+    *,
     batch_size: int,
-    workers: int,
+    num_workers: int = 0,
     device: torch.device | str = "cpu",
 ) -> Path:
     """Stage 3 of a run: the checkpoint of stage 2 with a new presence head.
@@ -256,16 +257,16 @@ def presence_stage(
         trained: checkpoint of stage 2.
         folder: the stage's folder; a finished checkpoint in it is kept.
         data: base classes.
-        count: episodes, see `train_presence`; 0 leaves the stage out.
+        part: how many episodes.
         batch_size: episodes at a time.
-        workers: loader processes.
+        num_workers: loader processes.
         device: where the model runs.
 
     Returns:
         The checkpoint to go on with: `trained` itself where the stage is left out or no image lacks its class.
     """
     target = folder / trained.name
-    if count == 0:
+    if part.episodes == 0:
         return trained
 
     def make() -> None:
@@ -274,62 +275,8 @@ def presence_stage(
         if not data.trained:
             print("presence: no image lacks the class, so 'absent' cannot be learnt; the head stays as it is")
             return
-        model = train_presence(load_segmenter(trained, device=device), data, count, batch_size, workers)
-        folder.mkdir(parents=True, exist_ok=True)
-        save_with(model, trained, target)
+        model = load(trained, device=device, method="fsdino")
+        rewrite_checkpoint(train_presence(model, data, part.episodes, batch_size, num_workers), trained, target)
 
     write_once(make)
     return target if target.is_file() else trained
-
-
-def save_with(model: FewShotSegmenter, trained: Path, target: Path) -> None:
-    """Write a checkpoint again with a model's weights and description in place of its own."""
-    with torch.serialization.safe_globals([SegmenterConfig]):
-        checkpoint = torch.load(trained, map_location="cpu", weights_only=True)
-    others = {k: v for k, v in checkpoint["state_dict"].items() if not k.startswith("model.")}
-    checkpoint["state_dict"] = others | {f"model.{k}": v for k, v in model.state_dict().items()}
-    checkpoint[CHECKPOINT_KEY] = describe(model)
-    partial = target.with_suffix(".part")
-    torch.save(checkpoint, partial)
-    partial.replace(target)
-
-
-def roc_area(scores: Tensor, present: Tensor) -> float:
-    """AUROC: how often an image with the object scores above one without, ties counting half.
-
-    Args:
-        scores: (N,).
-        present: (N,) in {0, 1}.
-
-    Returns:
-        In [0, 1].
-
-    Raises:
-        ValueError: if all are present or all are absent.
-    """
-    positives, negatives = scores[present > 0], scores[present == 0]
-    if not len(positives) or not len(negatives):
-        raise ValueError("AUROC needs images with the object and images without; one kind is missing.")
-    difference = positives.double()[:, None] - negatives.double()[None]
-    return float((difference > 0).double().mean() + 0.5 * (difference == 0).double().mean())
-
-
-def calibration_error(probs: Tensor, present: Tensor, bins: int = 10) -> float:
-    """Expected calibration error: mean distance of probability and frequency over bins of equal width.
-
-    Args:
-        probs: (N,) in [0, 1].
-        present: (N,) in {0, 1}.
-        bins: number of bins.
-
-    Returns:
-        In [0, 1].
-    """
-    index = (probs * bins).long().clamp(0, bins - 1)
-    error = 0.0
-    for i in range(bins):
-        inside = index == i
-        if bool(inside.any()):
-            gap = float(probs[inside].double().mean() - present[inside].double().mean())
-            error += abs(gap) * float(inside.double().mean())
-    return error

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,16 +21,63 @@ from fsdino.teachers.prompting import (
     sample_clicks,
     tight_boxes,
 )
-from fsdino.training.losses import bce_loss, dice_loss, focal_loss
+from fsdino.training.losses import bce_loss, dice_loss
 from fsdino.training.optim import OptimizerName, build_optimizer, build_schedule
+
+
+@dataclass
+class TeacherPart:
+    """The SAM that is distilled.
+
+    Args:
+        checkpoint: "tiny" (bundled), "own" (trained first, see `TeachPart`), vit_b, vit_l, vit_h, or a .pth or
+            .safetensors file or URL in SAM's format.
+        sha256: the file's digest.
+    """
+
+    checkpoint: str = "tiny"
+    sha256: str | None = None
+
+
+@dataclass
+class TeachPart:
+    """Stage 0, for `teacher.checkpoint: own`: a promptable SAM from the masks of the training data.
+
+    Args:
+        sam: fields of `fsdino.teachers.architecture.SamConfig`.
+        vit: weights of a plain ViT under timm's names that its image encoder starts from; None = from nothing.
+        prompting: SAM whose prompt encoder and mask decoder it starts from: "tiny" (bundled), a file, or None.
+        regions: folders of class-agnostic region maps.
+        objects: also learn from the masks of base classes; False makes one teacher that fits every fold.
+        region_epochs: epochs on the regions alone before the others; they depend on no fold, and runs share them.
+        epochs: epochs on everything.
+        epoch_length: images an epoch.
+        batch_size: images a step and device.
+        max_objects: masks of an image.
+        lr: peak learning rate.
+        optimizer: "adamw" or "muon".
+    """
+
+    sam: dict[str, Any] = field(default_factory=dict)
+    vit: str | None = None
+    prompting: str | None = None
+    regions: list[str] = field(default_factory=list)
+    objects: bool = True
+    region_epochs: int = 0
+    epochs: int = 4
+    epoch_length: int = 400
+    batch_size: int = 4
+    max_objects: int = 6
+    lr: float = 1e-3
+    optimizer: OptimizerName = "muon"
 
 
 class TeachModule(LightningModule):
     """Trains a SAM as its paper does (section 3 and appendix A), in small.
 
     A batch is `dict(image (B, 3, S, S) float in [0, 1], masks (B, M, S, S) uint8 {0, 1, 255 = ignore},
-    valid (B, M) bool)`; S is the model's `img_size`. Each valid object gets one prompt per repetition: a click,
-    a noisy box, or both; then with some probability a corrective click with its previous mask.
+    valid (B, M) bool)`; S is the model's `img_size`. Each valid object gets one prompt: a click, a noisy
+    box, or both; then with some probability a corrective click with its previous mask.
 
     Args:
         config: sizes of the model.
@@ -37,15 +85,13 @@ class TeachModule(LightningModule):
         weight_decay: decay of matrices.
         warmup: share of the steps spent warming up.
         optimizer: "muon" or "adamw".
-        mask_loss: "bce_dice", or "focal_dice" (20 focal + dice, SAM's; a small model sits longer at no mask at all).
         click_share: share of the objects prompted by one click.
         box_share: share prompted by a box; the others get a box and a click.
         correct_prob: probability of a corrective round in a step.
-        prompts_per_object: prompts drawn for each object of an image.
         seed: of the weights and of all prompts; prompts depend on (seed, step) alone, so a resumed run repeats them.
 
     Raises:
-        ValueError: for an unknown loss or optimiser, or a batch of another size.
+        ValueError: for an unknown optimiser, or a batch of another size.
     """
 
     def __init__(
@@ -55,22 +101,16 @@ class TeachModule(LightningModule):
         weight_decay: float = 0.05,
         warmup: float = 0.05,
         optimizer: OptimizerName = "muon",
-        mask_loss: Literal["focal_dice", "bce_dice"] = "bce_dice",
         click_share: float = 0.5,
         box_share: float = 0.3,
         correct_prob: float = 0.5,
-        prompts_per_object: int = 1,
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if mask_loss not in ("focal_dice", "bce_dice"):
-            raise ValueError(f"unknown mask_loss {mask_loss!r}; use 'focal_dice' or 'bce_dice'.")
         self.config = config or SamConfig()
         self.sam = build_sam(self.config, seed=seed).train()
         self.lr, self.weight_decay, self.warmup, self.optimizer_name = lr, weight_decay, warmup, optimizer
-        self.mask_loss = mask_loss
         self.click_share, self.box_share, self.correct_prob = click_share, box_share, correct_prob
-        self.prompts_per_object = prompts_per_object
         self.seed = seed
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
@@ -101,7 +141,7 @@ class TeachModule(LightningModule):
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """The mean loss over all prompts of a batch."""
         embedding = self.embed(batch["image"])
-        image, masks = _objects(batch, self.prompts_per_object)
+        image, masks = _objects(batch)
         if len(image) == 0:  # scenes without an annotated object still must take part in a distributed step
             return embedding.sum() * 0
         draw = (self.seed * 1_000_003 + self.global_step) * 1024 + self.global_rank  # a resumed run repeats its prompts
@@ -112,13 +152,12 @@ class TeachModule(LightningModule):
         ]
         loss = torch.cat(losses).mean()
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch["image"]))
-        self.log("train/lr", self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
         return loss
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Mean IoU over objects after one central click and after the tight box."""
         embedding = self.embed(batch["image"])
-        image, masks = _objects(batch, 1)
+        image, masks = _objects(batch)
         if len(image) == 0:
             return
         scores = evaluate_prompts(self.sam, embedding, image, masks)
@@ -169,10 +208,8 @@ class TeachModule(LightningModule):
         truth, valid = (masks == 1).float(), (masks != 255).float()
         logits, iou_pred = (logits, iou_pred) if multimask else (logits[:, :1], iou_pred[:, :1])
         truth, valid = truth.expand_as(logits), valid.expand_as(logits)
-        if self.mask_loss == "focal_dice":
-            losses = 20 * focal_loss(logits, truth, valid) + dice_loss(logits, truth, valid)
-        else:
-            losses = bce_loss(logits, truth, valid) + dice_loss(logits, truth, valid)
+        # BCE in place of SAM's focal loss, with which a small model sits longer at predicting no mask at all.
+        losses = bce_loss(logits, truth, valid) + dice_loss(logits, truth, valid)
         with torch.no_grad():
             iou = mask_ious(logits > 0, truth > 0, valid > 0)
         score_loss = (iou_pred - iou) ** 2
@@ -214,12 +251,12 @@ def evaluate_prompts(sam: Sam, embedding: Tensor, image: Tensor, masks: Tensor) 
     }
 
 
-def _objects(batch: dict[str, Tensor], repeats: int) -> tuple[Tensor, Tensor]:
-    """Image index (N,) and mask (N, S, S) of the valid objects that have a pixel, each `repeats` times."""
+def _objects(batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Image index (N,) and mask (N, S, S) of the valid objects that have a pixel."""
     masks = batch["masks"]
     keep = batch["valid"].bool() & (masks == 1).flatten(2).any(-1)
     image, index = keep.nonzero(as_tuple=True)
-    return image.repeat(repeats), masks[image, index].repeat(repeats, 1, 1)
+    return image, masks[image, index]
 
 
 def _corrective_click(logits: Tensor, masks: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:

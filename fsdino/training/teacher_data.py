@@ -19,8 +19,10 @@ from fsdino.base.resize import Resize
 from fsdino.data.class_index import ClassIndex
 from fsdino.data.images import IMAGE_SUFFIXES, read_image, read_labels
 from fsdino.training.epoch_data import EpochData
+from fsdino.training.teacher import TeachPart
 
-MIN_SHARE = 0.002  # of the image's area; smaller pieces are no objects
+MIN_SHARE = 0.002  # of the image's area; smaller pieces are not objects
+VAL_LENGTH = 32  # images of the validation draws
 
 
 class ObjectSource(Protocol):
@@ -121,9 +123,15 @@ class ObjectScenes(Dataset):
     """
 
     def __init__(
-        self, sources: Sequence[ObjectSource], resize: Resize, length: int, seed: int = 0, epoch: int = 0,
-        max_objects: int = 6,
-    ) -> None:  # fmt: skip
+        self,
+        sources: Sequence[ObjectSource],
+        resize: Resize,
+        length: int,
+        *,
+        max_objects: int,
+        seed: int = 0,
+        epoch: int = 0,
+    ) -> None:
         self.sources, self.resize, self.length = list(sources), resize, length
         self.seed, self.epoch, self.max_objects = seed, epoch, max_objects
         self.shares = np.array([len(s) for s in sources]) / sum(len(s) for s in sources)
@@ -154,34 +162,30 @@ class ObjectScenes(Dataset):
 
 
 class ObjectData(EpochData):
-    """`ObjectScenes` for a `TeachModule`.
+    """`ObjectScenes` for a `TeachModule`; validation draws from the same sources, so it watches and chooses nothing.
 
     Args:
         sources: see `ObjectScenes`.
         resize: to the model's square.
-        epoch_length: images an epoch.
-        val_length: images of the validation draws (from the same sources: they watch the run, they choose nothing).
-        max_objects: masks of an image.
-        batch_size: images a step and process.
+        part: images of an epoch and of a step, masks of an image.
         num_workers: loader processes.
         seed: of all draws.
     """
 
     def __init__(
-        self, sources: Sequence[ObjectSource], resize: Resize, epoch_length: int = 400, val_length: int = 32,
-        max_objects: int = 6, batch_size: int = 4, num_workers: int = 0, seed: int = 0,
-    ) -> None:  # fmt: skip
-        super().__init__(batch_size, num_workers)
-        self.sources, self.resize, self.epoch_length = list(sources), resize, epoch_length
-        self.val_length, self.max_objects, self.seed = val_length, max_objects, seed
+        self, sources: Sequence[ObjectSource], resize: Resize, part: TeachPart, num_workers: int = 0, seed: int = 0
+    ) -> None:
+        super().__init__(part.batch_size, num_workers)
+        self.sources, self.resize, self.part, self.seed = list(sources), resize, part, seed
 
     def train_dataloader(self) -> DataLoader:
         """Images of the running epoch."""
-        return self.loader(self._scenes(self.epoch_length, self.seed, self.epoch), drop_last=True)
+        return self.loader(self._scenes(self.part.epoch_length, self.seed, self.epoch), drop_last=True)
 
     def val_dataloader(self) -> DataLoader:
         """The same images every time."""
-        return self.loader(self._scenes(self.val_length, self.seed + 1_000_003, 0))
+        return self.loader(self._scenes(VAL_LENGTH, self.seed + 1_000_003, 0))
 
     def _scenes(self, length: int, seed: int, epoch: int) -> ObjectScenes:
-        return ObjectScenes(self.sources, self.resize, length, seed, epoch, self.max_objects)
+        count = self.part.max_objects
+        return ObjectScenes(self.sources, self.resize, length, seed=seed, epoch=epoch, max_objects=count)

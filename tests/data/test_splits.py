@@ -10,8 +10,7 @@ import pytest
 from PIL import Image
 
 from fsdino.data.catalog import open_data_set
-from fsdino.data.splits import open_test, open_train
-from fsdino.pipeline.recipe import DataPart, DataSpec
+from fsdino.data.splits import DataPart, DataSpec, held_out_classes, open_test, open_train
 from tests.data.trees import coco2014_tree, lvis_tree
 
 
@@ -168,3 +167,10 @@ def test_images_that_choose_are_not_trained_on(label_folder) -> None:
     assert len(set(train.index.all_images())) == 8
     assert train.val_episodes is not None and train.val_episodes.images <= set(train.val_index.all_images())
     assert not set(train.index.all_images()) & set(train.val_index.all_images())
+
+
+def test_held_out_classes_are_fixed_and_never_none() -> None:
+    classes = list(range(10, 40))
+    assert held_out_classes(classes, 0.2) == held_out_classes(classes, 0.2)
+    assert len(held_out_classes(classes, 0.2)) == 6 and len(held_out_classes(classes, 0.001)) == 1
+    assert held_out_classes(classes, 0.0) == []

@@ -13,23 +13,22 @@ import pytest
 import torch
 
 import fsdino
-from fsdino.base.registry import build_method, describe_method, save_method
-from fsdino.base.storage import METHOD_KEY, load_segmenter, save_pretrained
+from fsdino.base import registry, storage
 from fsdino.cli import main
 from fsdino.data.catalog import open_data_set
 from fsdino.data.episodes.episode_list import EpisodeList
-from fsdino.evaluation.command import Work, measure_folds
+from fsdino.evaluation.command import measure_folds
 from fsdino.evaluation.compare import check_same_episodes, compare_tables
 from fsdino.evaluation.episode_choice import EpisodeChoice
 from fsdino.evaluation.measure import EvaluateModule, add_rows
 from fsdino.evaluation.method_choice import MethodChoice, encoder_weights, identity
 from fsdino.evaluation.sheet import picked_episodes
 from fsdino.evaluation.tables import read_episodes
+from fsdino.evaluation.work import Work
 from fsdino.metrics.few_shot import FewShotIoU
 from tests.data.small import shared_data
 from tests.data.trees import davis_tree, fss_tree, label_folder_tree, lvis_tree
-from tests.small import METHOD_ARGS as ARGS
-from tests.small import small_segmenter
+from tests.small import METHOD_ARGS, small_segmenter
 
 COUNTS = ["fold", "episode", "class_id", "inter_bg", "inter_fg", "union_bg", "union_fg"]
 
@@ -37,7 +36,7 @@ COUNTS = ["fold", "episode", "class_id", "inter_bg", "inter_fg", "union_bg", "un
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> str:
     """A small segmenter on disk."""
-    return str(save_pretrained(small_segmenter(seed=1), tmp_path_factory.mktemp("model")))
+    return str(storage.save(small_segmenter(seed=1), tmp_path_factory.mktemp("model")))
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +106,7 @@ class TestTables:
         monkeypatch.chdir(tmp_path)
         names = set()
         for shots in (1, 1, 1):
-            test = EpisodeChoice("folder", folder, "0", shots, number=2)
+            test = EpisodeChoice("folder", folder, "0", shots, episodes=2)
             measured, out = measure_folds(MethodChoice(model), test)
             names.add(out)
         assert len(names) == 1 and out.parent == Path("runs/evaluate") and "-folder-1shot-" in out.name
@@ -125,7 +124,7 @@ class TestTables:
         assert "J&F" in capsys.readouterr().out
 
     def test_scoring_follows_the_protocol(self, model, folder, tmp_path) -> None:
-        test = EpisodeChoice("folder", folder, "0", number=2, protocol="hsnet")
+        test = EpisodeChoice("folder", folder, "0", episodes=2, protocol="hsnet")
         measured, _ = measure_folds(MethodChoice(model), test, tmp_path)
         rows = measured.results[0].evaluation.rows
         assert measured.scoring == "network" and (rows["inter_bg"] + rows["union_fg"] <= 56 * 56).all()
@@ -147,32 +146,24 @@ class TestTables:
 class TestMethods:
     @pytest.mark.parametrize("name", ["all_foreground", "persam", "sansa", "fssam"])
     def test_methods_by_name(self, name, tmp_path, folder) -> None:
-        test = EpisodeChoice("folder", folder, "1", number=1)
-        measured, _ = measure_folds(MethodChoice(name, options=ARGS[name]), test, tmp_path)
+        test = EpisodeChoice("folder", folder, "1", episodes=1)
+        measured, _ = measure_folds(MethodChoice(name, options=METHOD_ARGS[name]), test, tmp_path)
         assert measured.results[0].evaluation.score.num_episodes == 1
 
-    @pytest.mark.parametrize("name", sorted(ARGS))
+    @pytest.mark.parametrize("name", sorted(METHOD_ARGS))
     def test_saved_methods_are_opened_like_segmenters(self, name, tmp_path) -> None:
-        saved = save_method(build_method(name, **ARGS[name]), tmp_path)
-        assert type(fsdino.load(saved)) is type(build_method(name, **ARGS[name]))
+        saved = storage.save(registry.build(name, **METHOD_ARGS[name]), tmp_path)
+        assert type(fsdino.load(saved)) is type(registry.build(name, **METHOD_ARGS[name]))
         assert identity(fsdino.load(saved)) == identity(fsdino.load(str(saved / "model.safetensors")))
 
-    def test_checkpoints_of_other_methods_are_opened_too(self, tmp_path) -> None:
-        method = build_method("sansa", **ARGS["sansa"])
-        state = {f"method.{name}": tensor for name, tensor in method.state_dict().items()}
-        torch.save({"state_dict": state, METHOD_KEY: describe_method(method)}, tmp_path / "last.ckpt")
-        assert identity(fsdino.load(tmp_path / "last.ckpt")) == identity(method)
-        with pytest.raises(ValueError, match=r"last.ckpt' holds Sansa, expected an FS-DINO segmenter; give one"):
-            load_segmenter(tmp_path / "last.ckpt")
-
     def test_random_weights_are_said(self, capsys) -> None:
-        MethodChoice("sansa", options=ARGS["sansa"]).open(0, None)  # type: ignore[arg-type]
+        MethodChoice("sansa", options=METHOD_ARGS["sansa"]).open(0, None)  # type: ignore[arg-type]
         assert "sansa: its weights are random; give --options.weights FILE." in capsys.readouterr().err
 
     def test_a_model_a_fold(self, tmp_path, folder) -> None:
         for fold in (0, 1):
-            save_pretrained(small_segmenter(seed=fold), tmp_path / f"model-{fold}")
-        test = EpisodeChoice("folder", folder, "0,1", number=2)
+            storage.save(small_segmenter(seed=fold), tmp_path / f"model-{fold}")
+        test = EpisodeChoice("folder", folder, "0,1", episodes=2)
         choice = MethodChoice(str(tmp_path / "model-{fold}"))
         measure_folds(choice, test, tmp_path / "out")
         names = {(tmp_path / "out" / f"fold{fold}" / "measurement.json").read_text() for fold in (0, 1)}
@@ -189,21 +180,22 @@ class TestMethods:
 
         monkeypatch.setattr(EpisodeChoice, "base", base)
         root = label_folder_tree(tmp_path / "data", num_classes=8)
-        test = EpisodeChoice("folder", str(root), "2", number=3)
+        test = EpisodeChoice("folder", str(root), "2", episodes=3)
         choice = MethodChoice("prototype", encoder_weights="random", tap=0, kind="fg_bg")
         measured, _ = measure_folds(choice, test, tmp_path / "out")
         ((tested, index, episodes),) = seen
         assert not set(episodes.class_ids) & set(tested.class_ids)
         assert not episodes.images & tested.images and not set(index.all_images()) & tested.images
-        assert measured.results[0].remark.startswith("fg_bg block 0 cut ")
+        assert measured.results[0].remark.startswith("fg_bg block 0 threshold ")
 
     def test_weights_of_the_prototype(self) -> None:
         assert encoder_weights("tiny", "auto").endswith("tiny_encoder.safetensors")  # type: ignore[union-attr]
         assert encoder_weights("b14", "auto") == "timm" and encoder_weights("b14", "random") is None
         assert encoder_weights("b14", "file.pth") == "file.pth"
 
-    def test_identity_knows_cut_and_threshold(self) -> None:
-        methods = [build_method("prototype", **{**ARGS["prototype"], "cut": cut}) for cut in (0.1, 0.2)]
+    def test_identity_knows_both_thresholds(self) -> None:
+        args = METHOD_ARGS["prototype"]
+        methods = [registry.build("prototype", **{**args, "score_threshold": value}) for value in (0.1, 0.2)]
         for method in methods:
             method.load_state_dict(methods[0].state_dict())
         assert identity(methods[0]) != identity(methods[1])
@@ -212,10 +204,10 @@ class TestMethods:
         assert identity(methods[0]) != before
 
     def test_refusals(self, model, folder, tmp_path) -> None:
-        test = EpisodeChoice("folder", folder, "0", number=2)
+        test = EpisodeChoice("folder", folder, "0", episodes=2)
         for choice, words in (
             (MethodChoice(model, options={"size": 3}), r"is opened as it was saved, options \['size'\] do not fit"),
-            (MethodChoice(model, threshold=1.5), "threshold 1.5 is no probability; use a value above 0 and below 1"),
+            (MethodChoice(model, threshold=1.5), "threshold 1.5 is not a probability; use a value above 0 and below 1"),
             (MethodChoice("prototype", preset="huge"), "preset 'huge' is unknown"),
         ):
             with pytest.raises(ValueError, match=words):
@@ -227,11 +219,11 @@ class TestMethods:
 class TestLists:
     def test_the_given_lists_of_real_photographs(self) -> None:
         root = shared_data("coco386")
-        test = EpisodeChoice("coco386", str(root), list_path=str(root / "episodes/fold{fold}_{shots}shot.json"))
+        test = EpisodeChoice("coco386", str(root), list=str(root / "episodes/fold{fold}_{shots}shot.json"))
         assert [(given.fold, len(given)) for given in test.lists(test.open())] == [(fold, 250) for fold in range(4)]
 
     def test_a_list_as_long_as_the_data_set_is_thinned_out(self, tmp_path) -> None:
-        test = EpisodeChoice("fss1000", str(fss_tree(tmp_path)), number=4)
+        test = EpisodeChoice("fss1000", str(fss_tree(tmp_path)), episodes=4)
         (drawn,) = test.lists(test.open())
         assert [episode.query for episode in drawn] == ["cat/1", "cat/5", "dog/1", "dog/5"]
 
@@ -250,7 +242,7 @@ class TestLists:
         index = open_data_set("folder", folder)
         for fold in (0, 1):
             EpisodeList.draw(index, fold, 1, 2).save(tmp_path / f"list{fold}.json")
-        test = EpisodeChoice("folder", folder, "0,1", list_path=str(tmp_path / "list{fold}.json"), protocol="hsnet")
+        test = EpisodeChoice("folder", folder, "0,1", list=str(tmp_path / "list{fold}.json"), protocol="hsnet")
         measured, _ = measure_folds(MethodChoice(model), test, tmp_path / "out")
         assert measured.scoring == "original" and len(measured.results) == 2
 
@@ -258,15 +250,15 @@ class TestLists:
         index = open_data_set("folder", folder)
         EpisodeList.draw(index, 1, 1, 2).save(tmp_path / "list.json")
         for options, words in (
-            ({"folds": "one"}, "folds 'one' are no numbers; give --folds all, or for instance --folds 0,2"),
+            ({"folds": "one"}, "folds 'one' are not numbers; give --folds all, or for instance --folds 0,2"),
             ({"folds": "7"}, "data set 'folder' has folds 0 to 3, got fold 7"),
-            ({"list_path": str(tmp_path / "list.json")}, r"is of fold 1, 1 shot\(s\), asked for was fold 0, 1 shot"),
+            ({"list": str(tmp_path / "list.json")}, r"is of fold 1, 1 shot\(s\), asked for was fold 0, 1 shot"),
             ({"protocol": "best"}, "there is no protocol 'best'"),
         ):
             with pytest.raises(ValueError, match=words):
                 list(EpisodeChoice("folder", folder, **options).lists(index))
         with pytest.raises(ValueError, match=r"list 'a\{class\}.json' holds other braces than \{fold\} and \{shots\}"):
-            measure_folds(MethodChoice("tiny"), EpisodeChoice("folder", folder, list_path="a{class}.json"))
+            measure_folds(MethodChoice("tiny"), EpisodeChoice("folder", folder, list="a{class}.json"))
         assert main(["evaluate", "tiny", "--data", "folder", "--root", folder, "--list", "no.json"]) == 2
 
 
@@ -279,11 +271,11 @@ class TestWork:
 
     def test_threads_are_given_back(self, model, folder, tmp_path) -> None:
         before = torch.get_num_threads()
-        measure_folds(MethodChoice(model), EpisodeChoice("folder", folder, "0", number=1), tmp_path)
+        measure_folds(MethodChoice(model), EpisodeChoice("folder", folder, "0", episodes=1), tmp_path)
         assert torch.get_num_threads() == before
 
     def test_a_data_set_without_folds(self, model, tmp_path) -> None:
-        test = EpisodeChoice("lvis92i", str(lvis_tree(tmp_path, num_classes=1)), number=1)
+        test = EpisodeChoice("lvis92i", str(lvis_tree(tmp_path, num_classes=1)), episodes=1)
         with pytest.raises(ValueError, match="has no fold with classes; check --root and --folds"):
             measure_folds(MethodChoice(model), test, tmp_path / "out")
 

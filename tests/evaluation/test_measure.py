@@ -11,7 +11,7 @@ from lightning import Trainer
 from fsdino.data.episodes.episode import EpisodeData, collate_episodes
 from fsdino.data.episodes.episode_list import EpisodeList
 from fsdino.data.world.index import SyntheticWorld
-from fsdino.evaluation.measure import Evaluation, RowWriter, evaluate
+from fsdino.evaluation.measure import Evaluation, RowWriter, evaluate, predict_episode, summarise
 from tests.small import small_segmenter
 
 INDEX = SyntheticWorld("novel", 3)
@@ -95,8 +95,6 @@ def test_cached_maps_give_what_pixels_give(tmp_path, reference) -> None:
     feats = torch.stack(model.encoder(batch["query_image"]), 1)
     support = torch.stack(model.encoder(batch["support_images"].flatten(0, 1)), 1)[:, None]
     cached = {**batch, "query_feats": feats, "support_feats": support}
-    from fsdino.evaluation.measure import predict_episode
-
     with torch.no_grad():
         for i in range(2):
             a, b = predict_episode(model, batch, i)[0], predict_episode(model, cached, i)[0]
@@ -107,6 +105,4 @@ def test_scores_come_from_pooled_counts(reference) -> None:
     rows = reference
     by_class = rows.groupby("class_id")[["inter_fg", "union_fg"]].sum()
     expected = float(np.mean(by_class["inter_fg"] / by_class["union_fg"]))
-    from fsdino.evaluation.measure import summarise
-
     assert summarise(rows, EPISODES.class_ids).score.miou == pytest.approx(expected)

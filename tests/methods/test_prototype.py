@@ -13,7 +13,6 @@ from fsdino.methods.prototype import (
     masked_average,
     prototype_score,
 )
-from fsdino.metrics.score_cut import choose_cut
 from fsdino.models.encoder import FeatureEncoder
 from tests.contract import FewShotContract, episodes
 from tests.small import TINY_VIT
@@ -84,36 +83,8 @@ def test_the_reference_finds_itself(kind: str) -> None:
     assert logits[:, 2:].mean() > logits[:, :2].mean()
 
 
-def test_choose_cut_is_brute_force() -> None:
-    rng = np.random.default_rng(1)
-    scores = [rng.normal(size=(9, 7)) for _ in range(6)]
-    truths = [rng.choice([0, 1, 255], size=(9, 7), p=[0.5, 0.4, 0.1]) for _ in range(6)]
-    classes, grid = [3, 3, 5, 5, 5, 9], np.linspace(-2, 2, 9)
-    curve = []
-    for cut in grid:
-        ious = []
-        for class_id in (3, 5, 9):
-            both = union = 0
-            for score, truth, c in zip(scores, truths, classes):
-                if c == class_id:
-                    pred = (score > cut) & (truth != 255)
-                    both += (pred & (truth == 1)).sum()
-                    union += (pred | (truth == 1)).sum()
-            ious.append(both / union)
-        curve.append(np.mean(ious))
-    choice = choose_cut(scores, [torch.from_numpy(t) for t in truths], classes, grid)
-    np.testing.assert_allclose(choice.curve, curve)
-    assert choice.cut == grid[int(np.argmax(curve))] and choice.miou == pytest.approx(max(curve))
-
-
 def test_errors_say_what_to_do() -> None:
     with pytest.raises(ValueError, match="'fg_bg' or 'softmax'"):
         PrototypeMethod(encoder(), tap=3, score_threshold=0.0, kind="mean")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"not \[2\]; build it with these taps"):
         PrototypeMethod(encoder(), tap=2, score_threshold=0.0)
-    with pytest.raises(ValueError, match="as many scores, truths and class ids"):
-        choose_cut([], [], [], [0.0])
-    with pytest.raises(ValueError, match="ascending"):
-        choose_cut([np.zeros((2, 2))], [np.zeros((2, 2))], [0], [1.0, 0.0])
-    with pytest.raises(ValueError, match="resize the scores first"):
-        choose_cut([np.zeros((2, 2))], [np.zeros((3, 2))], [0], [0.0])

@@ -5,22 +5,20 @@ from __future__ import annotations
 import argparse
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 import yaml
 
+from fsdino.base import registry
 from fsdino.base.bundled import bundled_file
 from fsdino.base.method import FewShotMethod
-from fsdino.base.registry import build_method
-from fsdino.models.segmenter import FewShotSegmenter
 from fsdino.pipeline.folder import open_run
-from fsdino.pipeline.recipe import Recipe, read_recipe
-from fsdino.pipeline.run import Job
-from fsdino.training.method_module import MethodModule
+from fsdino.pipeline.recipe import Recipe, read_recipe, read_run
+from fsdino.pipeline.run import Run
+from fsdino.training.episodes import EpisodeModule
 
-RECIPES = sorted(Path(__file__).parents[2].joinpath("recipes").glob("*.yaml"))
+RECIPES = sorted(Path(__file__).parents[2].joinpath("recipes").rglob("*.yaml"))
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
@@ -30,26 +28,19 @@ def test_committed_recipe_parses_builds_and_says_what_it_is(path) -> None:
         assert line.startswith(key), f"{path.name}: expected a line {key}"
     recipe, _ = read_recipe(["--config", str(path)])
     with torch.device("meta"):
-        if recipe.method.name != "fsdino":
-            module = MethodModule(untrained(recipe), lr=recipe.train.lr, **training_options(recipe))
-            sides = [recipe.method.args[key] for key in ("img_size", "encoder_img_size") if key in recipe.method.args]
-            assert path.stem.startswith(recipe.method.name) and module.method.img_size == max(sides)
-            return
-        config = recipe.segmenter()
-        config.encoder_weights = None
-        FewShotSegmenter(config)
+        module = EpisodeModule(untrained(recipe), part=recipe.train)
+    if recipe.method.name != "fsdino":
+        sides = [recipe.method.args[key] for key in ("img_size", "encoder_img_size") if key in recipe.method.args]
+        assert path.stem.startswith(recipe.method.name) and module.model.img_size == max(sides)
 
 
 def untrained(recipe: Recipe) -> FewShotMethod:
     """The recipe's method, of the size that its weights have, without them."""
     sizes = {"facebook/sam2-hiera-small": "small", "facebook/sam2-hiera-large": "large"}
-    args = {k: v for k, v in recipe.method.args.items() if k not in ("weights", "encoder_weights")}
-    return build_method(recipe.method.name, size=sizes.get(recipe.method.args["weights"], "mini"), **args)
-
-
-def training_options(recipe: Recipe) -> dict[str, Any]:
-    """What of the recipe's method is for training."""
-    return {k: v for k, v in asdict(recipe.method).items() if k not in ("name", "args")}
+    args = {k: v for k, v in recipe.arguments().items() if k not in registry.FILE_ARGUMENTS}
+    if recipe.method.name != "fsdino":
+        args["size"] = sizes.get(recipe.method.args["weights"], "mini")
+    return registry.build(recipe.method.name, **args)
 
 
 PUBLISHED = {
@@ -61,11 +52,12 @@ PUBLISHED = {
 @pytest.mark.parametrize("path", [p for p in RECIPES if p.stem.split("_")[0] in PUBLISHED], ids=lambda p: p.stem)
 def test_methods_keep_their_published_hyper_parameters(path) -> None:
     recipe, options = read_recipe(["--config", str(path)])
+    chosen, mask_alone = asdict(recipe.train), {"warmup": 0, "beta2": 0.999, "iou_weight": 0, "presence_weight": 0}
+    assert {key: chosen[key] for key in mask_alone} == mask_alone
     if path.stem.endswith("tiny"):
         return
-    chosen = {**asdict(recipe.train), **asdict(recipe.method)}
     wanted = PUBLISHED[recipe.method.name]
-    assert {key: chosen[key] for key in wanted} == wanted and not recipe.method.tune_threshold
+    assert {key: chosen[key] for key in wanted} == wanted and not recipe.train.tune_threshold
     assert options == {"precision": "bf16-mixed"}
     if recipe.method.name == "sansa":
         assert recipe.method.args["img_size"] == 1024 and recipe.train.batch_size * 8 == 32
@@ -76,8 +68,16 @@ def test_methods_keep_their_published_hyper_parameters(path) -> None:
 
 
 def test_bundled_files_of_a_method_are_found() -> None:
-    recipe, _ = read_recipe(["--method.args", '{"weights": "bundled:tiny_sam", "img_size": 128}'])
-    assert recipe.method_args() == {"weights": str(bundled_file("tiny_sam")), "img_size": 128}
+    args = '{"weights": "bundled:tiny_sam", "img_size": 128}'
+    recipe, _ = read_recipe(["--method.name=sansa", "--method.args", args])
+    assert recipe.arguments() == {"weights": str(bundled_file("tiny_sam")), "img_size": 128}
+
+
+def test_stages_are_no_part_of_the_recipe() -> None:
+    recipe, _, stages = read_run(["--stages", "train,export"])
+    assert stages == ("train", "export") and recipe == read_recipe([])[0]
+    with pytest.raises(ValueError, match="there is no stage 'teach'; use cache, distill, train, evaluate, export"):
+        read_run(["--stages=teach"])
 
 
 def test_overrides_win_over_the_file(tmp_path) -> None:
@@ -97,7 +97,7 @@ def test_a_trainer_flag_that_is_lightnings_default_is_still_asked_for() -> None:
 
 def test_a_run_without_progress_bars(tmp_path) -> None:
     recipe, options = read_recipe(["--trainer.enable_progress_bar=false"])
-    assert Job(recipe, options, tmp_path).trainer("train").progress_bar_callback is None
+    assert Run(recipe, options, tmp_path).fitter.trainer("train").progress_bar_callback is None
 
 
 def test_two_runs_of_one_second_have_folders_of_their_own(tmp_path) -> None:
@@ -117,7 +117,7 @@ def test_an_unknown_key_is_named(tmp_path) -> None:
 def test_an_unknown_model_field_is_named() -> None:
     recipe, _ = read_recipe(["--model", '{"adaptor_dim": 3}'])
     with pytest.raises(ValueError, match="SegmenterConfig has no adaptor_dim"):
-        recipe.segmenter()
+        registry.build("fsdino", **recipe.arguments())
 
 
 def test_missing_bundled_weights_say_how_to_make_them() -> None:

@@ -1,4 +1,4 @@
-"""A whole run: killed in each stage and started again by the same command, it ends with the same weights."""
+"""Whole runs of every method; killed in each stage and started again by the same command, the same weights."""
 
 from __future__ import annotations
 
@@ -9,9 +9,19 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 import torch
 
 import fsdino
+from fsdino.base.storage import load, save
+from fsdino.cli import main
+from fsdino.models.segmenter import FewShotSegmenter
+from fsdino.pipeline.recipe import Recipe, read_recipe
+from fsdino.pipeline.report import measure
+from fsdino.pipeline.run import Run
+from tests.contract import assert_same, episodes
+from tests.data.readers.test_own import write
+from tests.small import TINY_VIT, small_segmenter
 
 RECIPE = """
 preset: tiny
@@ -28,6 +38,7 @@ presence: {episodes: 16}
 evaluate: {strips: 2}
 log: {wandb: "off"}
 """
+(OWN_FOLDER,) = (Path(__file__).parents[2] / "recipes").rglob("own_folder.yaml")
 COMMAND = [sys.executable, "-m", "fsdino.cli", "run", "--config", "small.yaml"]
 
 
@@ -65,3 +76,106 @@ def test_kill_in_every_stage_changes_no_weight(tmp_path) -> None:
         assert all(torch.equal(expected[name], found[name]) for name in expected), stage
     scores = [sorted(f.glob("runs/small/*/evaluate/*/rows.0.csv"))[0] for f in (whole, parts)]
     assert scores[0].read_text() == scores[1].read_text()
+
+
+METHODS = {
+    "sansa": {"size": "mini", "img_size": 64},
+    "fssam": {
+        "size": "mini",
+        "img_size": 64,
+        "encoder": "vit_small_patch14_dinov2",
+        "encoder_img_size": 56,
+        "encoder_kwargs": TINY_VIT,
+        "encoder_stride": 7,
+        "tap": 1,
+    },
+}
+OWN = {
+    "sansa": ["--train.num_targets=2"],
+    "fssam": ["--train.loss=dice", "--train.schedule=poly", "--cache.hflip=true"],
+}
+
+
+def _small_recipe(name: str, tmp_path: Path, *overrides: str) -> tuple[Recipe, dict]:
+    """Two steps of two episodes on the embedded world, three images a class."""
+    world = "{name: synthetic, options: {images_per_class: 3}}"
+    return read_recipe(
+        [
+            f"--method.name={name}",
+            f"--method.args={METHODS[name]}",
+            f"--data.train=[{world}]",
+            f"--data.test={world}",
+            f"--cache.dir={tmp_path / 'cache'}",
+            *["--data.test_episodes=3", "--data.val_episodes=3", "--evaluate.strips=3", "--log.wandb=off"],
+            *["--train.epochs=1", "--train.epoch_length=4", "--train.batch_size=2", "--trainer.accelerator=cpu"],
+            *overrides,
+        ]
+    )
+
+
+@pytest.mark.parametrize("name", list(METHODS))
+def test_a_recipe_trains_measures_and_exports(name: str, tmp_path: Path) -> None:
+    recipe, options = _small_recipe(name, tmp_path, *OWN[name], "--trainer.log_every_n_steps=1")
+    run = Run(recipe, options, tmp_path / "run")
+    run.cache()
+    assert [path.name.split("-")[0] for path in tmp_path.glob("cache/*")] == ([] if name == "sansa" else ["fssam"])
+    assert run.distill() is None
+    checkpoint = run.train()
+    assert (tmp_path / "run" / "train" / "images").is_dir() and not (tmp_path / "run" / "presence").exists()
+    with (tmp_path / "run" / "train" / "metrics.csv").open() as file:
+        assert any(column.startswith("train/lr") for column in file.readline().strip().split(","))
+    report = measure(run, checkpoint)
+    assert set(report.scores) == {"all foreground", {"sansa": "SANSA", "fssam": "FSSAM"}[name]}
+    assert report.sheet.is_file() and "trained in episodes" in report.table({}, 0.0)
+    folder = run.export(report.model, report.headline)
+    inputs = episodes(report.model, 1, 1)
+    with torch.no_grad():
+        assert_same(load(folder)(*inputs), load(checkpoint)(*inputs), 0.0)
+    # a second call finds everything done
+    assert Run(recipe, options, tmp_path / "run").train() == checkpoint
+
+
+def test_weights_of_a_seed_repeat(tmp_path: Path) -> None:
+    recipe, options = _small_recipe("sansa", tmp_path)
+    first, again = (Run(recipe, options, tmp_path / "run").build() for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first.state_dict().values(), again.state_dict().values()))
+
+
+def test_some_stages_alone_and_the_run_s_folder_as_a_model(tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "small.yaml").write_text(RECIPE.replace("epochs: 2, ", "epochs: 1, "))
+    assert main(["run", "--config", "small.yaml", "--stages", "cache"]) == 0
+    assert sorted(path.name.split("-")[0] for path in tmp_path.glob("runs/cache/*")) == ["features", "teacher"]
+    assert main(["run", "--config", "small.yaml", "--stages", "train"]) == 0
+    (folder,) = (tmp_path / "runs" / "small").iterdir()  # the unfinished run goes on
+    assert not (folder / "export").exists() and not (folder / "done").exists()
+    world = ["--data_options.images_per_class", "3", "--episodes", "2", "--folds", "0", "--strips", "0"]
+    assert main(["evaluate", str(folder), *world, "--device", "cpu", "--out", "measured"]) == 0
+    assert main(["run", "--config", "small.yaml", "--stages", "export"]) == 0
+    assert load(folder).fingerprint() == load(folder / "export").fingerprint()
+    assert "checkpoint" in capsys.readouterr().out
+
+
+def test_a_trained_segmenter_is_adapted(tmp_path: Path) -> None:
+    root = str(write(tmp_path / "mine", {"cat": 8, "dog": 6}))
+    first = small_segmenter(variant="full", promptable=True)
+    model = str(save(first, tmp_path / "model"))
+    spec = "{name: own, root: " + root + "}"
+    recipe, options = read_recipe([
+        "--config", str(OWN_FOLDER), f"--data.train=[{spec}]", f"--data.test={spec}", f"--train.init_from={model}",
+        "--train.epochs=1", "--train.epoch_length=4", "--train.batch_size=2", "--presence.episodes=8",
+        "--data.test_episodes=4", "--data.val_episodes=4", f"--cache.dir={tmp_path / 'cache'}", "--log.wandb=off",
+        "--evaluate.strips=3", "--evaluate.baselines=false", "--trainer.accelerator=cpu",
+    ])  # fmt: skip
+    run = Run(recipe, options, tmp_path / "run")
+    run.cache()
+    assert run.distill() is None
+    trained = run.train(None)
+    adapted = load(trained)
+    assert isinstance(adapted, FewShotSegmenter) and adapted.config.presence_statistics
+    before, after = first.state_dict(), adapted.state_dict()
+    frozen = ("encoder.", "adapter.", "sam.")
+    assert all(torch.equal(before[name], after[name]) for name in before if name.startswith(frozen))
+    assert any(not torch.equal(before[name], after[name]) for name in before if name.startswith("decoder."))
+    report = measure(run, trained)
+    assert set(report.headline) == {"in-domain mIoU", "in-domain FB-IoU"} and "in-domain classes" in report.table({}, 0)

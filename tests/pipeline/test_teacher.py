@@ -1,4 +1,4 @@
-"""Stage 0 of a job: regions first and once for all folds, then the masks of base classes, and nothing twice."""
+"""Stage 0 of a run: regions first and once for all folds, then the masks of base classes, and nothing twice."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from fsdino.pipeline.recipe import read_recipe
-from fsdino.pipeline.run import Job
+from fsdino.pipeline.run import Run
 
 SMALL_SAM = (
     "{img_size: 32, patch_size: 4, embed_dim: 24, depth: 2, num_heads: 3, window_size: 4, global_blocks: [1], "
@@ -41,9 +41,9 @@ def _regions(root: Path) -> None:
         Image.fromarray(halves).save(root / "labels" / f"{i}_0.png")
 
 
-def _job(name: str, *overrides: str) -> Job:
+def _run(name: str, *overrides: str) -> Run:
     recipe, options = read_recipe(["--config", "own.yaml", *overrides])
-    return Job(recipe, options, Path("runs") / name)
+    return Run(recipe, options, Path("runs") / name)
 
 
 @pytest.mark.parametrize("overrides", [["--teach.region_epochs=0", "--teach.objects=false"], []])
@@ -51,18 +51,18 @@ def test_a_teacher_without_masks_is_refused(tmp_path: Path, monkeypatch, overrid
     monkeypatch.chdir(tmp_path)
     (tmp_path / "own.yaml").write_text(RECIPE)
     with pytest.raises(ValueError, match="name folders of regions"):
-        _job("bare", "--teach.regions=[]", *overrides).teacher  # noqa: B018
+        _run("bare", "--teach.regions=[]", *overrides).teacher  # noqa: B018
 
 
 def test_regions_are_learnt_once_and_classes_by_each_run(tmp_path: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
     monkeypatch.chdir(tmp_path)
     _regions(tmp_path / "regions")
     (tmp_path / "own.yaml").write_text(RECIPE)
-    first = _job("first")
+    first = _run("first")
     assert first.teacher.img_size == 32
     (shared,) = tmp_path.glob("cache/teacher-regions-*/teach/sam.safetensors")
     made = shared.stat().st_mtime_ns
-    _job("second", "--teach.objects=false").teacher  # noqa: B018 - asking for it trains it
+    _run("second", "--teach.objects=false").teacher  # noqa: B018 - asking for it trains it
     assert shared.stat().st_mtime_ns == made
 
     file = tmp_path / "runs" / "first" / "teach" / "sam.safetensors"
@@ -73,5 +73,5 @@ def test_regions_are_learnt_once_and_classes_by_each_run(tmp_path: Path, monkeyp
     assert not torch.equal(all_masks, regions)
     assert not torch.equal(all_masks, regions_again)  # it has seen other masks
     made = file.stat().st_mtime_ns
-    _job("first").teacher  # noqa: B018
+    _run("first").teacher  # noqa: B018
     assert file.stat().st_mtime_ns == made

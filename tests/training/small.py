@@ -1,31 +1,20 @@
-"""The real classes in sizes that train in milliseconds."""
+"""What trains in milliseconds: images of noise, a teacher and a student of them, a trainer, a training side."""
+
+from __future__ import annotations
 
 import numpy as np
 import torch
 from lightning import Trainer
+from lightning.pytorch.callbacks import Callback
 
+from fsdino.base.storage import MODEL_PREFIX
 from fsdino.cache.image_list import ImageList
-from fsdino.models.config import SegmenterConfig
-from fsdino.teachers.architecture import SamConfig, build_sam
+from fsdino.data.class_index import ClassIndex
+from fsdino.data.splits import TrainSet
+from fsdino.models.segmenter import FewShotSegmenter
+from fsdino.teachers.architecture import build_sam
 from fsdino.teachers.sam import SamTeacher
-
-SAM = SamConfig(img_size=32, patch_size=4, embed_dim=24, depth=2, num_heads=3, window_size=4, global_blocks=(1,),
-                prompt_dim=32, decoder_mlp_dim=32, decoder_heads=2, iou_dim=16)  # fmt: skip
-STUDENT = SegmenterConfig(
-    encoder="vit_small_patch14_dinov2",
-    encoder_kwargs={"patch_size": 7, "embed_dim": 24, "depth": 3, "num_heads": 2},
-    img_size=28,
-    adapter_tap=1,
-    reader_taps=(2,),
-    variant="compact",
-    prompt_dim=32,
-    adapter_dim=16,
-    adapter_hidden=16,
-    adapter_heads=2,
-    decoder_mlp_dim=32,
-    decoder_heads=2,
-    decoder_iou_dim=16,
-)
+from tests.small import SAM, small_segmenter
 
 
 def noise(image_id):
@@ -40,13 +29,51 @@ def small_teacher(seed=0):
     return SamTeacher(build_sam(SAM, seed=seed), SAM, name=f"small-{seed}")
 
 
+def student(seed=0, **overrides) -> FewShotSegmenter:
+    """FS-DINO at 28 pixels, whose adapter fits the small teacher."""
+    return small_segmenter(seed, **{"variant": "compact", "img_size": 28, **overrides})
+
+
 def small_trainer(folder, **kwargs):
     options = {
-        "accelerator": "cpu", "devices": 1, "logger": False, "enable_checkpointing": False,
-        "enable_progress_bar": False, "enable_model_summary": False, "num_sanity_val_steps": 0,
-        "reload_dataloaders_every_n_epochs": 1, "default_root_dir": folder, "gradient_clip_val": 1.0,
-    }  # fmt: skip
+        "accelerator": "cpu",
+        "devices": 1,
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "num_sanity_val_steps": 0,
+        "reload_dataloaders_every_n_epochs": 1,
+        "default_root_dir": folder,
+        "gradient_clip_val": 1.0,
+    }
     return Trainer(**{**options, **kwargs})
+
+
+def train_set(index: ClassIndex, classes, val_classes=(), val_episodes=None, **kwargs) -> TrainSet:
+    """A training side of one data set."""
+    images = ImageList(index.name, tuple(index.all_images()), index.load_image)
+    fixed = {"ignore_classes": [], "annotated": images, "images": images, "val_index": index}
+    return TrainSet(index, list(classes), **fixed, val_classes=list(val_classes), val_episodes=val_episodes, **kwargs)
+
+
+def weights(checkpoint) -> dict[str, torch.Tensor]:
+    """A method's weights in a checkpoint."""
+    state = torch.load(checkpoint, weights_only=True)["state_dict"]
+    return {k.removeprefix(MODEL_PREFIX): v for k, v in state.items() if k.startswith(MODEL_PREFIX)}
+
+
+class Losses(Callback):
+    """Records the loss and the size of every step, and stops hard after a step where it is told to."""
+
+    def __init__(self, die_at_step=None):
+        self.values, self.sizes, self.die_at_step = [], [], die_at_step
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        if trainer.global_step == self.die_at_step:
+            raise RuntimeError("killed")
+        self.values.append(float(outputs["loss"]))
+        self.sizes.append(batch["image"].shape[-1])
 
 
 def rectangles(count, size=32, objects=2, seed=0):

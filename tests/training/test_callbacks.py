@@ -1,4 +1,4 @@
-"""The bar, the speed and the strips."""
+"""The bar, the speed, the strips, and the seed of each step."""
 
 import io
 
@@ -8,10 +8,11 @@ from lightning import LightningModule
 from torch import nn
 from torch.utils.data import DataLoader
 
-from fsdino.base.method import Segmentation
+from fsdino.base.result import Segmentation
 from fsdino.data.class_index import ClassIndex
 from fsdino.data.episodes.episode_list import EpisodeList, EpisodeSpec
-from fsdino.training.callbacks import EpisodeStrips, RateMeter, StageProgress, Throughput, batch_images
+from fsdino.training.callbacks import EpisodeStrips, RateMeter, StageProgress, StepSeed, Throughput, batch_images
+from fsdino.training.fit import LAST, checkpoints
 from tests.training.small import small_trainer
 
 
@@ -30,9 +31,6 @@ class Linear(LightningModule):
         self.log("train/loss", loss, prog_bar=True)
         return loss
 
-    def test_step(self, batch, batch_idx):
-        self.net(batch["image"].flatten(1))
-
     def predict_step(self, batch, batch_idx):
         return self.net(batch["image"].flatten(1))
 
@@ -47,13 +45,12 @@ def test_bar_says_stage_loss_speed_and_rest(tmp_path):
     trainer = small_trainer(tmp_path, max_epochs=2, callbacks=[bar], enable_progress_bar=True)
     trainer.fit(Linear(), loader())
     trainer.predict(Linear(), loader())
-    trainer.test(Linear(), loader(), verbose=False)
     lines = stream.getvalue().replace("\r", "\n").split("\n")
     last = [line for line in lines if "loss" in line][-1]
     assert last.startswith("distill 2 px 100%")
     for part in ("loss ", "images/s", "left"):
         assert part in last
-    assert any(line.startswith("distill 100%") for line in lines)  # predict and test know no image size
+    assert any(line.startswith("distill 100%") for line in lines)  # predict knows no image size
 
 
 def test_bar_can_be_silent(tmp_path):
@@ -130,7 +127,7 @@ class Everything:
         return references
 
     def segment(self, memory, image):
-        ones = torch.ones(image.shape[:2])
+        ones = np.ones(image.shape[:2], np.float32)
         return Segmentation(mask=ones > 0, probs=ones, score=0.5, present=True)
 
 
@@ -148,3 +145,31 @@ def test_strips_are_drawn_after_validation(tmp_path):
     trainer = small_trainer(tmp_path, max_epochs=1, callbacks=[callback], num_sanity_val_steps=1)
     trainer.fit(Validated(), loader(1), loader(1))
     assert [path.name for path in (tmp_path / "images").iterdir()] == ["epoch-000.png"]
+
+
+class Dropping(LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.line = nn.Linear(8, 1)
+        nn.init.ones_(self.line.weight)
+        nn.init.zeros_(self.line.bias)
+
+    def training_step(self, batch, batch_idx):
+        return self.line(nn.functional.dropout(batch, 0.5)).square().mean()
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.01)
+
+
+def test_a_resumed_run_drops_the_same(tmp_path):
+    def fit(folder, epochs, resume=None):
+        module = Dropping()
+        callbacks = [StepSeed(3), *checkpoints(folder, None)]
+        trainer = small_trainer(folder, max_epochs=epochs, callbacks=callbacks, enable_checkpointing=True)
+        trainer.fit(module, DataLoader(torch.ones(6, 8), batch_size=2), ckpt_path=resume)
+        return module.line.weight.detach()
+
+    whole = fit(tmp_path / "whole", 3)
+    fit(tmp_path / "parts", 1)
+    torch.rand(17)  # another process stands elsewhere in its stream
+    assert torch.equal(fit(tmp_path / "parts", 3, tmp_path / "parts" / LAST), whole)

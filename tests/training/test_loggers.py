@@ -7,7 +7,7 @@ import pytest
 from lightning.pytorch.loggers import WandbLogger
 
 from fsdino.training import loggers
-from fsdino.training.loggers import MetricsFile, log_image, log_model, make_loggers, wandb_reachable
+from fsdino.training.loggers import LogPart, MetricsFile, log_image, log_model, make_loggers, wandb_reachable
 from fsdino.visualize import write_png
 
 
@@ -38,22 +38,22 @@ def test_metrics_file_goes_on_after_a_resume(tmp_path):
 
 
 def test_off_and_unknown(tmp_path):
-    assert [type(logger) for logger in make_loggers(tmp_path, "run", wandb="off")] == [MetricsFile]
+    assert [type(logger) for logger in make_loggers(tmp_path, "run", LogPart("off"))] == [MetricsFile]
     with pytest.raises(ValueError, match="unknown wandb mode 'on'; use 'auto', 'offline' or 'off'"):
-        make_loggers(tmp_path, "run", wandb="on")
+        make_loggers(tmp_path, "run", LogPart("on"))
 
 
 def test_wandb_disabled_by_the_environment_stays_off(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "disabled")
     for mode in ("auto", "offline"):
-        assert [type(logger) for logger in make_loggers(tmp_path, "run", wandb=mode)] == [MetricsFile]
+        assert [type(logger) for logger in make_loggers(tmp_path, "run", LogPart(mode))] == [MetricsFile]
     assert not list(tmp_path.iterdir())
 
 
 def test_missing_package_is_no_error(tmp_path, monkeypatch, caplog):
     monkeypatch.setitem(__import__("sys").modules, "wandb", None)
     with caplog.at_level("INFO"):
-        assert len(make_loggers(tmp_path, "run")) == 1
+        assert len(make_loggers(tmp_path, "run", LogPart())) == 1
     assert "W&B is not installed (pip install wandb)" in caplog.text
 
 
@@ -76,7 +76,7 @@ def test_reachable_needs_key_and_network(tmp_path, monkeypatch):
 def test_offline_run_with_image_and_model(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(loggers, "wandb_reachable", lambda: False)
     with caplog.at_level("INFO"):
-        found = make_loggers(tmp_path, "run", config={"seed": 1})
+        found = make_loggers(tmp_path, "run", LogPart(), {"seed": 1})
     assert isinstance(found[1], WandbLogger)
     line = next(message for message in caplog.messages if message.startswith("W&B offline"))
     assert f"`wandb sync {tmp_path}" in line
@@ -94,7 +94,7 @@ def test_offline_run_with_image_and_model(tmp_path, monkeypatch, caplog):
 def test_each_stage_is_a_run_of_its_own(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(loggers, "wandb_reachable", lambda: False)
     with caplog.at_level("INFO"):
-        stages = [make_loggers(tmp_path / stage, stage)[1] for stage in ("distill", "train", "train")]
+        stages = [make_loggers(tmp_path / stage, stage, LogPart())[1] for stage in ("distill", "train", "train")]
     runs = [stage.experiment for stage in stages]
     runs[-1].finish()
     assert runs[0].id != runs[1].id and runs[1] is runs[2]

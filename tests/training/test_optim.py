@@ -12,7 +12,7 @@ from fsdino.training.optim import (
     learning_rate_factor,
     parameter_groups,
 )
-from tests.training.small import SAM
+from tests.small import SAM
 
 
 def test_every_trainable_parameter_is_in_one_group():
@@ -60,6 +60,14 @@ def test_schedule_warms_up_and_ends_at_zero():
     assert optimizer.param_groups[0]["lr"] == pytest.approx(0.5 / 3)
 
 
+def test_polynomial_decay_ends_at_zero():
+    factors = [learning_rate_factor(step, 10, 0, "poly") for step in (0, 5, 10, 11)]
+    assert factors == pytest.approx([1.0, 0.5**0.9, 0.0, 0.0])
+    optimizer = build_optimizer(nn.Linear(2, 2), lr=1.0)
+    schedule = build_schedule(optimizer, 10, 0.0, "poly", horizon=3.0)["lr_scheduler"]["scheduler"]
+    assert schedule.lr_lambdas[0](15) == pytest.approx(0.5**0.9)  # a third of the schedule is run
+
+
 def test_counting():
     net = nn.Linear(3, 2)
     net.bias.requires_grad_(False)
@@ -71,3 +79,5 @@ def test_errors():
         build_optimizer(nn.Linear(2, 2), "sgd")
     with pytest.raises(ValueError, match="Linear has no trainable parameter; unfreeze"):
         build_optimizer(nn.Linear(2, 2).requires_grad_(False))
+    with pytest.raises(ValueError, match="unknown schedule 'step'; use 'cosine' or 'poly'"):
+        build_schedule(build_optimizer(nn.Linear(2, 2)), 10, kind="step")

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torchmetrics.functional.classification import binary_auroc, binary_calibration_error
 
 from fsdino.base.resize import Resize
 from fsdino.base.storage import CHECKPOINT_KEY, describe, load
@@ -14,15 +15,15 @@ from fsdino.models.presence import PresenceHead
 from fsdino.training.presence import (
     Evidence,
     PresenceData,
-    calibration_error,
+    PresencePart,
     collect_evidence,
     fit_head,
     platt,
     presence_stage,
-    roc_area,
     train_presence,
 )
 from tests.small import randn, small_segmenter
+from tests.training.small import train_set
 
 
 class Stripes(ClassIndex):
@@ -67,8 +68,8 @@ def test_head_learns_and_says_probabilities() -> None:
     test = evidence(400, 2)
     with torch.no_grad():
         probs = head(test.inputs)[:, 0].sigmoid()
-    assert roc_area(probs, test.present) > 0.85  # a shift of two deviations allows 0.92
-    assert calibration_error(probs, test.present) < 0.08
+    assert binary_auroc(probs, test.present.long()) > 0.85  # a shift of two deviations allows 0.92
+    assert binary_calibration_error(probs, test.present.long(), n_bins=10) < 0.08
     again = fit_head(8, evidence(400, 0), evidence(200, 1))
     assert all(torch.equal(a, b) for a, b in zip(head.parameters(), again.parameters()))
 
@@ -82,19 +83,9 @@ def test_platt_finds_the_scale_and_shift_of_logits() -> None:
     assert platt(-truth, present) == (1.0, 0.0)  # logits that fall with presence are left alone
 
 
-def test_roc_area_and_calibration_error_equal_their_definitions() -> None:
-    scores, present = torch.tensor([0.1, 0.4, 0.4, 0.9]), torch.tensor([0.0, 1.0, 0.0, 1.0])
-    assert roc_area(scores, present) == (1 + 1 + 0.5 + 1) / 4
-    assert calibration_error(torch.tensor([0.05, 0.05, 0.95]), torch.tensor([0.0, 1.0, 1.0])) == pytest.approx(
-        2 / 3 * abs(0.05 - 0.5) + 1 / 3 * 0.05
-    )
-    with pytest.raises(ValueError, match="needs images with the object and images without"):
-        roc_area(scores, torch.ones(4))
-
-
 def test_training_touches_the_presence_head_alone() -> None:
     model = small_segmenter(variant="full")
-    data = PresenceData(Stripes(), [0, 1])
+    data = PresenceData(train_set(Stripes(), [0, 1]))
     assert data.trained == [0, 1]
     learnt = train_presence(model, data, count=16, batch_size=5)
     assert not model.config.presence_statistics and learnt.config.presence_statistics
@@ -112,21 +103,21 @@ def test_training_touches_the_presence_head_alone() -> None:
 def test_stage_writes_a_checkpoint_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = small_segmenter()
     trained = tmp_path / "best.ckpt"
-    state = {f"model.{name}": tensor for name, tensor in model.state_dict().items()} | {"curve.cuts": torch.ones(1)}
+    state = {f"model.{name}": tensor for name, tensor in model.state_dict().items()} | {"curve.hits": torch.ones(1)}
     torch.save({"state_dict": state, CHECKPOINT_KEY: describe(model), "callbacks": {"best": 0.5}}, trained)
-    data = PresenceData(Stripes(), [0, 1])
-    assert presence_stage(trained, tmp_path / "stage", data, 0, 4, 0) == trained
-    target = presence_stage(trained, tmp_path / "stage", data, 8, 4, 0)
+    data = PresenceData(train_set(Stripes(), [0, 1]))
+    assert presence_stage(trained, tmp_path / "stage", data, PresencePart(0), batch_size=4) == trained
+    target = presence_stage(trained, tmp_path / "stage", data, PresencePart(8), batch_size=4)
     assert target == tmp_path / "stage" / "best.ckpt"
     written = torch.load(target, weights_only=True)
-    assert written["callbacks"] == {"best": 0.5} and "curve.cuts" in written["state_dict"]
+    assert written["callbacks"] == {"best": 0.5} and "curve.hits" in written["state_dict"]
     assert load(target).presence.statistics and not load(trained).presence.statistics
     stamp = target.stat().st_mtime_ns
-    assert presence_stage(trained, tmp_path / "stage", data, 8, 4, 0) == target
+    assert presence_stage(trained, tmp_path / "stage", data, PresencePart(8), batch_size=4) == target
     assert target.stat().st_mtime_ns == stamp  # a finished stage is kept
     files = {"cat": {name: (tmp_path, tmp_path) for name in "ab"}}
-    alone = PresenceData(MaskFolderIndex("mine", files), [0])
-    assert presence_stage(trained, tmp_path / "other", alone, 8, 4, 0) == trained
+    alone = PresenceData(train_set(MaskFolderIndex("mine", files), [0]))
+    assert presence_stage(trained, tmp_path / "other", alone, PresencePart(8), batch_size=4) == trained
     assert "'absent' cannot be learnt" in capsys.readouterr().out
 
 
@@ -145,11 +136,11 @@ class Everywhere(Stripes):
 
 
 def test_a_class_of_every_image_is_left_out() -> None:
-    data = PresenceData(Everywhere(), [0, 2], [1, 2])
+    data = PresenceData(train_set(Everywhere(), [0, 2], [1, 2]))
     assert data.trained == [0] and data.held_out[1] == [1]
     drawn = [data.episodes(Resize(56), 8, held_out) for held_out in (False, True)]
     assert [{item["class_id"] for item in (part[i] for i in range(8))} for part in drawn] == [{0}, {1}]
-    assert not PresenceData(Everywhere(), [2]).trained
+    assert not PresenceData(train_set(Everywhere(), [2])).trained
 
 
 def test_new_head_starts_present() -> None:

@@ -129,6 +129,10 @@ class Fssam(FewShotMethod):
             part.train(mode)
         return self
 
+    def prepare_training_(self, iou_weight: float, presence_weight: float) -> None:
+        """See `FewShotMethod.prepare_training_`; published is an `iou_weight` of 0."""
+        self.sam2.net.mask_decoder.iou_prediction_head.requires_grad_(iou_weight > 0)
+
     def sizes_of_weights(self, built_with: Mapping[str, Any]) -> dict[str, Any]:
         """SAM2's size and version, which its weights decide."""
         size, version = size_and_version(self.sam2.net.config)

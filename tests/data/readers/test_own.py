@@ -6,20 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
-from fsdino.base.storage import load, save
 from fsdino.data.catalog import open_data_set
 from fsdino.data.readers.own import own_folder, spread_images
-from fsdino.data.splits import open_test, open_train
-from fsdino.models.segmenter import FewShotSegmenter
-from fsdino.pipeline.recipe import DataPart, DataSpec, read_recipe
-from fsdino.pipeline.report import measure
-from fsdino.pipeline.run import Job
-from tests.small import scene, small_segmenter
-
-RECIPE = Path(__file__).parents[3] / "recipes" / "own_folder.yaml"
+from fsdino.data.splits import DataPart, DataSpec, open_test, open_train
+from tests.small import scene
 
 
 def write(root: Path, counts: dict[str, int]) -> Path:
@@ -80,28 +72,3 @@ def test_errors_say_what_to_do(tmp_path: Path) -> None:
     chosen = part(write(tmp_path / "b", {"cat": 6}), shots=2)
     with pytest.raises(ValueError, match="no class of 'own' has 3 images left to train on"):
         open_train(chosen, open_test(part(tmp_path / "b")))
-
-
-def test_a_trained_segmenter_is_adapted(tmp_path: Path) -> None:
-    root = str(write(tmp_path / "mine", {"cat": 8, "dog": 6}))
-    first = small_segmenter(variant="full", promptable=True)
-    model = str(save(first, tmp_path / "model"))
-    spec = "{name: own, root: " + root + "}"
-    recipe, options = read_recipe([
-        "--config", str(RECIPE), f"--data.train=[{spec}]", f"--data.test={spec}", f"--train.init_from={model}",
-        "--train.epochs=1", "--train.epoch_length=4", "--train.batch_size=2", "--presence.episodes=8",
-        "--data.test_episodes=4", "--data.val_episodes=4", f"--cache.dir={tmp_path / 'cache'}", "--log.wandb=off",
-        "--evaluate.strips=3", "--evaluate.baselines=false", "--trainer.accelerator=cpu",
-    ])  # fmt: skip
-    job = Job(recipe, options, tmp_path / "run")
-    job.cache()
-    assert job.distill() is None
-    trained = job.train(None)
-    adapted = load(trained)
-    assert isinstance(adapted, FewShotSegmenter) and adapted.config.presence_statistics
-    before, after = first.state_dict(), adapted.state_dict()
-    frozen = ("encoder.", "adapter.", "sam.")
-    assert all(torch.equal(before[name], after[name]) for name in before if name.startswith(frozen))
-    assert any(not torch.equal(before[name], after[name]) for name in before if name.startswith("decoder."))
-    report = measure(job, trained)
-    assert set(report.headline) == {"in-domain mIoU", "in-domain FB-IoU"} and "in-domain classes" in report.table({}, 0)
