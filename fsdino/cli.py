@@ -27,9 +27,6 @@ FUNCTION_COMMANDS = {
     "demo": ("fsdino.demo.serve:demo", "a local page: draw on an example, drop images, see the masks"),
     "data": ("fsdino.data.command:data", "what of a data set is on disk, what is missing, which file to fetch"),
     "episodes": ("fsdino.data.command:episodes", "draw or verify a fixed list of test episodes"),
-    "pretrain": ("fsdino.pipeline.commands:pretrain", "train the tiny encoder of the embedded world"),
-    "teach": ("fsdino.pipeline.commands:teach", "train a small promptable SAM"),
-    "pretrain-sam2": ("fsdino.pipeline.commands:pretrain_sam2", "train the mini SAM2 of the embedded world"),
 }
 # without --config these recipe commands take options of their own
 WITHOUT_RECIPE = {"evaluate": "fsdino.evaluation.command:evaluate", "export": "fsdino.export.command:export_files"}

@@ -5,6 +5,8 @@ After "FSSAM", arXiv 2505.14100, sections 3.2 to 3.4. None of them has a paramet
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -37,7 +39,10 @@ def cosine_map(tokens: Tensor, prototypes: Tensor) -> Tensor:
     Returns:
         (..., K, N) in [-1, 1], float32 at least.
     """
-    with torch.autocast(tokens.device.type, enabled=False):  # what follows stretches differences of a few thousandths
+    device = tokens.device.type
+    # What follows stretches differences of a few thousandths. The meta device, which only counts, has no autocast.
+    exact = torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
+    with exact:
         precise = torch.promote_types(tokens.dtype, torch.float32)
         found, wanted = (F.normalize(x.to(precise), dim=-1) for x in (tokens, prototypes))
         return wanted @ found.transpose(-2, -1)

@@ -1,7 +1,8 @@
 """Whether the package still computes what it did: digests of counts, weights, graphs and masks against a recorded file.
 
 Run it with --record before a change of structure and without after it, on one machine and one torch. Everything goes
-through the command line and the public names, so that the code below may be moved at will.
+through the command line and the public names, so that the code below may be moved at will:
+`python -m benchmarks.accuracy.unchanged --what api predictions`.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-RECORD = Path(__file__).parent / "results" / "unchanged.json"
-LIST = "benchmarks/episodes/synthetic_fold0_1shot.json"
+ROOT = Path(__file__).resolve().parents[2]
+RECORD = ROOT / "benchmarks" / "results" / "unchanged.json"
+LIST = str(ROOT / "benchmarks" / "episodes" / "synthetic_fold0_1shot.json")
 SMALL_RUN = [
     "--trainer.enable_progress_bar", "false", "--log.wandb", "off", "--data.test_list", "null",
     "--data.test_episodes", "24", "--data.val_episodes", "16", "--evaluate.strips", "0",
@@ -45,11 +47,8 @@ def digest(*parts: Any) -> str:
 
 
 def fsdino(*arguments: str, folder: Path) -> str:
-    """Run a command of the package in a folder that has the checkout's recipes and lists in reach."""
-    for name in ("recipes", "benchmarks"):
-        if not (folder / name).exists():
-            (folder / name).symlink_to(Path(name).resolve())
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path.cwd()), "WANDB_MODE": "disabled"}
+    """Run a command of this checkout's package in a folder."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "WANDB_MODE": "disabled"}
     done = subprocess.run(
         [sys.executable, "-m", "fsdino.cli", *arguments], cwd=folder, env=environment, capture_output=True, text=True
     )
@@ -150,7 +149,7 @@ def lists_of_counts(folder: Path) -> Iterator[tuple[str, str]]:
         "tiny": ["--list", LIST], "prototype": ["--list", LIST], "all_foreground": ["--list", LIST],
         "persam": ["--episodes", "12", "--options.checkpoint", "TINY_SAM"],
     }.items():  # fmt: skip
-        extra = [str(Path("fsdino/assets/tiny_sam.safetensors").resolve()) if x == "TINY_SAM" else x for x in extra]
+        extra = [str(ROOT / "fsdino/assets/tiny_sam.safetensors") if x == "TINY_SAM" else x for x in extra]
         data = ["--data_options.images_per_class", "20"]
         fsdino("evaluate", name, *data, *extra, "--strips", "0", "--out", f"counts-{name}", folder=folder)
         yield f"counts: {name}", counts(folder / f"counts-{name}" / "episodes.csv")
@@ -159,7 +158,7 @@ def lists_of_counts(folder: Path) -> Iterator[tuple[str, str]]:
 def small_runs(folder: Path) -> Iterator[tuple[str, str]]:
     """Weights and counts after seeded small runs of the three systems."""
     for name, extra in {"tiny": FS_DINO_RUN, "sansa_tiny": [], "fssam_tiny": []}.items():
-        path = Path("recipes") / f"{name}.yaml"
+        path = ROOT / "recipes" / f"{name}.yaml"
         fsdino("run", "--config", str(path), *SMALL_RUN, *extra, "--name", name, folder=folder)
         run = next((folder / "runs" / name).iterdir())
         yield f"weights: {name}", tensors(run / "export" / "model.safetensors")

@@ -1,4 +1,4 @@
-"""Draw the embedded world: its shapes, textures and some scenes of each split (benchmarks/results/world.png)."""
+"""The embedded world in one image, shapes, textures and scenes: `python -m benchmarks.report.world_sheet`."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from benchmarks.common import RESULTS, run_script
 from fsdino.data.world.index import SPLITS, SyntheticWorld
 from fsdino.data.world.shapes import NUM_SHAPES, shape_template
 from fsdino.data.world.textures import NUM_TEXTURES, texture_tile
 from fsdino.visualize import overlay, row_of_panels, sheet, write_png
-
-OUT = Path(__file__).parent / "results" / "world.png"
 
 
 def grid(images: list[np.ndarray], columns: int) -> np.ndarray:
@@ -21,7 +20,7 @@ def grid(images: list[np.ndarray], columns: int) -> np.ndarray:
     return np.repeat((np.concatenate(rows) * 255).astype(np.uint8)[..., None], 3, axis=2)
 
 
-def main() -> None:
+def main(out: Path = RESULTS / "world.png") -> None:
     """Write the sheet."""
     strips = [
         grid([cv2.resize(shape_template(s), (64, 64), interpolation=cv2.INTER_AREA) for s in range(NUM_SHAPES)], 16),
@@ -36,9 +35,9 @@ def main() -> None:
                             index.load_mask(image, class_id).repeat(2, 0).repeat(2, 1))  # fmt: skip
             panels.append((drawn, f"{split}: {index.class_names[class_id]}", image))
         strips.append(row_of_panels(panels, 224))
-    write_png(OUT, sheet(strips, title="The embedded world: 48 shapes, 40 textures, scenes of each split"))
-    print(OUT)
+    write_png(out, sheet(strips, title="The embedded world: 48 shapes, 40 textures, scenes of each split"))
+    print(out)
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

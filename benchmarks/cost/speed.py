@@ -1,4 +1,19 @@
-"""What `speed.py` measures: one function a section of its CSV."""
+"""Time and memory with the bare encoder beside: `python -m benchmarks.cost.speed --what [SECTION,...]`.
+
+Weights are random, arithmetic is float32, one image at a time. What is compared is timed in turn in one process, and
+a ratio is the median over the rounds of the ratio within a round. Sections:
+
+    reader    what comes after the encoder as a share of the bare encoder, and memory above it at twice the size
+    methods   every method at its published configuration: remember, segment, whole one-shot episode
+    classes   ten classes at once against one
+    distill   a step of stage 1 with cached embeddings against a live SAM
+    onnx      the exported graphs in onnxruntime, float32 and 8 bit, against torch
+    start     the package's import and the command line's help
+    job       `make distill` from nothing: seconds and peak memory
+
+Memory is the peak of a process of its own above what Python and the libraries take, weights included. Rows of sections
+that are not run are kept.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +28,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from speed_rows import Row, line, rounded, verdict
-from subjects import annotated, bare_encoder, build, noise, reference, segmenter
-from timing import Timings, interleaved, peak_mb_of, print_peak, resident_mb
 
+from benchmarks.common import RESULTS, ROOT, Row, provenance, run_script, update_rows
+from benchmarks.cost.subjects import annotated, bare_encoder, build, noise, reference, segmenter
+from benchmarks.cost.timing import Timings, apart, interleaved, resident_mb, verdict
 from fsdino.base.method import image_tensor
 from fsdino.cache.cache import EmbeddingCache, cache_recipe
 from fsdino.cache.image_list import ImageList
@@ -30,6 +45,8 @@ from fsdino.training.distill import DistillModule
 from fsdino.training.distill_data import DistillImages
 from fsdino.training.optim import build_optimizer
 
+ORDER = ("section", "method", "preset", "img_size", "step", "ms", "per_s", "base", "ratio", "ratio_b14", "bar", "met",
+         "peak_mb")  # fmt: skip
 READER_BARS = {
     "b14": {"after the encoder": "<= 0.10", "segment": "<= 1.10", "remember": "<= 1.05"},
     "s14": {"segment": "<= 1.20"},
@@ -63,7 +80,7 @@ def reader(small: bool, repetitions: int) -> list[Row]:
             repetitions,
         )
         head = {"method": "FS-DINO full", "preset": name, "img_size": model.img_size}
-        rows += [head | line(timings, step, "bare encoder", bars.get(step, "")) for step in timings.seconds]
+        rows += [head | timings.row(step, "bare encoder", bars.get(step, "")) for step in timings.seconds]
     return [*rows, *reader_memory(small)]
 
 
@@ -71,12 +88,12 @@ def reader_memory(small: bool) -> list[Row]:
     """Peak memory at twice the size, of the encoder alone and of the whole model."""
     name = MAIN[small]
     size = 2 * preset(name).img_size
-    peaks = {case: peak_of(f"{case}:{name}:{size}") for case in ("encoder", "segment")}
+    peaks = {case: apart(peak_mb, case, name, size) for case in ("encoder", "segment")}
     head = {"method": "FS-DINO full", "preset": name, "img_size": size}
-    rows = [head | {"step": f"peak memory, {case}", "peak_mb": rounded(peak)} for case, peak in peaks.items()]
+    rows = [head | {"step": f"peak memory, {case}", "peak_mb": peak} for case, peak in peaks.items()]
     if None not in peaks.values():
-        above = peaks["segment"] - peaks["encoder"]  # type: ignore[operator]
-        row = head | {"step": "peak memory above the encoder", "peak_mb": rounded(above)}
+        above = peaks["segment"] - peaks["encoder"]
+        row = head | {"step": "peak memory above the encoder", "peak_mb": round(above, 1)}
         rows.append(row if small else row | verdict(above, "<= 2048"))
     return rows
 
@@ -96,14 +113,14 @@ def methods(small: bool, repetitions: int) -> list[Row]:
     common = "|".join((*METHODS[small][0], "bare encoder"))
     rows = []
     for key, size in sizes.items():
-        label, peak = "|".join(key), peak_of("method:{}:{}".format(*key))
+        label, peak = "|".join(key), apart(peak_mb, "method", *key)
         base = f"{label}|bare encoder"
         for step, parts in {"bare encoder": ("bare encoder",), "remember": ("remember",), "segment": ("segment",),
                             "one-shot episode": ("remember", "segment")}.items():  # fmt: skip
             names = tuple(f"{label}|{part}" for part in parts)
-            row = {"method": key[0], "preset": key[1], "img_size": size} | line(timings, names, base) | {"step": step}
-            row["ratio_b14"] = rounded(timings.ratio(names, common), 3)
-            row["peak_mb"] = "" if step == "bare encoder" else rounded(peak)
+            row = {"method": key[0], "preset": key[1], "img_size": size} | timings.row(names, base) | {"step": step}
+            row["ratio_b14"] = round(timings.ratio(names, common), 3)
+            row["peak_mb"] = "" if step == "bare encoder" else peak
             rows.append(row)
     return rows
 
@@ -122,7 +139,7 @@ def classes(small: bool, repetitions: int) -> list[Row]:
     )
     head = {"method": "FS-DINO full", "preset": MAIN[small], "img_size": engine.method.img_size}
     bars = {} if small else {"ten classes": "<= 1.50"}
-    return [head | line(timings, step, "one class", bars.get(step, "")) for step in timings.seconds]
+    return [head | timings.row(step, "one class", bars.get(step, "")) for step in timings.seconds]
 
 
 def distill(small: bool, repetitions: int) -> list[Row]:
@@ -142,8 +159,8 @@ def distill(small: bool, repetitions: int) -> list[Row]:
             cached, live = distill_step(module, images, size, cache), distill_step(module, images, size, None)
             timings = interleaved({"cached step": cached, "live step": live}, repetitions)
             head = {"method": "distillation", "preset": MAIN[small], "img_size": size}
-            rows.append(head | line(timings, "cached step", "cached step"))
-            rows.append(head | line(timings, "live step", "cached step", "" if small else ">= 8"))
+            rows.append(head | timings.row("cached step", "cached step"))
+            rows.append(head | timings.row("live step", "cached step", "" if small else ">= 8"))
     return rows
 
 
@@ -185,7 +202,7 @@ def onnx(small: bool, repetitions: int) -> list[Row]:
         timings = interleaved(actions, repetitions)
     head = {"method": "FS-DINO full", "preset": MAIN[small], "img_size": model.img_size}
     bars = {} if small else {"onnx": "<= 1.00", "onnx int8": "<= 0.65"}
-    return [head | line(timings, name, "torch", bars.get(name, "")) for name in timings.seconds]
+    return [head | timings.row(name, "torch", bars.get(name, "")) for name in timings.seconds]
 
 
 def start(small: bool, repetitions: int) -> list[Row]:
@@ -203,13 +220,13 @@ def start(small: bool, repetitions: int) -> list[Row]:
     rows = []
     for step, bar in (("import fsdino", 100), ("fsdino --help", 500)):
         ms = timings.ms(step)
-        rows.append({"method": "start", "step": step, "ms": rounded(ms)} | verdict(ms, f"<= {bar} ms"))
+        rows.append({"method": "start", "step": step, "ms": round(ms, 1)} | verdict(ms, f"<= {bar} ms"))
     return rows
 
 
 def job(small: bool, repetitions: int) -> list[Row]:
     """The main job once, with caches of its own: seconds and peak memory of the whole process."""
-    recipe = Path(__file__).parents[1] / "recipes" / "tiny.yaml"
+    recipe = ROOT / "recipes" / "tiny.yaml"
     short = ["--train.epochs=1", "--distill.epochs=1"] if small else []
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "fsdino.cli", "run", "--config", str(recipe), "--log.wandb=off"]
@@ -223,8 +240,8 @@ def job(small: bool, repetitions: int) -> list[Row]:
     peak = used.ru_maxrss / 1024  # mapped caches included
     head = {"method": "make distill", "preset": "tiny", "img_size": 112}
     return [
-        head | {"step": "the whole job, s", "ms": rounded(1000 * seconds)} | verdict(seconds, "<= 480 s"),
-        head | {"step": "its peak memory", "peak_mb": rounded(peak)} | verdict(peak, "<= 4096"),
+        head | {"step": "the whole job, s", "ms": round(1000 * seconds, 1)} | verdict(seconds, "<= 480 s"),
+        head | {"step": "its peak memory", "peak_mb": round(peak, 1)} | verdict(peak, "<= 4096"),
     ]
 
 
@@ -236,17 +253,19 @@ SECTIONS: dict[str, Callable[[bool, int], list[Row]]] = {
 # ---- memory, in a process of its own
 
 
-def peak_of(case: str) -> float | None:
-    """Peak memory of one case of `run_case`, in a process of its own."""
-    return peak_mb_of(Path(__file__).with_name("speed.py"), "--peak", case)
+@torch.no_grad()
+def peak_mb(kind: str, name: str, detail: str | int) -> float | None:
+    """Peak memory of one case above what Python and the libraries take; None where the kernel does not tell.
 
-
-def run_case(case: str) -> None:
-    """Run "encoder:PRESET:SIZE", "segment:PRESET:SIZE" or "method:METHOD:PRESET" once and print the peak memory."""
-    kind, name, detail = case.split(":")
-    floor = resident_mb()  # Python and the libraries
+    Args:
+        kind: "encoder" or "segment" for FS-DINO of the preset `name` at `detail` pixels; "method" for any other, of
+            the preset `detail`.
+        name: preset or method.
+        detail: pixels or preset.
+    """
+    floor = resident_mb()
     if kind == "method":
-        method = build(name, detail)
+        method = build(name, str(detail))
         method.segment(method.remember([reference()]), noise())
     else:
         model = segmenter(name, img_size=int(detail))
@@ -255,4 +274,30 @@ def run_case(case: str) -> None:
             model.encoder(square)
         else:
             model.segment(model.remember([reference()]), square[0])
-    print_peak(floor)
+    peak = resident_mb("VmHWM")
+    return None if peak is None or floor is None else round(peak - floor, 1)
+
+
+@torch.no_grad()
+def main(
+    what: list[str] | None = None, repetitions: int = 3, small: bool = False, csv: Path = RESULTS / "speed.csv"
+) -> None:
+    """Measure sections and write the CSV.
+
+    Args:
+        what: sections; all of them when left out.
+        repetitions: rounds that count, after one that does not.
+        small: tiny models instead, to try the script.
+        csv: file to write.
+    """
+    about = provenance(seed=0, protocol=f"batch 1, random weights, medians of {repetitions} rounds in turn")
+    for name in what or SECTIONS:
+        empty = dict.fromkeys(ORDER, "")
+        found = [empty | {"section": name} | row for row in SECTIONS[name](small, repetitions)]
+        for row in found:
+            print("  ".join(str(value) for value in row.values() if value != ""), flush=True)
+        update_rows(csv, [row | about for row in found], ("section",))
+
+
+if __name__ == "__main__":
+    run_script(main)

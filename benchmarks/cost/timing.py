@@ -1,26 +1,22 @@
-"""Interleaved timing and peak memory: what `speed.py` measures with."""
+"""What time and memory are measured with: actions in turn, a process of its own, rows with ratios and bars."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-PEAK_LINE = "peak_mb"
+from benchmarks.common import Row
 
 
 @dataclass(frozen=True)
 class Timings:
-    """Seconds of every action in every round.
-
-    Args:
-        seconds: Action to its times; the rounds are in the same order for all.
-    """
+    """Seconds of every action in every round; the rounds are in the same order for all."""
 
     seconds: dict[str, list[float]]
 
@@ -28,29 +24,27 @@ class Timings:
         """Median over the rounds of the actions' time, in milliseconds; several actions are added up."""
         return 1000 * median(self._sums(names))
 
-    def ratio(self, names: str | tuple[str, ...], base: str) -> float:
+    def ratio(self, names: tuple[str, ...], base: str) -> float:
         """Median over the rounds of the actions' time over the base's in the same round.
 
         A machine that slows down for a while slows both, so this holds still where a ratio of medians does not.
         """
-        sums = self._sums((names,) if isinstance(names, str) else names)
-        return median(a / b for a, b in zip(sums, self.seconds[base]))
+        return median(a / b for a, b in zip(self._sums(names), self.seconds[base]))
+
+    def row(self, names: str | tuple[str, ...], base: str, bar: str = "") -> Row:
+        """The columns of one timed step (or several added up), named after the last part of the first name."""
+        names = (names,) if isinstance(names, str) else names
+        ms, ratio = self.ms(*names), self.ratio(names, base)
+        step, beside = names[0].split("|")[-1], base.split("|")[-1]
+        row = {"step": step, "ms": round(ms, 1), "per_s": round(1000 / ms, 3), "base": beside, "ratio": round(ratio, 3)}
+        return row | (verdict(ratio, bar) if bar else {})
 
     def _sums(self, names: tuple[str, ...]) -> list[float]:
         return [sum(parts) for parts in zip(*(self.seconds[name] for name in names))]
 
 
 def interleaved(actions: Mapping[str, Callable[[], Any]], repetitions: int, warmup: int = 1) -> Timings:
-    """Time actions in turn, round after round.
-
-    Args:
-        actions: What to run.
-        repetitions: Rounds that count.
-        warmup: Rounds before those.
-
-    Returns:
-        The times.
-    """
+    """Time actions in turn, `warmup` rounds that do not count and `repetitions` that do."""
     seconds: dict[str, list[float]] = {name: [] for name in actions}
     for i in range(warmup + repetitions):
         for name, action in actions.items():
@@ -61,24 +55,16 @@ def interleaved(actions: Mapping[str, Callable[[], Any]], repetitions: int, warm
     return Timings(seconds)
 
 
-def peak_mb_of(script: str | Path, *arguments: str) -> float | None:
-    """Peak resident memory of a script that ends with `print_peak(...)`, in a process of its own.
+def verdict(value: float, bar: str) -> Row:
+    """A bar as text ("<= 1.10", ">= 8 x"), and whether it was met."""
+    sign, limit = bar.split()[:2]
+    return {"bar": bar, "met": "yes" if (value <= float(limit) if sign == "<=" else value >= float(limit)) else "no"}
 
-    Args:
-        script: A Python file.
-        arguments: For its command line.
 
-    Returns:
-        Megabytes, or None on a system that does not tell.
-
-    Raises:
-        RuntimeError: If the script fails.
-    """
-    ran = subprocess.run([sys.executable, str(script), *arguments], capture_output=True, text=True)
-    if ran.returncode:
-        raise RuntimeError(f"{Path(script).name} {' '.join(arguments)} failed: {ran.stderr.strip()[-500:]}")
-    found = [line.split()[1] for line in ran.stdout.splitlines() if line.startswith(PEAK_LINE)]
-    return float(found[-1]) if found else None
+def apart(function: Callable[..., Any], *arguments: Any) -> Any:
+    """What a function of a module returns when a fresh process calls it."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
 
 
 def resident_mb(field: str = "VmRSS") -> float | None:
@@ -90,10 +76,3 @@ def resident_mb(field: str = "VmRSS") -> float | None:
     if not status.is_file():
         return None
     return next(int(line.split()[1]) / 1024 for line in status.read_text().splitlines() if line.startswith(field))
-
-
-def print_peak(floor: float | None) -> None:
-    """Print the peak of this process above a floor, for `peak_mb_of`; nothing where the kernel does not tell."""
-    peak = resident_mb("VmHWM")
-    if peak is not None and floor is not None:
-        print(PEAK_LINE, peak - floor)

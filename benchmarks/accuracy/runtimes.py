@@ -1,21 +1,19 @@
-"""What exporting costs in accuracy: `python benchmarks/export.py [--model tiny] [--csv FILE]`.
+"""What exporting costs in accuracy: `python -m benchmarks.accuracy.runtimes`.
 
 One model in torch (float32 and bfloat16) and as exported graphs (onnxruntime float32 and 8 bit, OpenVINO where it is
 installed) on the same episodes of novel classes, counted at the images' own size. How fast they are is measured by
-`benchmarks/speed.py --what onnx`.
+`benchmarks.cost.speed --what [onnx]`.
 """
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import torch
-from provenance import ROOT, provenance, write_rows
 
+from benchmarks.common import ONE_SHOT, RESULTS, Row, provenance, run_script, write_rows
 from fsdino.base.method import FewShotMethod
 from fsdino.base.storage import fingerprint, load_segmenter
 from fsdino.data.episodes.episode import EpisodeData, collate_episodes
@@ -26,7 +24,6 @@ from fsdino.export.command import export_graphs
 from fsdino.export.onnx_method import OnnxMethod
 from fsdino.metrics.few_shot import FewShotIoU
 
-EPISODES = ROOT / "benchmarks" / "episodes" / "synthetic_fold0_1shot.json"
 BAR = 0.5  # mIoU that a cheaper form may lose
 
 
@@ -49,9 +46,9 @@ def forms(model: str, folder: Path) -> dict[str, FewShotMethod]:
 
 
 @torch.no_grad()
-def measure(methods: dict[str, FewShotMethod], number: int | None) -> list[dict[str, Any]]:
+def measure(methods: dict[str, FewShotMethod], number: int | None) -> list[Row]:
     """mIoU of every method on the first `number` episodes of the list, each episode painted once for all."""
-    index, episodes = SyntheticWorld("novel"), EpisodeList.load(EPISODES)
+    index, episodes = SyntheticWorld("novel"), EpisodeList.load(ONE_SHOT)
     data = EpisodeData(index, episodes, next(iter(methods.values())).resize)
     counted = {name: FewShotIoU(episodes.class_ids) for name in methods}
     total = min(len(episodes), number or len(episodes))
@@ -73,22 +70,22 @@ def measure(methods: dict[str, FewShotMethod], number: int | None) -> list[dict[
     return rows
 
 
-def main() -> None:
-    """Export, measure and write the CSV."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--csv", default=str(ROOT / "benchmarks" / "results" / "export.csv"), help="file to write")
-    parser.add_argument("--model", default="tiny", help="a preset with weights, a folder, a checkpoint or a Hub id")
-    parser.add_argument("--number", type=int, help="only the first episodes, to try the script")
-    chosen = parser.parse_args()
+def main(model: str = "tiny", number: int | None = None, csv: Path = RESULTS / "runtimes.csv") -> None:
+    """Export, measure and write the CSV.
+
+    Args:
+        model: a preset with weights, a folder, a checkpoint or a Hub id.
+        number: only the first episodes, to try the script.
+        csv: file to write.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        methods = forms(chosen.model, Path(folder))
-        rows = measure(methods, chosen.number)
-    name = fingerprint(load_segmenter(chosen.model))
-    about = provenance(precision="as said", seed=0, protocol=f"model {chosen.model} ({name}), {EPISODES.name}")
-    write_rows(chosen.csv, [row | about for row in rows])
+        rows = measure(forms(model, Path(folder)), number)
+    name = fingerprint(load_segmenter(model))
+    about = provenance(precision="as said", seed=0, protocol=f"model {model} ({name}), {ONE_SHOT.name}")
+    write_rows(csv, [row | about for row in rows])
     for row in rows:
         print("  ".join(str(value) for value in row.values()))
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

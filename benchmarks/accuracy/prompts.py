@@ -1,4 +1,4 @@
-"""References of every kind on the embedded world: `python benchmarks/prompts.py [--model tiny] [--episodes 200]`.
+"""References of every kind on the embedded world: `python -m benchmarks.accuracy.prompts`.
 
 Simulated users: a click in the middle of the object, three random clicks inside, a tight box, a stroke along it. How
 well is the object drawn on the reference itself, how well is it then found in another image, what do corrective
@@ -7,19 +7,19 @@ clicks and "not this" bring. Novel classes decide nothing; what had to be chosen
 
 from __future__ import annotations
 
-import argparse
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
-from provenance import provenance, write_rows
 from torch import Tensor
 
+from benchmarks.common import ONE_SHOT, RESULTS, Row, mean_interval, provenance, run_script, write_rows
 from fsdino.base.bundled import bundled_file
 from fsdino.base.reference import Reference, prompt_points
 from fsdino.base.storage import fingerprint, load_segmenter
@@ -33,7 +33,6 @@ from fsdino.teachers.prompting import central_clicks, decode_prompts, mask_iou, 
 from fsdino.teachers.sam import SamTeacher
 from fsdino.training.episode_data import held_out_classes, validation_episodes
 
-RESULTS = Path(__file__).parent / "results"
 KINDS = ("one click", "three clicks", "box", "scribble")
 CORRECTIONS = 3
 Scores = dict[tuple[str, str], list[float]]
@@ -192,43 +191,47 @@ def not_this(bench: Bench, episodes: EpisodeList) -> None:
             bench.scores["mistaken", name].append(float(mask[elsewhere].float().mean()) if bool(elsewhere.any()) else 0)
 
 
-def rows(scores: Scores) -> list[dict[str, float | str]]:
+def rows(scores: Scores) -> list[Row]:
     """Means with 95 % bootstrap intervals, in percent."""
     rng, found = np.random.default_rng(0), []
     for (part, name), values in scores.items():
-        means = rng.choice(values, (1000, len(values))).mean(1)
-        low, high = np.quantile(means, (0.025, 0.975))
-        numbers = {"iou": np.mean(values), "low": low, "high": high}
-        found.append({"part": part, "prompt": name, "number": len(values)}
-                     | {key: round(100 * float(value), 2) for key, value in numbers.items()})  # fmt: skip
+        numbers = dict(zip(("iou", "low", "high"), mean_interval(values, rng)))
+        found.append({"part": part, "prompt": name, "number": len(values)} | numbers)
     return found
 
 
-def main() -> None:
-    """Measure; novel classes are written to `prompts.csv`."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="tiny")
-    parser.add_argument("--split", choices=("base", "novel"), default="novel")
-    parser.add_argument("--episodes", type=int, default=200)
-    chosen = parser.parse_args()
-    torch.set_grad_enabled(False)
-    index = SyntheticWorld(chosen.split)
-    if chosen.split == "base":
+@torch.no_grad()
+def main(
+    model: str = "tiny",
+    split: Literal["base", "novel"] = "novel",
+    episodes: int = 200,
+    csv: Path = RESULTS / "prompts.csv",
+) -> None:
+    """Measure; only novel classes are written to the CSV.
+
+    Args:
+        model: promptable.
+        split: base classes are for choosing.
+        episodes: the first so many of the list.
+        csv: file to write.
+    """
+    index = SyntheticWorld(split)
+    if split == "base":
         val = held_out_classes(list(index.class_names), 0.2)
-        episodes = validation_episodes(index, val, 1, chosen.episodes, seed=5)
+        chosen = validation_episodes(index, val, 1, episodes, seed=5)
     else:
-        whole = EpisodeList.load(Path("benchmarks/episodes/synthetic_fold0_1shot.json"))
-        episodes = replace(whole, episodes=whole.episodes[: chosen.episodes])
-    bench = Bench(load_segmenter(chosen.model), SamTeacher.from_checkpoint(bundled_file("tiny_sam")), index)
+        whole = EpisodeList.load(ONE_SHOT)
+        chosen = replace(whole, episodes=whole.episodes[:episodes])
+    bench = Bench(load_segmenter(model), SamTeacher.from_checkpoint(bundled_file("tiny_sam")), index)
     for measure in (references, corrections, not_this):
-        measure(bench, episodes)
-    about = provenance(seed=0, protocol=f"first {chosen.episodes} one-shot episodes, {chosen.split} classes")
-    measured = [row | {"model": fingerprint(bench.model)} | about for row in rows(bench.scores)]
-    if chosen.split == "novel":
-        write_rows(RESULTS / "prompts.csv", measured)
+        measure(bench, chosen)
+    measured = rows(bench.scores)
+    if split == "novel":
+        about = provenance(seed=0, protocol=f"first {episodes} one-shot episodes, {split} classes")
+        write_rows(csv, [row | {"model": fingerprint(bench.model)} | about for row in measured])
     for row in measured:
-        print(*(row[key] for key in ("part", "prompt", "iou", "low", "high", "number")))
+        print(*row.values())
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -1,4 +1,4 @@
-"""Parameters and multiply-adds of every method and preset: `python benchmarks/params.py --csv FILE`.
+"""Parameters and multiply-adds of every method and preset: `python -m benchmarks.cost.params`.
 
 Models are built on the meta device, without weights, at their published configurations. One row a method and preset:
 
@@ -14,19 +14,18 @@ Models are built on the meta device, without weights, at their published configu
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 import torch.fx.experimental._config
-from provenance import provenance, read_rows, write_rows
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.common import RESULTS, Row, provenance, read_rows, run_script, write_rows
 from fsdino.base.method import FewShotMethod
 from fsdino.base.registry import build_method
 from fsdino.models.config import VARIANTS, preset
@@ -37,15 +36,8 @@ PRESETS = ("tiny", "photos", "s14", "b14", "l14")
 ENCODER_PARTS = ("encoder", "sam2.net.vision_encoder", "sam.image_encoder")
 
 
-@dataclass(frozen=True)
-class Entry:
-    """One row of the table.
-
-    Args:
-        method: What readers call the method.
-        preset: Which size of it.
-        build: Makes the model on the current device, without weights from disk.
-    """
+class Entry(NamedTuple):
+    """One row of the table: what readers call the method, its size, and what builds it on the current device."""
 
     method: str
     preset: str
@@ -53,41 +45,39 @@ class Entry:
 
 
 def entries() -> Iterator[Entry]:
-    """Every method and preset."""
+    """Every method and preset, without weights from disk."""
     for name in PRESETS:
         for variant in VARIANTS:
-            yield segmenter_entry(name, variant)
+            yield Entry(f"FS-DINO {variant}", name, lambda name=name, variant=variant: segmenter(name, variant))
     for size in ("tiny", "small", "base_plus", "large"):
         yield Entry("SANSA", size, lambda size=size: build_method("sansa", size=size))
     yield Entry("SANSA", "mini", lambda: build_method("sansa", size="mini", img_size=128))
     yield Entry("FSSAM", "small + b14", lambda: build_method("fssam"))
-    yield Entry("FSSAM", "mini + tiny", _mini_fssam)
+    yield Entry("FSSAM", "mini + tiny", mini_fssam)
     for name in PRESETS:
-        yield Entry("prototype", name, lambda name=name: _prototype(name))
+        yield Entry("prototype", name, lambda name=name: prototype(name))
     for size in ("vit_b", "vit_h"):
         yield Entry("PerSAM", size, lambda size=size: build_method("persam", config=size))
 
 
-def segmenter_entry(name: str, variant: str) -> Entry:
-    """FS-DINO of a preset and variant."""
-    config = preset(name, variant=variant, encoder_weights=None)
-    return Entry(f"FS-DINO {variant}", name, lambda: FewShotSegmenter(config, load_encoder=False).eval())
+def segmenter(name: str, variant: str = "full", **overrides: Any) -> FewShotSegmenter:
+    """FS-DINO of a preset and variant; overrides are fields of its config."""
+    config = preset(name, variant=variant, encoder_weights=None, **overrides)
+    return FewShotSegmenter(config, load_encoder=False).eval()
 
 
-def _mini_fssam() -> FewShotMethod:
+def mini_fssam() -> FewShotMethod:
+    """FSSAM of the embedded world."""
     config = preset("tiny")
-    return build_method(
-        "fssam", size="mini", img_size=128, encoder=config.encoder, encoder_img_size=config.img_size,
-        encoder_kwargs=config.encoder_kwargs, tap=config.reader_taps[-1],
-    )  # fmt: skip
+    encoder = {"encoder": config.encoder, "encoder_img_size": config.img_size, "encoder_kwargs": config.encoder_kwargs}
+    return build_method("fssam", size="mini", img_size=128, tap=config.reader_taps[-1], **encoder)
 
 
-def _prototype(name: str) -> FewShotMethod:
+def prototype(name: str) -> FewShotMethod:
+    """The prototype on the encoder of a preset."""
     config = preset(name)
-    return build_method(
-        "prototype", encoder=config.encoder, img_size=config.img_size, encoder_kwargs=config.encoder_kwargs,
-        encoder_stride=config.encoder_stride, tap=config.reader_taps[-1],
-    )  # fmt: skip
+    names = ("encoder", "img_size", "encoder_kwargs", "encoder_stride")
+    return build_method("prototype", tap=config.reader_taps[-1], **{name: getattr(config, name) for name in names})
 
 
 class Touched(TorchDispatchMode):
@@ -111,15 +101,8 @@ class Touched(TorchDispatchMode):
         return sum(self.sizes[i] for i in self.seen)
 
 
-def row(entry: Entry) -> dict[str, Any]:
-    """Count one entry.
-
-    Args:
-        entry: What to build.
-
-    Returns:
-        The columns of the module's docstring.
-    """
+def row(entry: Entry) -> Row:
+    """The columns of the module's docstring, counted on the meta device."""
     with torch.device("meta"):
         model = entry.build().to("meta")
         size = model.img_size
@@ -163,14 +146,7 @@ def encoder_parts(model: nn.Module) -> list[nn.Module]:
 
 
 def counted(run: Callable[[], Any]) -> tuple[Any, float, dict[str, float]]:
-    """Run and count multiply-adds.
-
-    Args:
-        run: What to count; without gradients.
-
-    Returns:
-        Its result, multiply-adds in 10^9, and the same by module.
-    """
+    """What `run` returns, its multiply-adds in 10^9 without gradients, and the same by module."""
     # segment-anything picks points by label: without numbers, each label counts as held by all points
     picking = torch.fx.experimental._config.patch(meta_nonzero_assume_all_nonzero=True)  # type: ignore[attr-defined]
     with torch.no_grad(), picking, FlopCounterMode(display=False) as counter:
@@ -179,28 +155,24 @@ def counted(run: Callable[[], Any]) -> tuple[Any, float, dict[str, float]]:
     return result, counter.get_total_flops() / 2e9, by_module
 
 
-def merged(old: Iterable[dict[str, Any]], new: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Old rows with new ones in their place, in the order of `entries`; rows of methods that are gone are left out."""
-    rows = {(row["method"], row["preset"]): row for row in (*old, *new)}
-    return [rows[key] for entry in entries() if (key := (entry.method, entry.preset)) in rows]
+def main(csv: Path = RESULTS / "params.csv", only: str = "") -> None:
+    """Count and write the CSV; rows that are not counted are kept, those of methods that are gone are left out.
 
-
-def main() -> None:
-    """Count every entry and write the CSV."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--csv", required=True, help="file to write")
-    parser.add_argument("--only", default="", help="entries whose 'method preset' holds this")
-    chosen = parser.parse_args()
+    Args:
+        csv: file to write.
+        only: entries whose 'method preset' holds this.
+    """
     about = provenance(seed=0, protocol="one reference with a mask, one image, published sizes, meta device")
-    rows = []
+    old = read_rows(csv).to_dict("records")
+    rows: dict[tuple[str, str], Row] = {(one["method"], one["preset"]): one for one in old}
     for entry in entries():
-        if chosen.only in f"{entry.method} {entry.preset}":
-            rows.append(row(entry) | about)
-            shown = rows[-1]
-            print(f"{entry.method:<24}{entry.preset:<14}{shown['total']:>12,}{shown['trained']:>12,}"
-                  f"{shown['gmac']:>10.1f}", flush=True)  # fmt: skip
-            write_rows(chosen.csv, merged(read_rows(chosen.csv), rows))
+        if only in f"{entry.method} {entry.preset}":
+            found = rows[entry.method, entry.preset] = row(entry) | about
+            counts = f"{found['total']:>12,}{found['trained']:>12,}{found['gmac']:>10.1f}"
+            print(f"{entry.method:<24}{entry.preset:<14}{counts}", flush=True)
+    order = [(entry.method, entry.preset) for entry in entries()]
+    write_rows(csv, [rows[key] for key in order if key in rows])
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -1,4 +1,4 @@
-"""'Absent' as an answer, on novel classes: `python benchmarks/presence.py [--model tiny]`.
+"""'Absent' as an answer, on novel classes: `python -m benchmarks.accuracy.presence`.
 
 Every episode of the fixed list is asked twice: with its own query, and with an image of the list that lacks the class,
 drawn by a seed. The head learnt and was calibrated on base classes alone.
@@ -6,14 +6,13 @@ drawn by a seed. The head learnt and was calibrated on base classes alone.
 
 from __future__ import annotations
 
-import argparse
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from provenance import provenance, write_rows
 
+from benchmarks.common import RESULTS, Row, provenance, run_script, write_rows
 from fsdino.base.storage import fingerprint, load_segmenter
 from fsdino.cache.cache import FrozenTaps
 from fsdino.cache.image_list import ImageList
@@ -28,8 +27,7 @@ from fsdino.pipeline.run import Job
 from fsdino.training.episode_data import CachedEpisodes
 from fsdino.training.presence import calibration_error, roc_area
 
-RESULTS = Path(__file__).parent / "results"
-PROTOCOL = "600 one-shot episodes of novel classes, each also with a query that lacks the class"
+PROTOCOL = "{} one-shot episodes of novel classes, each also with a query that lacks the class"
 
 
 @dataclass(frozen=True)
@@ -92,12 +90,12 @@ def miou(counts: torch.Tensor, class_ids: list[int], chosen: torch.Tensor) -> fl
     return 100 * metric.compute().miou
 
 
-def report(found: Answers) -> list[dict[str, float | str]]:
+def report(found: Answers) -> list[Row]:
     """One row a signal; error, calibration and the gate are the head's."""
-    rows: list[dict[str, float | str]] = []
+    rows: list[Row] = []
     every, there = torch.ones_like(found.present), found.present
     for name, signal in found.signals.items():
-        row: dict[str, float | str] = {"signal": name, "questions": len(signal),
+        row: Row = {"signal": name, "questions": len(signal),
                                        "auroc": round(100 * roc_area(signal, there), 2)}  # fmt: skip
         if name == "presence head":
             answer = (signal > 0).float()
@@ -115,24 +113,36 @@ def report(found: Answers) -> list[dict[str, float | str]]:
     return rows
 
 
-def main() -> None:
-    """Measure and write `presence.csv`."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", default="tiny")
-    chosen = parser.parse_args()
-    recipe, options = read_recipe(["--config", "recipes/tiny.yaml", "--log.wandb=off", "--cache.hflip=false"])
-    job = Job(recipe, options, Path("runs/benchmarks/presence"))
-    model, test = load_segmenter(chosen.model), job.test
-    images = ImageList(f"{test.index.name}-test", tuple(sorted(test.episodes.images)), test.index.load_image)
-    questions = EpisodeData(test.index, with_absent(test.index, test.episodes), model.resize)
-    cache = job.cached("features", FrozenTaps(model.encoder), images, model.resize.mode, ("plain",))
-    data = CachedEpisodes(questions, cache, images)
-    about = provenance(seed=0, protocol=PROTOCOL)
-    rows = [row | {"model": fingerprint(model)} | about for row in report(ask(model, data))]
-    write_rows(RESULTS / "presence.csv", rows)
+def main(
+    model: str = "tiny",
+    number: int | None = None,
+    csv: Path = RESULTS / "presence.csv",
+    runs: Path = Path("runs/benchmarks/presence"),
+    overrides: list[str] | None = None,
+) -> None:
+    """Measure and write the CSV.
+
+    Args:
+        model: with a presence head.
+        number: only the first episodes of the list, to try the script.
+        csv: file to write.
+        runs: folder of the encoder's maps.
+        overrides: of the tiny recipe, whose test list it is.
+    """
+    common = ["--config", "recipes/tiny.yaml", "--log.wandb=off", "--cache.hflip=false"]
+    recipe, options = read_recipe([*common, *(overrides or [])])
+    job, asked = Job(recipe, options, runs), load_segmenter(model)
+    test = job.test
+    episodes = replace(test.episodes, episodes=test.episodes.episodes[:number])
+    images = ImageList(f"{test.index.name}-test", tuple(sorted(episodes.images)), test.index.load_image)
+    questions = EpisodeData(test.index, with_absent(test.index, episodes), asked.resize)
+    cache = job.cached("features", FrozenTaps(asked.encoder), images, asked.resize.mode, ("plain",))
+    about = provenance(seed=0, protocol=PROTOCOL.format(len(episodes)))
+    rows = report(ask(asked, CachedEpisodes(questions, cache, images)))
+    write_rows(csv, [row | {"model": fingerprint(asked)} | about for row in rows])
     for row in rows:
-        print({key: value for key, value in row.items() if key not in about})
+        print(row)
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -1,4 +1,4 @@
-"""The README's gallery: `python benchmarks/gallery.py [--model tiny]`, strips of novel classes of the embedded world.
+"""The README's gallery: `python -m benchmarks.report.gallery`, strips of novel classes of the embedded world.
 
 Episodes are not picked by hand: they are every fiftieth of the fixed one-shot list. The object is known to be there, as
 in the table of results: masks are shown without the answer "absent".
@@ -6,27 +6,24 @@ in the table of results: masks are shown without the answer "absent".
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from provenance import ROOT
 
+from benchmarks.common import ONE_SHOT, RESULTS, run_script
 from fsdino.base.method import FewShotMethod, Reference
 from fsdino.base.storage import load
 from fsdino.data.episodes.episode_list import EpisodeList
 from fsdino.data.world.index import SyntheticWorld
 from fsdino.visualize import episode_strip, sheet
 
-EPISODES = ROOT / "benchmarks" / "episodes" / "synthetic_fold0_1shot.json"
-OUT = ROOT / "benchmarks" / "results" / "gallery.png"
 COLORS = 160  # of the palette: keeps the file below 300 KB
 
 
 def strips(model: FewShotMethod, every: int, size: int) -> list[np.ndarray]:
     """One strip (support, query, truth, prediction) for each of the chosen episodes."""
-    index, episodes, drawn = SyntheticWorld("novel"), EpisodeList.load(EPISODES), []
+    index, episodes, drawn = SyntheticWorld("novel"), EpisodeList.load(ONE_SHOT), []
     for spec in list(episodes)[::every]:
         images = [index.load_image(image_id) for image_id in spec.support]
         masks = [index.load_mask(image_id, spec.class_id) == 1 for image_id in spec.support]
@@ -39,19 +36,20 @@ def strips(model: FewShotMethod, every: int, size: int) -> list[np.ndarray]:
     return drawn
 
 
-def main() -> None:
-    """Write the image."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="tiny", help="whatever fsdino.load opens")
-    parser.add_argument("--every", type=int, default=50, help="every how many episodes of the list are shown")
-    parser.add_argument("--size", type=int, default=140, help="width of a panel in pixels")
-    parser.add_argument("--out", type=Path, default=OUT)
-    chosen = parser.parse_args()
-    image = Image.fromarray(sheet(strips(load(chosen.model), chosen.every, chosen.size), columns=2))
-    chosen.out.parent.mkdir(parents=True, exist_ok=True)
-    image.quantize(COLORS, dither=Image.Dither.NONE).save(chosen.out, optimize=True)
-    print(f"{chosen.out}  {chosen.out.stat().st_size / 1000:.0f} KB")
+def main(model: str = "tiny", every: int = 50, size: int = 140, out: Path = RESULTS / "gallery.png") -> None:
+    """Write the image.
+
+    Args:
+        model: whatever fsdino.load opens.
+        every: every how many episodes of the list are shown.
+        size: width of a panel in pixels.
+        out: the PNG.
+    """
+    image = Image.fromarray(sheet(strips(load(model), every, size), columns=2))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    image.quantize(COLORS, dither=Image.Dither.NONE).save(out, optimize=True)
+    print(f"{out}  {out.stat().st_size / 1000:.0f} KB")
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -7,11 +7,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from params import encoder_parts, entries
 from torch import Tensor, nn
 
+from benchmarks.cost import params
 from fsdino.base.method import FewShotMethod, Reference
-from fsdino.models.config import preset
 from fsdino.models.encoder import FeatureEncoder
 from fsdino.models.segmenter import FewShotSegmenter
 from fsdino.predict.support import Annotated
@@ -19,22 +18,22 @@ from fsdino.predict.support import Annotated
 IMAGE_SIZE = (480, 640)
 
 
-def segmenter(name: str, **overrides: Any) -> FewShotSegmenter:
-    """The full FS-DINO of a preset with random weights; overrides are fields of its config."""
+def segmenter(name: str, variant: str = "full", **overrides: Any) -> FewShotSegmenter:
+    """FS-DINO of a preset with random weights; overrides are fields of its config."""
     torch.manual_seed(0)
-    return FewShotSegmenter(preset(name, variant="full", encoder_weights=None, **overrides), load_encoder=False).eval()
+    return params.segmenter(name, variant, **overrides)
 
 
 def build(method: str, name: str) -> FewShotMethod:
-    """A method of `params.entries()`, with random weights."""
+    """A method of `params.entries`, with random weights."""
     torch.manual_seed(0)
-    return next(entry for entry in entries() if (entry.method, entry.preset) == (method, name)).build().eval()
+    return next(entry for entry in params.entries() if (entry.method, entry.preset) == (method, name)).build().eval()
 
 
 def bare_encoder(method: FewShotMethod) -> Callable[[], Any]:
     """One pass of a method's image encoder(s) on a square that is ready, as the library that made it runs it."""
     passes = []
-    for part in encoder_parts(method):
+    for part in params.encoder_parts(method):
         net: nn.Module = part.backbone if isinstance(part, FeatureEncoder) else part
         sam2 = getattr(method, "sam2", None)
         size = part.img_size if isinstance(part, FeatureEncoder) else sam2.img_size if sam2 else method.img_size

@@ -1,0 +1,71 @@
+"""Whether memory grows with the number of predictions: `python -m benchmarks.cost.memory`.
+
+A process of its own for each runtime segments images of sixteen sizes, two remembered classes at a time, and notes
+its resident memory on the way. What counts is the growth from a tenth of the run, when every size has been seen, to its
+end.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+
+from benchmarks.common import RESULTS, Row, provenance, run_script, write_rows
+from benchmarks.cost.subjects import annotated
+from benchmarks.cost.timing import apart, resident_mb
+from fsdino.export.command import export
+from fsdino.predict.command import open_engine
+from fsdino.predict.engine import resolve
+
+BAR = 20.0  # megabytes that may come from fragmentation
+Runtime = Literal["torch", "onnx"]
+
+
+def watch(runtime: Runtime, model: str, number: int) -> list[float]:
+    """Predict `number` times; the resident megabytes at a tenth, a half and the end."""
+    torch.set_num_threads(1)
+    engine = open_engine(model, runtime, "cpu")
+    memories = [engine.remember([annotated(seed)]) for seed in range(2)]
+    rng, noted = np.random.default_rng(0), []
+    sizes = [(int(h), int(w)) for h, w in rng.integers(60, 240, (16, 2))]
+    for i in range(1, number + 1):
+        size = sizes[i % len(sizes)]
+        image = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
+        resolve(engine.segment(memories, image), size, engine.threshold)
+        if i in (number // 10, number // 2, number):
+            noted.append(resident_mb() or float("nan"))
+    return noted
+
+
+def measure(runtime: Runtime, model: str, number: int) -> Row:
+    """One row: megabytes at a tenth, a half and the end, and the growth."""
+    found = apart(watch, runtime, model, number)
+    grown = found[-1] - found[0]
+    names = ("MB after a tenth", "after a half", "at the end")
+    row = {"runtime": runtime, "predictions": number} | {name: f"{mb:.1f}" for name, mb in zip(names, found)}
+    return row | {"growth, MB": f"{grown:+.1f}", "bar": f"<= {BAR:.0f}", "met": "yes" if grown <= BAR else "no"}
+
+
+def main(model: str = "tiny", number: int = 10_000, csv: Path = RESULTS / "memory.csv") -> None:
+    """Measure both runtimes and write the CSV.
+
+    Args:
+        model: whatever fsdino.load opens.
+        number: predictions, at least ten.
+        csv: file to write.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        export(model, folder, ("onnx",))
+        rows = [measure("torch", model, number), measure("onnx", folder, number)]
+    for row in rows:
+        print("  ".join(str(value) for value in row.values()))
+    about = provenance(seed=0, protocol=f"model {model}, one thread, images of 16 sizes, two classes each")
+    write_rows(csv, [row | about for row in rows])
+
+
+if __name__ == "__main__":
+    run_script(main)
