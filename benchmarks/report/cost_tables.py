@@ -98,7 +98,7 @@ def published(rows: pd.DataFrame, results: Path) -> str:
     columns += [two("FSS-1000", "fss_1", "fss_5"), two("LVIS-92i", "lvis_1", "lvis_5")]
     columns += [two("M total / trained, published", "total_m", "trained_m")]
     columns += [Column("M total / trained, counted here", counted, False)]
-    columns += [Column("segment / bare DINOv2-B, measured here", timed)]
+    columns += [Column("segment / bare DINOv2-B, measured here", timed), text("note")]
     return "mIoU at 1 shot / 5 shots.\n\n" + markdown_table(each(rows), columns)
 
 
