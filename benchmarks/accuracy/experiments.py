@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -165,7 +165,7 @@ def baselines(grid: str, fold: int, overrides: list[str], runs: Path = RUNS) -> 
     if grid == "photos":
         del encoders["prototype, random encoder"]  # says something where the encoder is the project's own
 
-    def encoder_with(taps: Iterable[int], weights: str | None) -> FeatureEncoder:
+    def encoder_with(taps: Sequence[int], weights: str | None) -> FeatureEncoder:
         stride, kwargs = config.encoder_stride, config.encoder_kwargs
         return FeatureEncoder(config.encoder, config.img_size, taps, kwargs, weights=weights, stride=stride)
 

@@ -62,14 +62,7 @@ def run_once(name: str, method: str, seed: int, runs: Path = RUNS, overrides: li
 def main(
     only: str = "", csv: Path = RESULTS / "methods.csv", runs: Path = RUNS, overrides: list[str] | None = None
 ) -> None:
-    """Train and measure what is missing.
-
-    Args:
-        only: runs whose name holds this.
-        csv: file to write.
-        runs: folder of the runs.
-        overrides: of the recipes.
-    """
+    """Train and measure what is missing, of the runs whose name holds `only`."""
     for name, method, seed in plan():
         old = read_rows(csv)
         if only in name and not (len(old) and name in set(old["run"])):

@@ -96,13 +96,7 @@ def _numbers(values: list[np.ndarray]) -> dict[str, float]:
 
 
 def main(grid: str, results: Path = RESULTS, runs: Path = RUNS) -> None:
-    """Pair the runs of a grid.
-
-    Args:
-        grid: ablation, photos or tiny_seeds.
-        results: folder of the CSVs.
-        runs: folder of all grids' runs.
-    """
+    """Pair the runs of a grid: ablation, photos or tiny_seeds."""
     about = provenance(seed=0, protocol="1000 bootstrap samples of the test episodes, both runs drawn alike")
     found = paired_rows(grid, load(results, grid), runs)
     write_rows(results / f"paired_{grid}.csv", [row | about for row in found])

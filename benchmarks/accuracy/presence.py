@@ -120,15 +120,7 @@ def main(
     runs: Path = Path("runs/benchmarks/presence"),
     overrides: list[str] | None = None,
 ) -> None:
-    """Measure and write the CSV.
-
-    Args:
-        model: with a presence head.
-        number: only the first episodes of the list, to try the script.
-        csv: file to write.
-        runs: folder of the encoder's maps.
-        overrides: of the tiny recipe, whose test list it is.
-    """
+    """Ask the fixed list (or its first episodes) twice, and write the CSV; overrides are of the tiny recipe."""
     common = ["--config", "recipes/tiny.yaml", "--log.wandb=off", "--cache.hflip=false"]
     recipe, options = read_recipe([*common, *(overrides or [])])
     job, asked = Job(recipe, options, runs), load_segmenter(model)

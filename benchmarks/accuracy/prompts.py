@@ -207,14 +207,7 @@ def main(
     episodes: int = 200,
     csv: Path = RESULTS / "prompts.csv",
 ) -> None:
-    """Measure; only novel classes are written to the CSV.
-
-    Args:
-        model: promptable.
-        split: base classes are for choosing.
-        episodes: the first so many of the list.
-        csv: file to write.
-    """
+    """Measure the first episodes; base classes are for choosing and are not written to the CSV."""
     index = SyntheticWorld(split)
     if split == "base":
         val = held_out_classes(list(index.class_names), 0.2)

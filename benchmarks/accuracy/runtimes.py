@@ -71,13 +71,7 @@ def measure(methods: dict[str, FewShotMethod], number: int | None) -> list[Row]:
 
 
 def main(model: str = "tiny", number: int | None = None, csv: Path = RESULTS / "runtimes.csv") -> None:
-    """Export, measure and write the CSV.
-
-    Args:
-        model: a preset with weights, a folder, a checkpoint or a Hub id.
-        number: only the first episodes, to try the script.
-        csv: file to write.
-    """
+    """Export, measure (on the first episodes, to try the script) and write the CSV."""
     with tempfile.TemporaryDirectory() as folder:
         rows = measure(forms(model, Path(folder)), number)
     name = fingerprint(load_segmenter(model))

@@ -51,13 +51,7 @@ def measure(runtime: Runtime, model: str, number: int) -> Row:
 
 
 def main(model: str = "tiny", number: int = 10_000, csv: Path = RESULTS / "memory.csv") -> None:
-    """Measure both runtimes and write the CSV.
-
-    Args:
-        model: whatever fsdino.load opens.
-        number: predictions, at least ten.
-        csv: file to write.
-    """
+    """Measure both runtimes over at least ten predictions and write the CSV."""
     with tempfile.TemporaryDirectory() as folder:
         export(model, folder, ("onnx",))
         rows = [measure("torch", model, number), measure("onnx", folder, number)]

@@ -61,12 +61,7 @@ def times(found: dict[str, FewShotMethod], repetitions: int) -> list[Row]:
 
 
 def main(repetitions: int = 5, csv: Path = RESULTS / "methods_times.csv") -> None:
-    """Time every system and write the CSV.
-
-    Args:
-        repetitions: rounds that count.
-        csv: file to write.
-    """
+    """Time every system and write the CSV."""
     rounds = f"medians of {repetitions} rounds in turn"
     about = provenance(protocol=f"batch 1, {SIDE[0]} px images, random weights, {rounds}")
     write_rows(csv, [row | about for row in times(systems(), repetitions)])

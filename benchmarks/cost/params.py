@@ -156,12 +156,7 @@ def counted(run: Callable[[], Any]) -> tuple[Any, float, dict[str, float]]:
 
 
 def main(csv: Path = RESULTS / "params.csv", only: str = "") -> None:
-    """Count and write the CSV; rows that are not counted are kept, those of methods that are gone are left out.
-
-    Args:
-        csv: file to write.
-        only: entries whose 'method preset' holds this.
-    """
+    """Count entries whose 'method preset' holds `only`; other rows stay, those of methods that are gone do not."""
     about = provenance(seed=0, protocol="one reference with a mask, one image, published sizes, meta device")
     old = read_rows(csv).to_dict("records")
     rows: dict[tuple[str, str], Row] = {(one["method"], one["preset"]): one for one in old}

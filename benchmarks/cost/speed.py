@@ -282,14 +282,7 @@ def peak_mb(kind: str, name: str, detail: str | int) -> float | None:
 def main(
     what: list[str] | None = None, repetitions: int = 3, small: bool = False, csv: Path = RESULTS / "speed.csv"
 ) -> None:
-    """Measure sections and write the CSV.
-
-    Args:
-        what: sections; all of them when left out.
-        repetitions: rounds that count, after one that does not.
-        small: tiny models instead, to try the script.
-        csv: file to write.
-    """
+    """Measure sections (all when left out) and write the CSV; `small` takes tiny models, to try the script."""
     about = provenance(seed=0, protocol=f"batch 1, random weights, medians of {repetitions} rounds in turn")
     for name in what or SECTIONS:
         empty = dict.fromkeys(ORDER, "")

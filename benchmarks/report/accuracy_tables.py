@@ -9,33 +9,17 @@ import pandas as pd
 
 from benchmarks.accuracy.grids import COMPARISONS
 from benchmarks.common import by, load, with_variant
-from benchmarks.report.markdown import (
-    INTERVAL,
-    SEEDS,
-    TOTAL,
-    TRAINED,
-    Column,
-    average,
-    decimals,
-    each,
-    first,
-    interval,
-    markdown_table,
-    mean_of,
-    number,
-    numbers,
-    paired,
-    text,
-)
+from benchmarks.report import markdown as md
+from benchmarks.report.markdown import Column, decimals, first, interval, markdown_table, mean_of, text
 
 
 def seeds(rows: pd.DataFrame, results: Path) -> str:
     """One row a method, over its seeds; then the differences, episode by episode."""
-    columns = [text("method"), *SCORES, TOTAL, TRAINED, mean_of("seconds", "s to train", 0)]
+    columns = [text("method"), *SCORES, md.TOTAL, md.TRAINED, mean_of("seconds", "s to train", 0)]
     return markdown_table(by(rows, "method").values(), columns) + differences(load(results, "paired_tiny_seeds"))
 
 
-SCORES = (SEEDS, mean_of("val_miou", "val mIoU"), mean_of("novel_miou", "novel mIoU"), INTERVAL,
+SCORES = (md.SEEDS, mean_of("val_miou", "val mIoU"), mean_of("novel_miou", "novel mIoU"), md.INTERVAL,
           mean_of("novel_fb_iou", "novel FB-IoU"))  # fmt: skip
 
 
@@ -44,8 +28,8 @@ def methods(rows: pd.DataFrame, results: Path) -> str:
     timed = rows[rows["segment_ms"] != ""][["method", "remember_ms", "segment_ms", "total", "trained"]]
     scored = pd.concat([load(results, "tiny_seeds"), rows[rows["novel_miou"] != ""]])
     scored = scored.drop(columns=list(timed.columns[1:]), errors="ignore").merge(timed, on="method")
-    columns = [text("method"), *SCORES, TOTAL, TRAINED]
-    columns += [number("remember_ms", "remember, ms"), number("segment_ms", "segment, ms")]
+    columns = [text("method"), *SCORES, md.TOTAL, md.TRAINED]
+    columns += [md.number("remember_ms", "remember, ms"), md.number("segment_ms", "segment, ms")]
     return markdown_table(by(scored, "method").values(), columns)
 
 
@@ -60,10 +44,10 @@ def distillation_curve(rows: pd.DataFrame, _: Path) -> str:
     columns = [
         text("count", "annotated images", right=True),
         Column("seeds", lambda group: str(len(kind(group, "distilled")))),
-        Column("distilled, novel mIoU", lambda group: average(kind(group, "distilled"), "novel_miou")),
-        Column("undistilled, novel mIoU", lambda group: average(kind(group, "undistilled"), "novel_miou")),
+        Column("distilled, novel mIoU", lambda group: md.average(kind(group, "distilled"), "novel_miou")),
+        Column("undistilled, novel mIoU", lambda group: md.average(kind(group, "undistilled"), "novel_miou")),
         Column("paired difference",
-               lambda group: paired(kind(group, "distilled"), kind(group, "undistilled"), "novel_miou")),
+               lambda group: md.paired(kind(group, "distilled"), kind(group, "undistilled"), "novel_miou")),
     ]  # fmt: skip
     return markdown_table(by(rows, "count").values(), columns)
 
@@ -75,12 +59,12 @@ def options(rows: pd.DataFrame, _: Path) -> str:
 
     def difference(label: str, column: str) -> Column:
         def cell(group: pd.DataFrame) -> str:
-            return "" if first(group, "variant") == name else paired(group, groups[name], column)
+            return "" if first(group, "variant") == name else md.paired(group, groups[name], column)
 
         return Column(f"{label} − {name}", cell)
 
-    columns = [text("variant", "option"), SEEDS, mean_of("val_miou", "val mIoU"), difference("val", "val_miou")]
-    columns += [mean_of("novel_miou", "novel mIoU"), difference("novel", "novel_miou"), INTERVAL]
+    columns = [text("variant", "option"), md.SEEDS, mean_of("val_miou", "val mIoU"), difference("val", "val_miou")]
+    columns += [mean_of("novel_miou", "novel mIoU"), difference("novel", "novel_miou"), md.INTERVAL]
     return markdown_table(groups.values(), columns)
 
 
@@ -92,19 +76,19 @@ def photos(rows: pd.DataFrame, results: Path) -> str:
     def fold_column(fold: str) -> Column:
         def cell(group: pd.DataFrame) -> str:
             found = group[group["fold"] == fold]
-            return f"{np.mean(numbers(found, 'novel_miou')):.1f} ({interval(found)})" if len(found) else ""
+            return f"{np.mean(md.numbers(found, 'novel_miou')):.1f} ({interval(found)})" if len(found) else ""
 
         return Column(f"fold {fold}", cell)
 
     def overall(group: pd.DataFrame) -> str:
-        means = [np.mean(numbers(found, "novel_miou")) for found in by(group, "fold").values()]
+        means = [np.mean(md.numbers(found, "novel_miou")) for found in by(group, "fold").values()]
         if len(means) < len(folds):
             return ""
         whole = pooled.get(first(group, "method"))
         return f"{np.mean(means):.1f}" + ("" if whole is None else f" ({interval(whole)})")
 
-    columns = [text("method"), SEEDS, *map(fold_column, folds), Column("mean of folds", overall)]
-    columns += [mean_of("novel_fb_iou", "FB-IoU"), TOTAL, TRAINED]
+    columns = [text("method"), md.SEEDS, *map(fold_column, folds), Column("mean of folds", overall)]
+    columns += [mean_of("novel_fb_iou", "FB-IoU"), md.TOTAL, md.TRAINED]
     return markdown_table(by(rows, "method").values(), columns) + differences(pairs)
 
 
@@ -117,30 +101,33 @@ def ablation(rows: pd.DataFrame, results: Path) -> str:
         return Column(header, lambda group: column.cell(group[group["shots"] == number_of_shots]))
 
     score = mean_of("novel_miou", "novel mIoU")
-    columns = [text("variant"), SEEDS, of(shots[0], mean_of("val_miou", ""), "val mIoU")]
+    columns = [text("variant"), md.SEEDS, of(shots[0], mean_of("val_miou", ""), "val mIoU")]
     for given in shots:
-        columns += [of(given, score, f"{score.header}, {given} shot"), of(given, INTERVAL, INTERVAL.header)]
-    table = markdown_table(by(rows, "variant").values(), [*columns, TRAINED])
+        columns += [of(given, score, f"{score.header}, {given} shot"), of(given, md.INTERVAL, md.INTERVAL.header)]
+    table = markdown_table(by(rows, "variant").values(), [*columns, md.TRAINED])
     return table + by_seed(rows, shots) + differences(load(results, "paired_ablation"))
 
 
 def by_seed(rows: pd.DataFrame, shots: list[str]) -> str:
     """What each part of the ablation adds, paired by seed, with Student's interval over the seeds."""
     groups = by(rows, "variant", "shots")
-    found = [pd.DataFrame([{"part": part, "a": a, "b": b, "pair": f"{a} − {b}"}])
-             for part, a, b in COMPARISONS["ablation"] if {f"{a} {shots[0]}", f"{b} {shots[0]}"} <= set(groups)]  # fmt: skip
+    pairs = pd.DataFrame(COMPARISONS["ablation"], columns=["part", "a", "b"])
+    pairs = pairs[[{f"{a} {shots[0]}", f"{b} {shots[0]}"} <= set(groups) for a, b in zip(pairs["a"], pairs["b"])]]
 
     def adds(given: str, name: str, header: str) -> Column:
         def cell(pair: pd.DataFrame) -> str:
             keys = [f"{first(pair, side)} {given}" for side in "ab"]
-            return paired(groups[keys[0]], groups[keys[1]], name) if set(keys) <= set(groups) else ""
+            return md.paired(groups[keys[0]], groups[keys[1]], name) if set(keys) <= set(groups) else ""
 
         return Column(header, cell)
 
-    columns = [text("part"), text("pair", "difference of"), adds(shots[0], "val_miou", "val mIoU")]
+    columns = [text("part"), PAIR, adds(shots[0], "val_miou", "val mIoU")]
     columns += [adds(given, "novel_miou", f"novel mIoU, {given} shot") for given in shots]
     note = "\nPaired by seed (± is Student's 95 % interval over the seeds, empty for one seed):\n\n"
-    return note + markdown_table(found, columns) if found else ""
+    return note + markdown_table(md.each(pairs), columns) if len(pairs) else ""
+
+
+PAIR = Column("difference of", lambda row: f"{first(row, 'a')} − {first(row, 'b')}", False)
 
 
 def differences(rows: pd.DataFrame) -> str:
@@ -152,12 +139,12 @@ def differences(rows: pd.DataFrame) -> str:
     def signed(row: pd.DataFrame, name: str) -> str:
         return f"{float(first(row, name)):+.1f}"
 
-    columns = [text("part"), Column("difference of", lambda row: f"{first(row, 'a')} − {first(row, 'b')}", False)]
+    columns = [text("part"), PAIR]
     columns += [text(name, right=True) for name in ("shots", "seeds", "episodes")]
     columns += [Column("mIoU", lambda row: signed(row, "difference"))]
     columns += [Column("95 % interval", lambda row: f"{signed(row, 'low')} to {signed(row, 'high')}")]
     note = "\nPaired by episode (bootstrap over the test episodes, means over the seeds):\n\n"
-    return note + markdown_table(each(rows), columns)
+    return note + markdown_table(md.each(rows), columns)
 
 
 def few_shot(rows: pd.DataFrame, _: Path) -> str:
@@ -174,7 +161,7 @@ def few_shot(rows: pd.DataFrame, _: Path) -> str:
     columns += [fold_column(fold) for fold in folds] if len(folds) > 1 else []
     columns += [Column("mIoU", lambda group: f"{decimals(first(last(group), 'miou'), 1)} ({interval(last(group))})")]
     columns += [Column("FB-IoU", lambda group: decimals(first(last(group), "fb_iou"), 1))]
-    columns += [Column("episodes", lambda group: first(last(group), "episodes")), TOTAL, text("protocol")]
+    columns += [Column("episodes", lambda group: first(last(group), "episodes")), md.TOTAL, text("protocol")]
     return markdown_table(by(rows, "data", "shots", "protocol", "model").values(), columns)
 
 
@@ -191,7 +178,7 @@ def from_prompts(rows: pd.DataFrame, _: Path) -> str:
                       lambda row: f"{decimals(first(row, f'{name}_iou'), 1)} ({interval(row, *ends)})")  # fmt: skip
 
     there = [iou(name) for name in prompts if f"{name}_iou" in rows]
-    return markdown_table(each(rows), [text("split", "classes"), number("objects", "objects", 0), *there])
+    return markdown_table(md.each(rows), [text("split", "classes"), md.number("objects", "objects", 0), *there])
 
 
 DRAWN = {"drawn, trained decoder": "trained decoder", "drawn, SAM's decoder": "SAM's decoder",
@@ -221,15 +208,16 @@ def prompts(rows: pd.DataFrame, _: Path) -> str:
     columns = [Column("", lambda row: CORRECTED[first(row, "part")], False), Column("given", given, False)]
     columns += [Column("percent", lambda row: f"{decimals(first(row, 'iou'), 1)} ({interval(row)})")]
     columns += [text("number", "episodes", right=True)]
-    return table + "\n" + markdown_table(each(rows[rows["part"].isin(CORRECTED)]), columns)
+    return table + "\n" + markdown_table(md.each(rows[rows["part"].isin(CORRECTED)]), columns)
 
 
 def presence(rows: pd.DataFrame, _: Path) -> str:
     """How well signals tell presence, and what the gate does to masks."""
-    shown = {"auroc": "AUROC", "error": "error at one half", "missed": "present, missed", "false_alarms": "absent, seen",
-             "ece": "calibration error", "miou_there": "mIoU, all present", "miou_there_gated": "gated",
-             "miou_all": "mIoU, half absent", "miou_all_gated": "gated, half absent"}  # fmt: skip
-    return markdown_table(each(rows), [text("signal"), *(number(name, header) for name, header in shown.items())])
+    shown = {"auroc": "AUROC", "error": "error at one half", "missed": "present, missed"}
+    shown |= {"false_alarms": "absent, seen", "ece": "calibration error"}
+    shown |= {"miou_there": "mIoU, all present", "miou_there_gated": "gated"}
+    shown |= {"miou_all": "mIoU, half absent", "miou_all_gated": "gated, half absent"}
+    return markdown_table(md.each(rows), [text("signal"), *(md.number(name, header) for name, header in shown.items())])
 
 
 TABLES = {

@@ -147,12 +147,7 @@ def draw(name: str, results: Path) -> list[Path]:
 
 
 def main(names: list[str] | None = None, results: Path = RESULTS) -> None:
-    """Draw figures.
-
-    Args:
-        names: which; all that have results when left out.
-        results: folder of the CSVs, where the images go too.
-    """
+    """Draw the named figures, or all that have results."""
     wanted: Iterable[str] = names or [name for name in FIGURES if not load(results, name).empty]
     for name in wanted:
         print("  ".join(str(path) for path in draw(name, results)))

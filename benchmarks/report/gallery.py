@@ -37,14 +37,7 @@ def strips(model: FewShotMethod, every: int, size: int) -> list[np.ndarray]:
 
 
 def main(model: str = "tiny", every: int = 50, size: int = 140, out: Path = RESULTS / "gallery.png") -> None:
-    """Write the image.
-
-    Args:
-        model: whatever fsdino.load opens.
-        every: every how many episodes of the list are shown.
-        size: width of a panel in pixels.
-        out: the PNG.
-    """
+    """Write the image: every so many episodes of the list, panels of `size` pixels."""
     image = Image.fromarray(sheet(strips(load(model), every, size), columns=2))
     out.parent.mkdir(parents=True, exist_ok=True)
     image.quantize(COLORS, dither=Image.Dither.NONE).save(out, optimize=True)

@@ -75,13 +75,7 @@ def fill(document: str, results: Path, beside: Path = ROOT) -> str:
 
 
 def main(documents: list[Path] = DOCUMENTS, results: Path = RESULTS, check: bool = False) -> None:
-    """Fill the documents, or say which are out of date.
-
-    Args:
-        documents: Markdown files with markers.
-        results: folder of the CSVs.
-        check: write nothing, and exit with 1 where a table is out of date.
-    """
+    """Fill the documents; with `check` write nothing, and exit with 1 where a table is out of date."""
     stale = []
     for document in documents:
         old = document.read_text(encoding="utf-8")

@@ -127,7 +127,7 @@ def bundle(complete: bool = False, out: str = str(ASSETS / "fsdino_tiny")) -> No
         run(recipe, options)
         newest = max(Path("runs/tiny").glob("*/export"), key=lambda path: path.stat().st_mtime)
         model = load_segmenter(newest)
-    results = getattr(model, "recorded_results", ("", {}))[1]
+    results: dict[str, float | str] = getattr(model, "recorded_results", ("", {}))[1]
     save_pretrained(completed(model, recipe, options), out, half=True, results=results, encoder="tiny_encoder")
     print(f"bundled   {out}")
 
@@ -153,7 +153,7 @@ def promptable(model: FewShotSegmenter) -> FewShotSegmenter:
     return whole.eval()
 
 
-STEPS = {step.__name__: step for step in (encoder, sam, sam2, bundle)}
+STEPS: dict[str, Any] = {step.__name__: step for step in (encoder, sam, sam2, bundle)}
 
 if __name__ == "__main__":
     auto_cli(STEPS, as_positional=False)

@@ -48,7 +48,7 @@ class TestPairs:
 
     def test_a_run_whose_episodes_are_gone(self, tmp_path: Path) -> None:
         rows = texts([row("full-seed1", "FS-DINO full", 40)])
-        with pytest.raises(FileNotFoundError, match=r"no rows in '.*full-seed1'; run `python -m benchmarks.accuracy.exp"):
+        with pytest.raises(FileNotFoundError, match=r"no rows in '.*full-seed1'; run `python -m benchmarks"):
             pairs.paired_rows("ablation", rows, tmp_path)
 
 
