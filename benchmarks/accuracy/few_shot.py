@@ -25,11 +25,8 @@ from fsdino.evaluation.command import Measured, Work, measure_folds, write_resul
 from fsdino.evaluation.episode_choice import EpisodeChoice
 from fsdino.evaluation.method_choice import MethodChoice, identity
 from fsdino.evaluation.tables import result_rows
-from fsdino.models.segmenter import FewShotSegmenter
 
 METHODS = ["tiny", "prototype", "prototype:encoder_weights=random", "all_foreground:img_size=112"]
-TITLES = {"PrototypeMethod": "prototype", "AllForeground": "all foreground", "PersamMethod": "PerSAM",
-          "Sansa": "SANSA", "Fssam": "FSSAM"}  # fmt: skip
 # What makes two rows the same measurement.
 KEY = ("model", "data", "shots", "protocol")
 
@@ -63,7 +60,7 @@ def method_choice(text: str) -> MethodChoice:
         ValueError: an option is not of the form key=value.
     """
     name, _, tail = text.partition(":")
-    own = {field.name for field in fields(MethodChoice)} - {"name", "options"}
+    own = {field.name for field in fields(MethodChoice)} - {"method", "options"}
     arguments: dict[str, Any] = {"options": {}}
     for part in filter(None, tail.split(",")):
         key, mark, value = part.partition("=")
@@ -87,9 +84,8 @@ def cell(model: str, data: str, shots: int, folds: str, protocol: str, number: i
 
 def label(choice: MethodChoice, method: FewShotMethod) -> str:
     """What readers call a method."""
-    if isinstance(method, FewShotSegmenter):
-        return f"FS-DINO {method.config.variant}"
-    title = TITLES.get(type(method).__name__, type(method).__name__)
+    variant = (method.arguments() or {}).get("variant")
+    title = f"{method.title} {variant}" if variant else method.title
     return f"{title}, random encoder" if choice.encoder_weights == "random" else title
 
 

@@ -14,11 +14,11 @@ from pathlib import Path
 
 from benchmarks.accuracy.experiments import best_val_miou, measure, sizes
 from benchmarks.common import RESULTS, Row, provenance, read_rows, run_script, update_rows
-from fsdino.base.registry import build_method
+from fsdino.base.registry import build
 from fsdino.base.storage import load
 from fsdino.evaluation.measure import evaluate
-from fsdino.pipeline.folder import make_job
 from fsdino.pipeline.recipe import read_recipe
+from fsdino.pipeline.run import Run
 
 TRAINED = {"sansa": "SANSA", "fssam": "FSSAM"}
 FROZEN = "SAM2, frozen"
@@ -44,13 +44,14 @@ def run_once(name: str, method: str, seed: int, runs: Path = RUNS, overrides: li
     path = recipe_of(method if trained else "sansa")
     common = ["--config", path, "--log.wandb=off", f"--seed={seed}"]
     recipe, options = read_recipe([*common, *(overrides or [])])
-    job, started = make_job(recipe, options, runs / name), time.perf_counter()
+    job, started = Run(recipe, options, runs / name), time.perf_counter()
     if trained:
         checkpoint = job.train(job.distill())
         seconds, model, val = round(time.perf_counter() - started), load(checkpoint), best_val_miou(checkpoint)
     else:  # SANSA without adapters, at the threshold 0.5
-        seconds, model = 0, build_method("sansa", **{**recipe.method_args(), "factor": 0})
+        seconds, model = 0, build("sansa", **{**recipe.arguments(), "factor": 0})
         held_out = job.train_set
+        assert held_out.val_episodes is not None  # the recipe holds out base classes
         found = evaluate(model, held_out.index, held_out.val_episodes, job.folder / "held-out")
         val = round(100 * found.score.miou, 3)
     head = {"run": name, "seed": seed, "fold": recipe.data.fold, "shots": recipe.data.shots}

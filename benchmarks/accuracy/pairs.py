@@ -15,7 +15,7 @@ import pandas as pd
 from benchmarks.accuracy.grids import COMPARISONS
 from benchmarks.common import RESULTS, ROOT, Row, by, load, provenance, run_script, with_variant, write_rows
 from fsdino.evaluation.measure import read_rows as read_episodes
-from fsdino.metrics.few_shot import percentile_interval, resampled_miou
+from fsdino.metrics.bootstrap import percentile_interval, resampled_miou
 
 RUNS = ROOT / "runs" / "experiments"
 BASELINES = ("prototype", "prototype, random encoder", "all foreground")

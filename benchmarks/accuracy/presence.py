@@ -11,10 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from scipy.stats import mannwhitneyu
+from torchmetrics.functional.classification import binary_calibration_error
 
 from benchmarks.common import RESULTS, Row, provenance, run_script, write_rows
-from fsdino.base.storage import fingerprint, load_segmenter
-from fsdino.cache.cache import FrozenTaps
+from fsdino.base.storage import fingerprint, load
 from fsdino.cache.image_list import ImageList
 from fsdino.data.class_index import ClassIndex
 from fsdino.data.episodes.episode import EpisodeData, collate_episodes
@@ -23,9 +24,8 @@ from fsdino.evaluation.measure import predict_episode
 from fsdino.metrics.few_shot import FewShotIoU, intersection_union
 from fsdino.models.segmenter import FewShotSegmenter
 from fsdino.pipeline.recipe import read_recipe
-from fsdino.pipeline.run import Job
-from fsdino.training.episode_data import CachedEpisodes
-from fsdino.training.presence import calibration_error, roc_area
+from fsdino.pipeline.run import Run
+from fsdino.training.episode_data import EpisodesWithMaps
 
 PROTOCOL = "{} one-shot episodes of novel classes, each also with a query that lacks the class"
 
@@ -62,7 +62,7 @@ def with_absent(index: ClassIndex, episodes: EpisodeList, seed: int = 0) -> Epis
 
 
 @torch.no_grad()
-def ask(model: FewShotSegmenter, data: CachedEpisodes) -> Answers:
+def ask(model: FewShotSegmenter, data: EpisodesWithMaps) -> Answers:
     """Ask every episode of a data set."""
     signals: dict[str, list[float]] = {"presence head": [], "best probability": [], "predicted IoU": []}
     present, counts, gated, class_ids = [], [], [], []
@@ -90,6 +90,12 @@ def miou(counts: torch.Tensor, class_ids: list[int], chosen: torch.Tensor) -> fl
     return 100 * metric.compute().miou
 
 
+def roc_area(scores: torch.Tensor, present: torch.Tensor) -> float:
+    """Probability that a present object scores above an absent one; ties count half."""
+    there, absent = scores[present > 0].numpy(), scores[present == 0].numpy()
+    return float(mannwhitneyu(there, absent).statistic) / (len(there) * len(absent))
+
+
 def report(found: Answers) -> list[Row]:
     """One row a signal; error, calibration and the gate are the head's."""
     rows: list[Row] = []
@@ -103,7 +109,7 @@ def report(found: Answers) -> list[Row]:
                 "error": 100 * float((answer != there).float().mean()),
                 "missed": 100 * float((1 - answer[there > 0]).mean()),
                 "false_alarms": 100 * float(answer[there == 0].mean()),
-                "ece": 100 * calibration_error(signal.sigmoid(), there),
+                "ece": 100 * float(binary_calibration_error(signal.sigmoid(), there.long(), n_bins=10)),
                 "miou_there": miou(found.counts, found.class_ids, there),
                 "miou_there_gated": miou(found.gated, found.class_ids, there),
                 "miou_all": miou(found.counts, found.class_ids, every),
@@ -123,14 +129,15 @@ def main(
     """Ask the fixed list (or its first episodes) twice, and write the CSV; overrides are of the tiny recipe."""
     common = ["--config", "recipes/tiny.yaml", "--log.wandb=off", "--cache.hflip=false"]
     recipe, options = read_recipe([*common, *(overrides or [])])
-    job, asked = Job(recipe, options, runs), load_segmenter(model)
+    job, asked = Run(recipe, options, runs), load(model, method="fsdino")
     test = job.test
     episodes = replace(test.episodes, episodes=test.episodes.episodes[:number])
     images = ImageList(f"{test.index.name}-test", tuple(sorted(episodes.images)), test.index.load_image)
     questions = EpisodeData(test.index, with_absent(test.index, episodes), asked.resize)
-    cache = job.cached("features", FrozenTaps(asked.encoder), images, asked.resize.mode, ("plain",))
+    maps = job.maps(asked, images)
+    assert maps is not None  # the tiny recipe caches them
     about = provenance(seed=0, protocol=PROTOCOL.format(len(episodes)))
-    rows = report(ask(asked, CachedEpisodes(questions, cache, images)))
+    rows = report(ask(asked, EpisodesWithMaps(questions, maps)))
     write_rows(csv, [row | {"model": fingerprint(asked)} | about for row in rows])
     for row in rows:
         print(row)

@@ -7,11 +7,12 @@ clicks and "not this" bring. Novel classes decide nothing; what had to be chosen
 
 from __future__ import annotations
 
+import copy
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -21,17 +22,18 @@ from torch import Tensor
 
 from benchmarks.common import ONE_SHOT, RESULTS, Row, mean_interval, provenance, run_script, write_rows
 from fsdino.base.bundled import bundled_file
+from fsdino.base.memory import image_tensor
 from fsdino.base.reference import Reference, prompt_points
-from fsdino.base.storage import fingerprint, load_segmenter
+from fsdino.base.storage import fingerprint, load
 from fsdino.data.class_index import ClassIndex
-from fsdino.data.episodes.episode import image_tensor
 from fsdino.data.episodes.episode_list import EpisodeList
+from fsdino.data.splits import held_out_classes, validation_episodes
 from fsdino.data.world.index import SyntheticWorld
+from fsdino.models import clicks as model_clicks
 from fsdino.models.memory import SupportMemory
 from fsdino.models.segmenter import FewShotSegmenter
 from fsdino.teachers.prompting import central_clicks, decode_prompts, mask_iou, sample_clicks, tight_boxes
 from fsdino.teachers.sam import SamTeacher
-from fsdino.training.episode_data import held_out_classes, validation_episodes
 
 KINDS = ("one click", "three clicks", "box", "scribble")
 CORRECTIONS = 3
@@ -55,8 +57,7 @@ class Bench:
     def __post_init__(self) -> None:
         self.scores: Scores = defaultdict(list)
         self.generator = torch.Generator().manual_seed(0)
-        self.old_decoder = FewShotSegmenter(self.model.config, load_encoder=False).eval()
-        self.old_decoder.load_state_dict(self.model.state_dict())
+        self.old_decoder = copy.deepcopy(self.model)
         assert self.old_decoder.sam is not None
         self.old_decoder.sam.mask_decoder.load_state_dict(self.model.decoder.state_dict())
 
@@ -72,6 +73,12 @@ class Bench:
         """Logits (1, 1, s, s) at an image's own size, (H, W)."""
         return self.model.resize.invert(logits[0, 0].float(), size)
 
+    def points(self, reference: Reference, on_object: bool = True) -> tuple[Tensor, Tensor]:
+        """What a reference points at, (1, P, 2) in the square, and labels (1, P)."""
+        size = (reference.image.shape[0], reference.image.shape[1])  # type: ignore[union-attr]
+        given = prompt_points(reference, size, self.model.resize.content_size(*size), on_object)
+        return torch.from_numpy(given[0])[None], torch.from_numpy(given[1])[None]
+
     def add(self, part: str, name: str, mask: Tensor, truth: Tensor) -> None:
         """Note the IoU of one mask."""
         self.scores[part, name].append(float(mask_iou(mask, truth)))
@@ -82,7 +89,7 @@ class Bench:
         return self.full(logits, size).sigmoid() > self.model.threshold
 
 
-def prompts(mask: Tensor, generator: torch.Generator) -> Iterator[tuple[str, dict[str, object]]]:
+def prompts(mask: Tensor, generator: torch.Generator) -> Iterator[tuple[str, dict[str, Any]]]:
     """What simulated users give for an object, as arguments of `Reference`."""
     one = mask[None]
     yield "one click", {"points": central_clicks(one).numpy()}
@@ -125,13 +132,12 @@ def references(bench: Bench, episodes: EpisodeList) -> None:
         embedding = model.adapter(feats[model.encoder.taps.index(model.config.adapter_tap)])
         seen = bench.teacher.embed(bench.image(support))
         for kind, given in prompts(target, bench.generator):
-            points, labels = prompt_points(Reference(image, **given), (image.shape[0], image.shape[1]), model.resize)  # type: ignore[arg-type]
-            points, labels = points[None], labels[None]
+            points, labels = bench.points(Reference(image, **given))
             for name, sam in (("SAM's decoder", model.sam), ("trained decoder", bench.old_decoder.sam)):
                 assert sam is not None
                 logits = sam(embedding, points, labels).mask_logits[:, :1]
                 bench.add(f"drawn, {name}", kind, bench.full(logits, size) > 0, target)
-            logits = model.draw(feats, points, labels)
+            logits = model_clicks.draw(model, feats, points, labels)
             bench.add("drawn", kind, bench.full(logits, size) > 0, target)
             soft = F.interpolate(logits, (model.img_size,) * 2, mode="bilinear", align_corners=False).sigmoid()
             bench.add("found", kind, bench.found(model.encode_support_feats(feats, soft), asked, size), truth)
@@ -164,8 +170,8 @@ def corrections(bench: Bench, episodes: EpisodeList) -> None:
                 clicks.append(central_clicks(largest_part(error)[None])[0])
                 marks = [int(truth[int(y), int(x)]) for x, y in clicks]
                 given = Reference(bench.index.load_image(query), points=torch.stack(clicks).numpy(), labels=marks)
-                points, labels = prompt_points(given, size, model.resize, on_object=False)
-                logits = model.correct(memory, feats, points[None], labels[None]).mask_logits
+                points, labels = bench.points(given, on_object=False)
+                logits = model_clicks.correct(model, memory, feats, points, labels).mask_logits
                 mask = bench.full(logits, size).sigmoid() > model.threshold
             bench.add("corrected", f"{number} click{'s'[: number - 1]}", mask, truth)
 
@@ -215,7 +221,7 @@ def main(
     else:
         whole = EpisodeList.load(ONE_SHOT)
         chosen = replace(whole, episodes=whole.episodes[:episodes])
-    bench = Bench(load_segmenter(model), SamTeacher.from_checkpoint(bundled_file("tiny_sam")), index)
+    bench = Bench(load(model, method="fsdino"), SamTeacher.from_checkpoint(bundled_file("tiny_sam")), index)
     for measure in (references, corrections, not_this):
         measure(bench, chosen)
     measured = rows(bench.scores)

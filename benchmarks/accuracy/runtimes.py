@@ -15,7 +15,7 @@ import torch
 
 from benchmarks.common import ONE_SHOT, RESULTS, Row, provenance, run_script, write_rows
 from fsdino.base.method import FewShotMethod
-from fsdino.base.storage import fingerprint, load_segmenter
+from fsdino.base.storage import fingerprint, load
 from fsdino.data.episodes.episode import EpisodeData, collate_episodes
 from fsdino.data.episodes.episode_list import EpisodeList
 from fsdino.data.world.index import SyntheticWorld
@@ -31,10 +31,10 @@ def forms(model: str, folder: Path) -> dict[str, FewShotMethod]:
     """The same weights in every form, torch in float32 first."""
     threads = torch.get_num_threads()
     with torch.enable_grad():  # the exporter's own checks switch it off
-        export_graphs(load_segmenter(model), folder, ("onnx", "int8"))
+        export_graphs(load(model, method="fsdino"), folder, ("onnx", "int8"))
     found: dict[str, FewShotMethod] = {
-        "torch float32": load_segmenter(model),
-        "torch bfloat16": load_segmenter(model).to(torch.bfloat16),
+        "torch float32": load(model, method="fsdino"),
+        "torch bfloat16": load(model, method="fsdino").to(torch.bfloat16),
         "onnxruntime float32": OnnxMethod(folder, threads),
         "onnxruntime int8": OnnxMethod(folder / "int8", threads),
     }
@@ -74,7 +74,7 @@ def main(model: str = "tiny", number: int | None = None, csv: Path = RESULTS / "
     """Export, measure (on the first episodes, to try the script) and write the CSV."""
     with tempfile.TemporaryDirectory() as folder:
         rows = measure(forms(model, Path(folder)), number)
-    name = fingerprint(load_segmenter(model))
+    name = fingerprint(load(model, method="fsdino"))
     about = provenance(precision="as said", seed=0, protocol=f"model {model} ({name}), {ONE_SHOT.name}")
     write_rows(csv, [row | about for row in rows])
     for row in rows:

@@ -15,11 +15,11 @@ import numpy as np
 import torch
 
 from benchmarks.common import RESULTS, Row, provenance, run_script, write_rows
-from benchmarks.cost.subjects import annotated
+from benchmarks.cost.subjects import reference
 from benchmarks.cost.timing import apart, resident_mb
+from fsdino.base.result import resolve
 from fsdino.export.command import export
 from fsdino.predict.command import open_engine
-from fsdino.predict.engine import resolve
 
 BAR = 20.0  # megabytes that may come from fragmentation
 Runtime = Literal["torch", "onnx"]
@@ -29,13 +29,13 @@ def watch(runtime: Runtime, model: str, number: int) -> list[float]:
     """Predict `number` times; the resident megabytes at a tenth, a half and the end."""
     torch.set_num_threads(1)
     engine = open_engine(model, runtime, "cpu")
-    memories = [engine.remember([annotated(seed)]) for seed in range(2)]
+    memories = engine.join([engine.remember([reference(seed)]) for seed in range(2)])
     rng, noted = np.random.default_rng(0), []
     sizes = [(int(h), int(w)) for h, w in rng.integers(60, 240, (16, 2))]
     for i in range(1, number + 1):
         size = sizes[i % len(sizes)]
         image = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
-        resolve(engine.segment(memories, image), size, engine.threshold)
+        resolve(zip("ab", engine.find(memories, image)), size, engine.threshold)
         if i in (number // 10, number // 2, number):
             noted.append(resident_mb() or float("nan"))
     return noted
@@ -50,13 +50,20 @@ def measure(runtime: Runtime, model: str, number: int) -> Row:
     return row | {"growth, MB": f"{grown:+.1f}", "bar": f"<= {BAR:.0f}", "met": "yes" if grown <= BAR else "no"}
 
 
-def main(model: str = "tiny", number: int = 10_000, csv: Path = RESULTS / "memory.csv") -> None:
-    """Measure both runtimes over at least ten predictions and write the CSV."""
+def main(
+    model: str = "tiny",
+    number: int = 10_000,
+    runtimes: tuple[Runtime, ...] = ("torch", "onnx"),
+    csv: Path = RESULTS / "memory.csv",
+) -> None:
+    """Measure runtimes over at least ten predictions and write the CSV."""
+    rows = []
     with tempfile.TemporaryDirectory() as folder:
-        export(model, folder, ("onnx",))
-        rows = [measure("torch", model, number), measure("onnx", folder, number)]
-    for row in rows:
-        print("  ".join(str(value) for value in row.values()))
+        for runtime in runtimes:
+            if runtime == "onnx":
+                export(model, folder, ("onnx",))
+            rows.append(measure(runtime, folder if runtime == "onnx" else model, number))
+            print("  ".join(str(value) for value in rows[-1].values()))
     about = provenance(seed=0, protocol=f"model {model}, one thread, images of 16 sizes, two classes each")
     write_rows(csv, [row | about for row in rows])
 

@@ -19,8 +19,9 @@ from benchmarks.common import RESULTS, Row, provenance, run_script, write_rows
 from benchmarks.cost.params import prototype
 from benchmarks.cost.subjects import noise, segmenter
 from benchmarks.cost.timing import interleaved
-from fsdino.base.method import FewShotMethod, Reference
-from fsdino.base.registry import build_method
+from fsdino.base.method import FewShotMethod
+from fsdino.base.reference import Reference
+from fsdino.base.registry import build
 from fsdino.pipeline.recipe import read_recipe
 
 SIDE = (112, 112)  # of the embedded world's images
@@ -33,9 +34,9 @@ def systems() -> dict[str, FewShotMethod]:
     for name, title in TRAINED.items():
         recipe, _ = read_recipe(["--config", recipe_of(name)])
         args = {key: value for key, value in recipe.method.args.items() if key not in ("weights", "encoder_weights")}
-        found[title] = build_method(name, size="mini", version="2.1", **args)
+        found[title] = build(name, size="mini", version="2.1", **args)
     img_size = found["SANSA"].img_size
-    found[FROZEN] = build_method("sansa", size="mini", version="2.1", img_size=img_size, factor=0)
+    found[FROZEN] = build("sansa", size="mini", version="2.1", img_size=img_size, factor=0)
     return found | {"prototype": prototype("tiny")}
 
 

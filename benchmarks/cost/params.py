@@ -27,10 +27,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.common import RESULTS, Row, provenance, read_rows, run_script, write_rows
 from fsdino.base.method import FewShotMethod
-from fsdino.base.registry import build_method
+from fsdino.base.registry import build
 from fsdino.models.config import VARIANTS, preset
 from fsdino.models.segmenter import FewShotSegmenter
-from fsdino.pipeline.report import part_parameters
 
 PRESETS = ("tiny", "photos", "s14", "b14", "l14")
 ENCODER_PARTS = ("encoder", "sam2.net.vision_encoder", "sam.image_encoder")
@@ -50,34 +49,34 @@ def entries() -> Iterator[Entry]:
         for variant in VARIANTS:
             yield Entry(f"FS-DINO {variant}", name, lambda name=name, variant=variant: segmenter(name, variant))
     for size in ("tiny", "small", "base_plus", "large"):
-        yield Entry("SANSA", size, lambda size=size: build_method("sansa", size=size))
-    yield Entry("SANSA", "mini", lambda: build_method("sansa", size="mini", img_size=128))
-    yield Entry("FSSAM", "small + b14", lambda: build_method("fssam"))
+        yield Entry("SANSA", size, lambda size=size: build("sansa", size=size))
+    yield Entry("SANSA", "mini", lambda: build("sansa", size="mini", img_size=128))
+    yield Entry("FSSAM", "small + b14", lambda: build("fssam"))
     yield Entry("FSSAM", "mini + tiny", mini_fssam)
     for name in PRESETS:
         yield Entry("prototype", name, lambda name=name: prototype(name))
     for size in ("vit_b", "vit_h"):
-        yield Entry("PerSAM", size, lambda size=size: build_method("persam", config=size))
+        yield Entry("PerSAM", size, lambda size=size: build("persam", config=size))
 
 
 def segmenter(name: str, variant: str = "full", **overrides: Any) -> FewShotSegmenter:
     """FS-DINO of a preset and variant; overrides are fields of its config."""
     config = preset(name, variant=variant, encoder_weights=None, **overrides)
-    return FewShotSegmenter(config, load_encoder=False).eval()
+    return FewShotSegmenter(config).eval()
 
 
 def mini_fssam() -> FewShotMethod:
     """FSSAM of the embedded world."""
     config = preset("tiny")
     encoder = {"encoder": config.encoder, "encoder_img_size": config.img_size, "encoder_kwargs": config.encoder_kwargs}
-    return build_method("fssam", size="mini", img_size=128, tap=config.reader_taps[-1], **encoder)
+    return build("fssam", size="mini", img_size=128, tap=config.reader_taps[-1], **encoder)
 
 
 def prototype(name: str) -> FewShotMethod:
     """The prototype on the encoder of a preset."""
     config = preset(name)
     names = ("encoder", "img_size", "encoder_kwargs", "encoder_stride")
-    return build_method("prototype", tap=config.reader_taps[-1], **{name: getattr(config, name) for name in names})
+    return build("prototype", tap=config.reader_taps[-1], **{name: getattr(config, name) for name in names})
 
 
 class Touched(TorchDispatchMode):
@@ -111,7 +110,7 @@ def row(entry: Entry) -> Row:
             memory, remembered, _ = counted(lambda: model.encode_support(image[:, None], mask))
             _, segmented, by_module = counted(lambda: model.decode_query(memory, image))
     parts = encoder_parts(model)
-    own = part_parameters(model) if isinstance(model, FewShotSegmenter) else {}
+    own = model.part_sizes() if model.name == "fsdino" else {}
     return {
         "method": entry.method,
         "preset": entry.preset,

@@ -30,16 +30,16 @@ import numpy as np
 import torch
 
 from benchmarks.common import RESULTS, ROOT, Row, provenance, run_script, update_rows
-from benchmarks.cost.subjects import annotated, bare_encoder, build, noise, reference, segmenter
+from benchmarks.cost.subjects import bare_encoder, build, noise, reference, segmenter
 from benchmarks.cost.timing import Timings, apart, interleaved, resident_mb, verdict
-from fsdino.base.method import image_tensor
+from fsdino.base.memory import image_tensor
 from fsdino.cache.cache import EmbeddingCache, cache_recipe
 from fsdino.cache.image_list import ImageList
 from fsdino.cache.shards import ShardStore
 from fsdino.export.command import export_graphs
 from fsdino.models.config import preset
+from fsdino.predict.engines import Engine
 from fsdino.predict.engines.onnx import OnnxEngine
-from fsdino.predict.engines.torch import TorchEngine
 from fsdino.teachers.sam import SamTeacher
 from fsdino.training.distill import DistillModule
 from fsdino.training.distill_data import DistillImages
@@ -65,7 +65,7 @@ def reader(small: bool, repetitions: int) -> list[Row]:
     for name in (MAIN[small],) if small else ("b14", "s14"):
         model, bars = segmenter(name), READER_BARS.get(name, {})
         memory, image = model.remember([reference()]), noise()
-        square = model.resize.image(image_tensor(image, "image"))[None]
+        square = model.resize.image(image_tensor(image))[None]
         feats = model.encoder(square)
         timings = interleaved(
             {
@@ -127,26 +127,26 @@ def methods(small: bool, repetitions: int) -> list[Row]:
 
 def classes(small: bool, repetitions: int) -> list[Row]:
     """Ten classes in one image against one."""
-    engine = TorchEngine(segmenter(MAIN[small]))
-    memories = [engine.remember([annotated(seed)]) for seed in range(10)]
+    engine = segmenter(MAIN[small])
+    memories = [engine.remember([reference(seed)]) for seed in range(10)]
+    one, ten = engine.join(memories[:1]), engine.join(memories)
     image = noise()
     timings = interleaved(
         {
-            "one class": lambda: list(engine.segment(memories[:1], image)),
-            "ten classes": lambda: list(engine.segment(memories, image)),
+            "one class": lambda: list(engine.find(one, image)),
+            "ten classes": lambda: list(engine.find(ten, image)),
         },
         repetitions,
     )
-    head = {"method": "FS-DINO full", "preset": MAIN[small], "img_size": engine.method.img_size}
+    head = {"method": "FS-DINO full", "preset": MAIN[small], "img_size": engine.img_size}
     bars = {} if small else {"ten classes": "<= 1.50"}
     return [head | timings.row(step, "one class", bars.get(step, "")) for step in timings.seconds]
 
 
 def distill(small: bool, repetitions: int) -> list[Row]:
     """A step of stage 1, its image and its target loaded, from a cache or through a live teacher."""
-    config = preset(MAIN[small], encoder_weights=None)
     teacher = SamTeacher.random("tiny" if small else "vit_b")
-    module = DistillModule(config, teacher)
+    module = DistillModule(segmenter(MAIN[small]), teacher=teacher)
     images = ImageList("noise", tuple(str(i) for i in range(4)), lambda name: noise(int(name), (768, 1024)))
     rows = []
     with tempfile.TemporaryDirectory() as folder:
@@ -190,15 +190,15 @@ def onnx(small: bool, repetitions: int) -> list[Row]:
     """The exported graphs against torch, one class in one image."""
     model, image = segmenter(MAIN[small]), noise()
     with tempfile.TemporaryDirectory() as folder:
-        engines = {"torch": TorchEngine(model)}
+        engines: dict[str, Engine] = {"torch": model}
         with torch.enable_grad():  # the exporter's own checks switch it off
             export_graphs(model, Path(folder), ("onnx", "int8"))
         threads = torch.get_num_threads()
         engines |= {"onnx": OnnxEngine(folder, threads), "onnx int8": OnnxEngine(Path(folder) / "int8", threads)}
         actions = {}
         for name, engine in engines.items():
-            memory = engine.remember([annotated(0)])
-            actions[name] = lambda engine=engine, memory=memory: list(engine.segment([memory], image))
+            memory = engine.join([engine.remember([reference()])])
+            actions[name] = lambda engine=engine, memory=memory: list(engine.find(memory, image))
         timings = interleaved(actions, repetitions)
     head = {"method": "FS-DINO full", "preset": MAIN[small], "img_size": model.img_size}
     bars = {} if small else {"onnx": "<= 1.00", "onnx int8": "<= 0.65"}

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.cost import params
-from fsdino.base.method import FewShotMethod, Reference
+from fsdino.base.method import FewShotMethod
+from fsdino.base.reference import Reference
 from fsdino.models.encoder import FeatureEncoder
 from fsdino.models.segmenter import FewShotSegmenter
-from fsdino.predict.support import Annotated
 
 IMAGE_SIZE = (480, 640)
 
@@ -47,14 +47,8 @@ def noise(seed: int = 0, size: tuple[int, int] = IMAGE_SIZE) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
 
 
-def annotated(seed: int) -> Annotated:
+def reference(seed: int = 0) -> Reference:
     """An image with a box for an object."""
     mask = np.zeros(IMAGE_SIZE, np.uint8)
     mask[100 + 10 * seed : 300, 150:420] = 1
-    return Annotated(f"reference {seed}", noise(100 + seed), mask)
-
-
-def reference(seed: int = 0) -> Reference:
-    """The same for `remember`."""
-    one = annotated(seed)
-    return Reference(one.image, mask=one.mask, name=one.name)
+    return Reference(noise(100 + seed), mask=mask, name=f"reference {seed}")

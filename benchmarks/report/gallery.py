@@ -12,7 +12,8 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.common import ONE_SHOT, RESULTS, run_script
-from fsdino.base.method import FewShotMethod, Reference
+from fsdino.base.method import FewShotMethod
+from fsdino.base.reference import Reference
 from fsdino.base.storage import load
 from fsdino.data.episodes.episode_list import EpisodeList
 from fsdino.data.world.index import SyntheticWorld
@@ -31,7 +32,7 @@ def strips(model: FewShotMethod, every: int, size: int) -> list[np.ndarray]:
         query = index.load_image(spec.query)
         found, truth = model.segment(memory, query), index.load_mask(spec.query, spec.class_id)
         name = index.class_names[spec.class_id]
-        mask = (found.probs > model.threshold).numpy()
+        mask = found.probs > model.threshold
         drawn.append(episode_strip(images, masks, query, truth, mask, class_name=name, score=found.score, size=size))
     return drawn
 

@@ -17,13 +17,13 @@ from fsdino.assets.pretrain_encoder import PretrainModule
 from fsdino.assets.pretrain_sam2 import Sam2PretrainModule
 from fsdino.assets.scenes import Precision, SceneData, fit_scenes
 from fsdino.base.bundled import bundled_file
-from fsdino.base.storage import load_segmenter, save_pretrained
+from fsdino.base.storage import load, save
 from fsdino.methods.sam2.weights import save_sam2
 from fsdino.models.config import PRESETS
 from fsdino.models.segmenter import FewShotSegmenter
-from fsdino.pipeline.commands import run
+from fsdino.pipeline.command import run
 from fsdino.pipeline.recipe import Recipe, read_recipe
-from fsdino.pipeline.run import Job
+from fsdino.pipeline.run import Run
 from fsdino.teachers.sam import SamTeacher, save_sam
 from fsdino.training.presence import PresenceData, train_presence
 from fsdino.training.teacher import TeachModule
@@ -120,15 +120,16 @@ def bundle(complete: bool = False, out: str = str(ASSETS / "fsdino_tiny")) -> No
             head that has seen absent objects.
         out: folder of the bundled model.
     """
-    recipe, options = read_recipe(["--config", "recipes/tiny.yaml"])
+    arguments = ["--config", "recipes/tiny.yaml"]
+    recipe, options = read_recipe(arguments)
     if complete:
-        model = load_segmenter("tiny")
+        model = load("tiny", method="fsdino")
     else:
-        run(recipe, options)
+        run(arguments)
         newest = max(Path("runs/tiny").glob("*/export"), key=lambda path: path.stat().st_mtime)
-        model = load_segmenter(newest)
+        model = load(newest, method="fsdino")
     results: dict[str, float | str] = getattr(model, "recorded_results", ("", {}))[1]
-    save_pretrained(completed(model, recipe, options), out, half=True, results=results, encoder="tiny_encoder")
+    save(completed(model, recipe, options), out, half=True, results=results, encoder="tiny_encoder")
     print(f"bundled   {out}")
 
 
@@ -137,17 +138,15 @@ def completed(model: FewShotSegmenter, recipe: Recipe, options: dict[str, Any]) 
     whole = model if model.sam is not None else promptable(model)
     if whole.config.presence_statistics:
         return whole
-    job = Job(recipe, options, Path("runs/assets/presence"))
-    chosen = job.train_set
-    features = job.feature_cache(chosen.annotated), chosen.annotated
-    data = PresenceData(chosen.index, chosen.classes, chosen.val_classes, features=features, seed=recipe.seed)
+    job = Run(recipe, options, Path("runs/assets/presence"))
+    data = PresenceData(job.train_set, maps=job.maps(whole, job.train_set.annotated), seed=recipe.seed)
     return train_presence(whole, data, recipe.presence.episodes)
 
 
 def promptable(model: FewShotSegmenter) -> FewShotSegmenter:
     """The same model with the bundled teacher's prompted half."""
     config = replace(model.config, promptable=True, threshold=model.threshold)
-    whole = FewShotSegmenter(config, load_encoder=False)
+    whole = FewShotSegmenter(replace(config, encoder_weights=None))
     whole.load_prompter_(SamTeacher.from_checkpoint(bundled_file("tiny_sam")).sam.state_dict())
     whole.load_state_dict({**whole.state_dict(), **model.state_dict()})
     return whole.eval()

@@ -10,10 +10,9 @@ from lightning.pytorch.loggers import CSVLogger
 from torch.utils.data import DataLoader
 
 from fsdino.data.world.stream import SyntheticScenes
-from fsdino.pipeline.run import LAST, checkpoints
-from fsdino.training.callbacks import StageProgress
+from fsdino.training.callbacks import StageProgress, StepSeed
 from fsdino.training.epoch_data import EpochData
-from fsdino.training.step_seed import StepSeed
+from fsdino.training.fit import LAST, checkpoints
 
 Precision = Literal["32-true", "bf16-mixed"]
 

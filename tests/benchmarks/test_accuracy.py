@@ -15,7 +15,7 @@ from fsdino.data.episodes.episode_list import EpisodeList, EpisodeSpec
 from fsdino.data.world.index import SyntheticWorld
 from fsdino.pipeline.recipe import read_recipe
 from tests.benchmarks.small import row, texts, write_episodes
-from tests.small_segmenter import small_segmenter
+from tests.small import small_segmenter
 
 
 class TestPairs:
@@ -130,11 +130,11 @@ class TestFewShot:
 
     def test_fixed_lists_are_taken_where_there_are_any(self, tmp_path: Path) -> None:
         one = few_shot.cell("tiny", "synthetic", 5, "all", "fsdino", None)
-        assert one.test.list_path.endswith("synthetic_fold{fold}_{shots}shot.json")
+        assert one.test.list.endswith("synthetic_fold{fold}_{shots}shot.json")
         assert one.key == ("tiny", "synthetic", "5", "fixed list, original size")
         (tmp_path / "episodes").mkdir()
         (tmp_path / "episodes/fold0_1shot.json").write_text("{}")
-        assert few_shot.cell("tiny", f"coco386={tmp_path}", 1, "all", "fsdino", None).test.list_path is not None
+        assert few_shot.cell("tiny", f"coco386={tmp_path}", 1, "all", "fsdino", None).test.list is not None
         assert few_shot.cell("tiny", f"coco386={tmp_path}", 5, "all", "hsnet", None).protocol == "hsnet, network size"
 
     def test_methods_with_options(self) -> None:

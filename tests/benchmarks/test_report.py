@@ -12,7 +12,7 @@ from benchmarks.accuracy import pairs
 from benchmarks.common import RESULTS, read_rows, write_rows
 from benchmarks.report import accuracy_tables, cost_tables, figures, gallery, markdown, table, world_sheet
 from tests.benchmarks.small import row, texts, write_episodes
-from tests.small_segmenter import small_segmenter
+from tests.small import small_segmenter
 
 VARIANTS = ("compact-undistilled", "compact-no-sparse", "compact", "compact-frozen", "full-no-contrast", "full")
 
