@@ -33,14 +33,7 @@ KEY = ("model", "data", "shots", "protocol")
 
 @dataclass(frozen=True)
 class Cell:
-    """One method on one data set with one number of shots.
-
-    Args:
-        model: the method as it was typed.
-        choice: the method.
-        test: data set, folds and lists.
-        protocol: column that says which lists and which scoring.
-    """
+    """One method, as typed and as chosen, on one data set with one number of shots; `protocol` names lists and scoring."""
 
     model: str
     choice: MethodChoice
@@ -116,16 +109,10 @@ def main(
     """Measure every combination that the CSV has not.
 
     Args:
-        csv: file to write.
-        methods: see above.
-        data: NAME or NAME=DIR.
-        shots: references per episode.
         folds: all, or numbers with commas.
         protocol: how lists are drawn that are not there.
         episodes: draw so many episodes a fold, in place of fixed lists.
         devices: processes that share a list.
-        device: where they run.
-        num_workers: loader processes of each.
         strips: episodes on each fold's contact sheet.
         again: measure also what the CSV has.
     """
