@@ -33,7 +33,7 @@ KEY = ("model", "data", "shots", "protocol")
 
 @dataclass(frozen=True)
 class Cell:
-    """One method, as typed and as chosen, on one data set with one number of shots; `protocol` names lists and scoring."""
+    """One method, as typed and as chosen, on one data set; `protocol` says which lists and which scoring."""
 
     model: str
     choice: MethodChoice
