@@ -4,6 +4,8 @@ RECIPE ?= recipes/tiny.yaml
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+MAKE_ASSET := $(BIN)/python -m fsdino.assets.make
+BENCH := $(BIN)/python -m benchmarks
 
 .DEFAULT_GOAL := help
 .PHONY: help install distill test lint assets bench methods ablation tables clean
@@ -29,32 +31,32 @@ lint: $(STAMP) ## ruff and mypy
 	$(BIN)/mypy
 
 assets: $(STAMP) ## Make the bundled tiny weights anew (about three hours on two cores)
-	$(BIN)/fsdino pretrain --out runs/assets/encoder/coarse.safetensors
-	$(BIN)/fsdino pretrain --start runs/assets/encoder/last.ckpt --epochs 64 --fine-share 1 --thin-share 0.875 --seed 1 \
+	$(MAKE_ASSET) encoder --out runs/assets/encoder/coarse.safetensors
+	$(MAKE_ASSET) encoder --start runs/assets/encoder/last.ckpt --epochs 64 --fine_share 1 --thin_share 0.875 --seed 1 \
 		--folder runs/assets/encoder-fine
-	$(BIN)/fsdino teach
-	$(BIN)/python benchmarks/bundle.py
-	$(BIN)/fsdino pretrain-sam2
-	$(BIN)/python benchmarks/mini_sam2.py
+	$(MAKE_ASSET) sam
+	$(MAKE_ASSET) sam2
+	$(BENCH).accuracy.teachers
+	$(MAKE_ASSET) bundle
 
 bench: $(STAMP) ## Measure what two cores can measure in 15 minutes
-	$(BIN)/python benchmarks/params.py --csv benchmarks/results/params.csv
-	$(BIN)/python benchmarks/speed.py --csv benchmarks/results/speed.csv --what start classes reader methods --repetitions 1
-	$(BIN)/python benchmarks/few_shot.py --csv benchmarks/results/few_shot.csv --devices 2 --shots 1 5
+	$(BENCH).cost.params
+	$(BENCH).cost.speed --what [start,classes,reader,methods] --repetitions 1
+	$(BENCH).accuracy.few_shot --devices 2 --shots [1,5]
 
 methods: $(STAMP) ## SANSA and FSSAM on the embedded world, three seeds each (about an hour on one core)
-	$(BIN)/python benchmarks/methods.py
-	$(BIN)/python benchmarks/methods.py --times
+	$(BENCH).accuracy.methods
+	$(BENCH).cost.methods
 
 ablation: $(STAMP) ## The paper's ablation on the embedded world: runs, pairs, plot and table
-	$(BIN)/python benchmarks/experiments.py ablation
-	$(BIN)/python benchmarks/pairs.py ablation
-	$(BIN)/python benchmarks/figures.py ablation
-	$(BIN)/python benchmarks/table.py
+	$(BENCH).accuracy.experiments ablation
+	$(BENCH).accuracy.pairs ablation
+	$(BENCH).report.figures --names [ablation]
+	$(BENCH).report.table
 
 tables: $(STAMP) ## Write benchmarks/results into the README, as tables and plots
-	$(BIN)/python benchmarks/figures.py
-	$(BIN)/python benchmarks/table.py
+	$(BENCH).report.figures
+	$(BENCH).report.table
 
 clean: ## Remove runs and caches (keeps .venv)
 	rm -rf runs .pytest_cache .mypy_cache .ruff_cache

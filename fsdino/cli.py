@@ -22,9 +22,6 @@ COMMANDS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "demo": ("fsdino.demo.serve:demo", (), "a local page: draw on an example, drop images, see the masks"),
     "data": ("fsdino.data.command:data", ("name",), "what of a data set is on disk, what is missing, where it is"),
     "episodes": ("fsdino.data.command:episodes", ("name",), "draw or verify a fixed list of test episodes"),
-    "pretrain": ("fsdino.pipeline.commands:pretrain", (), "train the tiny encoder of the embedded world"),
-    "teach": ("fsdino.pipeline.commands:teach", (), "train a small promptable SAM"),
-    "pretrain-sam2": ("fsdino.pipeline.commands:pretrain_sam2", (), "train the mini SAM2 of the embedded world"),
 }
 EXPECTED_ERRORS = (ValueError, OSError, ImportError, ArgumentError)
 

@@ -118,9 +118,7 @@ class PretrainModule(LightningModule):
         """Weights of the encoder alone, as timm names them."""
         return {k: v.detach().clone() for k, v in self.vit.state_dict().items()}
 
-    def _score(
-        self, batch: dict[str, Tensor], stride: int, share: float = 1.0
-    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    def _score(self, batch: dict[str, Tensor], stride: int, share: float = 1.0) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         set_stride_(self.vit, stride)
         self.thinning.share = share
         images = batch["image"]

@@ -6,8 +6,8 @@ import torch
 from lightning import Trainer
 
 from fsdino.assets.pretrain_encoder import PretrainModule, RandomPatches, patch_shares
+from fsdino.assets.scenes import SceneData
 from fsdino.models.encoder import FeatureEncoder
-from fsdino.training.epoch_data import SceneData
 
 SIZES = {"embed_dim": 32, "depth": 2, "num_heads": 2, "init_values": 1.0}
 

@@ -69,6 +69,11 @@ def test_cosines_stay_precise_under_autocast() -> None:
     torch.testing.assert_close(half, minmax(cosine_map(tokens, prototypes)))
 
 
+def test_formulas_can_be_counted_on_the_meta_device() -> None:
+    tokens = torch.empty(2, 9, 4, device="meta")
+    assert cosine_map(tokens, tokens[:, :3]).shape == (2, 3, 9)
+
+
 def test_minmax() -> None:
     x = np.random.default_rng(0).normal(size=(2, 3, 4, 4))
     rows = np.stack([[np_minmax(x[b, k]) for k in range(3)] for b in range(2)])

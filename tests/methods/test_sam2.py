@@ -268,7 +268,8 @@ def test_own_file_loads_to_equal_outputs(version: str, tmp_path: Path) -> None:
 def test_damaged_own_file_is_refused_by_name(tmp_path: Path) -> None:
     path = save_sam2(small_sam2(), tmp_path / "mini.safetensors")
     state = load_file(path)
-    with pytest.raises(FileNotFoundError, match=r"no SAM2 weights at .*; train them with `fsdino pretrain-sam2`"):
+    missing = r"no SAM2 weights at .*; train them with `python -m fsdino.assets.make sam2`"
+    with pytest.raises(FileNotFoundError, match=missing):
         build_sam2(img_size=SIDE, weights=tmp_path / "absent.safetensors")
     save_file(state, path)
     with pytest.raises(ValueError, match=r"mini\.safetensors does not say which SAM2 it holds; give a file of"):

@@ -175,7 +175,7 @@ def save_sam2(sam2: Sam2, path: str | Path, *, half: bool = False) -> Path:
 
 def _from_own(path: Path, img_size: int) -> Sam2:
     if not path.is_file():
-        raise FileNotFoundError(f"no SAM2 weights at {path}; train them with `fsdino pretrain-sam2`.")
+        raise FileNotFoundError(f"no SAM2 weights at {path}; train them with `python -m fsdino.assets.make sam2`.")
     with safe_open(path, framework="pt") as file:
         about = file.metadata() or {}
     if "size" not in about or about.get("version") not in ("2.0", "2.1"):

@@ -1,0 +1,1 @@
+"""Measurements of this package; `benchmarks/README.md` says which module makes which table."""

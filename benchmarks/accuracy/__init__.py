@@ -1,0 +1,1 @@
+"""How well methods segment: few-shot mIoU, ablations, prompts, presence, runtimes."""

@@ -1,0 +1,127 @@
+"""What every benchmark shares: the columns that say where a number comes from, result files, and the command line."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from jsonargparse import auto_cli
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS, LISTS = ROOT / "benchmarks" / "results", ROOT / "benchmarks" / "episodes"
+ONE_SHOT = LISTS / "synthetic_fold0_1shot.json"
+COLUMNS = ("machine", "threads", "torch", "precision", "seed", "commit", "command", "protocol")
+Row = dict[str, Any]
+
+
+# ---- where a number comes from
+
+
+def provenance(*, precision: str = "float32", seed: int | None = None, protocol: str | None = None) -> Row:
+    """The columns that say how a row was made, in the order of `COLUMNS`; those that are None are left out."""
+    values = {
+        "machine": machine(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "precision": precision,
+        "seed": seed,
+        "commit": commit(),
+        "command": command(),
+        "protocol": protocol,
+    }
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def machine() -> str:
+    """The processor's name and the number of cores."""
+    name = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        named = (line for line in info.read_text().splitlines() if line.startswith("model name"))
+        name = next(named, f":{name}").split(":", 1)[1].strip()
+    return f"{name}, {os.cpu_count()} cores"
+
+
+def commit() -> str:
+    """The commit of the working tree, "-dirty" where tracked files differ from it; "unknown" outside git."""
+    asked = ["git", "describe", "--always", "--dirty", "--exclude=*"]
+    try:
+        return subprocess.run(asked, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def command() -> str:
+    """The command line; a module of this repository as `python -m` takes it."""
+    script = Path(sys.argv[0]).resolve()
+    if script.is_relative_to(ROOT):
+        module = ".".join(script.relative_to(ROOT).with_suffix("").parts)
+        return shlex.join(["python", "-m", module, *sys.argv[1:]])
+    return shlex.join(["python", script.name, *sys.argv[1:]])
+
+
+# ---- result files
+
+
+def read_rows(path: str | Path) -> pd.DataFrame:
+    """A CSV as text, empty cells as empty strings; no rows where there is no file."""
+    return pd.read_csv(path, dtype=str, keep_default_na=False) if Path(path).is_file() else pd.DataFrame()
+
+
+def load(results: Path, name: str) -> pd.DataFrame:
+    """The rows of all files `NAME*.csv`, one file after the other."""
+    found = [read_rows(path) for path in sorted(results.glob(f"{name}*.csv"))]
+    return pd.concat(found, ignore_index=True).fillna("") if found else pd.DataFrame()
+
+
+def write_rows(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write a CSV whose header holds every key of the rows in the order of first use; numbers as Python writes them."""
+    # dtype=object: otherwise a column of whole numbers with a gap would be written as 3.0
+    table = pd.DataFrame(list(rows), dtype=object)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    table.to_csv(path, index=False)
+
+
+def update_rows(path: str | Path, rows: Sequence[Row], key: Sequence[str]) -> None:
+    """Add rows to a CSV; older rows that have the same texts in the columns of `key` are left out."""
+    names = list(key)
+    new = {tuple(str(row[name]) for name in names) for row in rows}
+    old = read_rows(path).to_dict("records")
+    write_rows(path, [*(row for row in old if tuple(row[name] for name in names) not in new), *rows])
+
+
+def mean_interval(values: Sequence[float], rng: np.random.Generator) -> tuple[float, float, float]:
+    """Mean of shares in [0, 1] with the ends of its 95 % bootstrap interval, in percent."""
+    draws = rng.choice(values, (1000, len(values))).mean(1)
+    low, high = np.quantile(draws, (0.025, 0.975))
+    return tuple(round(100 * float(value), 2) for value in (np.mean(values), low, high))  # type: ignore[return-value]
+
+
+def by(rows: pd.DataFrame, *names: str) -> dict[str, pd.DataFrame]:
+    """Rows with the same texts in some columns, in the order of their first rows; the texts joined by a space."""
+    if rows.empty:
+        return {}
+    return {" ".join(key): found for key, found in rows.groupby(list(names), sort=False)}
+
+
+def with_variant(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows with a column `variant`: the run's name without seed, fold and shots."""
+    return rows.assign(variant=rows["run"].str.replace(r"-((seed|fold)\d+|\d+shot)", "", regex=True))
+
+
+# ---- the command line
+
+
+def run_script(main: Callable[..., None]) -> None:
+    """Call a script's `main` with the options of the command line; `--help` shows the script's docstring."""
+    auto_cli(main, description=inspect.getdoc(inspect.getmodule(main)))

@@ -1,0 +1,1 @@
+"""What methods cost: parameters, multiply-adds, time and memory."""

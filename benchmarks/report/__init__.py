@@ -1,0 +1,1 @@
+"""Tables, plots and images of the READMEs, made from `benchmarks/results`."""

@@ -1,0 +1,227 @@
+"""Tables on how well methods segment: seeds, folds, grids of runs, prompts and the answer 'absent'."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from benchmarks.accuracy.grids import COMPARISONS
+from benchmarks.common import by, load, with_variant
+from benchmarks.report import markdown as md
+from benchmarks.report.markdown import Column, decimals, first, interval, markdown_table, mean_of, text
+
+
+def seeds(rows: pd.DataFrame, results: Path) -> str:
+    """One row a method, over its seeds; then the differences, episode by episode."""
+    columns = [text("method"), *SCORES, md.TOTAL, md.TRAINED, mean_of("seconds", "s to train", 0)]
+    return markdown_table(by(rows, "method").values(), columns) + differences(load(results, "paired_tiny_seeds"))
+
+
+SCORES = (md.SEEDS, mean_of("val_miou", "val mIoU"), mean_of("novel_miou", "novel mIoU"), md.INTERVAL,
+          mean_of("novel_fb_iou", "novel FB-IoU"))  # fmt: skip
+
+
+def methods(rows: pd.DataFrame, results: Path) -> str:
+    """Every system that was timed, on the same episodes; FS-DINO's and the prototype's rows are those of the seeds."""
+    timed = rows[rows["segment_ms"] != ""][["method", "remember_ms", "segment_ms", "total", "trained"]]
+    scored = pd.concat([load(results, "tiny_seeds"), rows[rows["novel_miou"] != ""]])
+    scored = scored.drop(columns=list(timed.columns[1:]), errors="ignore").merge(timed, on="method")
+    columns = [text("method"), *SCORES, md.TOTAL, md.TRAINED]
+    columns += [md.number("remember_ms", "remember, ms"), md.number("segment_ms", "segment, ms")]
+    return markdown_table(by(scored, "method").values(), columns)
+
+
+def distillation_curve(rows: pd.DataFrame, _: Path) -> str:
+    """Distilled beside undistilled, by the number of annotated images."""
+    rows = with_variant(rows)
+    rows = rows.assign(kind=rows["variant"].str.split("-").str[0], count=rows["variant"].str.split("-").str[1])
+
+    def kind(group: pd.DataFrame, name: str) -> pd.DataFrame:
+        return group[group["kind"] == name]
+
+    columns = [
+        text("count", "annotated images", right=True),
+        Column("seeds", lambda group: str(len(kind(group, "distilled")))),
+        Column("distilled, novel mIoU", lambda group: md.average(kind(group, "distilled"), "novel_miou")),
+        Column("undistilled, novel mIoU", lambda group: md.average(kind(group, "undistilled"), "novel_miou")),
+        Column("paired difference",
+               lambda group: md.paired(kind(group, "distilled"), kind(group, "undistilled"), "novel_miou")),
+    ]  # fmt: skip
+    return markdown_table(by(rows, "count").values(), columns)
+
+
+def options(rows: pd.DataFrame, _: Path) -> str:
+    """One row an option, with paired differences to the default (or, without one, to the last option)."""
+    groups = by(with_variant(rows), "variant")
+    name = "default" if "default" in groups else list(groups)[-1]
+
+    def difference(label: str, column: str) -> Column:
+        def cell(group: pd.DataFrame) -> str:
+            return "" if first(group, "variant") == name else md.paired(group, groups[name], column)
+
+        return Column(f"{label} − {name}", cell)
+
+    columns = [text("variant", "option"), md.SEEDS, mean_of("val_miou", "val mIoU"), difference("val", "val_miou")]
+    columns += [mean_of("novel_miou", "novel mIoU"), difference("novel", "novel_miou"), md.INTERVAL]
+    return markdown_table(groups.values(), columns)
+
+
+def photos(rows: pd.DataFrame, results: Path) -> str:
+    """One row a method, one column a fold, means over the seeds; then the differences, episode by episode."""
+    folds, pairs = sorted(set(rows["fold"])), load(results, "paired_photos")
+    pooled = {} if pairs.empty else by(pairs[pairs["b"] == ""], "a")
+
+    def fold_column(fold: str) -> Column:
+        def cell(group: pd.DataFrame) -> str:
+            found = group[group["fold"] == fold]
+            return f"{np.mean(md.numbers(found, 'novel_miou')):.1f} ({interval(found)})" if len(found) else ""
+
+        return Column(f"fold {fold}", cell)
+
+    def overall(group: pd.DataFrame) -> str:
+        means = [np.mean(md.numbers(found, "novel_miou")) for found in by(group, "fold").values()]
+        if len(means) < len(folds):
+            return ""
+        whole = pooled.get(first(group, "method"))
+        return f"{np.mean(means):.1f}" + ("" if whole is None else f" ({interval(whole)})")
+
+    columns = [text("method"), md.SEEDS, *map(fold_column, folds), Column("mean of folds", overall)]
+    columns += [mean_of("novel_fb_iou", "FB-IoU"), md.TOTAL, md.TRAINED]
+    return markdown_table(by(rows, "method").values(), columns) + differences(pairs)
+
+
+def ablation(rows: pd.DataFrame, results: Path) -> str:
+    """The steps, for each number of shots, and what each part adds: paired by seed and paired by episode."""
+    rows = with_variant(rows)
+    shots = sorted(set(rows["shots"]))
+
+    def of(number_of_shots: str, column: Column, header: str) -> Column:
+        return Column(header, lambda group: column.cell(group[group["shots"] == number_of_shots]))
+
+    score = mean_of("novel_miou", "novel mIoU")
+    columns = [text("variant"), md.SEEDS, of(shots[0], mean_of("val_miou", ""), "val mIoU")]
+    for given in shots:
+        columns += [of(given, score, f"{score.header}, {given} shot"), of(given, md.INTERVAL, md.INTERVAL.header)]
+    table = markdown_table(by(rows, "variant").values(), [*columns, md.TRAINED])
+    return table + by_seed(rows, shots) + differences(load(results, "paired_ablation"))
+
+
+def by_seed(rows: pd.DataFrame, shots: list[str]) -> str:
+    """What each part of the ablation adds, paired by seed, with Student's interval over the seeds."""
+    groups = by(rows, "variant", "shots")
+    pairs = pd.DataFrame(COMPARISONS["ablation"], columns=["part", "a", "b"])
+    pairs = pairs[[{f"{a} {shots[0]}", f"{b} {shots[0]}"} <= set(groups) for a, b in zip(pairs["a"], pairs["b"])]]
+
+    def adds(given: str, name: str, header: str) -> Column:
+        def cell(pair: pd.DataFrame) -> str:
+            keys = [f"{first(pair, side)} {given}" for side in "ab"]
+            return md.paired(groups[keys[0]], groups[keys[1]], name) if set(keys) <= set(groups) else ""
+
+        return Column(header, cell)
+
+    columns = [text("part"), PAIR, adds(shots[0], "val_miou", "val mIoU")]
+    columns += [adds(given, "novel_miou", f"novel mIoU, {given} shot") for given in shots]
+    note = "\nPaired by seed (± is Student's 95 % interval over the seeds, empty for one seed):\n\n"
+    return note + markdown_table(md.each(pairs), columns) if len(pairs) else ""
+
+
+PAIR = Column("difference of", lambda row: f"{first(row, 'a')} − {first(row, 'b')}", False)
+
+
+def differences(rows: pd.DataFrame) -> str:
+    """Differences paired episode by episode, means over the seeds; nothing where none were made."""
+    rows = rows if rows.empty else rows[rows["b"] != ""]
+    if rows.empty:
+        return ""
+
+    def signed(row: pd.DataFrame, name: str) -> str:
+        return f"{float(first(row, name)):+.1f}"
+
+    columns = [text("part"), PAIR]
+    columns += [text(name, right=True) for name in ("shots", "seeds", "episodes")]
+    columns += [Column("mIoU", lambda row: signed(row, "difference"))]
+    columns += [Column("95 % interval", lambda row: f"{signed(row, 'low')} to {signed(row, 'high')}")]
+    note = "\nPaired by episode (bootstrap over the test episodes, means over the seeds):\n\n"
+    return note + markdown_table(md.each(rows), columns)
+
+
+def few_shot(rows: pd.DataFrame, _: Path) -> str:
+    """One row a method, data set and number of shots: the folds, their mean and its interval."""
+    folds = sorted({fold for fold in rows["fold"] if fold != "mean"})
+
+    def fold_column(fold: str) -> Column:
+        return Column(f"fold {fold}", lambda group: decimals(first(group[group["fold"] == fold], "miou"), 1))
+
+    def last(group: pd.DataFrame) -> pd.DataFrame:
+        return group.iloc[[-1]]  # the mean of the folds, or the only fold
+
+    columns = [text("data"), text("shots", right=True), text("method"), text("model", "as typed")]
+    columns += [fold_column(fold) for fold in folds] if len(folds) > 1 else []
+    columns += [Column("mIoU", lambda group: f"{decimals(first(last(group), 'miou'), 1)} ({interval(last(group))})")]
+    columns += [Column("FB-IoU", lambda group: decimals(first(last(group), "fb_iou"), 1))]
+    columns += [Column("episodes", lambda group: first(last(group), "episodes")), md.TOTAL, text("protocol")]
+    return markdown_table(by(rows, "data", "shots", "protocol", "model").values(), columns)
+
+
+# ---- prompts and presence
+
+
+def from_prompts(rows: pd.DataFrame, _: Path) -> str:
+    """IoU of a promptable model from one prompt, and tracked into another view where it can."""
+    prompts = {"click": "IoU, one click", "box": "IoU, box", "track": "IoU, tracked into another view"}
+
+    def iou(name: str) -> Column:
+        ends = (f"{name}_iou_low", f"{name}_iou_high")
+        return Column(prompts[name],
+                      lambda row: f"{decimals(first(row, f'{name}_iou'), 1)} ({interval(row, *ends)})")  # fmt: skip
+
+    there = [iou(name) for name in prompts if f"{name}_iou" in rows]
+    return markdown_table(md.each(rows), [text("split", "classes"), md.number("objects", "objects", 0), *there])
+
+
+DRAWN = {"drawn, trained decoder": "trained decoder", "drawn, SAM's decoder": "SAM's decoder",
+         "drawn": "with a second look", "drawn, teacher": "the teacher itself",
+         "found": "then found elsewhere"}  # fmt: skip
+CORRECTED = {"corrected": "corrections", "not this": "a second class in the image: IoU",
+             "mistaken": "share of it taken for the object"}  # fmt: skip
+
+
+def prompts(rows: pd.DataFrame, _: Path) -> str:
+    """Kinds of references, then corrections and 'not this'."""
+
+    def drawn(part: str) -> Column:
+        def cell(group: pd.DataFrame) -> str:
+            row = group[group["part"] == part]
+            ends = f" ({interval(row)})" if part == "found" else ""
+            return decimals(first(row, "iou"), 1) + ends
+
+        return Column(DRAWN[part], cell)
+
+    def given(row: pd.DataFrame) -> str:
+        negative = "" if first(row, "part") == "corrected" else " a negative reference"
+        return first(row, "prompt") + negative
+
+    kinds = by(rows[rows["part"].isin(DRAWN)], "prompt").values()
+    table = markdown_table(kinds, [text("prompt", "reference"), *map(drawn, DRAWN)])
+    columns = [Column("", lambda row: CORRECTED[first(row, "part")], False), Column("given", given, False)]
+    columns += [Column("percent", lambda row: f"{decimals(first(row, 'iou'), 1)} ({interval(row)})")]
+    columns += [text("number", "episodes", right=True)]
+    return table + "\n" + markdown_table(md.each(rows[rows["part"].isin(CORRECTED)]), columns)
+
+
+def presence(rows: pd.DataFrame, _: Path) -> str:
+    """How well signals tell presence, and what the gate does to masks."""
+    shown = {"auroc": "AUROC", "error": "error at one half", "missed": "present, missed"}
+    shown |= {"false_alarms": "absent, seen", "ece": "calibration error"}
+    shown |= {"miou_there": "mIoU, all present", "miou_there_gated": "gated"}
+    shown |= {"miou_all": "mIoU, half absent", "miou_all_gated": "gated, half absent"}
+    return markdown_table(md.each(rows), [text("signal"), *(md.number(name, header) for name, header in shown.items())])
+
+
+TABLES = {
+    "tiny_seeds": seeds, "methods": methods, "distillation_curve": distillation_curve, "choices": options,
+    "ablation": ablation, "photos": photos, "few_shot": few_shot, "teacher": from_prompts, "mini_sam2": from_prompts,
+    "prompts": prompts, "presence": presence,
+}  # fmt: skip

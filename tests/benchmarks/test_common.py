@@ -1,0 +1,46 @@
+"""Provenance and result files."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks import common
+
+
+def test_columns_say_how_a_row_was_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", [str(common.ROOT / "benchmarks/cost/speed.py"), "--csv", "a b.csv"])
+    about = common.provenance(seed=3, protocol="batch 1")
+    assert tuple(about) == common.COLUMNS and "seed" not in common.provenance()  # for rows with a seed of their own
+    assert about["command"] == "python -m benchmarks.cost.speed --csv 'a b.csv'"
+    assert about["threads"] == torch.get_num_threads() and about["machine"].endswith("cores")
+
+
+def test_without_git_the_commit_is_unknown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(common, "ROOT", tmp_path)
+    assert common.commit() == "unknown"
+
+
+def test_rows_with_different_columns_are_written_and_read(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "rows.csv"
+    common.write_rows(path, [{"a": 1, "seed": 0}, {"b": 2.5, "seed": 1}])
+    assert path.read_text() == "a,seed,b\n1,0,\n,1,2.5\n"
+    assert common.read_rows(path).to_dict("records")[1] == {"a": "", "seed": "1", "b": "2.5"}
+    assert common.read_rows(tmp_path / "none.csv").empty and common.load(tmp_path, "none").empty
+
+
+def test_measured_rows_take_the_place_of_those_with_the_same_key(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    for value in (1, 2):
+        common.update_rows(path, [{"run": "a", "shots": 1, "x": value}], ("run", "shots"))
+        common.update_rows(path, [{"run": "a", "shots": 5, "x": value, "y": ""}], ("run", "shots"))
+    assert path.read_text() == "run,shots,x,y\na,1,2,\na,5,2,\n"
+
+
+def test_bootstrap_of_a_mean() -> None:
+    mean, low, high = common.mean_interval([0.2] * 50 + [0.6] * 50, np.random.default_rng(0))
+    assert mean == 40.0 and 34 < low < 38 and 42 < high < 46

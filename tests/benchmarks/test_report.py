@@ -1,0 +1,173 @@
+"""Tables, plots and images, from made rows and from the recorded ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from PIL import Image
+
+from benchmarks.accuracy import pairs
+from benchmarks.common import RESULTS, read_rows, write_rows
+from benchmarks.report import accuracy_tables, cost_tables, figures, gallery, markdown, table, world_sheet
+from tests.benchmarks.small import row, texts, write_episodes
+from tests.small import small_segmenter
+
+VARIANTS = ("compact-undistilled", "compact-no-sparse", "compact", "compact-frozen", "full-no-contrast", "full")
+
+
+class TestDocuments:
+    def test_markers_are_filled_and_filling_again_changes_nothing(self, tmp_path: Path) -> None:
+        (tmp_path / "numbers.csv").write_text("a,b,machine,threads\n1,x,M,2\n")
+        old = "before\n<!-- table:numbers -->\nstale\n<!-- /table:numbers -->\nafter\n"
+        new = table.fill(old, tmp_path)
+        assert "| a | b |" in new and "| 1 | x |" in new and "stale" not in new and "M · 2 threads" in new
+        assert new.startswith("before\n") and new.endswith("after\n")
+        assert table.fill(new, tmp_path) == new
+
+    def test_an_open_marker_is_refused(self, tmp_path: Path) -> None:
+        with pytest.raises(ValueError, match=r"table 'choices' is not closed; add <!-- /table:choices --> below"):
+            table.fill("<!-- table:choices -->\n", tmp_path)
+
+    def test_check_writes_nothing(self, tmp_path: Path) -> None:
+        readme = tmp_path / "README.md"
+        readme.write_text("<!-- table:choices -->\n<!-- /table:choices -->\n")
+        with pytest.raises(SystemExit, match=r"out of date: .*README.md; run `make tables`"):
+            table.main([readme], tmp_path, check=True)
+        assert "yet" not in readme.read_text()
+        table.main([readme], tmp_path)
+        assert "There is no `benchmarks/results/choices.csv` yet." in readme.read_text()
+
+    def test_the_documents_of_the_repository_are_up_to_date(self) -> None:
+        table.main(check=True)
+
+    def test_plots_are_linked_from_the_documents_folder(self, tmp_path: Path) -> None:
+        (tmp_path / "results").mkdir()
+        (tmp_path / "results" / "ablation.png").touch()
+        assert "](results/ablation.png)" in table.figure("ablation", tmp_path / "results", tmp_path)
+        assert table.figure("teacher", tmp_path / "results", tmp_path) == ""
+
+
+class TestCells:
+    def test_columns_and_missing_values(self) -> None:
+        rows = pd.DataFrame([{"n": "1250432", "t": "x"}, {"n": "92-94", "t": ""}])
+        columns = [markdown.text("t", "T"), markdown.number("n", "N", 2, markdown.MILLIONS), markdown.text("gone")]
+        text = markdown.markdown_table(markdown.each(rows), columns)
+        assert text == "| T | N | gone |\n| --- | ---: | --- |\n| x | 1.25 |  |\n|  | 92-94 |  |\n"
+
+    def test_differences_are_paired_by_seed_with_students_interval(self) -> None:
+        a = texts([row("a", "m", value, seed=seed) for seed, value in enumerate((41, 43, 50))])
+        b = texts([row("b", "m", value, seed=seed) for seed, value in enumerate((40, 40))])
+        assert markdown.paired(a, b, "novel_miou") == "+2.0 ± 12.7"  # differences 1 and 3
+        assert markdown.paired(a, b.iloc[:1], "novel_miou") == "+1.0"
+        assert markdown.half_width([1.0, 3.0]) == pytest.approx(12.706, abs=1e-3)
+
+
+class TestTables:
+    def test_every_published_result_has_a_regime_and_a_source(self) -> None:
+        rows = read_rows(RESULTS / "published.csv")
+        scored = rows[rows.filter(regex=r"_\d$").ne("").any(axis=1)]
+        assert set(scored["regime"]) <= {"strict", "training-free", "trained on the test classes"}
+        assert set(rows["source"]) == {"published", "self-reported"}
+        regimes = dict(zip(rows["system"], rows["regime"]))
+        for name in ("PerSAM", "Matcher", "GF-SAM", "INSID3", "FoRIS", "FSS-SAM3"):
+            assert regimes[name] == "training-free"
+        text = table.render("published", RESULTS)
+        assert "| FS-DINO / UINO-FSS | DINOv2-B | strict | published | 80.6 / - | 64.5 / - |" in text
+
+    def test_bars_are_what_speed_is_held_to(self) -> None:
+        rows = [{"method": "FS-DINO full", "preset": "b14", "img_size": "518", "step": "segment", "ms": "1673.2",
+                 "ratio": "1.088", "base": "bare encoder", "bar": "<= 1.10", "met": "yes"},
+                {"method": "FS-DINO full", "step": "bare encoder", "ms": "1500", "bar": ""}]  # fmt: skip
+        text = cost_tables.bars(pd.DataFrame(rows), RESULTS)
+        assert text.endswith("| FS-DINO full · b14 · 518 · segment | 1.09 × bare encoder | <= 1.10 | yes |\n")
+
+    def test_prompts(self) -> None:
+        parts = [("found", "mask"), *((part, "box") for part in accuracy_tables.DRAWN), ("corrected", "1 click"),
+                 ("not this", "with"), ("mistaken", "with")]  # fmt: skip
+        rows = [{"part": part, "prompt": kind, "iou": 50.0, "low": 40.0, "high": 60.0, "number": 9}
+                for part, kind in parts]  # fmt: skip
+        text = accuracy_tables.prompts(texts(rows), RESULTS)
+        assert "| box | 50.0 | 50.0 | 50.0 | 50.0 | 50.0 (40.0–60.0) |" in text
+        assert "| corrections | 1 click | 50.0 (40.0–60.0) | 9 |" in text and "with a negative reference" in text
+
+    def test_methods_are_joined_with_seeds_and_times(self, tmp_path: Path) -> None:
+        write_rows(tmp_path / "tiny_seeds.csv", [row("a", "FS-DINO full", 48), row("b", "all foreground", 6)])
+        sansa = [row(f"sansa-{seed}", "SANSA", 18 + 2 * seed, seed=seed) for seed in range(2)]
+        write_rows(tmp_path / "methods.csv", sansa)
+        times = {"remember_ms": 10.04, "segment_ms": 12, "trained": 290000, "total": 3300000}
+        write_rows(tmp_path / "methods_times.csv", [{"method": name} | times for name in ("FS-DINO full", "SANSA")])
+        lines = table.render("methods", tmp_path).splitlines()
+        assert lines[3] == "| FS-DINO full | 1 | 52.0 | 48.0 | 45.5–50.5 | 60.0 | 3.30 | 0.29 | 10.0 | 12.0 |"
+        assert lines[4].startswith("| SANSA | 2 | 23.0 (22.0–24.0) | 19.0 (18.0–20.0) | 16.5–21.5 |") and not lines[5]
+
+    def test_options_are_compared_with_the_default(self) -> None:
+        rows = [row(f"{name}-seed{seed}", "m", value, seed=seed)
+                for seed in range(2) for name, value in (("default", 50), ("no-skip", 49))]  # fmt: skip
+        text = accuracy_tables.options(texts(rows), RESULTS)
+        assert "| no-skip | 2 | 53.0 (53.0–53.0) | -1.0 ± 0.0 |" in text
+
+    def test_photographs_by_fold(self, tmp_path: Path) -> None:
+        rows = [row(f"full-fold{fold}-seed{seed}", "FS-DINO full", 30 + fold, seed=seed, fold=fold)
+                for seed in range(2) for fold in range(2)]  # fmt: skip
+        text = accuracy_tables.photos(texts(rows), tmp_path)
+        assert "| FS-DINO full | 2 | 30.0 (27.5–32.5) | 31.0 (28.5–33.5) | 30.5 |" in text
+
+
+class TestAblation:
+    def test_pairs_table_and_figure(self, tmp_path: Path) -> None:
+        results, runs, rows = tmp_path / "results", tmp_path / "runs", []
+        for seed in range(3):
+            for shots, bonus in ((1, 0), (5, 9)):
+                for i, name in enumerate(VARIANTS):
+                    hits, run = 38 + 2 * i + bonus + 0.5 * seed, f"{name}-seed{seed}"
+                    write_episodes(runs / "ablation" / run / "evaluate" / f"{run}-{shots}shot", hits, seed + 10 * i)
+                    rows.append(row(run, f"FS-DINO {name.split('-')[0]}", hits, seed=seed, shots=shots))
+        write_rows(results / "ablation.csv", rows)
+        pairs.main("ablation", results, runs)
+        found = read_rows(results / "paired_ablation.csv").to_dict("records")
+        reader = next(r for r in found if (r["part"], r["shots"]) == ("4D reader", "1"))
+        assert reader["b"] == "compact" and reader["seeds"] == "3" and reader["episodes"] == "40"
+        assert 2 < float(reader["low"]) < float(reader["difference"]) < float(reader["high"]) < 6
+        assert abs(float(reader["difference"]) - 4) < 1  # paired: hard episodes are hard for both
+        text = table.render("ablation", results)
+        assert "novel mIoU, 1 shot" in text and "novel mIoU, 5 shot" in text
+        assert "| distillation | compact − compact-undistilled | 1 | 3 | 40 | +3.9 | +3.5 to +4.4 |" in text
+        assert "| distillation | compact − compact-undistilled | +4.0 ± 0.0 | +4.0 ± 0.0 | +4.0 ± 0.0 |" in text
+        figures.main(["ablation"], results)
+        assert Image.open(results / "ablation.png").width > 800
+        first = (results / "ablation.svg").read_bytes()
+        figures.main(results=results)
+        assert b"</svg>" in first and (results / "ablation.svg").read_bytes() == first
+
+    def test_one_seed_without_episodes_still_makes_a_table_and_a_figure(self, tmp_path: Path) -> None:
+        write_rows(tmp_path / "ablation.csv", [row("full-seed0", "FS-DINO full", 40)])
+        text = table.render("ablation", tmp_path)
+        assert "| full | 1 | 44.0 | 40.0 | 37.5–42.5 | 0.20 |" in text and "Paired" not in text
+        assert all(path.stat().st_size for path in figures.draw("ablation", tmp_path))
+
+    def test_no_results(self, tmp_path: Path) -> None:
+        with pytest.raises(FileNotFoundError, match=r"there is no '.*ablation.csv'; run `python -m benchmarks"):
+            figures.draw("ablation", tmp_path)
+
+
+def test_the_curve_is_compared_by_seed(tmp_path: Path) -> None:
+    rows = [row(f"{kind}-{count}-seed{seed}", "FS-DINO full", 20 + count / 50 + bonus + seed, seed=seed,
+                train_images=count)
+            for seed in range(3) for count in (10, 100, 1200)
+            for kind, bonus in (("distilled", 2), ("undistilled", 0))]  # fmt: skip
+    write_rows(tmp_path / "distillation_curve.csv", rows)
+    text = table.render("distillation_curve", tmp_path)
+    assert "| 100 | 3 | 25.0 (24.0–26.0) | 23.0 (22.0–24.0) | +2.0 ± 0.0 |" in text
+    assert all(path.stat().st_size for path in figures.draw("distillation_curve", tmp_path))
+
+
+def test_the_gallery_takes_every_so_many_episodes() -> None:
+    drawn = gallery.strips(small_segmenter(), 300, 60)
+    assert len(drawn) == 2 and all(strip.shape[1] == 4 * 60 + 5 * 4 for strip in drawn)
+
+
+def test_the_world_is_drawn(tmp_path: Path) -> None:
+    world_sheet.main(tmp_path / "world.png")
+    assert Image.open(tmp_path / "world.png").width > 1000

@@ -1,0 +1,80 @@
+"""Every script from its command line's function on, with numbers so small that each takes seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks.common import COLUMNS, ROOT, load
+from benchmarks.report.table import render
+from fsdino.base.storage import save
+from tests.data.trees import label_folder_tree
+from tests.small import small_segmenter
+
+FEW = "{name: synthetic, options: {images_per_class: 4}}"
+SHORT = ["--trainer.enable_progress_bar=false", f"--data.train=[{FEW}]", f"--data.test={FEW}", "--data.test_list=null",
+         "--data.test_episodes=4", "--data.val_episodes=4", "--train.epochs=1", "--train.epoch_length=4",
+         "--train.batch_size=2"]  # fmt: skip
+DISTILL = [f"--data.images=[{FEW}]", "--distill.epochs=1", "--distill.epoch_length=4", "--distill.batch_size=4",
+           "--distill.sizes=[56]", "--distill.val_count=4",
+           "--cache.teacher=false", "--cache.hflip=false"]  # fmt: skip
+PROTOTYPE = "prototype:encoder_weights=random,tap=0,score_threshold=0.1,kind=fg_bg"
+Options = Callable[[Path], dict[str, Any]]
+
+
+def overrides(folder: Path, *more: str) -> list[str]:
+    return [*SHORT, f"--cache.dir={folder / 'cache'}", *more]
+
+
+def small_model(folder: Path) -> str:
+    return str(save(small_segmenter(), folder / "model"))
+
+
+# module -> name of the CSV, and the arguments of `main` beside `csv`
+SCRIPTS: dict[str, tuple[str, Options]] = {
+    "accuracy.experiments": ("tiny_seeds", lambda folder: {
+        "grid": "tiny_seeds", "only": "full-seed0", "runs": folder / "runs",
+        "overrides": overrides(folder, *DISTILL),
+    }),
+    "accuracy.methods": ("methods", lambda folder: {
+        "only": "sansa-seed1", "runs": folder / "runs", "overrides": overrides(folder),
+    }),
+    "accuracy.few_shot": ("few_shot", lambda folder: {
+        "data": [f"folder={label_folder_tree(folder / 'data')}"], "folds": "0,1", "episodes": 2, "device": "cpu",
+        "methods": ["all_foreground:img_size=28", PROTOTYPE],
+    }),
+    "accuracy.presence": ("presence", lambda folder: {
+        "number": 4, "runs": folder / "runs", "overrides": [f"--cache.dir={folder / 'cache'}"],
+    }),
+    "accuracy.prompts": ("prompts", lambda folder: {"episodes": 3}),
+    "accuracy.teachers": ("mini_sam2", lambda folder: {"scenes": 3}),
+    "cost.params": ("params", lambda folder: {"only": "prototype tiny"}),
+    "cost.methods": ("methods_times", lambda folder: {"repetitions": 1}),
+    "cost.memory": ("memory", lambda folder: {"model": small_model(folder), "number": 10, "runtimes": ("torch",)}),
+    "cost.speed": ("speed", lambda folder: {"what": ["classes", "distill"], "small": True, "repetitions": 1}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_script_writes_rows_that_its_table_shows(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
+    (tmp_path / "benchmarks").symlink_to(ROOT / "benchmarks")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("benchmarks.cost.methods.CALLS", 1)
+    table, options = SCRIPTS[name]
+    results, main = tmp_path / "results", import_module(f"benchmarks.{name}").main
+    where = {"results": results} if name in ("accuracy.experiments", "accuracy.teachers") else {
+        "csv": results / f"{table}.csv"}  # fmt: skip
+    main(**options(tmp_path), **where)
+    assert torch.is_grad_enabled()
+    rows = load(results, table)
+    assert len(rows) and {"machine", "torch", "commit", "command"} <= set(rows) & set(COLUMNS)
+    if table == "methods_times":
+        assert set(rows["method"]) >= {"SANSA", "FSSAM", "prototype"}
+    elif table != "methods":  # joined with times and seeds: tested by itself
+        assert render(table, results).count("\n| ") >= 3
