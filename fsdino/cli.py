@@ -42,7 +42,7 @@ def usage() -> str:
     rows = [f"  {name:<13} {text}" for name, (_, text) in {**FUNCTION_COMMANDS, **RECIPE_COMMANDS}.items()]
     return "\n".join([
         "usage: fsdino COMMAND [options]    (fsdino COMMAND --help for the options of one)", "", *rows, "",
-        "Recipe commands take --config recipes/NAME.yaml; any key can be overridden: --seed 1 --trainer.devices 2.",
+        "Recipe commands take --config recipes/SYSTEM/NAME.yaml; overrides follow: --seed 1 --trainer.devices 2.",
         "An error is one sentence; FSDINO_DEBUG=1 shows where it came from.",
     ])  # fmt: skip
 
@@ -93,7 +93,7 @@ def call(name: str, arguments: Sequence[str]) -> int:
     wants_help = any(part in ("-h", "--help") for part in arguments)
     if name in RECIPE_COMMANDS and (has_recipe or name not in WITHOUT_RECIPE):
         if not has_recipe and not wants_help:
-            raise ValueError("give a recipe to run: --config recipes/tiny.yaml; its header says how long it takes.")
+            raise ValueError("give a recipe to run: --config recipes/fsdino/tiny.yaml; its header says how long.")
         from fsdino.pipeline.recipe import read_recipe
 
         calm()

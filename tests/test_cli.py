@@ -56,7 +56,7 @@ def test_usage_has_a_line_for_each_command() -> None:
 
 def test_evaluate_takes_a_recipe_or_a_method(monkeypatch) -> None:
     monkeypatch.setattr("fsdino.pipeline.commands.evaluate", lambda recipe, options: 70 + len(recipe.name))
-    assert main(["evaluate", "--config", "recipes/tiny.yaml"]) == 74
+    assert main(["evaluate", "--config", "recipes/fsdino/tiny.yaml"]) == 70 + len("fsdino-tiny")
     seen = {}
 
     def evaluate(method: str, num_workers: int = 0, skip_rare: bool = False, folds: str = "all") -> int:

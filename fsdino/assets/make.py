@@ -120,12 +120,12 @@ def bundle(complete: bool = False, out: str = str(ASSETS / "fsdino_tiny")) -> No
             head that has seen absent objects.
         out: folder of the bundled model.
     """
-    recipe, options = read_recipe(["--config", "recipes/tiny.yaml"])
+    recipe, options = read_recipe(["--config", "recipes/fsdino/tiny.yaml"])
     if complete:
         model = load_segmenter("tiny")
     else:
         run(recipe, options)
-        newest = max(Path("runs/tiny").glob("*/export"), key=lambda path: path.stat().st_mtime)
+        newest = max(Path("runs/fsdino-tiny").glob("*/export"), key=lambda path: path.stat().st_mtime)
         model = load_segmenter(newest)
     results: dict[str, float | str] = getattr(model, "recorded_results", ("", {}))[1]
     save_pretrained(completed(model, recipe, options), out, half=True, results=results, encoder="tiny_encoder")

@@ -164,7 +164,7 @@ def evaluate(
 ) -> int:
     """Measure a method on fixed episodes: all folds and their mean, every episode in a table, sheets of images.
 
-    The same command after an interruption goes on. With --config recipes/NAME.yaml it measures a recipe's run instead.
+    The same command after an interruption goes on. With --config RECIPE it measures a recipe's run instead.
 
     Args:
         method: What `fsdino.load` opens (tiny, a folder, a checkpoint, a Hub id; {fold} is filled in), or prototype,

@@ -19,7 +19,7 @@ from fsdino.pipeline.report import measure
 from fsdino.pipeline.run import Job
 from tests.small_segmenter import scene, small_segmenter
 
-RECIPE = Path(__file__).parents[3] / "recipes" / "own_folder.yaml"
+RECIPE = Path(__file__).parents[3] / "recipes" / "fsdino" / "own_folder.yaml"
 
 
 def write(root: Path, counts: dict[str, int]) -> Path:
