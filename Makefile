@@ -1,6 +1,6 @@
 # Everything runs inside .venv, which the first target that needs it makes. `make help` lists the targets.
 PYTHON ?= python3
-RECIPE ?= recipes/tiny.yaml
+RECIPE ?= recipes/fsdino/tiny.yaml
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -20,7 +20,7 @@ $(STAMP): setup.cfg setup.py
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable ".[dev]"
 	touch $(STAMP)
 
-distill: $(STAMP) ## The main job: cache, distill, train, evaluate, export (RECIPE=recipes/NAME.yaml ARGS="--seed 1")
+distill: $(STAMP) ## The main job: cache, distill, train, evaluate, export (RECIPE=recipes/SYSTEM/NAME.yaml ARGS="--seed 1")
 	$(BIN)/fsdino run --config $(RECIPE) $(ARGS)
 
 test: $(STAMP) ## Run the tests (one thread a worker: more would wait for each other)

@@ -35,7 +35,7 @@ def usage() -> str:
             "",
             *rows,
             "",
-            "`fsdino run` takes --config recipes/NAME.yaml; any key can be overridden: --seed 1 --trainer.devices 2.",
+            "`fsdino run` takes --config recipes/SYSTEM/NAME.yaml; overrides follow: --seed 1 --trainer.devices 2.",
             "An error is one sentence; FSDINO_DEBUG=1 shows where it came from.",
         ]
     )

@@ -78,6 +78,6 @@ def test_options_of_parts_are_written_as_people_write_them(monkeypatch) -> None:
 
 def test_a_run_needs_a_recipe_and_stages_that_there_are(capsys) -> None:
     assert main(["run", "--seed", "1"]) == 2
-    assert "give a recipe to run: --config recipes/tiny.yaml" in capsys.readouterr().err
-    assert main(["run", "--config", str(RECIPES / "tiny.yaml"), "--stages", "train,measure"]) == 2
+    assert "give a recipe to run: --config recipes/fsdino/tiny.yaml" in capsys.readouterr().err
+    assert main(["run", "--config", str(RECIPES / "fsdino" / "tiny.yaml"), "--stages", "train,measure"]) == 2
     assert "there is no stage 'measure'; use cache, distill, train, evaluate, export" in capsys.readouterr().err

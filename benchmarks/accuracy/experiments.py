@@ -36,7 +36,7 @@ from fsdino.training.episode_data import CachedMaps, EpisodesWithMaps
 from fsdino.training.optim import count_parameters
 
 RUNS = Path("runs/experiments")
-RECIPES = {"photos": "recipes/photos.yaml"}  # of grids that do not use the tiny recipe
+RECIPES = {"photos": "recipes/fsdino/photos.yaml"}  # of grids that do not use the tiny recipe
 SHOTS = {"ablation": (1, 5)}  # references of the measurement, where it is not the recipe's number alone
 
 
@@ -64,7 +64,7 @@ def run_once(grid: str, name: str, overrides: list[str], runs: Path = RUNS) -> l
 
 def recipe_of(grid: str) -> str:
     """The file that a grid's runs vary."""
-    return RECIPES.get(grid, "recipes/tiny.yaml")
+    return RECIPES.get(grid, "recipes/fsdino/tiny.yaml")
 
 
 def best_val_miou(checkpoint: Path) -> float:

@@ -1,6 +1,6 @@
 """SANSA and FSSAM on the embedded world, on FS-DINO's fixed list: `python -m benchmarks.accuracy.methods`.
 
-Both train from `recipes/*_tiny.yaml`, three seeds each, on as many episodes as FS-DINO; held-out base classes pick
+Both train from `recipes/*/tiny.yaml`, three seeds each, on as many episodes as FS-DINO; held-out base classes pick
 checkpoint and threshold. The mini SAM2 without adapters stands beside them. Rows that `methods.csv` has are kept, and
 an interrupted run goes on. FS-DINO and the prototype have their rows in `tiny_seeds*.csv`; times are measured by
 `benchmarks.cost.methods`.
@@ -27,7 +27,7 @@ RUNS = Path("runs/experiments/methods")
 
 def recipe_of(method: str) -> str:
     """The recipe of a system in the embedded world's size."""
-    return f"recipes/{method}_tiny.yaml"
+    return f"recipes/{method}/tiny.yaml"
 
 
 def plan() -> Iterator[tuple[str, str, int]]:

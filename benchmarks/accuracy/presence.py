@@ -127,7 +127,7 @@ def main(
     overrides: list[str] | None = None,
 ) -> None:
     """Ask the fixed list (or its first episodes) twice, and write the CSV; overrides are of the tiny recipe."""
-    common = ["--config", "recipes/tiny.yaml", "--log.wandb=off", "--cache.hflip=false"]
+    common = ["--config", "recipes/fsdino/tiny.yaml", "--log.wandb=off", "--cache.hflip=false"]
     recipe, options = read_recipe([*common, *(overrides or [])])
     job, asked = Run(recipe, options, runs), load(model, method="fsdino")
     test = job.test

@@ -158,7 +158,7 @@ def lists_of_counts(folder: Path) -> Iterator[tuple[str, str]]:
 def small_runs(folder: Path) -> Iterator[tuple[str, str]]:
     """Weights and counts after seeded small runs of the three systems."""
     for name, extra in {"tiny": FS_DINO_RUN, "sansa_tiny": [], "fssam_tiny": []}.items():
-        path = ROOT / "recipes" / f"{name}.yaml"
+        path = ROOT / "recipes" / (name.removesuffix("tiny").rstrip("_") or "fsdino") / "tiny.yaml"
         fsdino("run", "--config", str(path), *SMALL_RUN, *extra, "--name", name, folder=folder)
         run = next((folder / "runs" / name).iterdir())
         yield f"weights: {name}", tensors(run / "export" / "model.safetensors")

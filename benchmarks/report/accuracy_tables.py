@@ -92,6 +92,20 @@ def photos(rows: pd.DataFrame, results: Path) -> str:
     return markdown_table(by(rows, "method").values(), columns) + differences(pairs)
 
 
+def photos_mean(rows: pd.DataFrame, results: Path) -> str:
+    """One row a method: the mean of the folds alone, with the interval over all their episodes."""
+    pooled = load(results, "paired_photos")
+    pooled = pooled[pooled["b"] == ""]
+
+    def overall(group: pd.DataFrame) -> str:
+        whole = pooled[pooled["a"] == first(group, "method")]
+        return f"{decimals(first(whole, 'difference'), 1)} ({interval(whole)})"
+
+    columns = [text("method"), Column("mIoU, mean of four folds", overall), mean_of("novel_fb_iou", "FB-IoU")]
+    columns += [md.TOTAL, md.TRAINED]
+    return markdown_table(by(rows, "method").values(), columns)
+
+
 def ablation(rows: pd.DataFrame, results: Path) -> str:
     """The steps, for each number of shots, and what each part adds: paired by seed and paired by episode."""
     rows = with_variant(rows)
@@ -222,6 +236,6 @@ def presence(rows: pd.DataFrame, _: Path) -> str:
 
 TABLES = {
     "tiny_seeds": seeds, "methods": methods, "distillation_curve": distillation_curve, "choices": options,
-    "ablation": ablation, "photos": photos, "few_shot": few_shot, "teacher": from_prompts, "mini_sam2": from_prompts,
-    "prompts": prompts, "presence": presence,
+    "ablation": ablation, "photos": photos, "photos_mean": photos_mean, "few_shot": few_shot, "teacher": from_prompts,
+    "mini_sam2": from_prompts, "prompts": prompts, "presence": presence,
 }  # fmt: skip

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import sys
 from pathlib import Path
 
@@ -16,12 +17,15 @@ import pandas as pd
 
 from benchmarks.common import COLUMNS, RESULTS, ROOT, load, run_script
 from benchmarks.report import accuracy_tables, cost_tables
-from benchmarks.report.markdown import each, markdown_table, text
+from benchmarks.report.markdown import MILLIONS, decimals, each, first, markdown_table, text
 
 DOCUMENTS = [ROOT / "README.md", ROOT / "benchmarks" / "README.md"]
 MARKER = re.compile(r"<!-- table:(\w+) -->\n(.*?)<!-- /table:\1 -->", re.DOTALL)
 TABLES = cost_tables.TABLES | accuracy_tables.TABLES
-SOURCES = {"bars": "speed"}  # tables that are a view of another one's rows
+NUMBER = re.compile(r"<!-- number:(.*?) -->.*?<!-- /number -->", re.DOTALL)
+# How a number in a sentence is written: digits behind the point, and what it is multiplied with.
+FORMS = {"one": (1, 1.0), "two": (2, 1.0), "millions": (1, MILLIONS), "minutes": (1, 1 / 60_000)}
+SOURCES = {"bars": "speed", "photos_mean": "photos"}  # tables that are a view of another one's rows
 FIGURES = {
     "ablation": "mIoU of each variant and what each part adds, with intervals",
     "distillation_curve": "distilled and undistilled over the number of annotated images, and their difference",
@@ -60,8 +64,26 @@ def render(name: str, results: Path, beside: Path = ROOT) -> str:
     return "\n" + TABLES.get(name, plain)(rows, results) + figure(name, results, beside) + origin(rows) + "\n"
 
 
+def number(said: str, results: Path) -> str:
+    """A number in a sentence: `FILE.COLUMN key=value ... as=FORM`, of the one row that has these values.
+
+    Raises:
+        ValueError: no row or several have them.
+    """
+    place, *conditions = shlex.split(said)
+    name, column = place.split(".")
+    wanted = dict(condition.split("=", 1) for condition in conditions)
+    digits, scale = FORMS[wanted.pop("as")]
+    rows = load(results, name)
+    for key, value in wanted.items():
+        rows = rows[rows[key] == value]
+    if len(rows) != 1:
+        raise ValueError(f"the number {said!r} is in {len(rows)} rows of {name}.csv; name exactly one.")
+    return decimals(first(rows, column), digits, scale)
+
+
 def fill(document: str, results: Path, beside: Path = ROOT) -> str:
-    """A document (Markdown, in the folder `beside`) with every table between its markers replaced.
+    """A document (Markdown, in the folder `beside`) with every table and number between its markers replaced.
 
     Raises:
         ValueError: a marker is not closed.
@@ -69,6 +91,7 @@ def fill(document: str, results: Path, beside: Path = ROOT) -> str:
     opened = re.findall(r"<!-- table:(\w+) -->", document)
     if missing := [name for name in opened if f"<!-- /table:{name} -->" not in document]:
         raise ValueError(f"the marker of table {missing[0]!r} is not closed; add <!-- /table:{missing[0]} --> below.")
+    document = NUMBER.sub(lambda m: f"<!-- number:{m[1]} -->{number(m[1], results)}<!-- /number -->", document)
     return MARKER.sub(
         lambda m: f"<!-- table:{m[1]} -->\n{render(m[1], results, beside)}<!-- /table:{m[1]} -->", document
     )

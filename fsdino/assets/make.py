@@ -120,13 +120,13 @@ def bundle(complete: bool = False, out: str = str(ASSETS / "fsdino_tiny")) -> No
             head that has seen absent objects.
         out: folder of the bundled model.
     """
-    arguments = ["--config", "recipes/tiny.yaml"]
+    arguments = ["--config", "recipes/fsdino/tiny.yaml"]
     recipe, options = read_recipe(arguments)
     if complete:
         model = load("tiny", method="fsdino")
     else:
         run(arguments)
-        newest = max(Path("runs/tiny").glob("*/export"), key=lambda path: path.stat().st_mtime)
+        newest = max(Path("runs/fsdino-tiny").glob("*/export"), key=lambda path: path.stat().st_mtime)
         model = load(newest, method="fsdino")
     results: dict[str, float | str] = getattr(model, "recorded_results", ("", {}))[1]
     save(completed(model, recipe, options), out, half=True, results=results, encoder="tiny_encoder")

@@ -22,7 +22,7 @@ def run(arguments: Sequence[str]) -> int:
     """
     started = time.perf_counter()
     if not any(part.partition("=")[0] in ("--config", "-h", "--help") for part in arguments):
-        raise ValueError("give a recipe to run: --config recipes/tiny.yaml; its header says how long it takes.")
+        raise ValueError("give a recipe to run: --config recipes/fsdino/tiny.yaml; its header says how long it takes.")
     recipe, trainer_options, stages = read_run(arguments)
     job = open_run(recipe, trainer_options)
     print(f"run folder: {job.folder}", flush=True)

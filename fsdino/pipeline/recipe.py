@@ -45,7 +45,7 @@ class Recipe:
     """Everything that a run needs.
 
     Args:
-        name: names the run's folder; the file's name where it is empty.
+        name: names the run's folder; where it is empty the file's name, after its folder's where that is the system's.
         preset: the model's starting point, one of `fsdino.models.config.PRESETS`.
         model: fields of `SegmenterConfig` that differ from the preset.
         method: which system learns; another one than FS-DINO stands in place of `preset` and `model`.
@@ -105,7 +105,7 @@ def read_recipe(arguments: Sequence[str]) -> tuple[Recipe, dict[str, Any]]:
     """Read a recipe with overrides.
 
     Args:
-        arguments: command line, for instance ["--config", "recipes/tiny.yaml", "--seed", "1"].
+        arguments: command line, for instance ["--config", "recipes/fsdino/tiny.yaml", "--seed", "1"].
 
     Returns:
         The recipe and the keyword arguments for Lightning's Trainer that were asked for.
@@ -129,6 +129,7 @@ def read_run(arguments: Sequence[str]) -> tuple[Recipe, dict[str, Any], tuple[st
     values = parser.instantiate(chosen)
     recipe = Recipe(**{key: values[key] for key in Recipe.__dataclass_fields__})
     if not recipe.name:
-        files = [str(path) for path in (chosen.get("config") or [])]
-        recipe.name = Path(files[-1]).stem if files else "run"
+        file = Path(str((chosen.get("config") or ["run"])[-1]))
+        system = recipe.method.name
+        recipe.name = f"{system}-{file.stem}" if file.parent.name == system else file.stem
     return recipe, explicit, stages

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from benchmarks.accuracy import pairs
-from benchmarks.common import RESULTS, read_rows, write_rows
-from benchmarks.report import accuracy_tables, cost_tables, figures, gallery, markdown, table, world_sheet
+from benchmarks.common import RESULTS, ROOT, read_rows, write_rows
+from benchmarks.report import accuracy_tables, cost_tables, figures, gallery, markdown, strip, table, world_sheet
 from tests.benchmarks.small import row, texts, write_episodes
 from tests.small import small_segmenter
 
@@ -41,6 +41,14 @@ class TestDocuments:
 
     def test_the_documents_of_the_repository_are_up_to_date(self) -> None:
         table.main(check=True)
+
+    def test_a_number_in_a_sentence(self, tmp_path: Path) -> None:
+        (tmp_path / "sizes.csv").write_text("method,total\nFS-DINO full,92970000\nother,1\n")
+        said = "<!-- number:sizes.total method='FS-DINO full' as=millions -->"
+        new = table.fill(f"It has {said}stale<!-- /number --> M.", tmp_path)
+        assert new == f"It has {said}93.0<!-- /number --> M." and table.fill(new, tmp_path) == new
+        with pytest.raises(ValueError, match=r"'sizes.total as=one' is in 2 rows of sizes.csv; name exactly one"):
+            table.number("sizes.total as=one", tmp_path)
 
     def test_plots_are_linked_from_the_documents_folder(self, tmp_path: Path) -> None:
         (tmp_path / "results").mkdir()
@@ -166,6 +174,11 @@ def test_the_curve_is_compared_by_seed(tmp_path: Path) -> None:
 def test_the_gallery_takes_every_so_many_episodes() -> None:
     drawn = gallery.strips(small_segmenter(), 300, 60)
     assert len(drawn) == 2 and all(strip.shape[1] == 4 * 60 + 5 * 4 for strip in drawn)
+
+
+def test_a_row_of_the_strip() -> None:
+    panels = strip.row(small_segmenter(), ROOT / "docs" / "photos" / "dogs")
+    assert [panel.size for panel in panels] == [strip.PANEL] * 3
 
 
 def test_the_world_is_drawn(tmp_path: Path) -> None:

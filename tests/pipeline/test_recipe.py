@@ -18,20 +18,30 @@ from fsdino.pipeline.recipe import Recipe, read_recipe, read_run
 from fsdino.pipeline.run import Run
 from fsdino.training.episodes import EpisodeModule
 
-RECIPES = sorted(Path(__file__).parents[2].joinpath("recipes").rglob("*.yaml"))
+RECIPES = sorted(Path(__file__).parents[2].joinpath("recipes").glob("*/*.yaml"))
+README = Path(__file__).parents[2] / "recipes" / "README.md"
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
+def run_name(path: Path) -> str:
+    """`system-file`, as the run's folder is called."""
+    return f"{path.parent.name}-{path.stem}"
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=run_name)
 def test_committed_recipe_parses_builds_and_says_what_it_is(path) -> None:
     head = path.read_text().splitlines()[:4]
     for line, key in zip(head, ("# Reproduces:", "# Command:", "# Hardware:", "# Expect:")):
-        assert line.startswith(key), f"{path.name}: expected a line {key}"
+        assert line.startswith(key), f"{path}: expected a line {key}"
+    if "make distill RECIPE" in head[1]:
+        assert f"RECIPE=recipes/{path.parent.name}/{path.name}" in head[1]
+    assert f"({path.parent.name}/{path.name})" in README.read_text(encoding="utf-8"), f"{path} is not in {README}"
     recipe, _ = read_recipe(["--config", str(path)])
+    assert recipe.name == run_name(path) and recipe.method.name == path.parent.name
     with torch.device("meta"):
         module = EpisodeModule(untrained(recipe), part=recipe.train)
     if recipe.method.name != "fsdino":
         sides = [recipe.method.args[key] for key in ("img_size", "encoder_img_size") if key in recipe.method.args]
-        assert path.stem.startswith(recipe.method.name) and module.model.img_size == max(sides)
+        assert module.model.img_size == max(sides)
 
 
 def untrained(recipe: Recipe) -> FewShotMethod:
@@ -49,12 +59,12 @@ PUBLISHED = {
 }
 
 
-@pytest.mark.parametrize("path", [p for p in RECIPES if p.stem.split("_")[0] in PUBLISHED], ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", [p for p in RECIPES if p.parent.name in PUBLISHED], ids=run_name)
 def test_methods_keep_their_published_hyper_parameters(path) -> None:
     recipe, options = read_recipe(["--config", str(path)])
     chosen, mask_alone = asdict(recipe.train), {"warmup": 0, "beta2": 0.999, "iou_weight": 0, "presence_weight": 0}
     assert {key: chosen[key] for key in mask_alone} == mask_alone
-    if path.stem.endswith("tiny"):
+    if path.stem == "tiny":
         return
     wanted = PUBLISHED[recipe.method.name]
     assert {key: chosen[key] for key in wanted} == wanted and not recipe.train.tune_threshold
@@ -64,7 +74,7 @@ def test_methods_keep_their_published_hyper_parameters(path) -> None:
         assert recipe.method.args["factor"] == (0.8 if "generalist" in path.stem else 0.3)
     else:
         assert (recipe.method.args["img_size"], recipe.method.args["encoder_img_size"]) == (512, 560)
-        assert recipe.train.epochs == (100 if path.stem in ("fssam_pascal5i", "fssam_fss1000") else 25)
+        assert recipe.train.epochs == (100 if path.stem in ("pascal5i", "fss1000") else 25)
 
 
 def test_bundled_files_of_a_method_are_found() -> None:
