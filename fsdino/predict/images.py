@@ -180,7 +180,7 @@ def _frames(file: Path, name: str, step: int) -> list[Item]:
 
 
 def read_ahead(items: Sequence[Item], ahead: int = 4) -> Iterator[tuple[Item, np.ndarray | Exception]]:
-    """Decode images in threads, in order, at most `ahead` in advance: arrays (H, W, 3) uint8, or what reading raised."""
+    """Decode images in threads, in order, at most `ahead` in advance: (H, W, 3) uint8, or what reading raised."""
     # A video is one open file with one position, so its frames are read by one thread.
     one_by_one = any("/" in item.name and Path(item.name).parent.suffix.lower() in VIDEO_SUFFIXES for item in items)
     waiting: deque[tuple[Item, Future[np.ndarray]]] = deque()
