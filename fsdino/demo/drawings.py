@@ -30,17 +30,18 @@ def opened(path: str, name: str) -> tuple[str, np.ndarray]:
     Raises:
         ValueError: if it is not an upload, not an image, or has too many pixels.
     """
+    # The path comes from the browser, which may name any file of this machine.
     folder, file = Path(os.environ["GRADIO_TEMP_DIR"]).resolve(), Path(path).resolve()
     if folder not in file.parents or not file.is_file():
-        raise ValueError(f"'{name}' is no uploaded file; choose it again.")
+        raise ValueError(f"'{name}' is not an uploaded file; choose it again.")
     try:
-        with Image.open(file) as header:
+        with Image.open(file) as header:  # reads no pixels yet
             pixels = header.width * header.height
         if pixels > MAX_PIXELS:
             raise ValueError(f"'{name}' has {pixels / 1e6:.0f} megapixels, this page takes {MAX_PIXELS // 10**6}.")
         return Path(name).name[:80], read_image(file)
     except (OSError, Image.DecompressionBombError) as error:
-        raise ValueError(f"'{name}' is no image that can be read; try a JPEG or PNG.") from error
+        raise ValueError(f"'{name}' is not an image that can be read; try a JPEG or PNG.") from error
 
 
 def example_item(number: int, example: Example) -> dict[str, Any]:

@@ -75,8 +75,10 @@ def painted(drawn: Sequence[Mapping[str, Any]], size: tuple[int, int]) -> np.nda
 
 
 def _fill(mask: np.ndarray, corners: np.ndarray) -> None:
-    """A closed line and all that it goes round, once or several times, in place; OpenCV leaves out what is twice in."""
-    turns = np.zeros((mask.shape[0], mask.shape[1] + 1), np.int32)  # summed along a row: how often it goes round
+    """A closed line and all that it goes round, in place."""
+    # OpenCV fills by even and odd, so what a hand goes round twice would be left out. Counted here is how often the
+    # line goes round a pixel: each crossing of a row adds or takes one from there on to the right.
+    turns = np.zeros((mask.shape[0], mask.shape[1] + 1), np.int32)
     for (x0, y0), (x1, y1) in zip(corners, np.roll(corners, -1, axis=0)):
         if y0 != y1:
             rows = np.arange(min(y0, y1), max(y0, y1))

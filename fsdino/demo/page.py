@@ -135,6 +135,7 @@ class Desk:
 
     def __init__(self, studio: Studio) -> None:
         self.studio = studio
+        # Whatever a visitor does wrong becomes a sentence on the page, in every handler alike.
         handlers = "picked add add_if_drawn forget take drop search search_if_ready correct restore sample"
         for name in handlers.split():
             setattr(self, name, said(getattr(self, name)))
@@ -158,7 +159,7 @@ class Desk:
         return session, on_board(session), example_list(session)
 
     def add_if_drawn(self, session: Session, drawn: str) -> tuple[Session, Any, Any]:
-        """As `add`, where something is drawn: nobody has to press two buttons."""
+        """As `add`, where something is drawn, so that one button is enough."""
         has_marks = session.draft is not None and bool((json.loads(drawn) if drawn else {}).get("marks"))
         return self.add(session, drawn) if has_marks else (session, gr.skip(), gr.skip())
 
@@ -202,6 +203,7 @@ class Desk:
             return self._unsearched(session)
         height, width = card.image.shape[:2]
         place = (min(max(x, 0), 1) * width - 0.5, min(max(y, 0), 1) * height - 0.5, bool(event._data["on"]))
+        # A new list each time: a search that is running still reads the older one.
         before, card.clicks = card.clicks, [*card.clicks, place]
         try:
             return self._searched(session, names, card)

@@ -33,6 +33,4 @@ def embedded_world(turn: int = 0) -> tuple[Reference, list[tuple[str, np.ndarray
         if class_id not in index.classes_in(image)
     ][:NUM_WITHOUT]
     images = [(f"scene {i}", index.load_image(p)) for i, p in enumerate(others, start=1)]
-    return reference, images + [
-        (f"scene without it {i}", index.load_image(p)) for i, p in enumerate(lacking, start=1)
-    ]
+    return reference, images + [(f"scene without it {i}", index.load_image(p)) for i, p in enumerate(lacking, start=1)]

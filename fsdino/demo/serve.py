@@ -1,4 +1,4 @@
-"""`fsdino demo`: serve the page on this machine, without a word to any other."""
+"""`fsdino demo`: serve the page on this machine, which calls no other."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def check_address(host: str, port: int | None) -> None:
 
 @contextmanager
 def ending_as_by_ctrl_c() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP end the block as Ctrl+C does, where they would end the process without another word."""
+    """Let SIGTERM and SIGHUP end the block as Ctrl+C does, so that what stands in `finally` is done."""
 
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt
@@ -154,7 +154,7 @@ def ending_as_by_ctrl_c() -> Iterator[None]:
 
 
 def keep_offline(uploads: str) -> None:
-    """Tell Gradio and the Hub's client, before they are imported, to call nobody, and where uploads go."""
+    """Tell Gradio and the Hub's client, before they are imported, to call no server, and where uploads go."""
     os.environ |= {
         "GRADIO_ANALYTICS_ENABLED": "False",
         "GRADIO_TEMP_DIR": str(Path(uploads).resolve()),

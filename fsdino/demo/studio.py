@@ -138,6 +138,7 @@ class Studio:
         examples, cards = tuple(session.examples), list(session.cards) if only is None else [only]
         if all(example.reference.negative for example in examples):
             raise ValueError("there is no example of the object yet; draw one and add it.")
+        # Examples are compared by identity: drawing one anew makes another, and only then is remembered anew.
         if examples != session.searched:
             session.searched, session.memories = examples, {}
         results = [{} if only is None else dict(card.found) for card in cards]
@@ -211,7 +212,7 @@ def prototype_of(model: FewShotMethod, references: Sequence[Reference]) -> Proto
     memory = method.remember(references)
     images = [image_tensor(image_array(one.image, one.name)).to(model.device) for one in references]
     scores = method.scores(memory, torch.stack([model.resize.image(image) for image in images]))
-    side = 4 * scores.shape[-1]
+    side = 4 * scores.shape[-1]  # fine enough to judge a threshold by, and the same for references of any size
     fine = F.interpolate(scores[:, None], (side, side), mode="bilinear", align_corners=False)[:, 0].cpu().numpy()
     truths = [model.resize.truth(torch.from_numpy(reference_arrays(one)[1]).long()) for one in references]
     small = [F.interpolate(t[None, None].float(), (side, side), mode="nearest-exact")[0, 0].numpy() for t in truths]

@@ -123,7 +123,7 @@ def export_graphs(model: FewShotSegmenter, folder: Path, formats: Sequence[str])
             torch.export.save(program, path)
             differences[path.name] = compare_program(graph, path)
         if "onnx" in formats or "int8" in formats:
-            path = folder / f"{graph.name}.onnx"
+            path = folder / f"{graph.name}.onnx"  # also where only int8 is asked for, which is made from it
             export_onnx(graph, program, path)
             note_metadata(path, metadata(model))
             differences[path.name] = compare_onnx(graph, path)
@@ -170,6 +170,7 @@ def note_metadata(path: Path, info: dict[str, Any]) -> None:
 def variations(graph: Graph) -> list[tuple[torch.Tensor, ...]]:
     """Inputs of the sizes that the graph was traced with, and of others: one image, one class, fewer and more
     references."""
+    # A size that tracing has frozen shows only at another size than the traced one.
     first = tuple(tensor[:1] for tensor in graph.inputs)
     if graph.name == "remember":
         return [graph.inputs, first, tuple(torch.cat([tensor, tensor[:2]]) for tensor in graph.inputs)]

@@ -33,6 +33,7 @@ def quantize_int8(source: str | Path, out: str | Path) -> Path:
         noted = {entry.key: entry.value for entry in proto.metadata_props}
         # The exporter's notes on inner shapes name dimensions in ways that onnx's own inference takes for mistakes.
         del proto.graph.value_info[:]
+        # Matrix products hold nearly all weights; the few convolutions stay as they are.
         options = {"op_types_to_quantize": ["MatMul", "Gemm"], "per_channel": True, "weight_type": QuantType.QInt8}
         quantize_dynamic(proto, target / name, **options)
         quantized = onnx.load(target / name)

@@ -126,12 +126,14 @@ def predict(
         ValueError: if support, images, model or an option is not usable.
         FileNotFoundError: if the model is not there.
     """
+    # What can be wrong is looked at before the model is loaded, which is what takes time.
     _check_options(min_score, threshold, tile)
     items = find_images(images, exclude=out, frame_step=frame_step)
     wanted = read_support(support, images=support_images, max_references=max_references)
     engine = open_engine(model, runtime, device)
     limit = engine.threshold if threshold is None else threshold
     kinds = listed(formats)
+    # Results of other settings are not continued, so whatever changes a pixel is named here.
     settings = {
         "model": engine.fingerprint(),
         "runtime": runtime,
@@ -163,9 +165,9 @@ def predict(
 
 def _check_options(min_score: float, threshold: float | None, tile: int) -> None:
     if not 0.0 <= min_score <= 1.0:
-        raise ValueError(f"min_score {min_score} is no score; use a value from 0 to 1.")
+        raise ValueError(f"min_score {min_score} is not a score; use a value from 0 to 1.")
     if threshold is not None and not 0.0 < threshold < 1.0:
-        raise ValueError(f"threshold {threshold} is no probability; use a value above 0 and below 1.")
+        raise ValueError(f"threshold {threshold} is not a probability; use a value above 0 and below 1.")
     if tile < 0 or 0 < tile < 32:
         raise ValueError(f"tile {tile} is too small; use at least 32 pixels, or 0 for no tiles.")
 
@@ -184,7 +186,7 @@ def run_all(items: Sequence[Item], outputs: Outputs, find: Callable[[np.ndarray]
         find: all classes of an image (H, W, 3).
 
     Returns:
-        Reasons of the images that could not be read, by name. Frames past a video's end are no images.
+        Reasons of the images that could not be read, by name. Frames past a video's end do not count.
     """
     failed: dict[str, str] = {}
     todo = [item for item in items if item.name not in outputs.done]
@@ -198,7 +200,7 @@ def run_all(items: Sequence[Item], outputs: Outputs, find: Callable[[np.ndarray]
                 writes.append(writers.submit(outputs.write, item.name, image, find(image)))
             elif not isinstance(image, EndOfVideo):
                 failed[item.name] = str(image).splitlines()[0] if str(image) else type(image).__name__
-            while len(writes) > WRITES_WAITING:
+            while len(writes) > WRITES_WAITING:  # an error of a writing thread is raised here, not lost
                 writes.pop(0).result()
             bar.update()
         for write in writes:
@@ -244,6 +246,7 @@ def remember(
     for name in names:
         references = wanted.references[name]
         arrays = engine.pack(engine.remember(references))
+        # The thumbnail shows the object, where possible by a mask.
         shown = next((one for one in references if one.mask is not None and not one.negative), references[0])
         image = np.asarray(shown.image)
         mask = np.zeros(image.shape[:2], np.uint8) if shown.mask is None else np.asarray(shown.mask)

@@ -76,6 +76,7 @@ def _ties(borders: Sequence[np.ndarray], holes: Sequence[int], width: int) -> di
     order = place.argsort(kind="stable")
     starts = [int(borders[hole][0, 1]) * width + int(borders[hole][0, 0]) for hole in holes]
     ties: dict[int, list[tuple[int, int]]] = {}
+    # All border pixels in reading order: going back from a hole's start finds the nearest one left of it in its row.
     for hole, after in zip(holes, place[order].searchsorted(starts, side="right")):
         found = int(after) - 1
         while owner[order[found]] == hole:  # its own leftmost pixel

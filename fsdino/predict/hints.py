@@ -45,8 +45,10 @@ def _hints(folder: Path) -> list[Path]:
 
 
 def _images(folder: Path) -> dict[str, list[Path]]:
-    """Image files by stem, those that may not be masks first; `x_mask` counts to `x`."""
+    """Image files by stem, `x_mask` under `x`; the image itself comes first, its mask after it."""
     files = [file for file in shown(folder) if file.suffix.lower() in IMAGE_SUFFIXES]
+    # Of two files of one name, the mask is the one that says so, or else the one whose kind can be a mask: a.jpg is
+    # the image and a.png its mask.
     grouped: dict[str, list[Path]] = {}
     for file in sorted(files, key=lambda file: (file.stem.endswith("_mask"), file.suffix.lower() in MASK_SUFFIXES)):
         grouped.setdefault(file.stem.removesuffix("_mask"), []).append(file)

@@ -58,7 +58,7 @@ def find_images(images: str, *, exclude: str | Path | None = None, frame_step: i
     """
     if frame_step < 1:
         raise ValueError(f"frame_step {frame_step} is not positive; 1 takes every frame.")
-    base, found = _listed(images)
+    base, found = _listed(images)  # names start below the base, so that they do not change with what else is found
     files = [file for file in sorted(set(found)) if _is_image(file.relative_to(base))]
     if not files:
         kinds = ", ".join(IMAGE_SUFFIXES + VIDEO_SUFFIXES)
@@ -135,14 +135,14 @@ class _Video:
         return max(int(count), 1)  # a damaged video has one frame, which cannot be read and so is listed
 
     def _has_plain_name(self) -> bool:
-        """Whether OpenCV can be given the file's name; it crashes on bytes that are no UTF-8."""
+        """Whether OpenCV can be given the file's name; it crashes on bytes that are not UTF-8."""
         return str(self.path).encode("utf-8", "ignore").decode() == str(self.path)
 
     def read(self, number: int) -> np.ndarray:
         """One frame (H, W, 3) uint8 RGB.
 
         Raises:
-            ValueError: if the file is no video, or has a name that OpenCV cannot take.
+            ValueError: if the file is not a video, or has a name that OpenCV cannot take.
             EndOfVideo: if the video is over before this frame.
         """
         if not self._has_plain_name():
@@ -161,6 +161,7 @@ class _Video:
         if self._capture is None or number < self._next:
             self._close()
             self._capture = cv2.VideoCapture(str(self.path))
+        # Frames are passed over one by one: seeking by number is not exact in many formats.
         while self._next < number and self._capture.grab():
             self._next += 1
         found, frame = self._capture.read()
@@ -179,15 +180,8 @@ def _frames(file: Path, name: str, step: int) -> list[Item]:
 
 
 def read_ahead(items: Sequence[Item], ahead: int = 4) -> Iterator[tuple[Item, np.ndarray | Exception]]:
-    """Decode images in threads, a few in advance, in order.
-
-    Args:
-        items: the images.
-        ahead: how many decoded images may wait.
-
-    Yields:
-        Each item with its image (H, W, 3) uint8, or with the exception that reading it raised.
-    """
+    """Decode images in threads, in order, at most `ahead` in advance: (H, W, 3) uint8, or what reading raised."""
+    # A video is one open file with one position, so its frames are read by one thread.
     one_by_one = any("/" in item.name and Path(item.name).parent.suffix.lower() in VIDEO_SUFFIXES for item in items)
     waiting: deque[tuple[Item, Future[np.ndarray]]] = deque()
     with ThreadPoolExecutor(1 if one_by_one else 2, thread_name_prefix="decode") as pool:

@@ -50,11 +50,13 @@ def save_memory(memory: SavedMemory, path: str | Path, *, max_bytes: int = 1_000
         The path.
     """
     image = _to_text(memory.thumbnail)
+    # Everything but the tokens is small: only they are rounded, and only they are thinned out.
     budget = max_bytes - len(image) - _HEADER_BYTES
     arrays = {name: _half(array) for name, array in memory.arrays.items()}
     if _bytes(arrays) > budget and "tokens" in arrays:
         arrays = _eight_bits(arrays)
         if _bytes(arrays) > budget:
+            # the size of what grows with the positions tells how many of them the budget has room for
             growing = _bytes({name: arrays[name] for name in ("tokens", "tokens_scale", "fg", "bg")})
             room = budget - (_bytes(arrays) - growing)
             arrays = _eight_bits(thin_out(memory.arrays, max(1, room * arrays["fg"].shape[-1] // growing)))
@@ -68,7 +70,7 @@ def save_memory(memory: SavedMemory, path: str | Path, *, max_bytes: int = 1_000
     }
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.part")
+    partial = target.with_name(f".{target.name}.part")  # whole or not at all, also where a run is killed
     partial.write_bytes(save({name: np.ascontiguousarray(array) for name, array in arrays.items()}, metadata))
     partial.replace(target)
     return target
@@ -93,11 +95,13 @@ def load_memory(path: str | Path, fingerprint: str | None = None) -> SavedMemory
     try:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dictionary
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is not a dictionary
     except (SafetensorError, OSError) as error:
         raise ValueError(f"saved memory '{path}' cannot be read ({error}); remember the class again.") from error
     if metadata.get("format") != "fsmem":
-        raise ValueError(f"'{path}' is no saved memory, though in safetensors form; make one with `fsdino remember`.")
+        raise ValueError(
+            f"'{path}' is not a saved memory, though in safetensors form; make one with `fsdino remember`."
+        )
     if int(metadata["format_version"]) != FORMAT_VERSION:
         raise ValueError(
             f"'{path}' has format version {metadata['format_version']}, this fsdino reads {FORMAT_VERSION}; "
@@ -179,6 +183,7 @@ def _whole(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     whole = {n: a.astype(np.float32) if np.issubdtype(a.dtype, np.floating) else a for n, a in arrays.items()}
     if "tokens_scale" in whole:
         tokens = whole["tokens"].astype(np.float32) * whole.pop("tokens_scale")
+        # Rounding has changed the lengths, and the reader takes products of tokens for cosines.
         length = np.linalg.norm(tokens, axis=-1, keepdims=True)
         whole["tokens"] = tokens / np.maximum(length, 1e-6)
     return whole

@@ -102,6 +102,7 @@ class Outputs:
 
     def _remove(self, files: Iterable[str]) -> None:
         for file in files:
+            # the record may have been edited: nothing outside of the folder is removed
             if ".." not in Path(file).parts and not Path(file).is_absolute():
                 (self.folder / file).unlink(missing_ok=True)
 
@@ -130,6 +131,7 @@ class Outputs:
                 target.parent.mkdir(parents=True, exist_ok=True)
             if (note := writer.write(target, image, found)) is not None:
                 entry["notes"][kind] = note
+        # Last, so that an image counts as done only when all of its files are whole.
         with self._lock, self._record_path.open("a", encoding="utf-8") as record_file:
             record_file.write(json.dumps(entry) + "\n")
 

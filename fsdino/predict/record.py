@@ -11,32 +11,27 @@ Entry = dict[str, Any]
 
 
 def read_record(path: Path) -> tuple[dict[str, Any], list[Entry]]:
-    """Read a record.
-
-    Args:
-        path: the file; it need not be there.
-
-    Returns:
-        Settings and one entry per image, the latest, without a last line that was cut; both empty without a file.
+    """Read a record: settings and one entry per image, the latest; both empty without a file.
 
     Raises:
-        ValueError: if the file is no record.
+        ValueError: if the file is something else.
     """
     if not path.exists():
         return {}, []
     try:
+        # A run that is killed while it writes leaves a last line without its end, which [:-1] takes away.
         lines = [dict(json.loads(line)) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
         latest = {str(entry["image"]): entry for entry in lines[1:]}
         return (dict(lines[0]["settings"]) if lines else {}), list(latest.values())
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(
-            f"'{path}' is no record of an earlier run; choose another --out, or start over with --overwrite true."
+            f"'{path}' is not a record of an earlier run; choose another --out, or start over with --overwrite true."
         ) from error
 
 
 def write_record(path: Path, settings: Mapping[str, Any], entries: Iterable[Entry]) -> None:
     """Write a record whole or not at all."""
-    partial = path.with_suffix(".part")
+    partial = path.with_suffix(".part")  # a run killed here leaves the older record
     with partial.open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(line) + "\n" for line in ({"settings": settings}, *entries))
     partial.replace(path)

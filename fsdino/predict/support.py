@@ -39,7 +39,7 @@ class Support:
         """Name the content, so that a later run can tell whether it looks for the same things."""
         digest = hashlib.sha256()
         for name in self.class_names():
-            digest.update(name.encode("utf-8", "surrogateescape"))
+            digest.update(name.encode("utf-8", "surrogateescape"))  # a folder's name may be any bytes
             for reference in self.references.get(name, []):
                 digest.update(content(reference))
             if name in self.memory_files:
@@ -80,7 +80,7 @@ def read_support(support: str | Path, *, images: str | Path | None = None, max_r
             classes have one name.
     """
     if max_references < 0:
-        raise ValueError(f"max_references {max_references} is no number of images; 0 takes all.")
+        raise ValueError(f"max_references {max_references} is not a number of images; 0 takes all.")
     path = Path(support)
     if not path.exists():
         raise ValueError(f"support '{path}' does not exist; expected one of: {_layouts()}.")
@@ -94,6 +94,7 @@ def read_support(support: str | Path, *, images: str | Path | None = None, max_r
         raise ValueError(f"support '{path}' is a single file; expected one of: {_layouts()}.")
     if memories := sorted(file for file in path.glob(f"*{MEMORY_SUFFIX}") if not file.name.startswith(".")):
         return _from_memories(memories)
+    # Before the plain layouts, which would take an image with a JSON for one without a mask.
     if hinted := hinted_folder(path, max_references):
         return Support(references=hinted)
     return _from_index(folder(path, name=str(path)), max_references)
@@ -124,13 +125,13 @@ def _from_index(index: ClassIndex, max_references: int) -> Support:
                 f"support '{index.name}' has two classes of the name '{name}'; rename one, or give both one number."
             )
         if chosen:
-            references[name] = [_annotated(index, image, class_id) for image in chosen]
+            references[name] = [_reference(index, image, class_id) for image in chosen]
     if not references:
         raise DataSetError(f"support '{index.name}' holds no image with a mask; expected one of: {_layouts()}.")
     return Support(references=references)
 
 
-def _annotated(index: ClassIndex, image_id: str, class_id: int) -> Reference:
+def _reference(index: ClassIndex, image_id: str, class_id: int) -> Reference:
     image, mask = index.load_image(image_id), (index.load_mask(image_id, class_id) == 1).astype(np.uint8)
     name = f"{image_id} ({index.class_names[class_id]})"
     if mask.shape != image.shape[:2]:

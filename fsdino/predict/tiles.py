@@ -31,13 +31,11 @@ def tiles(size: tuple[int, int], tile: int, overlap: float = 0.25) -> list[tuple
     return [(top, left, bottom, right) for top, bottom in edges[0] for left, right in edges[1]]
 
 
-def find_tiled(
-    engine: Engine, joined: Sequence[Any], count: int, image: np.ndarray, tile: int
-) -> list[Segmentation]:
+def find_tiled(engine: Engine, joined: Sequence[Any], count: int, image: np.ndarray, tile: int) -> list[Segmentation]:
     """Find classes in a large image window by window.
 
-    Where windows overlap the probabilities are averaged with weights that fall towards a window's edges. A class is
-    present when it is in any window; its score is the best of those windows, its presence the highest of all windows.
+    A class is present when it is in any window; its score is the best of those windows, its presence the highest of
+    all windows.
 
     Args:
         engine: what segments.
@@ -45,9 +43,6 @@ def find_tiled(
         count: number of classes in it.
         image: (H, W, 3) uint8.
         tile: side of a window in pixels.
-
-    Returns:
-        One result per class.
     """
     size = image.shape[:2]
     sums = np.zeros((count, *size), np.float32)
@@ -56,6 +51,7 @@ def find_tiled(
     presences: list[list[float]] = [[] for _ in range(count)]
     for top, left, bottom, right in tiles(size, tile):
         window = np.s_[top:bottom, left:right]
+        # An object at a window's edge is cut in two there and seen whole by the neighbour, whose word must count more.
         weight = np.minimum.outer(_ramp(bottom - top), _ramp(right - left))
         weight_sum[window] += weight
         for i, finding in enumerate(engine.find(joined, image[window])):

@@ -140,4 +140,3 @@ def test_what_cannot_be_used_is_refused(kinds: dict[str, Any], message: str) -> 
 def test_a_correction_may_be_off_the_object_alone() -> None:
     reference = Reference(IMAGE, points=[(3, 4)], labels=[0])
     assert prompt_points(reference, (40, 80), SQUARE, on_object=False)[1].tolist() == [0]
-

@@ -192,7 +192,7 @@ def test_what_is_wrong_is_said_on_the_page(browser: tuple[Any, list[str]], tmp_p
     page.wait_for_selector("text=there is no image to search yet")
     (tmp_path / "text.png").write_text("no image")
     page.set_input_files("#board input.file", str(tmp_path / "text.png"))
-    page.wait_for_selector("text='text.png' is no image that can be read")
+    page.wait_for_selector("text='text.png' is not an image that can be read")
     noise = np.random.default_rng(0).integers(0, 256, (900, 900, 3), dtype=np.uint8)
     Image.fromarray(noise).save(tmp_path / "large.png")
     page.set_input_files("#board input.file", str(tmp_path / "large.png"))
@@ -204,7 +204,7 @@ def test_the_server_forbids_other_addresses_and_reads_uploads_alone(served: str,
         assert answer.headers["content-security-policy"] == POLICY
         assert answer.headers["referrer-policy"] == "no-referrer"
     Image.fromarray(IMAGE).save(tmp_path / "secret.png")
-    with pytest.raises(ValueError, match="is no uploaded file"):
+    with pytest.raises(ValueError, match="is not an uploaded file"):
         opened(str(tmp_path / "secret.png"), "secret.png")
     uploads = Path(os.environ["GRADIO_TEMP_DIR"])
     Image.fromarray(IMAGE).save(uploads / "mine.png")

@@ -29,6 +29,7 @@ def test_images_are_found_by_folder_glob_and_name(photos: Path) -> None:
     assert names(photos / "b.png") == ["b.png"]
     assert names(photos, exclude=photos / "deep") == everything[:2]
 
+
 def test_names_behind_a_glob_do_not_change_with_what_is_found(tmp_path: Path) -> None:
     write_image(tmp_path / "photos" / "a" / "1.jpg")
     assert names(f"{tmp_path}/photos/*/*.jpg") == names(f"{tmp_path}/photos/**/*.jpg") == ["a/1.jpg"]

@@ -92,7 +92,7 @@ def test_wrong_memorys_are_named(memory: SavedMemory, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is damaged"):
         load_memory(path)
     save_file({"a": torch.zeros(1)}, tmp_path / "other.fsmem")
-    with pytest.raises(ValueError, match="no saved memory, though in safetensors form"):
+    with pytest.raises(ValueError, match="not a saved memory, though in safetensors form"):
         load_memory(tmp_path / "other.fsmem")
     newer = {"format": "fsmem", "format_version": "9", "fingerprint": "", "class_name": "", "thumbnail": ""}
     save_file({"a": torch.zeros(1)}, tmp_path / "new.fsmem", metadata=newer)

@@ -135,7 +135,7 @@ async function open(file) {
     const { path: where } = await upload(file);
     trigger("picked", { path: where, name: file.name });
   } catch (error) {
-    say(`${file.name} could not be opened: it is no image, or larger than ${props.limit} MB.`);
+    say(`${file.name} could not be opened: it is not an image, or larger than ${props.limit} MB.`);
   }
   find(".busy").hidden = true;
 }

@@ -55,6 +55,7 @@ def _resize(plane: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Pillow's triangle filter in floating point: bilinear where it grows, smoothed where it shrinks, as torch's."""
     if plane.shape == tuple(size):
         return plane
+    # On float32 planes Pillow does not round, and its triangle is the one of torch's antialias.
     return np.asarray(Image.fromarray(plane).resize((size[1], size[0]), Image.Resampling.BILINEAR))
 
 

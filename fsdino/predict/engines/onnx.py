@@ -162,7 +162,7 @@ def stack_arrays(memories: Sequence[Memory]) -> Memory:
 def _fill(array: np.ndarray, length: int, axis: int) -> np.ndarray:
     widths = [(0, 0)] * array.ndim
     widths[axis] = (0, length - array.shape[axis])
-    return np.pad(array, widths)
+    return np.pad(array, widths)  # a position of weight 0 changes nothing
 
 
 def open_session(path: Path, threads: int = 0) -> Any:
@@ -185,7 +185,7 @@ def open_session(path: Path, threads: int = 0) -> Any:
         raise ImportError("the onnx runtime needs onnxruntime; install it with `pip install fsdino[onnx]`.") from error
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    options.log_severity_level = 3
+    options.log_severity_level = 3  # errors alone
     try:
         return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime has an exception of its own for every kind of damage
