@@ -49,21 +49,10 @@ def cache_recipe(
     shard_size: int = 512,
     precision: str = "32-true",
 ) -> CacheRecipe:
-    """What a cache of an image list must say in its manifest.
-
-    Args:
-        source: the frozen network.
-        images: the list.
-        resize_mode: how images become square.
-        views: "plain", optionally also "hflip".
-        shard_size: images in a shard.
-        precision: Lightning's precision that the network runs in.
-
-    Returns:
-        The recipe.
+    """What a cache of an image list must say in its manifest; `precision` is Lightning's, that of the network.
 
     Raises:
-        ValueError: for an unknown view.
+        ValueError: for a view other than "plain" and "hflip".
     """
     for view in views:
         if view not in ("plain", "hflip"):
@@ -101,6 +90,7 @@ class EmbeddingCache:
         self.recipe, shards = read_manifest(folder)
         if expected is not None:
             self.recipe.check_same(expected, self.folder)
+        # The manifest lists the shards only once all of them are done, so a cache that is still written is not read.
         if len(shards) < self.recipe.num_shards:
             raise ValueError(f"cache {folder} is unfinished; run the same `fsdino run` command again, it goes on.")
         for shard in range(self.recipe.num_shards):
@@ -111,18 +101,11 @@ class EmbeddingCache:
         return self.recipe.num_images
 
     def __getitem__(self, index: int) -> Tensor:
-        """(C, h, w) float16 of the plain image at a place of the list."""
+        """See `view`, of the plain image."""
         return self.view(index, "plain")
 
     def view(self, index: int, view: str) -> Tensor:
-        """One view of one image.
-
-        Args:
-            index: place in the image list.
-            view: "plain" or "hflip".
-
-        Returns:
-            The source's embedding, float16.
+        """One view ("plain" or "hflip") of the image at a place of the list, as the source embedded it, in float16.
 
         Raises:
             IndexError: if the list is shorter.
@@ -133,18 +116,22 @@ class EmbeddingCache:
         if view not in self.recipe.views:
             raise ValueError(f"cache {self.folder} holds the views {self.recipe.views}, not {view!r}; cache it again.")
         shard, row = divmod(index, self.recipe.shard_size)
+        # A shard is mapped when its first image is asked for: a process that reads a part of the list opens that part.
         if shard not in self._maps:
             self._maps[shard] = np.load(shard_path(self.folder, shard), mmap_mode="r")
+        # Copied, since a tensor must not share the memory of a file that is mapped for reading alone.
         return torch.from_numpy(self._maps[shard][row, self.recipe.views.index(view)].copy())
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_maps": {}}  # a memory map would be pickled with all its numbers
+        # A memory map would be pickled with all its numbers; the worker process opens the shards again.
+        return {**self.__dict__, "_maps": {}}
 
     def _check(self, shard: int, shards: dict[str, str], verify: bool) -> None:
         path = shard_path(self.folder, shard)
         if not path.is_file():
             raise FileNotFoundError(f"cache shard {path} is gone; run the same `fsdino run` command again.")
         advice = f"delete {path.name} and {path.stem}.json and run `fsdino run` again."
+        # The size is compared first: it finds a file that was cut off without reading gigabytes.
         got_bytes, expected = path.stat().st_size, shard_bytes(self.recipe, shard)
         if got_bytes != expected:
             raise ValueError(f"cache shard {path} is damaged: {got_bytes} bytes, expected {expected}; {advice}")

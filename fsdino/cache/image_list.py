@@ -14,7 +14,8 @@ from torch.utils.data import Dataset
 
 from fsdino.base.resize import Resize
 
-LOOKED_AT = 64  # images whose pixels go into a list's digest
+# Images whose pixels go into a list's digest: enough to tell folders apart, few enough to read at every start.
+LOOKED_AT = 64
 
 
 @dataclass(frozen=True)
@@ -47,53 +48,39 @@ class ImageList:
 
     @cached_property
     def sha256(self) -> str:
-        """Digest of the ids in their order and of the pixels of up to 64 images, evenly spread over the list.
-
-        The pixels tell lists apart whose images only share their names: another folder, another seed of a synthetic
-        world.
-        """
+        """Digest of the ids in their order and of the pixels of up to 64 images, evenly spread over the list."""
+        # The pixels tell lists apart whose images only share their names: another folder, another seed of a synthetic
+        # world.
         digest = hashlib.sha256("\n".join(self.ids).encode())
         for place in np.unique(np.linspace(0, len(self) - 1, min(len(self), LOOKED_AT)).round().astype(int)):
             image = np.ascontiguousarray(self.load_image(self.ids[place]))
+            # The bytes alone would not tell a 2 x 8 image from a 4 x 4 one.
             digest.update(repr(image.shape).encode())
             digest.update(image.tobytes())
         return digest.hexdigest()
 
     def tensor(self, index: int) -> Tensor:
-        """One image.
-
-        Args:
-            index: its place in the list.
-
-        Returns:
-            (3, H, W) float in [0, 1], at its own size.
-        """
+        """The image at a place of the list, (3, H, W) float in [0, 1], at its own size."""
         array = np.ascontiguousarray(self.load_image(self.ids[index]))
         return torch.from_numpy(array).permute(2, 0, 1).float() / 255
 
 
 def joined(lists: Sequence[ImageList]) -> ImageList:
     """Several lists as one, each image's id preceded by its list's place and name."""
+    # The place makes ids unique also where two lists have one name, as two folders called "images" have.
     loaders = {f"{i}-{part.name}": part.load_image for i, part in enumerate(lists)}
     ids = tuple(f"{i}-{part.name}|{image}" for i, part in enumerate(lists) for image in part.ids)
     return ImageList("+".join(part.name for part in lists), ids, partial(_load_joined, loaders))
 
 
+# A function of the module with its loaders bound by `partial`: a lambda could not be sent to worker processes.
 def _load_joined(loaders: dict[str, Callable[[str], np.ndarray]], image_id: str) -> np.ndarray:
     name, _, own = image_id.partition("|")
     return loaders[name](own)
 
 
 class ImageData(Dataset):
-    """The images of a list at one size, some of them or all, in a given order.
-
-    Args:
-        images: the list.
-        resize: brings them to a square.
-        indices: which, as places in the list; None = all in order.
-
-    Items are dicts of `image` (3, S, S) float in [0, 1] and `index`, the image's place in the list.
-    """
+    """The images of a list (or those at `indices`), resized: `image` (3, S, S) float in [0, 1], `index` in the list."""
 
     def __init__(self, images: ImageList, resize: Resize, indices: Sequence[int] | None = None) -> None:
         self.images, self.resize = images, resize

@@ -32,17 +32,11 @@ class CacheRecipe:
     """What a cache holds; two caches with equal recipes are interchangeable.
 
     Args:
-        source: name of the network, for people.
         fingerprint: sha256 over the network's weights and sizes.
-        images: name of the image list, for people.
-        images_sha256: the list's digest.
-        num_images: its length.
         img_size: side of the square the images were brought to, in pixels.
         resize_mode: "squash" or "pad".
         views: what was embedded of each image: "plain", "hflip".
         entry_shape: shape of one image's row, the views first.
-        dtype: of the numbers on disk.
-        shard_size: images in a shard.
         precision: Lightning's precision that the network ran in.
     """
 
@@ -60,6 +54,7 @@ class CacheRecipe:
     precision: str = "32-true"
 
     def __post_init__(self) -> None:
+        # JSON has no tuples: what is read from a manifest must equal what was made in memory.
         object.__setattr__(self, "views", tuple(self.views))
         object.__setattr__(self, "entry_shape", tuple(self.entry_shape))
 
@@ -73,16 +68,9 @@ class CacheRecipe:
         return range(shard * self.shard_size, min(self.num_images, (shard + 1) * self.shard_size))
 
     def check_same(self, expected: CacheRecipe, folder: Path) -> None:
-        """Refuses a cache that was made for something else.
-
-        Args:
-            expected: what is wanted.
-            folder: where this recipe was read, for the message.
-
-        Raises:
-            ValueError: naming the first field that differs, with both values.
-        """
+        """Refuses (ValueError) a cache in `folder` that is made of something else; names the first such field."""
         for field in dataclasses.fields(self):
+            # The two names are for people, and the shard size decides how the rows are filed, not what they are.
             got, want = getattr(self, field.name), getattr(expected, field.name)
             if got != want and field.name not in ("source", "images", "shard_size"):
                 raise ValueError(
@@ -92,13 +80,7 @@ class CacheRecipe:
 
 
 def read_manifest(folder: str | Path) -> tuple[CacheRecipe, dict[str, str]]:
-    """Opens a cache's manifest.
-
-    Args:
-        folder: the cache.
-
-    Returns:
-        The recipe, and shard name -> sha256 of a finished cache (empty before).
+    """Opens a cache's manifest: the recipe, and shard name -> sha256 of a finished cache (empty before).
 
     Raises:
         FileNotFoundError: if there is no manifest.
@@ -117,13 +99,7 @@ def read_manifest(folder: str | Path) -> tuple[CacheRecipe, dict[str, str]]:
 
 
 def write_manifest(folder: str | Path, recipe: CacheRecipe, shards: dict[str, str]) -> None:
-    """Writes the manifest in one step, so that it is never seen half-written.
-
-    Args:
-        folder: the cache.
-        recipe: what it holds.
-        shards: shard name -> sha256; empty until all are done.
-    """
+    """Writes the manifest in one step; `shards` is name -> sha256, empty until all are done."""
     _write_json(Path(folder) / MANIFEST, {"recipe": dataclasses.asdict(recipe), "shards": shards})
 
 
@@ -135,6 +111,7 @@ def shard_path(folder: str | Path, shard: int, suffix: str = ".npy") -> Path:
 def shard_bytes(recipe: CacheRecipe, shard: int) -> int:
     """Size of a shard's data file with its header, in bytes."""
     shape = (len(recipe.shard_images(shard)), *recipe.entry_shape)
+    # The header is written by NumPy itself: its length depends on the shape, padded to a multiple of 64 bytes.
     dtype, header = np.dtype(recipe.dtype), io.BytesIO()
     np.lib.format.write_array_header_1_0(header, {"descr": dtype.str, "fortran_order": False, "shape": shape})
     return len(header.getvalue()) + math.prod(shape) * dtype.itemsize
@@ -142,10 +119,6 @@ def shard_bytes(recipe: CacheRecipe, shard: int) -> int:
 
 class ShardStore:
     """The writing side of a cache. Two stores may work on one folder if they never write the same shard.
-
-    Args:
-        folder: the cache; made if it is not there.
-        recipe: what it shall hold.
 
     Raises:
         ValueError: if the folder holds a cache with another recipe.
@@ -157,7 +130,8 @@ class ShardStore:
         if (self.folder / MANIFEST).is_file():
             found, _ = read_manifest(self.folder)
             found.check_same(recipe, self.folder)
-            recipe = found  # its shard size rules
+            # Its shard size rules: the marks of finished shards are places in shards of that size.
+            recipe = found
         else:
             write_manifest(self.folder, recipe, {})
         self.recipe = recipe
@@ -170,15 +144,7 @@ class ShardStore:
         return listed and all(self._is_done(shard) for shard in range(self.recipe.num_shards))
 
     def pending(self, rank: int = 0, world_size: int = 1) -> list[int]:
-        """Images that one of several writers still has to embed.
-
-        Args:
-            rank: the writer.
-            world_size: number of writers; shard s belongs to writer s mod world_size.
-
-        Returns:
-            Places in the image list, in order.
-        """
+        """Images that one writer still has to embed, as places in the list; shard s is writer s mod `world_size`'s."""
         places: list[int] = []
         for shard in range(rank, self.recipe.num_shards, world_size):
             if self._is_done(shard):
@@ -187,16 +153,13 @@ class ShardStore:
             images = self.recipe.shard_images(shard)
             marks = np.fromfile(part, np.uint8) if part.is_file() else np.zeros(len(images), np.uint8)
             places += [place for place, done in zip(images, marks) if not done]
-            if marks.all():  # killed between the last image and the mark of completion
+            # The run was killed between the last image and the mark of completion: nothing is left to embed.
+            if marks.all():
                 self._finish(shard)
         return places
 
     def put(self, places: list[int], rows: np.ndarray) -> None:
-        """Writes images: first the rows, then their marks, so that a mark never promises what is not there.
-
-        Args:
-            places: places in the image list.
-            rows: (N, *entry_shape).
+        """Writes images: places in the image list, and their rows (N, *entry_shape).
 
         Raises:
             ValueError: if a number does not fit float16, or a row has another shape than the recipe's.
@@ -206,6 +169,7 @@ class ShardStore:
                 f"expected rows of shape {self.recipe.entry_shape}, got {rows.shape[1:]}; "
                 "the network does not give what the recipe says."
             )
+        # A number above 65,504 becomes infinite in float16, which the check below reports with the image it is of.
         with np.errstate(over="ignore"):
             rows = rows.astype(self.recipe.dtype)
         if not np.isfinite(rows).all():
@@ -234,6 +198,7 @@ class ShardStore:
         data, marks = self._maps(shard)
         mine = [i for i, place in enumerate(places) if place // self.recipe.shard_size == shard]
         local = [places[i] - shard * self.recipe.shard_size for i in mine]
+        # First the rows, flushed, then their marks, so that a mark never promises what a killed run did not write.
         data[local] = rows[mine]
         data.flush()
         marks[local] = 1
@@ -243,11 +208,13 @@ class ShardStore:
             self._finish(shard)
 
     def _maps(self, shard: int) -> tuple[np.memmap, np.memmap]:
-        """The open files of a shard; a fresh pair starts with the data, so that marks never outlive their rows."""
+        """The open files of a shard, data and marks; made where they are missing."""
         if shard not in self._open:
             count = len(self.recipe.shard_images(shard))
             path, part = shard_path(self.folder, shard), shard_path(self.folder, shard, ".part")
             if not part.is_file():
+                # A fresh pair starts with the data, and the marks appear whole: they never outlive their rows, nor are
+                # they read half-written.
                 shape = (count, *self.recipe.entry_shape)
                 np.lib.format.open_memmap(path, "w+", dtype=np.dtype(self.recipe.dtype), shape=shape).flush()
                 temporary = part.with_suffix(".part.tmp")
@@ -259,11 +226,15 @@ class ShardStore:
 
     def _finish(self, shard: int) -> None:
         sha256, images = file_sha256(shard_path(self.folder, shard)), len(self.recipe.shard_images(shard))
+        # The mark of completion comes before the progress is removed: killed in between, the shard still counts as
+        # done.
         _write_json(shard_path(self.folder, shard, ".json"), {"sha256": sha256, "images": images})
         shard_path(self.folder, shard, ".part").unlink(missing_ok=True)
 
 
 def _write_json(path: Path, values: dict[str, Any]) -> None:
+    # Written beside the file and moved over it, so that it is never seen half-written; the process number keeps writers
+    # that share a folder apart.
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     temporary.write_text(json.dumps(values, indent=1) + "\n")
     os.replace(temporary, path)
