@@ -19,17 +19,7 @@ class Interval:
 def pooled_miou(
     class_ids: np.ndarray, intersection: np.ndarray, union: np.ndarray, folds: np.ndarray | None = None
 ) -> float:
-    """mIoU from per-episode foreground counts; the mean over folds when several are given.
-
-    Args:
-        class_ids: (N,) class of each episode.
-        intersection: (N,) foreground intersection in pixels.
-        union: (N,) foreground union in pixels.
-        folds: (N,) fold of each episode.
-
-    Returns:
-        mIoU in [0, 1].
-    """
+    """mIoU in [0, 1] from per-episode foreground counts, averaged over folds; arguments as in `bootstrap_interval`."""
     return float(resampled_miou(class_ids, intersection, union, folds, num_resamples=0, seed=0)[0])
 
 
@@ -42,19 +32,15 @@ def bootstrap_interval(
     seed: int = 0,
     level: float = 0.95,
 ) -> Interval:
-    """Percentile bootstrap over episodes, drawn anew within each fold, of pooled per-class mIoU.
+    """The pooled per-class mIoU with its percentile bootstrap over episodes, drawn anew within each fold.
 
     Args:
         class_ids: (N,) class of each episode.
         intersection: (N,) foreground intersection in pixels.
         union: (N,) foreground union in pixels.
         folds: (N,) fold of each episode; None = all one fold.
-        num_resamples: bootstrap samples.
-        seed: seed of the draws; equal seeds draw equal episodes, whatever the method measured.
+        seed: equal seeds draw equal episodes, whatever the method measured.
         level: coverage in (0, 1).
-
-    Returns:
-        The mIoU and its interval.
 
     Source: Efron, 1979 (percentile interval).
     """
@@ -71,17 +57,15 @@ def paired_bootstrap(
     seed: int = 0,
     level: float = 0.95,
 ) -> Interval:
-    """mIoU of A minus mIoU of B on the same episodes, with a bootstrap interval that draws both alike.
+    """mIoU of A minus mIoU of B on the same episodes: A is better beyond chance when the interval's `low` is above 0.
 
     Args:
-        class_ids: (N,) class of each episode.
         counts_a: (intersection, union), each (N,), of A.
         counts_b: the same of B, episode by episode.
-        folds, num_resamples, seed, level: as in `bootstrap_interval`.
-
-    Returns:
-        The difference and its interval: A is better beyond chance when `low` is above 0.
+        class_ids, folds, num_resamples, seed, level: as in `bootstrap_interval`.
     """
+    # One seed for both: a sample holds the same episodes of A and of B, so what is hard for both cancels and the
+    # interval is narrower than that of two independent ones.
     a = resampled_miou(class_ids, *counts_a, folds, num_resamples, seed)
     b = resampled_miou(class_ids, *counts_b, folds, num_resamples, seed)
     return percentile_interval(a - b, level)
@@ -95,13 +79,9 @@ def resampled_miou(
     num_resamples: int,
     seed: int,
 ) -> np.ndarray:
-    """mIoU of the episodes as they are and of bootstrap samples of them; equal seeds draw equal episodes.
+    """(1 + num_resamples,) mIoUs: of the episodes as they are, then of bootstrap samples of them.
 
-    Args:
-        class_ids, intersection, union, folds, num_resamples, seed: as in `bootstrap_interval`.
-
-    Returns:
-        (1 + num_resamples,) mIoUs, the first over the episodes as they are.
+    Arguments as in `bootstrap_interval`.
 
     Raises:
         ValueError: lengths differ, or there is no episode.
@@ -115,12 +95,16 @@ def resampled_miou(
     means = []
     for fold in np.unique(folds):
         members = np.flatnonzero(folds == fold)
+        # Drawing n of n episodes with replacement is drawing how often each comes; as weights, all samples are one
+        # product of matrices. Folds are drawn apart, as they are measured apart and averaged.
         draws = rng.multinomial(len(members), np.full(len(members), 1 / len(members)), size=num_resamples)
         weights = np.concatenate([np.ones((1, len(members)), dtype=np.int64), draws])
         classes = np.unique(class_ids[members])
         one_hot = (class_ids[members][:, None] == classes).astype(np.float64)
         inter = weights @ (one_hot * intersection[members][:, None])  # (R + 1, classes)
         joint = weights @ (one_hot * union[members][:, None])
+        # A class that a sample missed is left out of that sample's mean, as a class that was not drawn is left out of
+        # the score itself.
         iou = np.divide(inter, joint, out=np.full_like(inter, np.nan), where=joint > 0)
         counted = (joint > 0).sum(1)
         means.append(np.where(counted > 0, np.nansum(iou, axis=1) / np.maximum(counted, 1), np.nan))
@@ -128,11 +112,6 @@ def resampled_miou(
 
 
 def percentile_interval(values: np.ndarray, level: float = 0.95) -> Interval:
-    """The interval of what `resampled_miou` returned, or of differences or means of such.
-
-    Args:
-        values: (1 + R,), the value itself first.
-        level: coverage in (0, 1).
-    """
+    """The interval of (1 + R,) values, the value itself first: of `resampled_miou`, or differences or means of such."""
     low, high = np.nanquantile(values[1:], [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(values[0]), float(low), float(high))

@@ -23,7 +23,6 @@ class FewShotScore:
         fb_iou: mean of the foreground and the background IoU, each pooled over all episodes.
         per_class: class id -> IoU of each class that counts.
         undrawn: classes that no episode asked for, or for which nothing was to be found and nothing was predicted.
-        num_episodes: episodes counted.
     """
 
     miou: float
@@ -34,14 +33,11 @@ class FewShotScore:
 
 
 def intersection_union(pred: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
-    """Count one episode.
+    """Intersection and union of one episode, each (2,) int64: background, foreground.
 
     Args:
         pred: (H, W) bool, or numbers whose nonzero means object.
         truth: (H, W) in {0, 1, 255}; pixels of 255 count nowhere.
-
-    Returns:
-        Intersection and union, each (2,) int64: background, foreground.
 
     Raises:
         ValueError: the shapes differ, or the truth holds another value.
@@ -60,18 +56,14 @@ def intersection_union(pred: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
     both = (pred & positive).sum()
     either = (pred | positive).sum()
     total = valid.sum()
+    # The background is what neither mask holds: its counts follow from the foreground's.
     return torch.stack([total - either, both]).long(), torch.stack([total - both, either]).long()
 
 
 class FewShotIoU(Metric):
-    """Few-shot mIoU: intersections and unions are summed per class, divided, then averaged over classes.
+    """Few-shot mIoU: intersections and unions are summed per class of `class_ids`, divided, then averaged over classes.
 
-    This is not a mean of per-episode IoUs. Sums are int64, so the order of episodes and the number of processes change
-    nothing.
-
-    Args:
-        class_ids: the classes of the fold (or of all folds).
-        kwargs: for `torchmetrics.Metric`.
+    This is not a mean of per-episode IoUs.
 
     Raises:
         ValueError: a class id is given twice.
@@ -90,18 +82,19 @@ class FewShotIoU(Metric):
         if len(self._row) != len(self.class_ids):
             raise ValueError(f"class ids {self.class_ids} hold one twice; each class is counted once.")
         size = len(self.class_ids)
+        # Counts of pixels are summed as int64: floats would round, and then the order of episodes and the number of
+        # processes would change the last digits.
         for name, shape in (("intersection", (size, 2)), ("union", (size, 2)), ("episodes", (size,))):
             self.add_state(name, torch.zeros(shape, dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(
         self, pred: Tensor | Sequence[Tensor], truth: Tensor | Sequence[Tensor], class_ids: Tensor | Sequence[int]
     ) -> None:
-        """Add a batch of episodes.
+        """Add a batch of B episodes.
 
         Args:
             pred: (B, H, W) or B tensors (H, W): bool or nonzero = object.
             truth: the same in {0, 1, 255}.
-            class_ids: B class ids.
 
         Raises:
             ValueError: lengths or shapes differ, or a class is not one of the metric's.
@@ -116,18 +109,15 @@ class FewShotIoU(Metric):
             self.add_counts(*intersection_union(one_pred, one_truth), class_id)
 
     def add_counts(self, intersection: Tensor, union: Tensor, class_id: int) -> None:
-        """Add one episode that was counted before (by `intersection_union`).
-
-        Raises:
-            ValueError: the class is not one of the metric's.
-        """
+        """Add one episode that was counted before (by `intersection_union`)."""
         if class_id not in self._row:
             raise ValueError(
                 f"class {class_id} is not among the {len(self.class_ids)} classes of this metric; "
                 "build it with the classes of the fold that is measured."
             )
         row = self._row[class_id]
-        self._computed = None  # torchmetrics forgets an earlier result by itself in `update` alone
+        # torchmetrics does these two by itself in `update` alone: forgets an earlier result, notes that there is one.
+        self._computed = None
         self._update_count += 1
         self.intersection[row] += intersection.to(self.intersection.device)
         self.union[row] += union.to(self.union.device)
@@ -136,9 +126,11 @@ class FewShotIoU(Metric):
     def compute(self) -> FewShotScore:
         """Scores over everything added so far, in all processes."""
         intersection, union = self.intersection.cpu().numpy(), self.union.cpu().numpy()
+        # A class with an empty union was neither there nor predicted: its IoU is 0 / 0, and it is left out of the mean.
         counted = union[:, 1] > 0
         iou = intersection[:, 1] / np.maximum(union[:, 1], 1)
-        pooled = _divide(intersection.sum(0), union.sum(0))
+        hits, joint = intersection.sum(0), union.sum(0)
+        pooled = np.divide(hits, joint, out=np.full(2, np.nan), where=joint > 0)
         return FewShotScore(
             miou=float(iou[counted].mean()) if counted.any() else float("nan"),
             fb_iou=float(pooled.mean()),
@@ -146,7 +138,3 @@ class FewShotIoU(Metric):
             undrawn=tuple(c for i, c in enumerate(self.class_ids) if not counted[i]),
             num_episodes=int(self.episodes.sum()),
         )
-
-
-def _divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
-    return np.divide(numerator, denominator, out=np.full(numerator.shape, np.nan), where=denominator > 0)

@@ -34,10 +34,6 @@ class ThresholdCurve(Metric):
     Args:
         class_ids: classes that may come.
         thresholds: ascending; probabilities, or values of any other score.
-        kwargs: for `torchmetrics.Metric`.
-
-    Raises:
-        ValueError: if the thresholds do not ascend.
     """
 
     full_state_update = False
@@ -54,6 +50,8 @@ class ThresholdCurve(Metric):
         self.grid = tuple(thresholds)
         if not self.grid or bool((np.diff(self.grid) <= 0).any()):
             raise ValueError("the grid of thresholds must be ascending and hold at least one value.")
+        # In float64, like the scores that it is compared with: rounded to float32 a threshold is another number, and a
+        # pixel at it could change sides. As a buffer it moves to the device with the counts.
         self.register_buffer("thresholds", torch.tensor(self.grid, dtype=torch.float64), persistent=False)
         columns = {"hits": len(self.grid), "predicted": len(self.grid), "positives": 1, "pixels": 1}
         for name, width in columns.items():
@@ -82,6 +80,7 @@ class ThresholdCurve(Metric):
         union = (self.positives + self.predicted - self.hits).double()
         counted = self.positives[:, 0] > 0
         if not bool(counted.any()):
+            # Nothing was found to choose by, for instance in a check of a few steps before training.
             return torch.zeros(2, len(self.grid), dtype=torch.float64)
         foreground = self.hits.sum(0) / union.sum(0).clamp(min=1)
         background = (self.pixels - union).sum(0) / (self.pixels - self.hits).sum(0).clamp(min=1)
@@ -90,6 +89,7 @@ class ThresholdCurve(Metric):
     def best(self) -> ThresholdChoice:
         """The threshold of the best mIoU."""
         curve = self.compute()[0]
+        # Of equal thresholds the middle one: it is the farthest from where the score falls off.
         top = (curve >= curve.max() - 1e-9).nonzero()[:, 0]
         return ThresholdChoice(self.grid[int(top[len(top) // 2])], float(curve.max()), tuple(curve.tolist()))
 
@@ -112,11 +112,7 @@ def choose_threshold(
     Args:
         scores: one score map (H, W) an episode, at the size of its truth.
         truths: one mask (H, W) an episode in {0, 1, 255}; 255 counts nowhere.
-        class_ids: the class of each episode.
         grid: candidates, ascending.
-
-    Raises:
-        ValueError: if nothing is given, lengths or shapes differ, or the grid does not ascend.
     """
     if len(scores) == 0 or not len(scores) == len(truths) == len(class_ids):
         raise ValueError(
