@@ -9,11 +9,7 @@ BUNDLED = {"tiny": "fsdino_tiny"}  # preset -> folder
 
 
 def bundled_file(name: str) -> Path:
-    """A file of the bundled weights, named without its suffix.
-
-    Raises:
-        FileNotFoundError: if the package has none of that name.
-    """
+    """A file of the bundled weights, named without its suffix."""
     path = _assets() / f"{name}.safetensors"
     if not path.is_file():
         raise FileNotFoundError(
@@ -23,11 +19,7 @@ def bundled_file(name: str) -> Path:
 
 
 def bundled_folder(preset: str) -> Path:
-    """The folder of a trained segmenter, by a name of `BUNDLED`.
-
-    Raises:
-        FileNotFoundError: if it is not there.
-    """
+    """The folder of a trained segmenter, by a name of `BUNDLED`."""
     folder = _assets() / BUNDLED[preset]
     if not (folder / "model.safetensors").is_file():
         raise FileNotFoundError(

@@ -57,15 +57,7 @@ Apache-2.0 for these weights and the code. The encoder and the teacher that they
 
 
 def model_card(model: Any, info: Mapping[str, Any]) -> str:
-    """Write the card of a model.
-
-    Args:
-        model: the `FewShotMethod`, for what it is and takes and for the sizes of its parts.
-        info: the content of its config.json.
-
-    Returns:
-        Markdown with the Hub's metadata on top.
-    """
+    """Markdown with the Hub's metadata on top, from a `FewShotMethod` and the content of its config.json (`info`)."""
     sizes = {**model.part_sizes(), "total": sum(p.numel() for p in model.parameters())}
     rows = "\n".join(f"| {name} | {value} |" for name, value in (info.get("results") or {}).items())
     references = "masks, clicks, boxes and scribbles, mixed freely" if model.takes_hints else "images with masks"

@@ -16,7 +16,6 @@ class FrozenMaps:
     """A frozen network as a source of cached maps.
 
     Args:
-        name: start of the cache folder's name.
         network: the frozen network; its weights name the cache.
         settings: whatever else decides the maps: taps, sizes.
         img_size: side of the square images that it wants, in pixels.

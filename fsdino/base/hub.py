@@ -16,15 +16,11 @@ def looks_like_id(name: str) -> bool:
 
 
 def download(repo_id: str, files: list[str], **options: Any) -> Path:
-    """Fetch files of a model from the Hub, or take them from the local cache.
+    """The local folder of a model's files from the Hub, fetched or from the local cache.
 
     Args:
         repo_id: "owner/name".
-        files: their names.
         options: for `huggingface_hub.snapshot_download`.
-
-    Returns:
-        The local folder.
 
     Raises:
         FileNotFoundError: if there is no such model, or no network and no local copy.

@@ -9,14 +9,10 @@ IGNORE = 255  # label of pixels that take part in no loss and no score
 
 
 def to_rgb(image: Image.Image) -> np.ndarray:
-    """Turn any PIL image into RGB bytes as a viewer would show it.
+    """Turn any PIL image into RGB bytes (H, W, 3) uint8 as a viewer would show it.
 
-    Args:
-        image: an image of any mode; its EXIF orientation is applied, transparent pixels are laid on white, 16 bit
-            channels keep their upper eight bits, grey becomes three equal channels.
-
-    Returns:
-        (H, W, 3) uint8.
+    Its EXIF orientation is applied, transparent pixels are laid on white, 16 bit channels keep their upper eight bits,
+    grey becomes three equal channels.
     """
     # Cameras store the sensor's rows and say in EXIF how to turn them; masks are drawn on what a viewer shows.
     image = ImageOps.exif_transpose(image)
@@ -31,17 +27,10 @@ def to_rgb(image: Image.Image) -> np.ndarray:
 
 
 def to_mask(image: Image.Image, threshold: int = 128) -> np.ndarray:
-    """Turn a black and white PIL image into a mask.
+    """Turn a black and white PIL image into a mask (H, W) uint8 in {0, 1}, or {0, 1, 255} from labels.
 
-    An image of nothing but 0, 1 and 255 with a 1 in it holds labels: 1 object, 255 ignore. Any other is cut at
-    `threshold`, so that what JPEG leaves around the object does not count.
-
-    Args:
-        image: A grey, palette, one-bit or RGB image.
-        threshold: smallest brightness in [1, 255] that counts as object.
-
-    Returns:
-        (H, W) uint8 in {0, 1}, or {0, 1, 255} from labels.
+    An image of nothing but 0, 1 and 255 with a 1 in it holds labels: 1 object, 255 ignore. Any other is object from the
+    brightness `threshold` in [1, 255] on, so that what JPEG leaves around the object does not count.
     """
     values = np.asarray(image if image.mode == "1" or image.mode.startswith("I") else image.convert("L"))
     # Annotation tools save two-colour palettes in which index 1 may be any colour, dark red for instance: the index

@@ -82,22 +82,11 @@ class FewShotMethod(nn.Module, PyTorchModelHubMixin, ABC):
 
     @abstractmethod
     def encode_support(self, support_images: Tensor, support_masks: Tensor) -> Any:
-        """Turn references into a memory of batch B.
-
-        Args:
-            support_images: (B, K, 3, S, S) float in [0, 1].
-            support_masks: (B, K, S, S) float in [0, 1].
-
-        """
+        """Turn references into a memory of batch B: images (B, K, 3, S, S) and masks (B, K, S, S), float in [0, 1]."""
 
     @abstractmethod
     def decode_query(self, memory: Any, query_image: Tensor) -> SegmenterOutput:
-        """Segment images with a memory; a memory of batch 1 serves all of them.
-
-        Args:
-            memory: what `encode_support` returned, of batch B or 1.
-            query_image: (B, 3, S, S) float in [0, 1].
-        """
+        """Segment images (B, 3, S, S) float in [0, 1] with a memory of batch B; one of batch 1 serves all of them."""
 
     def join(self, memories: Sequence[Any]) -> list[Any]:
         """Memories of batch 1 as the fewest that `decode_encoded` takes; none holds more than `MAX_CLASSES_AT_ONCE`."""
@@ -157,9 +146,7 @@ class FewShotMethod(nn.Module, PyTorchModelHubMixin, ABC):
     def remember(self, references: Sequence[Reference]) -> Any:
         """Turn annotated images of one class into a memory (batch 1), paid once.
 
-        Args:
-            references: at least one, in any order; sizes and kinds may differ, where the method knows other kinds
-                than masks.
+        Sizes and kinds may differ, where the method knows other kinds than masks.
 
         Raises:
             ValueError: if there is no reference, or one cannot be used: an empty mask, one of another size, or a kind
@@ -168,6 +155,7 @@ class FewShotMethod(nn.Module, PyTorchModelHubMixin, ABC):
         if len(references) == 0:
             raise ValueError("remember() got no reference; give at least one Reference(image, mask=mask).")
         pairs = [reference_arrays(self._only_mask(reference)) for reference in references]
+        # Every reference goes to the square by itself, as a query does, so they may differ in size.
         images = torch.stack([self._square(image) for image, _ in pairs])
         masks = torch.stack([self._square_mask(mask) for _, mask in pairs])
         return self.encode_support(images[None], masks[None])
@@ -179,23 +167,18 @@ class FewShotMethod(nn.Module, PyTorchModelHubMixin, ABC):
     def segment(self, memory: Any, image: ImageLike) -> Segmentation: ...
 
     def segment(self, memory: Any, image: ImageLike) -> Segmentation | LabelMap:
-        """Find the remembered object, or several remembered classes at once, in one image.
+        """Find the remembered object, or several remembered classes at once, in one image, at the image's own size.
 
         Args:
-            memory: what `remember` returned, or class name to memory.
+            memory: what `remember` returned, or class name to memory; a pixel is then the most probable class's.
             image: as `Reference.image`, any size.
-
-        Returns:
-            At the image's own size; for several classes a label map, in which the most probable has the pixel.
-
-        Raises:
-            ValueError: if there is no memory.
         """
         if not isinstance(memory, Mapping):
             return self.segment_batch(memory, [image])[0]
         if not memory:
             raise ValueError("segment() got no memory; give at least one class: {'cat': model.remember(...)}.")
         array = image_array(image, "image")
+        # A generator: `resolve` takes one class after the other, so the maps of all classes are never held together.
         found = zip(memory, self.find(self.join(list(memory.values())), array))
         return resolve(found, (array.shape[0], array.shape[1]), self.threshold)
 
@@ -212,11 +195,8 @@ class FewShotMethod(nn.Module, PyTorchModelHubMixin, ABC):
     def find(self, joined: Sequence[Any], image: np.ndarray) -> Iterator[Segmentation]:
         """Find many classes in one image (H, W, 3) uint8, one result after the other, so that few are held at a time.
 
-        Args:
-            joined: what `join` made of the classes' memories; made once for many images.
-
-        Yields:
-            One result per class, in the order of the memories; masks may overlap.
+        `joined` is what `join` made of the classes' memories, once for many images. Results are in the order of the
+        memories; masks may overlap.
         """
         # The encoder is nine tenths of the time, so it runs once for all classes.
         encoded = self.encode_query(self._square(image_array(image, "image"))[None])
@@ -239,11 +219,7 @@ class FewShotMethod(nn.Module, PyTorchModelHubMixin, ABC):
         raise ValueError(f"{type(self).__name__} takes no clicks; use FS-DINO to refine a result.")
 
     def draw_mask(self, reference: Reference) -> np.ndarray:
-        """The mask (H, W) bool that a reference's points, box or scribble mark; only methods with `takes_hints` can.
-
-        Raises:
-            ValueError: if the method knows no hints, or these cannot be used.
-        """
+        """The mask (H, W) bool that a reference's points, box or scribble mark; only methods with `takes_hints` can."""
         raise ValueError(f"{type(self).__name__} draws no masks; give one, or use FS-DINO.")
 
     def pack(self, memory: Any) -> dict[str, np.ndarray]:
@@ -283,6 +259,8 @@ class FewShotMethod(nn.Module, PyTorchModelHubMixin, ABC):
 
     @classmethod
     def _from_pretrained(cls: type[MethodT], *, model_id: str, **options: Any) -> MethodT:  # type: ignore[override]
+        # The mixin also passes options of its own way of loading (`map_location`, `strict`), which a download does not
+        # take.
         known = ("revision", "cache_dir", "force_download", "local_files_only", "token")
         model = storage.load(model_id, hub={name: options[name] for name in known if name in options})
         if not isinstance(model, cls):

@@ -49,11 +49,7 @@ class Reference:
 
 
 def image_array(image: ImageLike, name: str) -> np.ndarray:
-    """Turn an image of any accepted kind into an array.
-
-    Args:
-        image: as `Reference.image`.
-        name: what error messages call it.
+    """Turn an image of any accepted kind (see `Reference.image`) into an array; `name` is for error messages.
 
     Returns:
         (H, W, 3): uint8, or float32 in [0, 1] where a tensor was given.
@@ -84,6 +80,7 @@ def _from_tensor(image: Any, name: str) -> np.ndarray:
             f"{name}: expected a float tensor (3, H, W), got {image.dtype} {tuple(image.shape)}; "
             "convert it, or give a PIL image or a uint8 array (H, W, 3)."
         )
+    # Rounding and resampling go a little above 1, bytes far above. "not <=" rather than ">" refuses NaN as well.
     if image.numel() and not float(image.max()) <= 1.5:
         raise ValueError(f"{name}: expected values in [0, 1], got up to {float(image.max()):.0f}; divide by 255.")
     array: np.ndarray = image.detach().cpu().float().permute(1, 2, 0).numpy()
@@ -91,10 +88,7 @@ def _from_tensor(image: Any, name: str) -> np.ndarray:
 
 
 def reference_arrays(reference: Reference) -> tuple[np.ndarray, np.ndarray]:
-    """Check a reference with a mask.
-
-    Returns:
-        The image, as `image_array` gives it, and its mask (H, W) bool.
+    """Check a reference with a mask: its image, as `image_array` gives it, and its mask (H, W) bool.
 
     Raises:
         ValueError: if the mask is missing, empty, of another size, or not a single plane.
@@ -155,7 +149,8 @@ def prompt_points(
         raise ValueError(f"{reference.name}: all points are off the object (label 0); add one that is on it, label 1.")
     height, width = size
     inside = (points >= -0.5).all(1) & (points[:, 0] <= width - 0.5) & (points[:, 1] <= height - 0.5)
-    outside = ~inside  # a NaN is inside of nothing, so it lands here as well
+    # Not "x < 0 or x > width": a NaN is inside of nothing, so it lands here as well.
+    outside = ~inside
     if outside.any():
         x, y = points[outside.argmax()]
         raise ValueError(
@@ -166,15 +161,9 @@ def prompt_points(
 
 
 def to_square(points: np.ndarray, size: tuple[int, int], content_size: tuple[int, int]) -> np.ndarray:
-    """Positions in an image as positions in the network's square, pixel centres at whole numbers in both.
+    """Positions (P, 2) in an image of size (H, W) as float32 positions in the network's square, x and y in pixels.
 
-    Args:
-        points: (P, 2) x, y in pixels of the image.
-        size: (H, W) of the image.
-        content_size: (rows, columns) that the image takes in the square.
-
-    Returns:
-        (P, 2) float32 x, y in pixels of the square.
+    Pixel centres are at whole numbers in both; `content_size` is (rows, columns) that the image takes in the square.
     """
     scale = np.array([content_size[1] / size[1], content_size[0] / size[0]], np.float32)
     # half a pixel is added before scaling and taken away after it: a pixel's centre, not its corner, keeps its place
@@ -224,16 +213,18 @@ def _along(corners: np.ndarray) -> np.ndarray:
     """Evenly spaced points on a line through its corners."""
     lengths = np.hypot(*np.diff(corners, axis=0).T)
     way = np.concatenate([[0.0], np.cumsum(lengths)])
+    # In the middle of equal pieces: the ends of a stroke are where it most likely leaves the object.
     places = (np.arange(SCRIBBLE_POINTS) + 0.5) / SCRIBBLE_POINTS * way[-1]
     spread = np.stack([np.interp(places, way, corners[:, axis]) for axis in (0, 1)], axis=1).astype(np.float32)
     return spread if way[-1] > 0 else corners[:1]
 
 
 def _spread(pixels: np.ndarray) -> np.ndarray:
-    """Pixels of a stroke that lie far from each other, each time the farthest from those chosen."""
+    """Pixels of a stroke that lie far from each other."""
     if not len(pixels):
         return pixels
     centre = pixels.mean(0)
+    # Starts nearest the centre, and each time takes the farthest from those chosen, so that a wide stroke is covered.
     chosen = [int(((pixels - centre) ** 2).sum(1).argmin())]
     distance = np.full(len(pixels), np.inf)
     while len(chosen) < min(SCRIBBLE_POINTS, len(pixels)):

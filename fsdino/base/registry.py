@@ -20,11 +20,7 @@ FILE_ARGUMENTS = frozenset({"weights", "sha256", "encoder_weights", "checkpoint"
 
 
 def method_class(name: str) -> Any:
-    """The class of a method.
-
-    Raises:
-        ValueError: for an unknown name.
-    """
+    """The class of a method, by its key in `METHODS`."""
     if name not in METHODS:
         raise ValueError(f"unknown method {name!r}; use one of {', '.join(METHODS)}.")
     module, _, attribute = METHODS[name].partition(":")
@@ -32,14 +28,7 @@ def method_class(name: str) -> Any:
 
 
 def build(name: str, **args: Any) -> Any:
-    """A method from its name and the arguments of its `build`.
-
-    Args:
-        name: a key of `METHODS`.
-        args: for the class's `build` (sizes, weights, options).
-
-    Returns:
-        The `FewShotMethod`, in eval mode.
+    """A method in eval mode from its name (a key of `METHODS`) and the arguments of its `build`.
 
     Raises:
         ValueError: for an unknown name, or arguments that the method does not take.

@@ -19,9 +19,6 @@ class Resize:
     Args:
         size: side of the square, in pixels.
         mode: "squash" ignores the aspect ratio; "pad" keeps it and fills the right and bottom.
-
-    Raises:
-        ValueError: if the size is not positive or the mode unknown.
     """
 
     def __init__(self, size: int, mode: ResizeMode = "squash") -> None:
@@ -36,36 +33,24 @@ class Resize:
         return f"Resize(size={self.size}, mode={self.mode!r})"
 
     def image(self, img: Tensor) -> Tensor:
-        """Resize images, bilinear, smoothed where they shrink.
+        """Resize images (..., 3, H, W) float in [0, 1] to (..., 3, size, size), bilinear, smoothed where they shrink.
 
-        Args:
-            img: (..., 3, H, W) float in [0, 1].
-
-        Returns:
-            (..., 3, size, size) float in [0, 1]; padding is 0 (black).
+        Padding is 0 (black).
         """
         return self._pad(_bilinear(img, self.content_size(img.shape[-2], img.shape[-1])), 0.0)
 
     def soft_mask(self, mask: Tensor) -> Tensor:
-        """Resize support masks so that a pixel holds the share of it that the object covers.
+        """Resize support masks (..., H, W), float or bool, to (..., size, size) float in [0, 1]; padding is 0.
 
-        Args:
-            mask: (..., H, W) float or bool in [0, 1].
-
-        Returns:
-            (..., size, size) float in [0, 1]; padding is 0.
+        A pixel holds the share of it that the object covers.
         """
         mask = mask if mask.is_floating_point() else mask.float()
         return self._pad(_bilinear(mask, self.content_size(*mask.shape[-2:])).clamp(0.0, 1.0), 0.0)
 
     def truth(self, mask: Tensor) -> Tensor:
-        """Resize truth masks to the nearest pixel's label.
+        """Resize truth masks (..., H, W) long in {0, 1, 255} to the nearest pixel's label, (..., size, size) long.
 
-        Args:
-            mask: (..., H, W) long in {0, 1, 255}.
-
-        Returns:
-            (..., size, size) long; padding is 255 (ignored by losses and scores).
+        Padding is 255 (ignored by losses and scores).
         """
         flat = mask.reshape(-1, 1, *mask.shape[-2:]).float()
         # "nearest-exact" takes the pixel under the centre; torch's "nearest" is half a pixel off to the upper left
@@ -73,14 +58,11 @@ class Resize:
         return self._pad(content.reshape(*mask.shape[:-2], *content.shape[-2:]), float(IGNORE)).long()
 
     def invert(self, logits: Tensor, original_size: tuple[int, int]) -> Tensor:
-        """Bring a square prediction back to the image's own size, without the padding.
+        """Bring a square prediction back to the image's own size (H, W), bilinear, without the padding.
 
         Args:
             logits: (..., s, s) float on a square grid of any side s that covers the same square.
             original_size: (H, W) of the image, in pixels.
-
-        Returns:
-            (..., H, W) float, bilinear.
         """
         if self.mode == "squash":
             return _bilinear(logits, original_size)
@@ -101,6 +83,7 @@ class Resize:
         if self.mode == "squash":
             return self.size, self.size
         longest = max(height, width)
+        # At least one row or column is left of an image that is hundreds of times as long as wide.
         return max(1, round(height * self.size / longest)), max(1, round(width * self.size / longest))
 
     def _pad(self, content: Tensor, value: float) -> Tensor:

@@ -48,15 +48,11 @@ class Segmentation:
     presence: float | None = None
 
     def instances(self, min_pixels: int = 1, name: str = "") -> list[Instance]:
-        """The connected parts of the mask (8 neighbours), the largest first.
-
-        Args:
-            min_pixels: smaller parts are left out.
-            name: what the parts are called.
-        """
+        """The connected parts of at least `min_pixels` of the mask (8 neighbours), the largest first."""
         count, parts, stats, _ = cv2.connectedComponentsWithStats(self.mask.astype(np.uint8), connectivity=8)
         areas = stats[:, cv2.CC_STAT_AREA]
         found = []
+        # Part 0 is the background.
         for part in sorted(range(1, count), key=lambda i: -int(areas[i])):
             if areas[part] < min_pixels:
                 continue
@@ -105,8 +101,7 @@ def resolve(
     """Give each pixel to the most probable of the classes, or to the background.
 
     Args:
-        found: name and result of each class, in the order of the labels; taken one after the other, so that the
-            probabilities of one class at a time are held.
+        found: name and result of each class, in the order of the labels.
         size: (H, W) of the image.
         threshold: probability above which a pixel belongs to a class at all.
         min_score: classes whose score is below count as absent.
@@ -115,6 +110,7 @@ def resolve(
     labels, best = np.zeros(size, np.uint16), np.full(size, threshold, np.float32)
     scores: dict[str, float] = {}
     presences: dict[str, float | None] = {}
+    # Taken one after the other, so that the probabilities of one class at a time are held.
     for label, (name, one) in enumerate(found, start=1):
         is_there = one.present and one.score >= min_score
         if is_there:

@@ -31,30 +31,25 @@ _RUN_STAGES = ("presence", "train/checkpoints")
 
 
 def fingerprint(method: Any) -> str:
-    """Name a method by its description and weights, so that saved memories and measurements find their model again.
+    """Name a `FewShotMethod` by its description and weights, so that memories and measurements find their model again.
 
-    The weights count in half precision: a model and its half-precision copy on disk have the same fingerprint.
-
-    Args:
-        method: a `FewShotMethod`. Arguments that change no memory (`silent_args`) do not count.
+    Arguments that change no memory (`silent_args`) do not count.
     """
     # The threshold does not count: it changes masks, not what a memory means, and moving it must not lose memories.
     told = {key: value for key, value in (method.arguments() or {}).items() if key not in method.silent_args}
     digest = hashlib.sha256(json.dumps([method.name, told], sort_keys=True).encode())
     for name, tensor in sorted(method.state_dict().items()):
         value = tensor.detach().cpu()
+        # In half precision, so that a model and its half-precision copy on disk have the same fingerprint.
         value = (value.half() if value.is_floating_point() else value).contiguous()
+        # The shape counts too: two weights of other shapes may hold the same bytes.
         digest.update(f"{name}{tuple(value.shape)}".encode())
         digest.update(value.numpy().tobytes())
     return digest.hexdigest()[:16]
 
 
 def describe(method: Any, stage: Stage = "trained") -> dict[str, Any]:
-    """What rebuilds a method apart from its weights, in plain values; a checkpoint keeps it under `CHECKPOINT_KEY`.
-
-    Raises:
-        ValueError: if the method does not know how it was built.
-    """
+    """What rebuilds a method apart from its weights, in plain values; a checkpoint keeps it under `CHECKPOINT_KEY`."""
     args = method.arguments()
     if args is None:
         raise ValueError(
@@ -76,16 +71,11 @@ def save(
     """Write a method with all of its weights: everything that `load` needs, and a model card.
 
     Args:
-        method: a `FewShotMethod`.
-        folder: where to; made when missing, files of the same names are replaced.
         half: store in half precision, half the size; `load` gives float32 again.
         stage: what training the weights have had.
         results: named scores for the model card, for instance {"novel mIoU": 41.2}; None keeps those that the model was
             loaded with, as long as its weights are the same.
         encoder: name of bundled weights that hold the same encoder, which is then left out of the file.
-
-    Returns:
-        The folder.
 
     Raises:
         ValueError: if the method does not know how it was built, or the bundled encoder is another.
@@ -148,7 +138,6 @@ def load(
     Args:
         source: a preset with bundled weights ("tiny"), a folder written by `save`, its model.safetensors, a run folder
             (its export, or else its best checkpoint), a Lightning checkpoint (.ckpt), or a Hub id ("owner/name").
-        device: where the model goes.
         stage: "distilled" also opens an FS-DINO that has not been trained on episodes.
         method: the only method that will do, for what works with no other; None opens any.
         hub: options of a download from the Hub.
@@ -215,6 +204,7 @@ def _load_folder(folder: Path, stage: Stage) -> Any:
     if "encoder" in info:
         tensors |= _encoder_tensors(info["encoder"])
     model = _rebuild(info, tensors, str(folder), stage)
+    # The two files are copied one by one, so they may come from two exports of equal sizes.
     found = fingerprint(model)
     if found != info.get("fingerprint"):
         raise ValueError(

@@ -101,7 +101,7 @@ class EmbeddingCache:
         return self.recipe.num_images
 
     def __getitem__(self, index: int) -> Tensor:
-        """See `view`, of the plain image."""
+        """The plain `view` of an image."""
         return self.view(index, "plain")
 
     def view(self, index: int, view: str) -> Tensor:
