@@ -29,10 +29,7 @@ class Requirement:
 
     Attributes:
         path: relative path, may hold `*`.
-        what: what it is.
-        fetch: what to fetch when it is missing.
         folders: places under the root to look in.
-        optional: the data set works without it.
     """
 
     path: str
@@ -69,13 +66,10 @@ class DataSet:
 
     Attributes:
         name: what commands and recipes call it.
-        title: its full name.
         reader: opens it; called as `reader(root, split=..., **options)`, without what it does not have.
         roles: role that it can play -> its own split name, None where it has no splits.
         options: arguments that go with the name.
         needs_root: False for what the package brings along.
-        requirements: what must be on disk.
-        published: numbers to compare with.
         order: how a list of episodes takes its queries, see `EpisodeList.draw`.
         photographs: whose photographs it annotates, where other data sets annotate the same: one that is tested must
             not be trained on under another name.
@@ -109,11 +103,7 @@ def data_sets() -> dict[str, DataSet]:
 
 
 def data_set(name: str) -> DataSet:
-    """What is known of a data set.
-
-    Raises:
-        ValueError: there is no such data set.
-    """
+    """What is known of a data set, by its name."""
     if name not in data_sets():
         raise ValueError(f"there is no data set '{name}'; known: {', '.join(data_sets())}.")
     return data_sets()[name]
@@ -129,7 +119,6 @@ def open_data_set(
         root: its folder on disk; not used by the embedded world.
         role: "train" for images of base classes, "test" for episodes.
         split: the data set's own split name, in place of a role.
-        options: further arguments of its reader.
 
     Raises:
         ValueError: there is no such data set, it cannot play the role, no root was given, or its files are missing or
@@ -144,5 +133,6 @@ def open_data_set(
             able = " and ".join(entry.roles)
             raise ValueError(f"data set '{name}' is there to {able} on, not to {role} on: choose another one.")
         split = entry.roles[role]
+    # A caller's options win over the entry's, so that a recipe can change what an entry presets.
     arguments = {**entry.options, **options} | ({} if split is None else {"split": split})
     return entry.reader(root, **arguments) if entry.needs_root else entry.reader(**arguments)

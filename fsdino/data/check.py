@@ -30,17 +30,7 @@ class Count:
 
 @dataclass
 class DataReport:
-    """What was found.
-
-    Attributes:
-        data_set: what was looked for.
-        root: folder that was searched.
-        found: lines about files that are there.
-        without: lines about optional files that are not.
-        missing: lines about files that are not, each with what to fetch.
-        counts: numbers per fold.
-        problems: errors met when reading.
-    """
+    """What was found of a data set, as lines; `missing` says what to fetch, `without` names optional files."""
 
     data_set: DataSet
     root: Path | None
@@ -58,26 +48,15 @@ class DataReport:
     def __str__(self) -> str:
         where = f" in {self.root}" if self.root else ""
         lines = [f"{self.data_set.title} [{self.data_set.name}]{where}"]
-        lines += [f"  found    {line}" for line in self.found]
-        lines += [f"  without  {line}" for line in self.without]
-        lines += [f"  missing  {line}" for line in self.missing]
-        lines += [f"  count    {count}" for count in self.counts]
-        lines += [f"  problem  {line}" for line in self.problems]
+        kinds = {"found": self.found, "without": self.without, "missing": self.missing}
+        kinds |= {"count": list(map(str, self.counts)), "problem": self.problems}
+        lines += [f"  {kind:<8} {line}" for kind, entries in kinds.items() for line in entries]
         verdict = "ready to use" if self.ok else "not ready: see the lines marked missing and problem"
         return "\n".join([*lines, f"  result   {verdict}"])
 
 
 def check_data_set(name: str, root: str | Path | None = None, num_samples: int = 20) -> DataReport:
-    """Look at a data set as `fsdino evaluate` and `fsdino train` would, and at a few of its images.
-
-    Args:
-        name: one of `fsdino.data.catalog.data_sets`.
-        root: folder on disk; not needed for the embedded world.
-        num_samples: images to open with their masks, spread evenly.
-
-    Returns:
-        The report; print it.
-    """
+    """Look at a data set as `fsdino evaluate` and `fsdino run` would, and at `num_samples` images, spread evenly."""
     entry = data_set(name)
     entry.insist_on_root(root)
     report = DataReport(entry, None if root is None else Path(root))
@@ -94,7 +73,8 @@ def check_data_set(name: str, root: str | Path | None = None, num_samples: int =
             report.counts += _counts(entry.published, split, index)
             _sample(index, num_samples, report, split)
         except (ValueError, FileNotFoundError, ImportError) as error:
-            if str(error) not in report.problems and not report.missing:  # else the missing file says it all
+            # Where a file is missing, the error is a consequence of it and would only hide what to fetch.
+            if str(error) not in report.problems and not report.missing:
                 report.problems.append(str(error))
     return report
 
@@ -121,6 +101,8 @@ def _counts(published: Published, split: str, index: ClassIndex) -> list[Count]:
     ]
     pairs_published = published.fold_pairs.get(split)
     for fold, classes in enumerate(index.folds):
+        # Episodes are drawn from (image, class) pairs, so their number tells another selection of images from the
+        # published one even where classes and images agree.
         if classes:
             pairs = sum(len(index.images(class_id)) for class_id in classes)
             counts.append(Count(f"{label}fold {fold}, classes", len(classes), published.fold_classes))
@@ -139,6 +121,7 @@ def _of_split(number: int | Mapping[str, int] | None, split: str) -> int | None:
 def _sample(index: ClassIndex, num_samples: int, report: DataReport, split: str) -> None:
     """Open some images with one of their masks each."""
     images = index.all_images()
+    # Spread evenly over the list: a download or an archive that broke off lacks the end of it.
     picked = np.unique(np.linspace(0, len(images) - 1, min(num_samples, len(images))).astype(int))
     for image_id in (images[i] for i in picked):
         image, class_id = index.load_image(image_id), min(index.classes_in(image_id))

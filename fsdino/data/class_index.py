@@ -75,9 +75,7 @@ class ClassIndex(ABC):
 class SubsetIndex(ClassIndex):
     """A view on another index with fewer images: a split, a training filter, a few annotated images.
 
-    Args:
-        index: what is looked through.
-        keep: class id -> ids of the images that still count for it; a class that is missing has none.
+    `keep` is class id -> ids of the images that still count for it; a class that is missing has none.
     """
 
     def __init__(self, index: ClassIndex, keep: dict[int, list[str]]) -> None:
@@ -101,6 +99,7 @@ class SubsetIndex(ClassIndex):
         return list(self._keep.get(class_id, []))
 
     def candidates(self, class_id: int) -> list[str]:
+        # Only among the images that are left: a query without the class must not be a held-out image either.
         kept = set(self._all_images)
         return [image for image in self.index.candidates(class_id) if image in kept]
 
@@ -117,12 +116,7 @@ class SubsetIndex(ClassIndex):
 class CombinedIndex(ClassIndex):
     """Several data sets as one, for training: class ids are renumbered, image ids get `<name>:` in front.
 
-    Two members of the same name are told apart by a running number. An image's classes are those of its own data set
-    only: whether it shows a class of another one is not known, so absent queries are drawn within one data set.
-
-    Args:
-        members: the data sets.
-        name: name of the whole.
+    Two members of the same name are told apart by a running number.
 
     Attributes:
         class_ids: per member, its class id -> class id here.
@@ -156,6 +150,8 @@ class CombinedIndex(ClassIndex):
     def load_mask(self, image_id: str, class_id: int) -> np.ndarray:
         label, own_id = self._split(image_id)
         class_label, own_class = self._origin[class_id]
+        # Whether an image shows a class of another data set is not known, so it is refused: an empty mask would teach
+        # that the class is absent. For the same reason `classes_in` and `candidates` stay within one data set.
         if class_label != label:
             raise ValueError(
                 f"image '{image_id}' has no mask of class '{self.class_names[class_id]}': "

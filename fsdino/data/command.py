@@ -17,9 +17,6 @@ def data(name: str, root: str | None = None, samples: int = 20) -> int:
         name: the data set, for instance pascal5i, coco20i, fss1000, folder, synthetic.
         root: the folder it lies in.
         samples: images to open with their masks.
-
-    Returns:
-        Exit code: 0 when the data set can be used.
     """
     report = check_data_set(name, root, samples)
     print(report)
@@ -51,9 +48,6 @@ def episodes(
         out: JSON file to write; printed as a summary only where it is left out.
         verify: an existing list to check instead of drawing.
         skip_rare: leave out classes with too few images instead of refusing.
-
-    Returns:
-        Exit code.
     """
     index = open_data_set(name, root, "test")
     if verify is not None:

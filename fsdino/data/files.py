@@ -14,6 +14,7 @@ def existing(path: str | Path, what: str) -> Path:
     """Insist that a file or folder is there; if not, the message says what it is and how far the path exists."""
     found = Path(path)
     if not found.exists():
+        # The deepest folder that exists shows where a mistyped root departs from what is on disk.
         upper = next((p for p in found.absolute().parents if p.exists()), Path("/"))
         raise DataSetError(
             f"'{found}' ({what}) does not exist, '{upper}' does: check --root, or fetch what is missing "
@@ -64,13 +65,9 @@ def files_by_stem(folder: Path, suffixes: Iterable[str]) -> dict[str, Path]:
 def with_masks(
     images: dict[str, Path], masks: dict[str, Path], expected: Path, remedy: str = "add the masks or remove the images"
 ) -> dict[str, tuple[Path, Path]]:
-    """Each image with the mask of its name; one without a mask is refused.
+    """Each image (name -> file) with the mask of its name; one without a mask is refused, masks may be left over.
 
-    Args:
-        images: name -> file.
-        masks: name -> file; more than there are images will do.
-        expected: where the mask of a name should be, with `*` for the name.
-        remedy: end of the message.
+    `expected` is where the mask of a name should be, with `*` for the name; `remedy` ends the message.
     """
     lacking = sorted(set(images) - set(masks))
     if lacking:

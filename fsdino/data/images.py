@@ -28,6 +28,7 @@ def read_labels(path: str | Path) -> np.ndarray:
     with _opened(path) as image:
         values = np.asarray(image)
     if values.ndim == 3:
+        # The last of two or four channels is transparency, which says nothing of the label.
         colours = values[..., : 1 if values.shape[-1] == 2 else 3]
         if (colours != colours[..., :1]).any():
             raise ValueError(
@@ -58,6 +59,7 @@ def image_size(path: str | Path) -> tuple[int, int]:
     try:
         with Image.open(_existing(path)) as image:
             width, height = image.size
+            # EXIF's tag of orientation: from 5 on the stored rows are the columns that a viewer shows.
             turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
     except UNREADABLE as error:
         raise _unreadable(path, error) from error

@@ -91,14 +91,10 @@ class TrainSet:
     """The training side.
 
     Attributes:
-        index: annotated images to train on, without those of the test list.
-        val_index: annotated images that choose and calibrate.
         classes: base classes to train on.
         val_classes: base classes held out to pick checkpoint and threshold.
         val_episodes: fixed episodes of those; None without held-out classes.
         ignore_classes: classes whose pixels take part in no loss.
-        annotated: the annotated images, for the cache of frozen maps.
-        images: all images of distillation.
         class_weights: class -> how often it is drawn, relative to the others; None draws all equally often.
     """
 
@@ -114,11 +110,7 @@ class TrainSet:
 
 
 def open_test(part: DataPart, seed: int = 0) -> TestSet:
-    """The test data set with its fixed list, read from `test_list` or drawn.
-
-    Raises:
-        ValueError: for a missing data set or list, or a list that names images which are not there.
-    """
+    """The test data set with its fixed list, read from `test_list` and verified, or drawn."""
     index = open_data_set(part.test.name, part.test.root, "test", **part.test.options)
     if part.test_list is None:
         return TestSet(index, EpisodeList.draw(index, part.fold, part.shots, part.test_episodes, seed))
@@ -133,12 +125,8 @@ def open_test(part: DataPart, seed: int = 0) -> TestSet:
 def open_train(part: DataPart, test: TestSet, seed: int = 0) -> TrainSet:
     """The annotated and unannotated training images of a fold.
 
-    Held-out classes are taken from the first data set, which should be the most like the test's.
-
-    Args:
-        part: the recipe's data part.
-        test: its test set; a data set of the same name loses the list's images and the fold's classes.
-        seed: of the choice of annotated images, where asked for; the held-out classes are always the same.
+    Held-out classes are taken from the first data set, which should be the most like the test's. A data set of the same
+    name as the test's loses the list's images and the fold's classes. The seed chooses annotated images.
 
     Raises:
         ValueError: if no base class is left, or only some data sets have a share.
@@ -160,8 +148,10 @@ def open_train(part: DataPart, test: TestSet, seed: int = 0) -> TrainSet:
     whole = CombinedIndex(members) if len(members) > 1 else members[0]
     tables = whole.class_ids if isinstance(whole, CombinedIndex) else [{c: c for c in whole.class_names}]
     ignore = sorted(table[c] for table, barred_ids in zip(tables, novel) for c in barred_ids)
+    # More images than shots, since an episode needs a query beside its supports.
     usable = [c for c in whole.class_names if c not in set(ignore) and len(whole.images(c)) > part.shots]
-    tested_kind = set(tables[0].values())  # the first data set is the one like the test's
+    # Checkpoint and threshold are chosen on classes of the first data set alone: it is the one like the test's.
+    tested_kind = set(tables[0].values())
     annotated = ImageList(f"{whole.name}", tuple(whole.all_images()), whole.load_image)
     images = _all_images(part, annotated, test)
     if part.val_by == "images":
@@ -182,6 +172,7 @@ def held_out_classes(classes: Sequence[int], share: float, seed: int = 0) -> lis
     """Base classes kept out of training to pick checkpoint and threshold, sorted; at least one above share 0."""
     if share <= 0:
         return []
+    # By a seed of its own, not the run's: runs of several seeds are chosen by the same classes, so they compare.
     order = np.random.default_rng(seed).permutation(len(classes))
     count = max(1, round(share * len(classes)))
     return sorted(int(classes[i]) for i in order[:count])
@@ -192,6 +183,7 @@ def validation_episodes(
 ) -> EpisodeList:
     """Fixed episodes of held-out base classes; classes with too few images are left out."""
     view = SubsetIndex(index, {c: index.images(c) for c in classes})
+    # Lists are drawn from the novel classes of a fold, so the held-out ones become those of the only fold.
     view.folds = [list(classes)]
     return EpisodeList.draw(view, 0, shots, count, seed, protocol="validation", skip_rare=True)
 
@@ -203,9 +195,11 @@ def _is_tested(index: ClassIndex, spec: DataSpec, part: DataPart, test: TestSet)
 
 
 def _without_tested(index: ClassIndex, spec: DataSpec, part: DataPart, test: TestSet) -> ClassIndex:
-    """A training data set without the test list's images, also where it is another annotation of COCO's."""
+    """A training data set without the test list's images."""
     if _is_tested(index, spec, part, test):
         return SubsetIndex.without_images(index, test.episodes.images)
+    # COCO 2014, COCO 2017, LVIS and PACO name one photograph differently; a test image must not be trained on under
+    # another name.
     family = data_set(spec.name).photographs
     if not family or family != data_set(part.test.name).photographs:
         return index
@@ -226,8 +220,7 @@ def _split_images(
 ) -> tuple[ClassIndex, ClassIndex, list[int], list[int]]:
     """All classes are trained on and choose the checkpoint, each from images of its own.
 
-    Returns:
-        Images to train on, images held out, classes to train on, those of them that choose.
+    Returns images to train on, images held out, classes to train on, those of them that choose.
     """
     held_out = spread_images(whole, part.val_share) if part.val_share > 0 else set()
     view, seen = SubsetIndex.without_images(whole, held_out), SubsetIndex.of_images(whole, held_out)
@@ -262,6 +255,7 @@ def _fewer(index: ClassIndex, classes: list[int], count: int | None, seed: int) 
     """Only `count` annotated images, two of a class at a time, so that few images still make episodes."""
     if count is None:
         return index
+    # The 11 is this draw's own: other draws of the same seed do not go along with it.
     rng = np.random.default_rng([seed, 11])
     order = {c: rng.permutation(index.images(c)).tolist() for c in rng.permutation(classes).tolist()}
     rounds = max(len(images) for images in order.values()) // 2

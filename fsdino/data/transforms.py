@@ -37,26 +37,22 @@ class JointAugment:
         self.grey_prob = grey_prob
 
     def __call__(self, image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """Augment one image.
+        """Augment an image (H, W, 3) uint8 and its mask (H, W) uint8 in {0, 1, 255}; `rng` gives all random numbers.
 
-        Args:
-            image: (H, W, 3) uint8.
-            mask: (H, W) uint8 in {0, 1, 255}.
-            rng: where all random numbers come from.
-
-        Returns:
-            The image and its mask, both cropped to the same (h, w). An object that was there is still there.
+        Both are cropped to the same (h, w). An object that was there is still there.
         """
         top, left, height, width = self._crop(mask, rng)
         image, mask = image[top : top + height, left : left + width], mask[top : top + height, left : left + width]
         if rng.random() < self.flip_prob:
             image, mask = image[:, ::-1], mask[:, ::-1]
+        # Torch takes no array that is read backwards, as a mirrored view is; the jittered image is a new array anyway.
         return self._jitter(image, rng), np.ascontiguousarray(mask)
 
     def _crop(self, mask: np.ndarray, rng: np.random.Generator) -> tuple[int, int, int, int]:
         """(top, left, height, width) of the crop."""
         full_height, full_width = mask.shape
-        table = cv2.integral((mask == 1).astype(np.uint8))  # (H + 1, W + 1) sums, so that a crop's object costs nothing
+        # Sums over all upper left corners, (H + 1, W + 1): the object's pixels in any crop are then four look-ups.
+        table = cv2.integral((mask == 1).astype(np.uint8))
         total = int(table[-1, -1])
         for _ in range(10):
             scale = rng.uniform(*self.crop_scale)
@@ -79,5 +75,6 @@ class JointAugment:
         values = image.astype(np.float32) * brightness
         grey = values @ np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601 luma
         values = grey[..., None] + (values - grey[..., None]) * saturation
+        # Summed in float64: the last digits of a float32 sum depend on how a machine's NumPy splits it.
         mean = grey.mean(dtype=np.float64).astype(np.float32)
         return np.clip(mean + (values - mean) * contrast, 0, 255).round().astype(np.uint8)

@@ -19,18 +19,12 @@ from fsdino.data.episodes.episode_list import EpisodeList
 from fsdino.data.images import check_mask_size
 
 Transform = Callable[[np.ndarray, np.ndarray, np.random.Generator], tuple[np.ndarray, np.ndarray]]
-_MAX_TRIES = 50  # draws of an image before an impossible request is reported
-_MAX_CLASSES = 8  # draws of a class before that is an error
+# Draws of an image before its class is given up, and of a class before that is an error: no draw goes on for ever.
+_MAX_TRIES, _MAX_CLASSES = 50, 8
 
 
 class EpisodeData(Dataset[dict[str, Any]]):
-    """The episodes of a fixed list, in order.
-
-    Args:
-        index: data set that holds the images.
-        episodes: what to load.
-        resize: the method's way to its square of side S.
-    """
+    """The episodes of a fixed list, in order, resized to the method's square of side S."""
 
     def __init__(self, index: ClassIndex, episodes: EpisodeList, resize: Resize) -> None:
         self.index, self.episodes, self.resize = index, episodes, resize
@@ -76,12 +70,8 @@ class TrainEpisodes(Dataset[dict[str, Any]]):
     A class is drawn (uniformly, unless weights are given), then a query, then K other images as supports.
 
     Args:
-        index: data set of training images.
         classes: class ids to train on; those with fewer than K + 1 images are left out.
-        resize: the method's way to its square of side S.
         shots: references per episode (K).
-        length: episodes per epoch.
-        seed: seed of all draws.
         epoch: number of the epoch; build a new data set for each.
         ignore_classes: novel classes whose pixels become 255 in query masks and background in support masks.
         absent_prob: share in [0, 1] of episodes whose query does not show the class (its mask is 0 or 255).
@@ -120,7 +110,6 @@ class TrainEpisodes(Dataset[dict[str, Any]]):
         return self.length
 
     def _shares(self, weights: Mapping[int, float]) -> np.ndarray:
-        """Probability of every class of `classes`."""
         values = np.array([weights.get(c, 0.0) for c in self.classes])
         if not (values >= 0).all() or values.sum() <= 0:
             raise ValueError("no class that can be drawn has a weight above 0; correct class_weights.")
@@ -134,9 +123,6 @@ class TrainEpisodes(Dataset[dict[str, Any]]):
     def __getitem__(self, i: int) -> dict[str, Any]:
         """Draw episode i.
 
-        A class without usable images (all of its pixels are ignored, or its masks are empty) is warned of, and
-        another one drawn.
-
         Returns:
             As `EpisodeData`, without `query_mask_original`, and `support_truths` (K, S, S) uint8 {0, 1, 255 = ignore},
             for methods that are also asked to find the references' objects.
@@ -146,13 +132,15 @@ class TrainEpisodes(Dataset[dict[str, Any]]):
         for _ in range(_MAX_CLASSES - 1):
             try:
                 return self._episode(i, self._draw_class(rng), rng)
+            # A class all of whose pixels are ignored, or whose masks are empty, must not end a run of hours.
             except _NoImage as error:
                 warnings.warn(f"{error} Another class is drawn in its place.", stacklevel=2)
         return self._episode(i, self._draw_class(rng), rng)
 
     def _episode(self, i: int, class_id: int, rng: np.random.Generator) -> dict[str, Any]:
         absent = bool(rng.random() < self.absent_prob)
-        if absent and class_id not in self._candidates:  # a list over the whole data set: made once a class
+        # A list over the whole data set, so it is made once a class, and only where absent queries are asked for.
+        if absent and class_id not in self._candidates:
             self._candidates[class_id] = self.index.candidates(class_id)
         pool = self._candidates[class_id] if absent else self.images[class_id]
         query_id, image, mask = self._pick(pool, class_id, rng, set(), absent)
@@ -201,14 +189,10 @@ class TrainEpisodes(Dataset[dict[str, Any]]):
 
 
 def collate_episodes(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Stack episodes into a batch.
+    """Stack B episodes of one data set into a batch.
 
-    Args:
-        items: B episodes of one data set.
-
-    Returns:
-        Tensors with a leading B; `class_id` and `episode_index` as (B,) long; `query_mask_original`, `query_id` and
-        `support_ids` stay lists of length B, as images differ in size.
+    Tensors get a leading B, `class_id` and `episode_index` become (B,) long; `query_mask_original`, `query_id` and
+    `support_ids` stay lists of length B, as images differ in size.
     """
     batch: dict[str, Any] = {}
     for key in items[0]:

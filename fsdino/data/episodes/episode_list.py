@@ -27,16 +27,11 @@ class EpisodeSpec:
 
 
 class PortableRandom:
-    """Whole random numbers that are the same on every platform and in every numpy version.
-
-    numpy promises the raw stream of its bit generators, not what `Generator` makes of it, so the reduction to a range
-    is done here.
-
-    Args:
-        key: anything printable; equal keys give equal numbers.
-    """
+    """Whole random numbers, the same on every platform and in every NumPy version; equal keys give equal ones."""
 
     def __init__(self, *key: object) -> None:
+        # NumPy promises the raw stream of its bit generators, not what `Generator` makes of it, so the reduction to a
+        # range is done here.
         digest = hashlib.sha256(repr(key).encode()).digest()
         self._bits = np.random.Philox(key=int.from_bytes(digest[:16], "little"))
 
@@ -55,11 +50,8 @@ class EpisodeList:
     """A fixed list of test episodes.
 
     Attributes:
-        dataset: name of the data set it was drawn from.
         fold: fold whose novel classes are tested.
         shots: references per episode (K).
-        seed: seed of the draw.
-        episodes: the episodes in order.
         protocol: name of the published protocol it follows, or "".
     """
 
@@ -109,11 +101,7 @@ class EpisodeList:
         Images whose mask is empty are passed over.
 
         Args:
-            index: data set of test images.
-            fold: which of its folds.
             shots: references per episode, at least 1.
-            num_episodes: length of the list, for order "random".
-            seed: seed of the draw.
             protocol: name written into the list.
             order: "random" draws a class, then a query, then supports, each uniformly; "each" takes every image
                 of every class once as query; "first" takes a class's first images as supports and each other one
@@ -123,7 +111,7 @@ class EpisodeList:
         """
         if shots < 1:
             raise ValueError(f"episodes need at least 1 shot, got {shots}.")
-        # with replacement one image is enough for all supports, beside the query
+        # With replacement one image is enough for all supports, beside the query
         pools = _Pools(index, fold, shots, 2 if replacement else shots + 1, skip_rare)
         random = PortableRandom("episodes", index.name, fold, shots, seed)
         if order == "first":
@@ -134,6 +122,7 @@ class EpisodeList:
             ]
             return cls(index.name, fold, shots, seed, tuple(chosen), protocol)
         if order == "each":
+            # Over a copy: `usable` takes images without an object out of the pool.
             queries = [(c, q) for c in pools.classes for q in list(pools[c]) if pools.usable(c, q)]
         else:
             queries = []
@@ -151,6 +140,7 @@ class EpisodeList:
     def save(self, path: str | Path) -> None:
         """Write the list as JSON, one episode a line, with its content hash."""
         content = self._content()
+        # One episode a line, so that two lists can be compared by eye and by diff.
         lines = ",\n".join(json.dumps(episode) for episode in content.pop("episodes"))
         head = json.dumps(content | {"sha256": self.content_hash})[:-1]
         Path(path).parent.mkdir(parents=True, exist_ok=True)
@@ -160,9 +150,7 @@ class EpisodeList:
     def load(cls, path: str | Path, dataset: str = "") -> EpisodeList:
         """Read a list, also a plain one without format and hash (`category_id` in place of `class_id`).
 
-        Args:
-            path: the JSON file.
-            dataset: name for a list that does not say its own.
+        `dataset` names a list that does not say its own data set.
         """
         file = Path(path)
         if not file.is_file():

@@ -30,7 +30,8 @@ def training_view(index: ClassIndex, fold: int, rule: TrainFilter = "none") -> C
         for image in index.images(class_id):
             shown.setdefault(image, []).append(class_id)
     keep: dict[int, list[str]] = {class_id: [] for class_id in base}
-    for image, classes in shown.items():  # image by image, as readers keep the last one at hand
+    # Image by image, not class by class: readers keep the last image's masks at hand.
+    for image, classes in shown.items():
         if not index.classes_in(image) & novel:
             for class_id in classes:
                 if index.object_pixels(image, class_id) >= PFENET_MIN_PIXELS:

@@ -21,9 +21,6 @@ class Protocol:
     a list follows a protocol in number and manner, not episode by episode.
 
     Attributes:
-        name: name of the preset.
-        source: the line of work it follows.
-        seed: seed of the episode list.
         episodes: data set -> episodes a fold, where it differs from `default_episodes`.
         default_episodes: episodes a fold.
         scoring: "network" scores at the network's square, "original" at the image's own size.
@@ -54,7 +51,8 @@ class Protocol:
         skip_rare: bool = False,
     ) -> EpisodeList:
         """Draw this protocol's list; number and seed replace the protocol's, the rest is as in `EpisodeList.draw`."""
-        described = data_sets().get(index.name)  # an index of another name is a user's own
+        # An index of a name that the catalog does not know is a user's own.
+        described = data_sets().get(index.name)
         return EpisodeList.draw(
             index,
             fold,

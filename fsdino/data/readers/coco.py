@@ -35,8 +35,6 @@ class CocoIndex(ClassIndex):
     Args:
         annotations: JSON with `images`, `annotations` and `categories`; polygons (several parts allowed), RLE and
             compressed RLE.
-        image_dir: folder that the file names are relative to.
-        name: name of the data set.
         min_cover: smallest share of the image, in [0, 1], that a class has to exceed to count for the image.
         min_pixels: smallest number of pixels that a class needs to count for the image.
         overlap: see above.
@@ -68,7 +66,8 @@ class CocoIndex(ClassIndex):
             raise self._malformed(error) from error
         class_ids = sorted(self.class_names)
         self.folds = [class_ids[fold::num_folds] for fold in range(num_folds)]
-        self._painted: tuple[str, np.ndarray] | None = None  # masks of one image are asked for one after the other
+        # The last image's map is kept, since masks of one image are asked for one after the other.
+        self._painted: tuple[str, np.ndarray] | None = None
         self._images = self._count(min_cover, min_pixels)
         if not any(self._images.values()):
             raise DataSetError(f"'{self.annotations}' has no class with an image: it holds no usable mask.")
@@ -94,15 +93,12 @@ class CocoIndex(ClassIndex):
             if own_class == class_id:
                 plane = crowd if is_crowd else mask
                 np.maximum(plane, self._decode(image_id, segmentation), out=plane)
+        # A crowd is outlined as a whole, so what lies in it can be neither right nor wrong; single instances in it can.
         mask[(crowd == 1) & (mask == 0)] = IGNORE
         return mask
 
     def label_map(self, image_id: str) -> np.ndarray:
-        """One class id a pixel in the documented painting order.
-
-        Returns:
-            (H, W) int64: category id, 0 where there is none (category ids start at 1), -1 on crowds.
-        """
+        """(H, W) int64 in the painting order: category id, 0 where there is none (ids start at 1), -1 on crowds."""
         if self._painted is None or self._painted[0] != image_id:
             labels = np.zeros(self._size(image_id), np.int64)
             # The published label maps of COCO-20i were painted so: a crowd never hides an instance, and where two
@@ -206,7 +202,6 @@ def coco_folder(
         root: folder that holds both, or the JSON file itself (the images are looked for beside it then).
         annotations: the JSON file, relative to the root.
         images: the folder of images, relative to the root; "." for the root itself.
-        options: further arguments of `CocoIndex`.
     """
     base = existing(root, "the folder with the COCO-format file")
     path = base if base.is_file() else base / annotations
@@ -229,8 +224,9 @@ def read_json(path: Path, keys: Iterable[str]) -> dict[str, Any]:
 
 
 def _compact(segmentation: Any) -> Any:
-    """Polygons as arrays: a third of the memory of lists of Python numbers."""
+    """Polygons as arrays."""
     if isinstance(segmentation, list):
+        # In a third of the memory of lists of Python numbers.
         return [np.asarray(polygon, dtype=np.float64) for polygon in segmentation]
     return segmentation
 

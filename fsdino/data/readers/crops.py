@@ -24,14 +24,7 @@ class ObjectCrop:
 
 
 class CropIndex(ClassIndex):
-    """Data set of crops; an image id is `<image>@<object>`.
-
-    Args:
-        name: name of the data set.
-        crops: image id -> crop.
-        class_names: class id -> name.
-        folds: novel class ids per fold.
-    """
+    """Data set of crops; an image id is `<image>@<object>`, `crops` is image id -> crop."""
 
     def __init__(
         self, name: str, crops: dict[str, ObjectCrop], class_names: dict[int, str], folds: list[list[int]]

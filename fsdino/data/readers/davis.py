@@ -47,7 +47,8 @@ class DavisIndex(ClassIndex):
                     f"sequence '{self._images / sequence}' has {len(frames)} frame(s), expected 3 or "
                     "more: unpack DAVIS again."
                 )
-            self._frames[sequence] = frames[:-1]  # the official measure leaves the last frame out
+            # The official measure leaves the last frame out.
+            self._frames[sequence] = frames[:-1]
             for number in self._objects(sequence, frames[0]):
                 class_id = len(self.class_names)
                 self.class_names[class_id] = f"{sequence}/{number}"
@@ -68,6 +69,7 @@ class DavisIndex(ClassIndex):
         path = self._masks / f"{image_id}.png"
         labels = read_labels(path)
         check_mask_size(labels, image_size(self._images / f"{image_id}.jpg"), path)
+        # 2016 tests one object a sequence: 255 in files of 2016, all numbers together in those of 2017.
         if self.year == 2016:
             return (labels > 0).astype(np.uint8)
         return np.where(labels == IGNORE, IGNORE, labels == number).astype(np.uint8)

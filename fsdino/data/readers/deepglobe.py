@@ -42,7 +42,8 @@ class DeepGlobeIndex(ClassIndex):
             images = files_by_stem(existing(folder / "origin", "the tiles of a class"), (".jpg",))
             masks = files_by_stem(existing(folder / "groundtruth", "the masks of a class"), (".png",))
             pairs = with_masks(images, masks, folder / "groundtruth/*.png", "unpack the archive again")
-            self._images |= images  # a tile of two classes lies in both folders, with the same pixels
+            # A tile of two classes lies in both folders, with the same pixels.
+            self._images |= images
             self._masks[class_id] = {tile: mask for tile, (_, mask) in pairs.items()}
         if not self._images:
             raise DataSetError(f"'{base}' has no .jpg tile in '<class>/test/origin': unpack the archive again.")

@@ -27,7 +27,6 @@ class MaskFolderIndex(ClassIndex):
     """Images with one black and white mask each: an image shows the class of its folder and no other.
 
     Args:
-        name: name of the data set.
         files: class name -> image name -> (image, mask). Image ids are `<class>/<name>`.
         class_ids: class name -> id; None counts the sorted names.
         folds: novel class ids per fold; None puts class i into fold i mod 4 (fewer folds when there are fewer classes).
@@ -90,15 +89,8 @@ def folder(
     - `<class>/<name>.jpg` with `<class>/<name>.png` (or `<name>_mask.png`); the folder of one class will do
     - `images/<class>/<name>.jpg` with `masks/<class>/<name>.png`; without class folders all is one class, "object"
     - `images/<name>.jpg` with `labels/<name>.png` (one class number a pixel, 0 background, 255 ignore) and
-      `classes.json` (`{"1": "dog"}`, or a list with the background first)
-
-    Args:
-        root: the folder.
-        name: name of the data set.
-        num_folds: for label maps: the class at position i is novel in fold i mod `num_folds`.
-        min_pixels: for label maps: smallest number of pixels that a class needs to count for an image.
-        min_cover: for label maps: smallest share of the image, in [0, 1], that a class has to exceed.
-        min_images: for label maps: classes with fewer images count for none.
+      `classes.json` (`{"1": "dog"}`, or a list with the background first); the last four arguments are for these, see
+      `LabelMapIndex`, and class i is novel in fold i mod `num_folds`
     """
     base = existing(root, "the folder of images and masks")
     if (base / "labels").is_dir():
@@ -108,7 +100,8 @@ def folder(
         files = _twin_trees(base / "images", base / "masks")
     else:
         files = {path.name: _class_folder(path) for path in shown(base) if path.is_dir()}
-        files = files or {base.resolve().name: _class_folder(base)}  # no folder inside: all images are of one class
+        # No folder inside: all images are of one class, called as the folder.
+        files = files or {base.resolve().name: _class_folder(base)}
     files = {class_name: pairs for class_name, pairs in files.items() if pairs}
     if not files:
         raise DataSetError(f"'{base}' holds no images with masks; expected one of: " + "; ".join(LAYOUTS) + ".")

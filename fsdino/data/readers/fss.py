@@ -18,9 +18,7 @@ ROOTS = ("FSS-1000", "FSS-1000/data", "fewshot_data/fewshot_data", "fewshot_data
 def class_split(root: str | Path | None = None) -> dict[str, list[str]]:
     """The published split of the classes: "train", "val", "test" -> class names, sorted.
 
-    Args:
-        root: where a folder `splits/fss` (or `FSS-1000/splits`, `splits`) with `trn.txt`, `val.txt` and `test.txt` is
-            read in place of the package's own table.
+    A user's own lists `trn.txt`, `val.txt`, `test.txt` below the root are read in place of the package's table.
     """
     for folder in ("splits/fss", "FSS-1000/splits", "splits"):
         place = Path(root) / folder if root is not None else None
@@ -41,6 +39,7 @@ def fss1000(root: str | Path, split: Literal["train", "val", "test"] = "test") -
     Source: Li et al., 2020; ten test images a class, each once as query (Min et al., 2021).
     """
     names = class_split(root)
+    # Numbered over all three splits, so that a class has the same id in each.
     class_ids = {name: i for i, name in enumerate(sorted(n for part in names.values() for n in part))}
     base = fss_folder(root, names[split])
     pairs = {name: _images(base / name) for name in names[split]}

@@ -19,11 +19,8 @@ class LabelMapIndex(ClassIndex):
     """Images with label maps.
 
     Args:
-        name: name of the data set.
         files: image id -> (image, label map). In the map 0 is background, 255 is ignored, every other number is a
             class id.
-        class_names: class id -> name.
-        folds: novel class ids per fold.
         min_pixels: smallest number of pixels that a class needs to count for an image.
         min_cover: smallest share of the image, in [0, 1], that a class has to exceed to count.
         min_images: classes with fewer images count for none.
@@ -43,7 +40,8 @@ class LabelMapIndex(ClassIndex):
     ) -> None:
         self.name, self.class_names, self.folds = name, dict(class_names), [list(fold) for fold in folds]
         self._files = dict(files)
-        self._labels: tuple[str, np.ndarray] | None = None  # masks of one image are asked for one after the other
+        # The last map is kept, since masks of one image are asked for one after the other.
+        self._labels: tuple[str, np.ndarray] | None = None
         self._areas: dict[str, dict[int, int]] = {}
         # Which images count for a class depends on its pixels, so without a published list every map is read once. The
         # areas are kept: episodes and training filters ask for them again and again.
@@ -71,14 +69,15 @@ class LabelMapIndex(ClassIndex):
         return np.where(labels == IGNORE, IGNORE, labels == class_id).astype(np.uint8)
 
     def classes_in(self, image_id: str) -> set[int]:
-        if image_id not in self._areas:
-            self._areas[image_id] = self._check(image_id, self._label_map(image_id))
-        return {class_id for class_id in self._areas[image_id] if class_id > 0}
+        return {class_id for class_id in self._areas_of(image_id) if class_id > 0}
 
     def object_pixels(self, image_id: str, class_id: int) -> int:
+        return self._areas_of(image_id).get(class_id, 0)
+
+    def _areas_of(self, image_id: str) -> dict[int, int]:
         if image_id not in self._areas:
             self._areas[image_id] = self._check(image_id, self._label_map(image_id))
-        return self._areas[image_id].get(class_id, 0)
+        return self._areas[image_id]
 
     def _read_map(self, path: Path) -> np.ndarray:
         return read_labels(path)
@@ -110,7 +109,8 @@ class LabelMapIndex(ClassIndex):
         def one(image_id: str) -> dict[int, int]:
             return self._check(image_id, self._read_map(self._files[image_id][1]))
 
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # decoding PNGs releases the interpreter
+        # Threads, not processes: decoding PNGs releases the interpreter's lock.
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
             return dict(zip(self._files, pool.map(one, self._files)))
 
     def _count(self, min_pixels: int, min_cover: float) -> dict[int, list[str]]:

@@ -33,6 +33,7 @@ class LvisIndex(CocoIndex):
     """
 
     def __init__(self, root: str | Path, split: Literal["train", "val"] = "val", shots: int = 1) -> None:
+        # Before the base class reads the file: that calls `_note_image` for every image, which fills it.
         self._known_absent: dict[int, set[str]] = {}
         annotations, image_dir = lvis_files(root, split)
         super().__init__(annotations, image_dir, "lvis92i", file_name=self._note_image)

@@ -23,10 +23,7 @@ def own_folder(
     """The training or the test images of a folder, in any layout that `folder` knows; one fold tests all classes.
 
     Args:
-        root: the folder.
-        split: "train", or "test" for the images that are kept apart.
         test_share: part of each class's images kept apart, in (0, 1), two at least.
-        name: name of the data set.
         options: for `folder`.
     """
     if not 0.0 < test_share < 1.0:
@@ -48,10 +45,7 @@ def own_folder(
 def spread_images(index: ClassIndex, share: float, least: int = 2) -> set[str]:
     """Images taken evenly from each class's sorted list; one that shows several classes counts for all of them.
 
-    Args:
-        index: the data set.
-        share: part of each class's images.
-        least: images of a class at least, where it has twice as many.
+    At least `least` images of a class are taken, where it has twice as many.
     """
     chosen: set[str] = set()
     for class_id in sorted(index.class_names):

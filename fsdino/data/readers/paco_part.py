@@ -27,7 +27,6 @@ class PacoPartIndex(CropIndex):
         root: folder with `paco_lvis_v1_{train,test}.json` (also in `annotations/` or `paco/`) and COCO 2017's
             `train2017` and `val2017` (also in `coco/`), or the one holding it as `PACO-Part/` or `PACO/`.
         split: images to use: "train" for base classes, "test" (or "val") for episodes.
-        min_pixels: smallest part in pixels.
 
     Source: Ramanathan et al., 2023; Liu et al., 2024 (folds).
     """
@@ -43,6 +42,8 @@ class PacoPartIndex(CropIndex):
         annotated = {s: _annotated_parts(base / f"paco_lvis_v1_{s}.json") for s in ("train", "test") if s != split}
         annotated[split] = own
         ids = sorted(annotated["train"])
+        # Positions count the train split's parts, and only then those that the test split lacks are dropped: the other
+        # way round every fold would be another.
         folds = [[class_id for class_id in ids[fold::4] if class_id in annotated["test"]] for fold in range(4)]
         super().__init__("paco-part", crops, names, folds)
 

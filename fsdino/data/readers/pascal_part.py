@@ -27,8 +27,6 @@ class PascalPartIndex(CropIndex):
     Args:
         root: folder with `Annotations_Part/*.mat` and VOC 2010's `JPEGImages` and `ImageSets` (also in
             `VOCdevkit/VOC2010`).
-        split: "train" or "val" of VOC 2010's main list.
-        min_pixels: smallest part in pixels.
 
     Source: Chen et al., 2014; Liu et al., 2024 (folds).
     """
@@ -38,7 +36,8 @@ class PascalPartIndex(CropIndex):
         places = [p / "Annotations_Part" for p in (Path(root), base, base.parent, base.parent.parent)]
         found = [place for place in places if place.is_dir()] or [existing(places[0], "PASCAL-Part's trainval.tar.gz")]
         self._annotations, self._images = found[0], base / "JPEGImages"
-        self._recent: tuple[str, list[Any]] | None = None  # crops of one image are asked for together
+        # The last image's objects are kept, since its crops are asked for together.
+        self._recent: tuple[str, list[Any]] | None = None
         class_ids = {name: i for i, name in enumerate(sorted(n for names in PART_FOLDS.values() for n in names))}
         crops: dict[str, ObjectCrop] = {}
         for image in read_names(base / f"ImageSets/Main/{split}.txt"):
@@ -72,6 +71,7 @@ class PascalPartIndex(CropIndex):
                 things = content["anno"]["objects"]
             except (KeyError, TypeError) as error:
                 raise DataSetError(f"'{path}' has no anno.objects: it is no file of PASCAL-Part.") from error
+            # scipy gives a single object as a struct, several as an array of them; parts below likewise.
             self._recent = (image, list(np.atleast_1d(things)))
         return self._recent[1]
 

@@ -37,6 +37,8 @@ class PersegIndex(MaskFolderIndex):
 
     def _read_mask(self, path: Path) -> np.ndarray:
         with Image.open(path) as image:
+            # A grey mask is read by its brightness, as everywhere; in colours the object may be dark red, so there
+            # whatever is not black counts.
             if image.mode in ("1", "L", "P"):
                 return super()._read_mask(path) if image.mode != "P" else _not_black(read_image(path))
         return _not_black(read_image(path))

@@ -28,7 +28,6 @@ class SuimIndex(LabelMapIndex):
         root: folder with `train_val/images`, `train_val/masks`, `TEST/images` and `TEST/masks` (`.bmp`), or one holding
             it as `SUIM/`. The masks of single classes in folders inside `TEST/masks` are not read.
         split: "train" (1,525 images) or "test" (110).
-        min_pixels: smallest number of pixels that a class needs to count for an image.
 
     Source: Islam et al., 2020.
     """
@@ -44,7 +43,7 @@ class SuimIndex(LabelMapIndex):
         super().__init__("suim", files, names, [list(names)], min_pixels=min_pixels)
 
     def _read_map(self, path: Path) -> np.ndarray:
-        # painted by hand and saved more than once: at outlines the colours are not pure
+        # Painted by hand and saved more than once: at outlines the colours are not pure
         red, green, blue = np.moveaxis(read_image(path).astype(np.int64) >= 128, -1, 0)
         return 4 * red + 2 * green + 1 * blue
 

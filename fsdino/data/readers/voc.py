@@ -17,7 +17,8 @@ CLASSES = (
     "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
 )  # fmt: skip
 FOLDS = tuple(tuple(range(5 * fold + 1, 5 * fold + 6)) for fold in range(4))
-MIN_PIXELS = 2 * 32 * 32  # smaller objects were left out when the benchmark was made
+# Smaller objects were left out when the benchmark was made.
+MIN_PIXELS = 2 * 32 * 32
 ROOTS = ("VOCdevkit/VOC2012", "VOC2012", ".")
 
 
@@ -72,6 +73,7 @@ def label_files(root: Path, base: Path) -> dict[str, Path]:
             found = files_by_stem(sbd, (".mat",))
             break
     if (base / "SegmentationClass").is_dir():
+        # After SBD's, so that VOC's own map is taken where both have one.
         found |= files_by_stem(base / "SegmentationClass", (".png",))
     if not found:
         raise DataSetError(
