@@ -76,7 +76,6 @@ class EmbeddingCache:
     """A finished cache, read by memory mapping; cheap to send to worker processes.
 
     Args:
-        folder: the cache.
         expected: refuse a cache that was made with another recipe; None takes any.
         verify: read every shard once and compare its digest (about a second per gigabyte); sizes are always checked.
 
@@ -116,7 +115,6 @@ class EmbeddingCache:
         if view not in self.recipe.views:
             raise ValueError(f"cache {self.folder} holds the views {self.recipe.views}, not {view!r}; cache it again.")
         shard, row = divmod(index, self.recipe.shard_size)
-        # A shard is mapped when its first image is asked for: a process that reads a part of the list opens that part.
         if shard not in self._maps:
             self._maps[shard] = np.load(shard_path(self.folder, shard), mmap_mode="r")
         # Copied, since a tensor must not share the memory of a file that is mapped for reading alone.

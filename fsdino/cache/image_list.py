@@ -23,7 +23,6 @@ class ImageList:
     """Images by id.
 
     Args:
-        name: how messages and manifests call the list.
         ids: unique ids, in the order of the cache.
         load_image: id -> (H, W, 3) uint8, for instance a `ClassIndex`'s method; sent to worker processes.
 

@@ -39,6 +39,11 @@ class Requirement:
     optional: bool = False
 
 
+def needed(files: Mapping[str, str], fetch: str, folders: Sequence[str]) -> tuple[Requirement, ...]:
+    """Requirements (path -> what it is) that are all fetched in one way and looked for in the same places."""
+    return tuple(Requirement(path, what, fetch, folders) for path, what in files.items())
+
+
 @dataclass(frozen=True)
 class Published:
     """Published numbers of a data set; `fsdino data` sets what it finds beside them.

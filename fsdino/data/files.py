@@ -38,8 +38,8 @@ def first_existing(root: str | Path, folders: Sequence[str], marker: str) -> Pat
 
 def read_names(path: str | Path) -> list[str]:
     """Lines of a text file, without empty ones."""
-    names = [line.strip() for line in existing(path, "a list of names").read_text(encoding="utf-8").splitlines()]
-    names = [name for name in names if name]
+    lines = existing(path, "a list of names").read_text(encoding="utf-8").splitlines()
+    names = [line.strip() for line in lines if line.strip()]
     if not names:
         raise DataSetError(f"list '{path}' is empty: copy or download it again.")
     return names

@@ -91,8 +91,6 @@ class TrainSet:
     """The training side.
 
     Attributes:
-        classes: base classes to train on.
-        val_classes: base classes held out to pick checkpoint and threshold.
         val_episodes: fixed episodes of those; None without held-out classes.
         ignore_classes: classes whose pixels take part in no loss.
         class_weights: class -> how often it is drawn, relative to the others; None draws all equally often.

@@ -79,9 +79,7 @@ def resampled_miou(
     num_resamples: int,
     seed: int,
 ) -> np.ndarray:
-    """(1 + num_resamples,) mIoUs: of the episodes as they are, then of bootstrap samples of them.
-
-    Arguments as in `bootstrap_interval`.
+    """(1 + num_resamples,) mIoUs: of the episodes as they are, then of samples; arguments as in `bootstrap_interval`.
 
     Raises:
         ValueError: lengths differ, or there is no episode.

@@ -15,13 +15,7 @@ THRESHOLDS = tuple(round(0.05 * k, 2) for k in range(1, 20))
 
 @dataclass(frozen=True)
 class ThresholdChoice:
-    """A threshold and how it was found.
-
-    Attributes:
-        threshold: the best of the grid; of equals the middle one.
-        miou: few-shot mIoU at it, in [0, 1].
-        curve: few-shot mIoU at every value of the grid.
-    """
+    """A threshold (of equals the middle one), the few-shot mIoU in [0, 1] at it, and the mIoUs of the whole grid."""
 
     threshold: float
     miou: float
@@ -63,7 +57,6 @@ class ThresholdCurve(Metric):
         Args:
             scores: (B, H, W), probabilities or whatever the thresholds are values of.
             truth: (B, H, W) in {0, 1, 255}; 255 counts nowhere.
-            class_ids: (B,).
         """
         for one, mask, class_id in zip(scores, truth, class_ids.tolist()):
             row = self._row[class_id]

@@ -11,14 +11,10 @@ PFENET_MIN_PIXELS = 2 * 32 * 32
 
 
 def training_view(index: ClassIndex, fold: int, rule: TrainFilter = "none") -> ClassIndex:
-    """Images that may be trained on in a fold.
+    """Images that may be trained on in a fold; novel classes keep their names and have no image.
 
-    - "none", "hsnet": every image of a base class; novel objects in it are background ("hsnet") or ignored, which
-      `novel_as_ignore` says.
-    - "pfenet": images with a novel class in them are dropped, and so are (image, class) pairs of fewer than 2,048
-      pixels.
-
-    Novel classes keep their names and have no image.
+    - "none", "hsnet": every image of a base class; `novel_as_ignore` says what novel objects in it are.
+    - "pfenet": without the images that show a novel class, and without (image, class) pairs of fewer than 2,048 pixels.
     """
     base, novel = index.base_classes(fold), set(index.novel_classes(fold))
     if rule in ("none", "hsnet"):

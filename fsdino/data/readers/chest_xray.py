@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fsdino.data.catalog import DataSet, Published, Requirement
+from fsdino.data.catalog import DataSet, Published, needed
 from fsdino.data.files import DataSetError, existing, files_by_stem, first_existing
 from fsdino.data.readers.folder import MaskFolderIndex
 
@@ -39,10 +39,7 @@ DATA_SETS = (
         "Chest X-ray (CD-FSS)",
         chest_xray,
         roles={"test": None},
-        requirements=(
-            Requirement("CXR_png/*.png", "X-rays", _FETCH, _ROOTS),
-            Requirement("masks/*_mask.png", "masks of the lungs", _FETCH, _ROOTS),
-        ),
+        requirements=needed({"CXR_png/*.png": "X-rays", "masks/*_mask.png": "masks of the lungs"}, _FETCH, _ROOTS),
         published=Published(classes=1, images=566),
     ),
 )

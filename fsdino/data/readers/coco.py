@@ -159,8 +159,11 @@ class CocoIndex(ClassIndex):
                 )
             if not annotation.get("segmentation"):
                 raise DataSetError(f"{where} has no 'segmentation' (boxes only?): masks are needed.")
-            crowd = bool(annotation.get("iscrowd", 0))
-            instance = (int(annotation["category_id"]), crowd, _compact(annotation["segmentation"]))
+            segmentation = annotation["segmentation"]
+            # Polygons as arrays take a third of the memory of lists of Python numbers.
+            if isinstance(segmentation, list):
+                segmentation = [np.asarray(polygon, dtype=np.float64) for polygon in segmentation]
+            instance = (int(annotation["category_id"]), bool(annotation.get("iscrowd", 0)), segmentation)
             self._instances[names[annotation["image_id"]]].append(instance)
 
     def _count(self, min_cover: float, min_pixels: int) -> dict[int, list[str]]:
@@ -183,7 +186,6 @@ def coco20i(root: str | Path, split: Literal["train", "val"] = "val", overlap: O
     Args:
         root: folder with `train2014/`, `val2014/` and `annotations/instances_{train,val}2014.json`, or the one
             holding it as `COCO2014/`.
-        split: images to use: "train" for base classes, "val" for test episodes.
         overlap: "painted" = one label per pixel, as in the field; "union" = each class's own instances.
 
     Source: Nguyen and Todorovic, 2019 (folds as in the later literature).
@@ -221,14 +223,6 @@ def read_json(path: Path, keys: Iterable[str]) -> dict[str, Any]:
         lacking = ", ".join(repr(key) for key in missing)
         raise DataSetError(f"'{path}' has no {lacking}: it is no COCO-format file with masks.")
     return raw
-
-
-def _compact(segmentation: Any) -> Any:
-    """Polygons as arrays."""
-    if isinstance(segmentation, list):
-        # In a third of the memory of lists of Python numbers.
-        return [np.asarray(polygon, dtype=np.float64) for polygon in segmentation]
-    return segmentation
 
 
 def _requirements(split: str) -> tuple[Requirement, Requirement]:

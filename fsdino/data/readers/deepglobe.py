@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fsdino.data.catalog import DataSet, Published, Requirement
+from fsdino.data.catalog import DataSet, Published, needed
 from fsdino.data.class_index import ClassIndex
 from fsdino.data.files import DataSetError, existing, files_by_stem, first_existing, with_masks
 from fsdino.data.images import image_size, read_image, read_mask
@@ -73,9 +73,8 @@ DATA_SETS = (
         "DeepGlobe land cover (CD-FSS)",
         DeepGlobeIndex,
         roles={"test": None},
-        requirements=(
-            Requirement("[1-6]/test/origin/*.jpg", "tiles by class", _FETCH, _ROOTS),
-            Requirement("[1-6]/test/groundtruth/*.png", "masks by class", _FETCH, _ROOTS),
+        requirements=needed(
+            {"[1-6]/test/origin/*.jpg": "tiles", "[1-6]/test/groundtruth/*.png": "masks by class"}, _FETCH, _ROOTS
         ),
         published=Published(classes=6, images=5666),
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,13 +36,13 @@ class LvisIndex(CocoIndex):
     def __init__(self, root: str | Path, split: Literal["train", "val"] = "val", shots: int = 1) -> None:
         # Before the base class reads the file: that calls `_note_image` for every image, which fills it.
         self._known_absent: dict[int, set[str]] = {}
-        annotations, image_dir = lvis_files(root, split)
-        super().__init__(annotations, image_dir, "lvis92i", file_name=self._note_image)
+        base = first_existing(root, _ROOTS, f"lvis_v1_{split}.json")
+        super().__init__(base / f"lvis_v1_{split}.json", coco2017_folder(base), "lvis92i", file_name=self._note_image)
         # The folds are made from validation counts; a base class of the train split must not be novel in the val split.
         if split == "val":
             images = {class_id: len(self.images(class_id)) for class_id in self.class_names}
         else:
-            images = images_per_class(existing(annotations.with_name("lvis_v1_val.json"), "the folds' source"))
+            images = images_per_class(existing(base / "lvis_v1_val.json", "the folds' source"))
         self.folds = lvis_folds(images, shots)
 
     def candidates(self, class_id: int) -> list[str]:
@@ -64,10 +65,7 @@ def images_per_class(annotations: Path) -> dict[int, int]:
     """Class id -> number of images with an instance of it in a COCO-format file."""
     raw = read_json(annotations, ("annotations", "categories"))
     pairs = {(int(a["category_id"]), a["image_id"]) for a in raw["annotations"]}
-    counts = {int(category["id"]): 0 for category in raw["categories"]}
-    for class_id, _ in pairs:
-        counts[class_id] = counts.get(class_id, 0) + 1
-    return counts
+    return {int(c["id"]): 0 for c in raw["categories"]} | dict(Counter(class_id for class_id, _ in pairs))
 
 
 def image_name(entry: dict[str, Any]) -> str:
@@ -76,13 +74,6 @@ def image_name(entry: dict[str, Any]) -> str:
     if "/" not in source and "coco_url" in entry:
         source = str(entry["coco_url"])
     return "/".join(source.split("/")[-2:])
-
-
-def lvis_files(root: str | Path, split: str) -> tuple[Path, Path]:
-    """The annotation file and the folder that holds `train2017` and `val2017`."""
-    name = f"lvis_v1_{split}.json"
-    base = first_existing(root, _ROOTS, name)
-    return base / name, coco2017_folder(base)
 
 
 def coco2017_folder(base: Path) -> Path:

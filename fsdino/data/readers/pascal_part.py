@@ -55,11 +55,8 @@ class PascalPartIndex(CropIndex):
                 if class_id is not None and int(np.asarray(part["mask"]).sum()) >= min_pixels:
                     parts.setdefault(class_id, []).append(i)
             if parts:
-                crops[f"{image}@{number}"] = ObjectCrop(
-                    image,
-                    _box(np.asarray(thing["mask"])),
-                    {class_id: (number, members) for class_id, members in parts.items()},
-                )
+                members = {class_id: (number, found) for class_id, found in parts.items()}
+                crops[f"{image}@{number}"] = ObjectCrop(image, _box(np.asarray(thing["mask"])), members)
         return crops
 
     def _objects(self, image: str) -> list[Any]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from fsdino.data.catalog import DataSet, Published, Requirement
+from fsdino.data.catalog import DataSet, Published, needed
 from fsdino.data.files import existing, files_by_stem, first_existing, with_masks
 from fsdino.data.images import IMAGE_SUFFIXES, read_image
 from fsdino.data.readers.folder import MASK_SUFFIXES, MaskFolderIndex
@@ -37,15 +37,10 @@ class PersegIndex(MaskFolderIndex):
 
     def _read_mask(self, path: Path) -> np.ndarray:
         with Image.open(path) as image:
-            # A grey mask is read by its brightness, as everywhere; in colours the object may be dark red, so there
-            # whatever is not black counts.
-            if image.mode in ("1", "L", "P"):
-                return super()._read_mask(path) if image.mode != "P" else _not_black(read_image(path))
-        return _not_black(read_image(path))
-
-
-def _not_black(colours: np.ndarray) -> np.ndarray:
-    return np.asarray((colours > 0).any(axis=-1), dtype=np.uint8)
+            is_grey = image.mode in ("1", "L")
+        # A grey mask is read by its brightness, as everywhere; in colours the object may be dark red, so there whatever
+        # is not black counts.
+        return super()._read_mask(path) if is_grey else np.asarray((read_image(path) > 0).any(axis=-1), np.uint8)
 
 
 _FETCH = "PerSeg.zip from the PerSAM page"
@@ -55,10 +50,7 @@ DATA_SETS = (
         "perseg",
         "PerSeg",
         PersegIndex,
-        requirements=(
-            Requirement("Images/*", "images", _FETCH, _ROOTS),
-            Requirement("Annotations/*", "masks", _FETCH, _ROOTS),
-        ),
+        requirements=needed({"Images/*": "images", "Annotations/*": "masks"}, _FETCH, _ROOTS),
         published=Published(classes=40),
         order="first",
     ),

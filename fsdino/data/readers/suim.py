@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from fsdino.data.catalog import TRAIN_TEST, DataSet, Published, Requirement
+from fsdino.data.catalog import TRAIN_TEST, DataSet, Published, needed
 from fsdino.data.files import existing, files_by_stem, first_existing, with_masks
 from fsdino.data.images import IMAGE_SUFFIXES, read_image
 from fsdino.data.readers.label_maps import LabelMapIndex
@@ -48,18 +48,15 @@ class SuimIndex(LabelMapIndex):
         return 4 * red + 2 * green + 1 * blue
 
 
+_TRAIN = {"train_val/images": "train images", "train_val/masks/*.bmp": "train masks"}
+_FILES = _TRAIN | {"TEST/images": "test images", "TEST/masks/*.bmp": "test masks"}
 DATA_SETS = (
     DataSet(
         "suim",
         "SUIM (underwater)",
         SuimIndex,
         roles=TRAIN_TEST,
-        requirements=(
-            Requirement("train_val/images", "train images", _FETCH, _ROOTS),
-            Requirement("train_val/masks/*.bmp", "train masks", _FETCH, _ROOTS),
-            Requirement("TEST/images", "test images", _FETCH, _ROOTS),
-            Requirement("TEST/masks/*.bmp", "test masks", _FETCH, _ROOTS),
-        ),
+        requirements=needed(_FILES, _FETCH, _ROOTS),
         published=Published(classes=7, images={"train": 1525, "test": 110}),
     ),
 )

@@ -33,7 +33,6 @@ class VocIndex(LabelMapIndex):
         root: folder with `JPEGImages`, `SegmentationClassAug` and `ImageSets`, or one holding it as `VOC2012` or
             `VOCdevkit/VOC2012`. If it has published lists of pairs, `splits/pascal/{trn,val}/fold<f>.txt` (lines such
             as `2007_000032__01`, the class number last), these decide which image counts for which class.
-        split: "train" for base classes, "val" for test episodes.
         min_pixels: smallest number of pixels that a class needs to count for an image, where there is no such list.
 
     Source: Shaban et al., 2017 (folds and smallest size); Hariharan et al., 2011 (SBD).
@@ -144,9 +143,7 @@ DATA_SETS = (
             Requirement(_LISTS, "published lists of pairs", "derived from the masks if missing", optional=True),
         ),
         published=Published(
-            classes=20,
-            fold_classes=5,
-            fold_pairs={"train": (2286, 3425, 5883, 2086), "val": (346, 451, 725, 346)},
+            classes=20, fold_classes=5, fold_pairs={"train": (2286, 3425, 5883, 2086), "val": (346, 451, 725, 346)}
         ),
     ),
 )
