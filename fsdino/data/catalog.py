@@ -70,7 +70,6 @@ class DataSet:
     """All that is known of a data set beside its files.
 
     Attributes:
-        name: what commands and recipes call it.
         reader: opens it; called as `reader(root, split=..., **options)`, without what it does not have.
         roles: role that it can play -> its own split name, None where it has no splits.
         options: arguments that go with the name.

@@ -111,7 +111,7 @@ class EpisodeList:
         """
         if shots < 1:
             raise ValueError(f"episodes need at least 1 shot, got {shots}.")
-        # With replacement one image is enough for all supports, beside the query
+        # With replacement one image is enough for all supports, beside the query.
         pools = _Pools(index, fold, shots, 2 if replacement else shots + 1, skip_rare)
         random = PortableRandom("episodes", index.name, fold, shots, seed)
         if order == "first":

@@ -22,10 +22,7 @@ class Protocol:
 
     Attributes:
         episodes: data set -> episodes a fold, where it differs from `default_episodes`.
-        default_episodes: episodes a fold.
         scoring: "network" scores at the network's square, "original" at the image's own size.
-        train_filter: which images of base classes are trained on (`fsdino.data.episodes.filters`).
-        replacement: supports may repeat each other.
     """
 
     name: str

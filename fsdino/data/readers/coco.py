@@ -202,8 +202,7 @@ def coco_folder(
 
     Args:
         root: folder that holds both, or the JSON file itself (the images are looked for beside it then).
-        annotations: the JSON file, relative to the root.
-        images: the folder of images, relative to the root; "." for the root itself.
+        annotations, images: the JSON file and the folder of images, relative to the root.
     """
     base = existing(root, "the folder with the COCO-format file")
     path = base if base.is_file() else base / annotations

@@ -25,7 +25,6 @@ class DavisIndex(ClassIndex):
     Args:
         root: folder with `JPEGImages/480p`, `Annotations/480p` and `ImageSets/<year>/<split>.txt`, or one holding it as
             `DAVIS/`. Image ids are such as `bear/00000`.
-        resolution: folder of the frames, "480p" or "Full-Resolution".
 
     Source: Perazzi et al., 2016; Pont-Tuset et al., 2017.
     """

@@ -10,7 +10,7 @@ from fsdino.data.readers.fss import REQUIREMENTS, fss1000
 
 
 def fss1000_cd(root: str | Path) -> MaskFolderIndex:
-    """The 240 official test classes (`root` as for `fss1000`); nothing of FSS-1000 is trained on, so there is one split.
+    """The 240 official test classes (`root` as for `fss1000`); nothing of FSS-1000 is trained on, so it has one split.
 
     Source: Li et al., 2020; Lei et al., 2022 (PATNet, the benchmark: each of the 2,400 images is a query once).
     """

@@ -16,11 +16,11 @@ _ROOTS = ("PerSeg", "data", ".")
 
 
 class PersegIndex(MaskFolderIndex):
-    """PerSeg; its masks are colour images in which everything that is not black is the object.
+    """PerSeg, all objects novel in fold 0; its masks are colour images in which everything that is not black is the object.
 
     Args:
         root: folder with `Images/<object>/<number>.jpg` and `Annotations/<object>/<number>.png`, or one holding it as
-            `PerSeg/` or `data/`. All objects are novel in fold 0; draw episodes with order "first".
+            `PerSeg/` or `data/`.
 
     Source: Zhang et al., 2024 (PerSAM).
     """

@@ -43,7 +43,7 @@ class SuimIndex(LabelMapIndex):
         super().__init__("suim", files, names, [list(names)], min_pixels=min_pixels)
 
     def _read_map(self, path: Path) -> np.ndarray:
-        # Painted by hand and saved more than once: at outlines the colours are not pure
+        # Painted by hand and saved more than once: at outlines the colours are not pure.
         red, green, blue = np.moveaxis(read_image(path).astype(np.int64) >= 128, -1, 0)
         return 4 * red + 2 * green + 1 * blue
 
