@@ -16,7 +16,7 @@ _ROOTS = ("PerSeg", "data", ".")
 
 
 class PersegIndex(MaskFolderIndex):
-    """PerSeg, all objects novel in fold 0; its masks are colour images in which everything that is not black is the object.
+    """PerSeg; all objects are novel in fold 0. In the masks, colour images, whatever is not black is the object.
 
     Args:
         root: folder with `Images/<object>/<number>.jpg` and `Annotations/<object>/<number>.png`, or one holding it as
