@@ -21,6 +21,8 @@ from fsdino.data.world.textures import NUM_TEXTURES, texture_name
 SPLITS = ("pretrain", "base", "novel")
 NUM_CLASSES = {"pretrain": 120, "base": 60, "novel": 40}
 _HELD_OUT_FAMILIES = 8  # of shapes and of textures: one variant of each is for novel classes only
+# Bundled weights and fixed episode lists belong to the classes that this seed draws: neither the seed nor the order of
+# draws in `world_split` and `draw_scene` may change.
 _WORLD_SEED = 2025
 
 
@@ -40,48 +42,53 @@ class WorldSplit:
 
 
 def _held_out(rng: np.random.Generator, num_variants: int) -> set[int]:
+    # One variant of a family, never both: its sister is seen in training, so that a novel class is new but not alien.
     families = rng.choice(num_variants // 2, _HELD_OUT_FAMILIES, replace=False)
     return {int(2 * f + rng.integers(2)) for f in families}
 
 
 @cache
 def world_split(split: str) -> WorldSplit:
-    """The fixed division of the world into classes: one of its `SPLITS`."""
+    """The fixed division of the world into classes, for "pretrain", "base" or "novel".
+
+    Raises:
+        ValueError: for another name.
+    """
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r} of the embedded world; use one of {', '.join(SPLITS)}.")
     rng = np.random.default_rng(_WORLD_SEED)
-    # Novel classes show something that no training split has shown: remembered factors are not enough to find them.
     new_shapes, new_textures = _held_out(rng, NUM_SHAPES), _held_out(rng, NUM_TEXTURES)
-    shapes = [s for s in range(NUM_SHAPES) if s not in new_shapes]
-    textures = [t for t in range(NUM_TEXTURES) if t not in new_textures]
-    seen = [ObjectSpec(s, t) for s in shapes for t in textures]
-    order = rng.permutation(len(seen))
-    count = NUM_CLASSES["pretrain"] + NUM_CLASSES["base"]
-    taken, strangers = [seen[i] for i in order[:count]], tuple(seen[i] for i in order[count:])
+    pairs = [ObjectSpec(s, t) for s in range(NUM_SHAPES) for t in range(NUM_TEXTURES)]
+    seen = [p for p in pairs if p.shape not in new_shapes and p.texture not in new_textures]
+    order = rng.permutation(len(seen))  # drawn for "novel" as well, whose own draw comes after it
+    pretrain, base = NUM_CLASSES["pretrain"], NUM_CLASSES["base"]
     if split == "novel":
-        pairs = (ObjectSpec(s, t) for s in range(NUM_SHAPES) for t in range(NUM_TEXTURES))
-        unseen = [pair for pair in pairs if pair.shape in new_shapes or pair.texture in new_textures]
-        order = rng.permutation(len(unseen))
-        classes = tuple(unseen[i] for i in order[: NUM_CLASSES["novel"]])
-        return WorldSplit(classes, tuple(unseen[i] for i in order[NUM_CLASSES["novel"] :]), tuple(range(NUM_TEXTURES)))
-    pretrain = NUM_CLASSES["pretrain"]
-    classes = tuple(taken[:pretrain] if split == "pretrain" else taken[pretrain:])
-    return WorldSplit(classes, strangers, tuple(textures))
+        unseen = [p for p in pairs if p.shape in new_shapes or p.texture in new_textures]
+        novel = [unseen[i] for i in rng.permutation(len(unseen))]
+        count = NUM_CLASSES["novel"]
+        return WorldSplit(tuple(novel[:count]), tuple(novel[count:]), tuple(range(NUM_TEXTURES)))
+    shuffled = tuple(seen[i] for i in order)
+    classes = shuffled[:pretrain] if split == "pretrain" else shuffled[pretrain : pretrain + base]
+    # No held-out texture even in a background: an encoder trained on this split must not know it from there.
+    textures = tuple(t for t in range(NUM_TEXTURES) if t not in new_textures)
+    return WorldSplit(classes, shuffled[pretrain + base :], textures)
 
 
 def draw_scene(rng: np.random.Generator, split: str, class_id: int | None = None) -> Scene:
-    """Draw one scene of a split, with 1 to 4 objects.
+    """Draw one scene of 1 to 4 objects.
 
     Args:
         rng: the only source of randomness.
-        split: one of `SPLITS`.
-        class_id: a class that has to be in the scene (mostly visible with high probability); any where None.
+        split: "pretrain", "base" or "novel".
+        class_id: a class to paint (it may end up hidden); None: any class.
     """
     world = world_split(split)
     first = world.classes[int(rng.integers(len(world.classes))) if class_id is None else class_id]
     specs = [first]
     company = int(rng.integers(0, 4))
-    look_alike = rng.random() < 0.5  # shape alone or texture alone must not tell classes apart
+    # In half of the scenes one neighbour shares the shape or the texture of the class that is asked for: without it,
+    # either factor alone would tell the classes apart.
+    look_alike = rng.random() < 0.5
     for _ in range(company):
         pool = world.classes if rng.random() < 0.6 else world.strangers
         if look_alike:
@@ -101,12 +108,12 @@ def _look_alikes(split: str, spec: ObjectSpec) -> tuple[ObjectSpec, ...]:
 class SyntheticWorld(ClassIndex):
     """The embedded world as a class index: one fixed set of images of one split.
 
+    An image's id is `<class>/<number>`; it is painted when asked for and always comes out the same.
+
     Args:
         split: "base" or "novel" (or "pretrain").
         images_per_class: images drawn for each class.
         seed: another seed is another set of images of the same classes.
-
-    An image's id is `<class>/<number>`; it is painted when asked for and always comes out the same.
     """
 
     def __init__(self, split: str = "base", images_per_class: int = 20, seed: int = 0) -> None:
@@ -122,6 +129,7 @@ class SyntheticWorld(ClassIndex):
         self.folds = [list(self.class_names)]
 
     def _scene(self, image_id: str) -> Scene:
+        # Not an lru_cache: on a method it would keep every instance alive, and instances travel to worker processes.
         if image_id not in self._recent:
             if len(self._recent) >= 2048:  # about 200 MB
                 self._recent.pop(next(iter(self._recent)))
@@ -131,7 +139,9 @@ class SyntheticWorld(ClassIndex):
     def _paint(self, image_id: str) -> Scene:
         class_id, number = (int(part) for part in image_id.split("/"))
         attempt = 0
-        while True:  # until the image's own class is visible
+        # A scene whose own class ended up hidden is drawn anew. The attempt is part of the seed, so that an image
+        # depends on its id alone and not on what was painted before.
+        while True:
             rng = np.random.default_rng([self.seed, SPLITS.index(self.split), class_id, number, attempt])
             scene = draw_scene(rng, self.split, class_id)
             if self._world.classes[class_id] in scene.objects:

@@ -16,16 +16,14 @@ from fsdino.data.world.scene import SCENE_SIZE
 class SyntheticScenes(Dataset):
     """An endless stream of scenes cut into epochs; item i depends on (seed, epoch, i) alone.
 
-    Args:
-        split: the classes to show.
-        length: scenes an epoch.
-        seed: the stream.
-        epoch: the part of the stream.
-        max_objects: rows of the padded masks.
-
     Items are dicts of `image` (3, S, S) float in [0, 1]; `masks` (max_objects, S, S) uint8 {0, 1}, every object and
     piece of clutter; `valid` (max_objects,) bool; `shape_map`, `texture_map` (S, S) long, the variant shown by each
     pixel of an object and -1 elsewhere.
+
+    Args:
+        split: the classes to show.
+        length: scenes an epoch.
+        max_objects: rows of the padded masks.
     """
 
     def __init__(
@@ -41,12 +39,12 @@ class SyntheticScenes(Dataset):
         return (self[i] for i in range(self.length))
 
     def __getitem__(self, i: int) -> dict[str, Tensor]:
+        # The constant keeps this stream apart from the images of `SyntheticWorld`, which have the split's number there.
         rng = np.random.default_rng([self.seed, 7919, self.epoch, i])
         scene = draw_scene(rng, self.split)
         masks = np.zeros((self.max_objects, SCENE_SIZE, SCENE_SIZE), np.uint8)
-        order = sorted(
-            range(len(scene.objects)), key=lambda k: scene.objects[k] is None
-        )  # clutter goes first if any must
+        # Objects first (the sort is stable), so that clutter is left out where a scene has more than the rows hold.
+        order = sorted(range(len(scene.objects)), key=lambda k: scene.objects[k] is None)
         chosen = scene.masks[order[: self.max_objects]]
         masks[: len(chosen)] = chosen
         shape_map = np.full((SCENE_SIZE, SCENE_SIZE), -1, np.int64)

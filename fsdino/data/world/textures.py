@@ -22,8 +22,9 @@ def _grid() -> tuple[Array, Array]:
     return x, y
 
 
-def _step(field: Array, sharpness: float = 3.0) -> Array:
+def _step(field: Array, sharpness: float) -> Array:
     """Soft threshold at 0."""
+    # A hard one would alias under the rotation and scale of a scene; the clip keeps exp from overflowing.
     return 1 / (1 + np.exp(-np.clip(field * sharpness, -30, 30)))
 
 
@@ -46,7 +47,7 @@ def _checker(px: float, py: float) -> Array:
 def _dots(period: float, radius: float, hexagonal: bool) -> Array:
     x, y = _grid()
     row = np.floor(y / period)
-    x = x + (row % 2) * period / 2 if hexagonal else x
+    x = x + (row % 2) * period / 2 if hexagonal else x  # every other row is shifted by half a period
     distance = np.hypot((x % period) - period / 2, (y % period) - period / 2)
     return _step(radius - distance, 2)
 
@@ -63,6 +64,7 @@ def _spokes(count: int) -> Array:
 
 
 def _clouds(scale: float) -> Array:
+    # Seeded by its own parameter, here and below: a tile must not depend on which tiles were drawn before it.
     return _step(_noise(np.random.default_rng(int(scale * 10)), scale), 1.6)
 
 
@@ -94,7 +96,8 @@ def _speckle(count: int, radius: float) -> Array:
     rng = np.random.default_rng(count)
     tile = np.zeros((TILE_SIZE, TILE_SIZE), np.float32)
     for cx, cy, r in np.c_[rng.uniform(0, TILE_SIZE, (count, 2)), rng.uniform(0.6, 1.4, count) * radius]:
-        cv2.circle(tile, (round(cx * 16), round(cy * 16)), round(r * 16), 1.0, -1, cv2.LINE_AA, 4)
+        centre = (round(cx * 16), round(cy * 16))
+        cv2.circle(tile, centre, round(r * 16), color=1.0, thickness=cv2.FILLED, lineType=cv2.LINE_AA, shift=4)
     return cv2.GaussianBlur(tile, (0, 0), 0.6)
 
 
@@ -109,6 +112,7 @@ def _voronoi(count: int, edges: bool) -> Array:
         nearer = d < first
         second = np.where(nearer, first, np.minimum(second, d))
         owner[nearer], first = i, np.where(nearer, d, first)
+    # The two nearest points are equally far on a cell's border: their difference draws it, about three pixels wide.
     return _step(1.6 - (second - first), 3) if edges else rng.uniform(0, 1, count).astype(np.float32)[owner]
 
 
@@ -139,7 +143,7 @@ def _scales(period: float, diamond: bool) -> Array:
 def _grain(rings: bool, period: float) -> Array:
     rng = np.random.default_rng(int(period) + 100 * rings)
     x, y = _grid()
-    bend = 3.5 * _noise(rng, 26)
+    bend = 3.5 * _noise(rng, 26)  # pixels
     base = np.hypot(x % 128 - 64, (y % 128 - 64) * 0.35) if rings else x * 0.9 + 0.1 * y
     return 0.5 + 0.5 * np.sin(2 * np.pi * (base + bend) / period)
 
@@ -155,6 +159,7 @@ def _marble(veins: bool) -> Array:
 
 def _triangles(period: float, rhombus: bool) -> Array:
     x, y = _grid()
+    # Two families of slanted lines, 60 degrees apart: 0.577 is tan 30.
     u, v = (x + y * 0.577) / period, (x - y * 0.577) / period
     if rhombus:
         return (np.floor(u) % 2 * 0.6 + np.floor(v) % 2 * 0.4).astype(np.float32)
@@ -167,8 +172,9 @@ def _signs(period: float, diagonal: bool) -> Array:
     if diagonal:
         u, v = (u + v) / np.sqrt(2), (u - v) / np.sqrt(2)
     arm, width = period * 0.36, period * 0.1
-    bar = lambda a, b: np.minimum(_step(arm - np.abs(a), 3), _step(width - np.abs(b), 3))  # noqa: E731
-    return np.maximum(bar(u, v), bar(v, u))
+    across = np.minimum(_step(arm - np.abs(u), 3), _step(width - np.abs(v), 3))
+    down = np.minimum(_step(arm - np.abs(v), 3), _step(width - np.abs(u), 3))
+    return np.maximum(across, down)
 
 
 def _plain(level: float, grain: float) -> Array:
@@ -176,7 +182,8 @@ def _plain(level: float, grain: float) -> Array:
     return np.clip(level + grain * rng.standard_normal((TILE_SIZE, TILE_SIZE)), 0, 1)
 
 
-# One row a family, two variants each: variant 2 f and 2 f + 1 belong to family f.
+# One row a family, two variants each: variant 2 f and 2 f + 1 belong to family f, in an order that is part of the world
+# (see `shapes.FAMILIES`). Periods and sizes are in tile pixels.
 FAMILIES: tuple[tuple[str, Callable[[], Array], Callable[[], Array]], ...] = (
     ("stripes", lambda: _stripes(9, 0.0), lambda: _stripes(14, 0.75)),
     ("checker", lambda: _checker(12, 12), lambda: _checker(10, 30)),
@@ -209,6 +216,6 @@ def texture_name(texture: int) -> str:
 
 @cache
 def texture_tile(texture: int) -> Array:
-    """Grey tile of one variant, float32 (TILE_SIZE, TILE_SIZE) in [0, 1]."""
+    """Grey tile of a variant, float32 (TILE_SIZE, TILE_SIZE) in [0, 1]."""
     _, *variants = FAMILIES[texture // 2]
     return np.ascontiguousarray(np.clip(variants[texture % 2](), 0, 1), np.float32)
