@@ -1,1 +1,1 @@
-"""What is distilled and never shipped inside a student: SAM-format teachers and the cache of their embeddings."""
+"""SAM-format teachers: what is distilled and never shipped inside a student."""

@@ -19,18 +19,13 @@ class SamConfig:
 
     Args:
         img_size: side of the square input in pixels, a multiple of `patch_size`.
-        patch_size: side of a patch in pixels; the embedding's grid is `img_size // patch_size`.
-        embed_dim: width of the image encoder.
-        depth: number of its blocks.
-        num_heads: attention heads of a block.
-        mlp_ratio: hidden width of a block's MLP in units of `embed_dim`.
+        patch_size: side of a patch in pixels.
+        embed_dim: width of the image encoder; `depth`, `num_heads` and `mlp_ratio` are its blocks'.
         window_size: side of the attention window of the local blocks, in patches.
         global_blocks: indices of the blocks that attend over the whole image.
         prompt_dim: width of the embedding, the prompts and the mask decoder.
         mask_dim: hidden channels of the mask-prompt stem.
-        decoder_depth: two-way blocks of the mask decoder.
-        decoder_mlp_dim: hidden width of their MLPs.
-        decoder_heads: their attention heads.
+        decoder_depth: two-way blocks of the mask decoder; `decoder_mlp_dim` and `decoder_heads` are theirs.
         iou_dim: hidden width of the IoU head.
         num_multimask: masks offered for an ambiguous prompt.
 
@@ -94,15 +89,12 @@ SAM_CONFIGS: dict[str, SamConfig] = {
 
 
 def build_sam(config: SamConfig, seed: int | None = None) -> Sam:
-    """A SAM of the given sizes.
+    """segment-anything's `Sam` of the given sizes, in eval mode.
 
     Args:
         config: the sizes.
         seed: draws the start of a training (`init_sam_`) from this seed; None leaves segment-anything's
             own initialisation, for weights that are loaded afterwards.
-
-    Returns:
-        segment-anything's `Sam`, in eval mode.
     """
     encoder = ImageEncoderViT(
         img_size=config.img_size,
@@ -142,17 +134,9 @@ def build_sam(config: SamConfig, seed: int | None = None) -> Sam:
 
 
 def init_sam_(sam: Sam, generator: torch.Generator) -> None:
-    """Starts a SAM for training from nothing, in place.
-
-    Xavier matrices and a sine-cosine position embedding shorten the plateau that a small ViT trained with
-    masks sits on at first; segment-anything's own start (zero positions) is meant for MAE weights. The decoder's
-    cross-attentions start with equal query and key projections, so that a click looks at its own place from the
-    first step on; without that a small model answers "nothing" for hours.
-
-    Args:
-        sam: the model.
-        generator: CPU generator; equal states give equal weights.
-    """
+    """Starts a SAM for training from nothing, in place; equal states of the CPU generator give equal weights."""
+    # Xavier matrices and a sine-cosine position embedding shorten the plateau that a small ViT trained with masks sits
+    # on at first; segment-anything's own start (zero positions) is meant for MAE weights.
     for module in sam.modules():
         if isinstance(module, nn.Linear):
             nn.init.xavier_uniform_(module.weight, generator=generator)
@@ -164,6 +148,8 @@ def init_sam_(sam: Sam, generator: torch.Generator) -> None:
                 nn.init.zeros_(module.bias)
         elif isinstance(module, nn.Embedding):
             nn.init.normal_(module.weight, std=0.5, generator=generator)
+    # Equal query and key projections let a click look at its own place from the first step on; without that a small
+    # model answers "nothing" for hours.
     for attention in _cross_attentions(sam):
         nn.init.orthogonal_(attention.q_proj.weight, gain=1.5, generator=generator)
         with torch.no_grad():
@@ -174,6 +160,7 @@ def init_sam_(sam: Sam, generator: torch.Generator) -> None:
         table = build_sincos2d_pos_embed([height, width], dim=dim)
         with torch.no_grad():
             position.copy_(table.reshape(1, height, width, dim))
+    # A buffer, so the loop over modules has not drawn it.
     frequencies = sam.prompt_encoder.pe_layer.positional_encoding_gaussian_matrix
     frequencies.normal_(generator=generator)
 
@@ -186,16 +173,7 @@ def _cross_attentions(sam: Sam) -> list[Any]:
 
 
 def config_from_state_dict(state: dict[str, Tensor]) -> SamConfig:
-    """Reads the sizes of a SAM off the shapes of its weights (segment-anything's key names).
-
-    The decoder's head count leaves no trace in the shapes: it is taken as 8 for the official width 256 and
-    as one head per 16 channels below it.
-
-    Args:
-        state: a SAM state dict.
-
-    Returns:
-        The sizes.
+    """Reads the sizes of a SAM off the shapes of its weights, under segment-anything's names.
 
     Raises:
         KeyError: if a key that the sizes are read from is missing.
@@ -204,9 +182,13 @@ def config_from_state_dict(state: dict[str, Tensor]) -> SamConfig:
     embed_dim, _, patch_size, _ = patch.shape
     grid = state["image_encoder.pos_embed"].shape[1]
     depth = _count(state, r"image_encoder\.blocks\.(\d+)\.")
+    # A table of relative positions has 2 n - 1 rows for attention over n patches: n is the whole grid in a global block
+    # and the window in a local one.
     spans = [(state[f"image_encoder.blocks.{i}.attn.rel_pos_h"].shape[0] + 1) // 2 for i in range(depth)]
     local = [span for span in spans if span != grid]
     prompt_dim = state["mask_decoder.iou_token.weight"].shape[1]
+    # The decoder's head count leaves no trace in the shapes: 8 at the official width, one per 16 channels below it.
+    decoder_heads = 8 if prompt_dim == 256 else max(1, prompt_dim // 16)
     return SamConfig(
         img_size=grid * patch_size,
         patch_size=patch_size,
@@ -220,9 +202,9 @@ def config_from_state_dict(state: dict[str, Tensor]) -> SamConfig:
         mask_dim=state["prompt_encoder.mask_downscaling.3.weight"].shape[0],
         decoder_depth=_count(state, r"mask_decoder\.transformer\.layers\.(\d+)\."),
         decoder_mlp_dim=state["mask_decoder.transformer.layers.0.mlp.lin1.weight"].shape[0],
-        decoder_heads=8 if prompt_dim == 256 else max(1, prompt_dim // 16),
+        decoder_heads=decoder_heads,
         iou_dim=state["mask_decoder.iou_prediction_head.layers.0.weight"].shape[0],
-        num_multimask=state["mask_decoder.mask_tokens.weight"].shape[0] - 1,
+        num_multimask=state["mask_decoder.mask_tokens.weight"].shape[0] - 1,  # without the single mask's token
     )
 
 
@@ -230,19 +212,15 @@ def _count(state: dict[str, Tensor], pattern: str) -> int:
     """1 + the largest index that the pattern's group takes among the keys."""
     found = [int(match.group(1)) for key in state if (match := re.match(pattern, key))]
     if not found:
-        raise KeyError(pattern.replace("\\", ""))
+        raise KeyError(pattern.replace("\\", ""))  # as a key, for the message
     return 1 + max(found)
 
 
 def load_prompting_(sam: Sam, state: dict[str, Tensor]) -> None:
     """Starts the prompt encoder and the mask decoder from another SAM's, in place: how to use a click is known then.
 
-    Args:
-        sam: of the same prompt and decoder sizes.
-        state: the other SAM's weights; its image encoder is not used.
-
     Raises:
-        ValueError: if those parts are missing or of other sizes.
+        ValueError: if those parts are missing from `state` or of other sizes.
     """
     for part, module in (("prompt_encoder", sam.prompt_encoder), ("mask_decoder", sam.mask_decoder)):
         prefix = f"{part}."
@@ -262,14 +240,16 @@ def load_vit_(sam: Sam, state: dict[str, Tensor], mean: float = 0.5, std: float 
     Args:
         sam: of the ViT's width and patch size; it may have fewer blocks and another grid.
         state: the ViT's weights under timm's names.
-        mean: what the ViT subtracts from pixels in [0, 1], ...
-        std: ... and divides by; folded into the patch embedding, since SAM normalises otherwise.
+        mean: what the ViT subtracts from pixels in [0, 1].
+        std: what it divides them by after that.
 
     Raises:
         ValueError: if a shape does not fit.
     """
     encoder = sam.image_encoder
     own = encoder.state_dict()
+    # The ViT sees (p - mean) / std, SAM's encoder (p - shift) / scale: the difference goes into the patch embedding, as
+    # w (p - mean) / std + b = (w scale / std) (p - shift) / scale + b + w (shift - mean) / std.
     shift, scale = sam.pixel_mean.view(3) / 255, sam.pixel_std.view(3) / 255
     kernel = state["patch_embed.proj.weight"]
     found = {
@@ -279,11 +259,13 @@ def load_vit_(sam: Sam, state: dict[str, Tensor], mean: float = 0.5, std: float 
     }
     table = state["pos_embed"]
     side = int(table.shape[1] ** 0.5)
-    table = resample_abs_pos_embed(table[:, table.shape[1] - side * side :], list(own["pos_embed"].shape[1:3]),
-                                   [side, side], num_prefix_tokens=0)  # fmt: skip
+    table = table[:, table.shape[1] - side * side :]  # SAM has no class token: its row comes first and is dropped
+    grid = list(own["pos_embed"].shape[1:3])
+    table = resample_abs_pos_embed(table, grid, [side, side], num_prefix_tokens=0)
     found["pos_embed"] = table.reshape(own["pos_embed"].shape)
     for key in own:
         theirs = key.replace("mlp.lin1", "mlp.fc1").replace("mlp.lin2", "mlp.fc2")
+        # SAM adds relative positions in its attention, which a plain ViT does not have: they keep their start.
         if key.startswith("blocks.") and "rel_pos" not in key:
             found[key] = state[theirs]
     for key, value in found.items():

@@ -21,9 +21,6 @@ def decode_prompts(
 ) -> tuple[Tensor, Tensor]:
     """Masks of N prompts, each in any image of a batch.
 
-    segment-anything's decoder takes one image and adds the dense prompt to its embedding, so a zero image
-    with `dense prompt + own embedding` as dense prompt is the same computation with an image per prompt.
-
     Args:
         sam: the model.
         embedding: (B, D, h, w) image embeddings.
@@ -37,10 +34,13 @@ def decode_prompts(
         mask_logits (N, 1 + num_multimask, 4h, 4w), the single mask first, and their predicted IoU
         (N, 1 + num_multimask); both float32.
     """
-    with torch.autocast(embedding.device.type, enabled=False):  # sines of positions need more than bf16's 8 bits
+    # Sines of positions need more than bfloat16's 8 bits of precision.
+    with torch.autocast(embedding.device.type, enabled=False):
         clicks = None if points is None else (points.float(), labels)
         sparse, dense = sam.prompt_encoder(points=clicks, boxes=boxes, masks=None if masks is None else masks.float())
         image_pe = sam.prompt_encoder.get_dense_pe()
+    # segment-anything's decoder takes one image and adds the dense prompt to its embedding: with a zero image, and each
+    # prompt's own embedding added to its dense prompt beforehand, one call serves many images.
     dense = dense.to(embedding.dtype) + embedding[image]
     mask_logits, iou_pred = sam.mask_decoder.predict_masks(
         image_embeddings=torch.zeros_like(embedding[:1]),
@@ -64,24 +64,21 @@ def sample_clicks(region: Tensor, generator: torch.Generator, interior: float = 
     """
     count, height, width = region.shape
     inside = region.float()
+    # How much of a square around a pixel is object, to the fourth power: about 1 inside, a sixteenth on a straight
+    # border. Two strips in place of a square cost side + side, not side x side.
     side = max(3, height // 16 * 2 + 1)
-    rows = F.avg_pool2d(inside[:, None], (side, 1), stride=1, padding=(side // 2, 0))  # separable: large images
+    rows = F.avg_pool2d(inside[:, None], (side, 1), stride=1, padding=(side // 2, 0))
     depth = F.avg_pool2d(rows, (1, side), stride=1, padding=(0, side // 2))[:, 0] ** 4
     prefers = torch.rand(count, generator=generator, device=region.device) < interior
+    # The small number lets `multinomial` draw from an empty region; beside a region with pixels it weighs nothing.
     weights = torch.where(prefers[:, None, None], inside * depth, inside).flatten(1) + 1e-9
     index = torch.multinomial(weights, 1, generator=generator)[:, 0]
     return torch.stack([index % width, index // width], dim=-1).float()
 
 
 def tight_boxes(masks: Tensor) -> Tensor:
-    """The smallest box of pixel centres around each mask.
-
-    Args:
-        masks: (N, S, S) bool, at least one pixel each.
-
-    Returns:
-        (N, 4) boxes as (x0, y0, x1, y1) in pixels, float.
-    """
+    """Smallest boxes of pixel centres, (N, 4) float (x0, y0, x1, y1), around bool masks (N, S, S), none empty."""
+    # `torchvision.ops.masks_to_boxes` goes mask by mask and waits for the device at each.
     columns, rows = masks.any(1).float(), masks.any(2).float()
     x0, y0 = columns.argmax(1), rows.argmax(1)
     x1 = masks.shape[2] - 1 - columns.flip(1).argmax(1)
@@ -99,27 +96,25 @@ def noisy_boxes(masks: Tensor, generator: torch.Generator, noise: float = 0.1, l
         limit: largest move in pixels.
 
     Returns:
-        (N, 4) boxes as (x0, y0, x1, y1) in pixels, inside the image.
+        (N, 4) float as of `tight_boxes`, inside the image.
     """
     boxes = tight_boxes(masks)
     side = (boxes[:, 2:] - boxes[:, :2] + 1).repeat(1, 2)
     move = torch.randn(boxes.shape, generator=generator, device=boxes.device) * noise * side
     moved = boxes + move.clamp(-limit, limit)
+    # Corners of a thin box may have passed each other: put them in order before they are clamped.
     low, high = torch.minimum(moved[:, :2], moved[:, 2:]), torch.maximum(moved[:, :2], moved[:, 2:])
     return torch.cat([low, high], dim=-1).clamp(0, masks.shape[-1] - 1)
 
 
 def central_clicks(masks: Tensor) -> Tensor:
-    """The pixel of each mask that is farthest from its border: the click of SAM's evaluation.
+    """The pixel (x, y) of each mask that is farthest from its border: the click of SAM's evaluation.
 
-    Args:
-        masks: (N, S, S) bool, at least one pixel each.
-
-    Returns:
-        (N, 2) clicks as (x, y) in pixels, float.
+    Masks (N, S, S) bool, at least one pixel each, give (N, 2) float.
     """
     clicks = []
     for mask in masks.cpu().numpy().astype(np.uint8):
+        # Padded by one pixel, so that the image's edge counts as a border of the object.
         distance = cv2.distanceTransform(np.pad(mask, 1), cv2.DIST_L2, 5)[1:-1, 1:-1]
         y, x = np.unravel_index(int(distance.argmax()), distance.shape)
         clicks.append((float(x), float(y)))
@@ -127,16 +122,7 @@ def central_clicks(masks: Tensor) -> Tensor:
 
 
 def mask_ious(pred: Tensor, truth: Tensor, valid: Tensor | None = None) -> Tensor:
-    """Intersection over union of pairs of masks.
-
-    Args:
-        pred: (..., S, S) bool.
-        truth: (..., S, S) bool, broadcast against `pred`.
-        valid: (..., S, S) bool, pixels that count; None = all.
-
-    Returns:
-        (...) float in [0, 1]; 1 where both are empty.
-    """
+    """Intersection over union of masks (..., S, S) bool where `valid`: (...) float, 1 where both are empty."""
     if valid is not None:
         pred, truth = pred & valid, truth & valid
     both = (pred & truth).sum((-2, -1)).float()

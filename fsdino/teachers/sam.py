@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 from pathlib import Path
 from pickle import UnpicklingError
 from urllib.parse import urlparse
@@ -18,8 +19,8 @@ from torch import Tensor
 
 from fsdino.base.digest import file_sha256
 from fsdino.teachers.architecture import SAM_CONFIGS, SamConfig, build_sam, config_from_state_dict
-from fsdino.teachers.prompting import decode_prompts
 
+# Each official name ends in the first digits of the file's sha256; a download is held to them.
 SAM_URLS: dict[str, str] = {
     "vit_b": "https://dl.fbaipublicfiles.com/segment_anything/sam_vit_b_01ec64.pth",
     "vit_l": "https://dl.fbaipublicfiles.com/segment_anything/sam_vit_l_0b3195.pth",
@@ -29,14 +30,9 @@ _CONFIG_KEY = "sam_config"
 
 
 class SamTeacher:
-    """A frozen SAM that gives embeddings and masks; not a module, so no LightningModule can swallow its weights.
+    """A SAM, frozen and put in eval mode, that gives the embeddings a student learns; messages call it `name`."""
 
-    Args:
-        sam: the model; it is frozen and put in eval mode.
-        config: its sizes.
-        name: how messages and manifests call it.
-    """
-
+    # Not an nn.Module: a LightningModule that holds one would write its weights into every checkpoint of the student.
     def __init__(self, sam: Sam, config: SamConfig, name: str = "sam") -> None:
         self.sam = sam.eval().requires_grad_(False)
         self.config = config
@@ -50,16 +46,14 @@ class SamTeacher:
         Args:
             checkpoint: a file, an http(s) URL (kept in torch's hub folder), or vit_b / vit_l / vit_h for the
                 official file.
-            sha256: the file's expected digest; checked when given.
-
-        Returns:
-            The teacher, on the CPU.
+            sha256: the file's expected digest; an official file is held to the digits in its name in any case.
 
         Raises:
             FileNotFoundError: if there is no such file.
+            ConnectionError: if it cannot be downloaded.
             ValueError: for a wrong digest or a file that holds no SAM.
         """
-        path = _local_file(str(checkpoint))
+        path = _local_file(str(checkpoint), sha256)
         if sha256 is not None and (got := file_sha256(path)) != sha256.lower():
             raise ValueError(f"teacher {path} has sha256 {got}, expected {sha256.lower()}; download it again.")
         state, config = _read_state(path)
@@ -69,14 +63,7 @@ class SamTeacher:
 
     @classmethod
     def random(cls, name: str = "tiny", seed: int = 0) -> SamTeacher:
-        """A teacher with random weights, for tests and for measuring speed.
-
-        Args:
-            name: one of `SAM_CONFIGS`.
-            seed: of the weights.
-
-        Returns:
-            The teacher, on the CPU.
+        """A teacher of a size of `SAM_CONFIGS` with random weights, for tests and for measuring speed.
 
         Raises:
             ValueError: for an unknown name.
@@ -113,6 +100,7 @@ class SamTeacher:
     @property
     def fingerprint(self) -> str:
         """sha256 over the sizes and all weights; equal for equal teachers, whatever file they came from."""
+        # Kept: a teacher is frozen, and vit_h takes seconds to digest.
         if self._fingerprint is None:
             digest = hashlib.sha256(_config_json(self.config).encode())
             for key, value in sorted(self.sam.state_dict().items()):
@@ -122,14 +110,7 @@ class SamTeacher:
         return self._fingerprint
 
     def to(self, device: torch.device | str) -> SamTeacher:
-        """Moves the model.
-
-        Args:
-            device: where to.
-
-        Returns:
-            Itself.
-        """
+        """Moves the model; returns itself."""
         self.sam.to(device)
         return self
 
@@ -147,72 +128,25 @@ class SamTeacher:
         if images.shape[-2:] != (self.img_size, self.img_size):
             size = (self.img_size, self.img_size)
             images = F.interpolate(images, size, mode="bilinear", align_corners=False, antialias=True)
+        # SAM's mean and deviation are for pixels of 0 to 255.
         return self.sam.image_encoder((images * 255 - self.sam.pixel_mean) / self.sam.pixel_std).float()
-
-    @torch.no_grad()
-    def decode_points(self, embedding: Tensor, points: Tensor, labels: Tensor, size: int) -> tuple[Tensor, Tensor]:
-        """Masks from clicks, one prompt per embedding.
-
-        Args:
-            embedding: (N, D, grid, grid); repeat an image's embedding for several prompts.
-            points: (N, P, 2) clicks as (x, y) in pixels of the square image of side `size`.
-            labels: (N, P) 1 = on the object, 0 = off it.
-            size: side in pixels of the image that the clicks and the masks refer to.
-
-        Returns:
-            mask_logits (N, 1 + num_multimask, size, size), the single mask first, and predicted IoU
-            (N, 1 + num_multimask).
-        """
-        index = torch.arange(len(embedding), device=embedding.device)
-        found = decode_prompts(self.sam, embedding, index, self._scale(points, size), labels)
-        return _enlarge(found[0], size), found[1]
-
-    @torch.no_grad()
-    def decode_boxes(self, embedding: Tensor, boxes: Tensor, size: int) -> tuple[Tensor, Tensor]:
-        """Masks from boxes, one per embedding.
-
-        Args:
-            embedding: (N, D, grid, grid).
-            boxes: (N, 4) boxes as (x0, y0, x1, y1) in pixels of the square image of side `size`.
-            size: side in pixels of the image that the boxes and the masks refer to.
-
-        Returns:
-            mask_logits (N, 1 + num_multimask, size, size), the single mask first, and predicted IoU
-            (N, 1 + num_multimask).
-        """
-        index = torch.arange(len(embedding), device=embedding.device)
-        scaled = self._scale(boxes.reshape(-1, 2, 2), size).reshape(-1, 4)
-        found = decode_prompts(self.sam, embedding, index, boxes=scaled)
-        return _enlarge(found[0], size), found[1]
-
-    def _scale(self, points: Tensor, size: int) -> Tensor:
-        """Pixel centres of an image of side `size` in the model's own pixels."""
-        return (points.float() + 0.5) * (self.img_size / size) - 0.5
 
 
 def save_sam(sam: Sam, config: SamConfig, path: str | Path) -> None:
-    """Writes a SAM with its sizes as safetensors.
-
-    Args:
-        sam: the model.
-        config: its sizes.
-        path: a `.safetensors` file; its folder is made.
-    """
+    """Writes a SAM with its sizes to a `.safetensors` file, whose folder is made."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     state = {key: value.detach().cpu().contiguous() for key, value in sam.state_dict().items()}
     save_file(state, path, metadata={_CONFIG_KEY: _config_json(config)})
 
 
-def _local_file(checkpoint: str) -> Path:
-    """The file of a path, an official name or a URL (downloaded once)."""
+def _local_file(checkpoint: str, sha256: str | None) -> Path:
+    """The file of a path, an official name or a URL."""
     url = SAM_URLS.get(checkpoint, checkpoint)
     if urlparse(url).scheme in ("http", "https"):
-        path = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(url).path).name
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            torch.hub.download_url_to_file(url, str(path))
-        return path
+        # An official file is held to its published digits alone: a mistyped `sha256` must not delete a good file.
+        published = re.search(r"_([0-9a-f]+)\.pth$", url) if url in SAM_URLS.values() else None
+        return _downloaded(url, published[1] if published else (sha256 or "").lower())
     path = Path(checkpoint)
     if not path.is_file():
         raise FileNotFoundError(
@@ -222,8 +156,28 @@ def _local_file(checkpoint: str) -> Path:
     return path
 
 
+def _downloaded(url: str, digits: str) -> Path:
+    """The file of a URL in torch's hub folder; its sha256 must begin with `digits`, or the file is deleted."""
+    path = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(url).path).name
+    by_hand = f"or fetch {path.name} by hand and put it at {path}."
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            torch.hub.download_url_to_file(url, str(path))
+        except OSError as error:  # a wrong address, no network, no room on the disk
+            reason = getattr(error, "reason", error)
+            raise ConnectionError(f"cannot download {url} ({reason}); check the network, {by_hand}") from error
+    # Not only after the download: the file may have been put there by hand, or by a version that did not check.
+    if digits and not (got := file_sha256(path)).startswith(digits):
+        path.unlink(missing_ok=True)
+        raise ValueError(
+            f"{path} from {url} has sha256 {got}, expected one that begins with {digits}; it was deleted: "
+            f"start again to download it anew, {by_hand}"
+        )
+    return path
+
+
 def _read_state(path: Path) -> tuple[dict[str, Tensor], SamConfig]:
-    """Weights and sizes of a checkpoint file."""
     metadata: dict[str, str] = {}
     try:
         if path.suffix == ".safetensors":
@@ -248,7 +202,7 @@ def _read_state(path: Path) -> tuple[dict[str, Tensor], SamConfig]:
 
 
 def _load_strict(sam: Sam, state: dict[str, Tensor], path: Path) -> None:
-    """Loads all weights or says in one sentence what differs."""
+    """Loads all weights or says in one sentence what differs (torch would print hundreds of lines)."""
     expected = sam.state_dict()
     missing = [key for key in expected if key not in state]
     unexpected = [key for key in state if key not in expected]
@@ -264,7 +218,3 @@ def _load_strict(sam: Sam, state: dict[str, Tensor], path: Path) -> None:
 
 def _config_json(config: SamConfig) -> str:
     return json.dumps(dataclasses.asdict(config), sort_keys=True)
-
-
-def _enlarge(logits: Tensor, size: int) -> Tensor:
-    return F.interpolate(logits, (size, size), mode="bilinear", align_corners=False)

@@ -1,12 +1,15 @@
 """Teachers from files: formats, digests, and what is said when a file is not what it should be."""
 
+import shutil
+from urllib.error import URLError
+
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from fsdino.base.digest import file_sha256
 from fsdino.teachers.architecture import build_sam
-from fsdino.teachers.sam import SamTeacher, save_sam
+from fsdino.teachers.sam import SAM_URLS, SamTeacher, save_sam
 from tests.small import SAM as SMALL
 
 
@@ -33,19 +36,6 @@ def test_embedding_is_segment_anythings(sam):
         expected = sam.image_encoder(torch.stack([sam.preprocess(image * 255) for image in images]))
     assert torch.equal(teacher.embed(images), expected)
     assert teacher.embed(torch.rand(1, 3, 50, 50)).shape == (1, *teacher.entry_shape)
-
-
-def test_prompts_scale_with_the_image(sam):
-    teacher = SamTeacher(sam, SMALL)
-    embedding = torch.randn(1, 32, 8, 8, generator=torch.Generator().manual_seed(0))
-    labels = torch.ones(1, 1)
-    small, _ = teacher.decode_points(embedding, torch.tensor([[[7.5, 15.5]]]), labels, size=32)
-    large, _ = teacher.decode_points(embedding, torch.tensor([[[15.5, 31.5]]]), labels, size=64)
-    enlarged = torch.nn.functional.interpolate(small, (64, 64), mode="bilinear", align_corners=False)
-    torch.testing.assert_close(large, enlarged)
-    box = torch.tensor([[2.0, 2.0, 9.0, 9.0]])
-    masks, scores = teacher.decode_boxes(embedding, box, size=32)
-    assert masks.shape == (1, 4, 32, 32) and scores.shape == (1, 4)
 
 
 def test_teacher_is_frozen_and_no_module(sam):
@@ -75,6 +65,59 @@ def test_url_is_downloaded_once(sam, tmp_path, monkeypatch):
     for _ in range(2):
         assert SamTeacher.from_checkpoint("https://example.org/some_sam.pth?x=1").config == SMALL
     assert calls == ["https://example.org/some_sam.pth?x=1"]
+
+
+@pytest.fixture()
+def official(sam, tmp_path, monkeypatch):
+    """An official name whose address is a file on disk and whose digits are the file's own."""
+    torch.save(sam.state_dict(), tmp_path / "sam.pth")
+    file = (tmp_path / "sam.pth").rename(tmp_path / f"sam_vit_b_{file_sha256(tmp_path / 'sam.pth')[:6]}.pth")
+
+    def download(url, target):
+        if url.endswith("away.pth"):
+            raise URLError("Name or service not known")
+        shutil.copy(tmp_path / url.rpartition("/")[2], target)
+
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", download)
+    monkeypatch.setitem(SAM_URLS, "vit_b", f"https://example.org/{file.name}")
+    return file
+
+
+def test_official_file_is_held_to_the_digits_in_its_name(official, tmp_path):
+    digest = file_sha256(official)
+    assert SamTeacher.from_checkpoint("vit_b", sha256=digest).config == SMALL
+    kept = tmp_path / "hub" / "checkpoints" / official.name
+    with pytest.raises(ValueError, match="expected 0000; download it again"):
+        SamTeacher.from_checkpoint("vit_b", sha256="0000")
+    assert kept.exists()  # the digest was mistyped, the file is good
+    for bad in (official, kept):  # as it comes over the network, and as somebody put it there
+        kept.unlink(missing_ok=True)
+        good = official.read_bytes()
+        bad.write_bytes(good[:-100])
+        message = rf"{kept} from https://example\.org/{official.name} has sha256 {file_sha256(bad)}, expected one that "
+        with pytest.raises(ValueError, match=message + rf"begins with {digest[:6]}; it was deleted: start again"):
+            SamTeacher.from_checkpoint("vit_b")
+        assert not kept.exists()
+        official.write_bytes(good)
+    assert SamTeacher.from_checkpoint("vit_b").config == SMALL
+
+
+def test_address_of_ones_own_is_held_to_the_digest_that_is_given(official, tmp_path):
+    shutil.copy(official, tmp_path / "sam_vit_b_000000.pth")  # digits in other names say nothing
+    address = "https://example.org/sam_vit_b_000000.pth"
+    assert SamTeacher.from_checkpoint(address).config == SMALL
+    with pytest.raises(ValueError, match=r"expected one that begins with 1111; it was deleted"):
+        SamTeacher.from_checkpoint(address, sha256="1111")
+    assert not (tmp_path / "hub" / "checkpoints" / "sam_vit_b_000000.pth").exists()
+
+
+def test_without_network_the_message_says_what_to_put_where(official, tmp_path, monkeypatch):
+    monkeypatch.setitem(SAM_URLS, "vit_b", "https://example.org/away.pth")
+    place = tmp_path / "hub" / "checkpoints" / "away.pth"
+    message = r"cannot download https://example\.org/away\.pth \(Name or service not known\); check the network, or "
+    with pytest.raises(ConnectionError, match=message + rf"fetch away\.pth by hand and put it at {place}\."):
+        SamTeacher.from_checkpoint("vit_b")
 
 
 def test_missing_file():
