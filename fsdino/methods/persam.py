@@ -22,16 +22,13 @@ from fsdino.base.resize import Resize, ResizeMode
 from fsdino.methods.fssam.formulas import minmax
 from fsdino.methods.prototype import CERTAIN, masked_average
 from fsdino.teachers.architecture import SamConfig, build_sam
+from fsdino.teachers.prompting import decode_prompts
 from fsdino.teachers.sam import SamTeacher
 
 
 @dataclass
 class PersamMemory(Memory):
-    """What is kept of B episodes.
-
-    Args:
-        prototype: (B, D), the object's mean SAM feature over all references.
-    """
+    """The object's mean SAM feature over all references of B episodes, (B, D)."""
 
     prototype: Tensor
 
@@ -40,10 +37,10 @@ class PersamMethod(FewShotMethod):
     """Prompt a frozen SAM with the references' prototype.
 
     Args:
-        sam: A `segment_anything` model of any size, for instance `SamTeacher(...).sam`.
-        dense: Whether the similarity map is given as a mask prompt.
-        negative: Whether the least similar place is given as a negative click.
-        refinements: How often SAM's best mask is fed back.
+        sam: a `segment_anything` model of any size, for instance `SamTeacher(...).sam`.
+        dense: whether the similarity map is given as a mask prompt.
+        negative: whether the least similar place is given as a negative click.
+        refinements: how often SAM's best mask is fed back.
         resize_mode: "squash" or "pad".
     """
 
@@ -74,12 +71,9 @@ class PersamMethod(FewShotMethod):
         """The method with a SAM from disk, from the official address, or with random weights.
 
         Args:
-            checkpoint: What `SamTeacher.from_checkpoint` opens (a file, an address, or vit_b / vit_l / vit_h).
-            config: Without a checkpoint: a name of `SAM_CONFIGS`, or the fields of a `SamConfig`; random weights.
-            kwargs: For the constructor.
-
-        Returns:
-            The method.
+            checkpoint: what `SamTeacher.from_checkpoint` opens (a file, an address, or vit_b / vit_l / vit_h).
+            config: without a checkpoint: a name of `SAM_CONFIGS`, or the fields of a `SamConfig`; random weights.
+            kwargs: for the constructor.
         """
         if checkpoint is not None:
             teacher = SamTeacher.from_checkpoint(checkpoint)
@@ -111,30 +105,28 @@ class PersamMethod(FewShotMethod):
         return PersamMemory(masked_average(tokens, weights.reshape(batch, -1).to(tokens.dtype)))
 
     def similarity(self, memory: PersamMemory, features: Tensor) -> Tensor:
-        """Cosine of each place to the prototype.
-
-        Args:
-            memory: Of batch B or 1.
-            features: (B, D, h, w).
-
-        Returns:
-            (B, 1, h, w) in [-1, 1].
-        """
+        """Cosine (B, 1, h, w) of features (B, D, h, w) to the prototype, with a memory of batch B or 1."""
         prototype = F.normalize(memory.prototype.to(features.dtype), dim=1)[..., None, None]
         return (F.normalize(features, dim=1) * prototype).sum(1, keepdim=True)
 
     def decode_query(self, memory: PersamMemory, query_image: Tensor) -> SegmenterOutput:
         """Prompt SAM; of its three masks, the best by predicted IoU."""
         features = self._embed(query_image)
+        own = torch.arange(len(features), device=features.device)  # one prompt an image
         similarity = self.similarity(memory, features)
         points, labels = self._clicks(similarity)
         prompt = None
-        if self.dense:  # stretched to the range of the logits that SAM saw as mask prompts
+        if self.dense:
+            # Cosines of SAM features lie close together; mask prompts were logits of about -10 to 10 in SAM's training.
             prompt = (2 * minmax(similarity, dims=3) - 1) * CERTAIN
             prompt = F.interpolate(prompt, scale_factor=4, mode="bilinear", align_corners=False)
         for _ in range(1 + self.refinements):
-            mask_logits, iou_pred = self._decode(features, points, labels, prompt)
+            masks, ious = decode_prompts(self.sam, features, own, points, labels, masks=prompt)
+            # A click is an ambiguous prompt, for which SAM's three masks are meant; mask 0 is for certain ones.
+            best = 1 + ious[:, 1:].argmax(1)
+            mask_logits, iou_pred = masks[own, best][:, None], ious[own, best][:, None]
             prompt = mask_logits
+        # SAM never says that an object is absent, so the object counts as present.
         return SegmenterOutput(mask_logits, iou_pred, torch.full_like(iou_pred, CERTAIN))
 
     def _embed(self, images: Tensor) -> Tensor:
@@ -147,20 +139,7 @@ class PersamMethod(FewShotMethod):
         flat = similarity.flatten(1)
         places = [flat.argmax(1)] + ([flat.argmin(1)] if self.negative else [])
         index = torch.stack(places, dim=1)  # (B, P)
+        # The middle of a grid cell, in pixels whose centres are whole numbers.
         centres = (torch.stack([index % grid, index // grid], dim=-1) + 0.5) * (self.img_size / grid) - 0.5
         labels = torch.tensor([1, 0], device=index.device)[: len(places)].expand(len(index), -1)
         return centres, labels
-
-    def _decode(self, features: Tensor, points: Tensor, labels: Tensor, prompt: Tensor | None) -> tuple[Tensor, Tensor]:
-        encoder, decoder = self.sam.prompt_encoder, self.sam.mask_decoder
-        sparse, dense = encoder(points=(points, labels), boxes=None, masks=prompt)
-        # segment-anything repeats one image for all prompts; as part of the dense prompt, each keeps its own
-        masks, ious = decoder.predict_masks(
-            image_embeddings=torch.zeros_like(features[:1]),
-            image_pe=encoder.get_dense_pe().to(features.dtype),
-            sparse_prompt_embeddings=sparse.to(features.dtype),
-            dense_prompt_embeddings=dense.to(features.dtype) + features,
-        )
-        best = 1 + ious[:, 1:].argmax(1)
-        rows = torch.arange(len(best), device=best.device)
-        return masks[rows, best][:, None], ious[rows, best][:, None]

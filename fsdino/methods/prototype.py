@@ -26,47 +26,33 @@ CERTAIN = 10.0
 
 
 def masked_average(tokens: Tensor, weights: Tensor) -> Tensor:
-    """Weighted mean of tokens; zeros where all weights are 0.
-
-    Args:
-        tokens: (..., M, C).
-        weights: (..., M) in [0, 1].
-
-    Returns:
-        (..., C).
-    """
+    """Mean (..., C) of tokens (..., M, C) by weights (..., M) in [0, 1]; zeros where all weights are 0."""
+    # An object smaller than a cell may have no weight at all. The clamp keeps NaN out of the branch that `where` drops,
+    # since its gradient would not stay there.
     total = weights.sum(-1, keepdim=True)
     mean = (tokens * weights[..., None]).sum(-2) / total.clamp_min(torch.finfo(tokens.dtype).tiny)
     return torch.where(total > 0, mean, torch.zeros_like(mean))
 
 
 def prototype_score(query: Tensor, foreground: Tensor, background: Tensor) -> Tensor:
-    """Cosine to the object's prototype minus cosine to the background's.
+    """Cosine of tokens (..., N, C) to the object's prototype (..., C) minus that to the background's, in [-2, 2].
 
-    Args:
-        query: (..., N, C).
-        foreground: (..., C).
-        background: (..., C); zeros where there is no background.
-
-    Returns:
-        (..., N) in [-2, 2].
+    A prototype of zeros, where there is no background, has a cosine of 0.
     """
+    # The difference of two cosines is one product with the difference of the unit vectors.
     query = F.normalize(query, dim=-1)
     contrast = F.normalize(foreground, dim=-1) - F.normalize(background, dim=-1)
     return (query @ contrast[..., None])[..., 0]
 
 
 def correlation_score(query: Tensor, support: Tensor, weights: Tensor, temperature: float = 0.1) -> Tensor:
-    """Share of a query token's softmax over all support tokens that falls on the object.
+    """Share of a query token's softmax over all support tokens that falls on the object, (..., N) in [0, 1].
 
     Args:
         query: (..., N, C).
         support: (..., M, C).
         weights: (..., M) in [0, 1], how much of a support token is object.
-        temperature: Divides the cosine.
-
-    Returns:
-        (..., N) in [0, 1].
+        temperature: divides the cosine.
     """
     cosine = F.normalize(query, dim=-1) @ F.normalize(support, dim=-1).transpose(-1, -2)  # (..., N, M)
     return ((cosine / temperature).softmax(-1) @ weights[..., None])[..., 0]
@@ -74,7 +60,7 @@ def correlation_score(query: Tensor, support: Tensor, weights: Tensor, temperatu
 
 @dataclass
 class PrototypeMemory(Memory):
-    """Support tokens that a query is compared with.
+    """Support tokens of B episodes that a query is compared with.
 
     Args:
         features: (B, L, M, C), L taps; M = 2 (object, background) for "fg_bg", all support tokens for "softmax".
@@ -86,20 +72,19 @@ class PrototypeMemory(Memory):
 
 
 class PrototypeMethod(FewShotMethod):
-    """Compare query tokens with the references' by cosine, and cut the score at a threshold.
+    """Compare query tokens with the references' by cosine, and hold the score against a threshold.
 
     Args:
-        encoder: Frozen features.
-        tap: Block or blocks (counted from 0, among `encoder.taps`) that are compared; their scores are averaged.
+        encoder: frozen features.
+        tap: block or blocks (counted from 0, among `encoder.taps`) that are compared; their scores are averaged.
         score_threshold: score above which a position is object; choose it (and the tap) on base classes only.
-        kind: "fg_bg": cos(object prototype) - cos(background prototype). "softmax": object's share of the softmax over
-            all support positions.
-        temperature: Of the softmax over correlations.
-        sharpness: Mask logits are `sharpness * (score - score_threshold)`.
+        kind: "fg_bg" for `prototype_score`, "softmax" for `correlation_score`.
+        temperature: of the softmax.
+        sharpness: mask logits are `sharpness * (score - score_threshold)`.
         resize_mode: "squash" or "pad", see `Resize`.
 
     Raises:
-        ValueError: For an unknown kind, or a tap that the encoder does not return.
+        ValueError: for an unknown kind, or a tap that the encoder does not return.
     """
 
     name = "prototype"
@@ -145,17 +130,12 @@ class PrototypeMethod(FewShotMethod):
         """The method with an encoder of its own.
 
         Args:
-            encoder: timm's name of the Vision Transformer.
-            img_size: Side of the square input in pixels.
-            tap: Block or blocks (counted from 0) that are compared.
-            score_threshold: score above which a position is object.
-            encoder_kwargs: For `timm.create_model`.
+            encoder: timm's name of the Vision Transformer; the `encoder_...` options are those of `FeatureEncoder`.
+            img_size: side of the square input in pixels.
+            tap: as in the constructor, like `score_threshold` and `kwargs`.
+            encoder_kwargs: `model_kwargs` there.
             encoder_weights: "timm", a path, or None for random.
-            encoder_stride: Pixels between patches where they overlap; None: the patch size.
-            kwargs: For the constructor.
-
-        Returns:
-            The method.
+            encoder_stride: pixels between patches where they overlap; None: the patch size.
         """
         taps = (tap,) if isinstance(tap, int) else tuple(tap)
         reader = FeatureEncoder(
@@ -168,8 +148,10 @@ class PrototypeMethod(FewShotMethod):
         batch, shots = support_images.shape[:2]
         tokens = self._tokens(support_images.flatten(0, 1))  # (B*K, L, h*w, C)
         grid = int(tokens.shape[2] ** 0.5)
+        # A token counts by the share of its cell that is object: a thin object keeps its weight on a coarse grid.
         area = F.adaptive_avg_pool2d(support_masks.flatten(0, 1)[:, None], grid).flatten(1)  # (B*K, h*w)
         weights = area.reshape(batch, -1).to(tokens.dtype)  # (B, M)
+        # All shots form one pool, so each pixel of the class counts alike, not each reference.
         tokens = tokens.unflatten(0, (batch, shots)).transpose(1, 2).flatten(2, 3)  # (B, L, M, C)
         if self.kind == "softmax":
             return PrototypeMemory(tokens, weights)
@@ -177,15 +159,7 @@ class PrototypeMethod(FewShotMethod):
         return PrototypeMemory(torch.stack(pair, dim=2), weights.new_tensor([1.0, 0.0]).repeat(batch, 1))
 
     def scores(self, memory: PrototypeMemory, query_image: Tensor) -> Tensor:
-        """Score maps before the threshold, for choosing it.
-
-        Args:
-            memory: Of batch B or 1.
-            query_image: (B, 3, S, S) in [0, 1].
-
-        Returns:
-            (B, h, w).
-        """
+        """Score maps (B, h, w) before the threshold, for choosing it; arguments as of `decode_query`."""
         query = self._tokens(query_image)  # (B, L, h*w, C)
         tokens = memory.features.to(query.dtype)
         if self.kind == "softmax":
@@ -194,6 +168,7 @@ class PrototypeMethod(FewShotMethod):
         else:
             score = prototype_score(query, tokens[:, :, 0], tokens[:, :, 1])
         grid = int(query.shape[2] ** 0.5)
+        # Scores of taps are averaged, not features: each tap has its own scale of cosines.
         return score.mean(1).unflatten(1, (grid, grid))
 
     def decode_query(self, memory: PrototypeMemory, query_image: Tensor) -> SegmenterOutput:
@@ -205,27 +180,20 @@ class PrototypeMethod(FewShotMethod):
 
     def _tokens(self, images: Tensor) -> Tensor:
         """(N, 3, S, S) -> (N, L, h*w, C)."""
+        # Taps may be asked for in any order and number: the encoder returns each once, in its own order.
         maps = dict(zip(self.encoder.taps, self.encoder(images, last_tap=max(self.taps))))
         return torch.stack([maps[tap].flatten(2).transpose(1, 2) for tap in self.taps], dim=1)
 
 
 @dataclass
 class EmptyMemory(Memory):
-    """What `AllForeground` keeps of B episodes: nothing.
-
-    Args:
-        nothing: (B, 0).
-    """
+    """What `AllForeground` keeps of B episodes: a tensor (B, 0), which still has the batch size."""
 
     nothing: Tensor
 
 
 class AllForeground(FewShotMethod):
-    """The floor of every table: each pixel is the object.
-
-    Args:
-        img_size: Side of the square input in pixels.
-    """
+    """The floor of every table: each pixel is the object."""
 
     name = "all_foreground"
     title = "all foreground"
@@ -236,11 +204,11 @@ class AllForeground(FewShotMethod):
 
     @classmethod
     def build(cls, img_size: int = 518) -> AllForeground:
-        """The method; `img_size` as in the constructor."""
+        """The method for a square input of `img_size` pixels a side, which changes no answer."""
         return cls(img_size)
 
     def encode_support(self, support_images: Tensor, support_masks: Tensor) -> EmptyMemory:
-        """Keep the batch size alone."""
+        """Keep the batch size."""
         return EmptyMemory(support_images.new_zeros(len(support_images), 0))
 
     def decode_query(self, memory: EmptyMemory, query_image: Tensor) -> SegmenterOutput:

@@ -118,7 +118,7 @@ def test_bias() -> None:
     c = np_minmax(np_cosine(query_keys, (support_keys * weights[:, None]).sum(0) / weights.sum()))
     expected = np.stack([10 * np.minimum(0, np_minmax(row) + c - 1) for row in logits])
     as_head = [torch.from_numpy(x)[None, None] for x in (logits, query_keys, support_keys)]
-    got = calibration_bias(as_head[0].requires_grad_(), *as_head[1:], torch.from_numpy(weights)[None])
+    got = calibration_bias(as_head[0].requires_grad_(), *as_head[1:], torch.from_numpy(weights)[None], strength=10.0)
     np.testing.assert_allclose(got[0, 0].numpy(), expected, atol=1e-10)
     assert not got.requires_grad and float(got.max()) <= 0
 
@@ -132,9 +132,9 @@ def test_attention_without_calibration_is_sam2s() -> None:
     tokens = torch.randn(2, 2 * side + 3, sam2.memory_dim, generator=generator)
     positions = torch.randn(2 * side + 3, sam2.memory_dim, generator=generator)
     weights = torch.rand(2, side, generator=generator)
-    plain = calibrated_attention(sam2, frame, tokens, positions, weights, 3, strength=0.0)
+    plain = calibrated_attention(sam2, frame, tokens, positions, weights, num_pointer_tokens=3, strength=0.0)
     torch.testing.assert_close(plain, sam2.attend(frame, tokens, positions, 3), atol=1e-5, rtol=1e-4)
-    calibrated = calibrated_attention(sam2, frame, tokens, positions, weights, 3)
+    calibrated = calibrated_attention(sam2, frame, tokens, positions, weights, num_pointer_tokens=3, strength=10.0)
     assert not torch.allclose(plain, calibrated, atol=1e-3)
 
 
@@ -174,7 +174,8 @@ def test_attention_is_the_formula() -> None:
     expected = project(layer.o_proj, (powers / powers.sum(1, keepdims=True)) @ v)
     angles = rope_angles(4, 64, 10000.0, torch.device("cpu"))
     tensors = [torch.from_numpy(x).float()[None] for x in (query, key, value)]
-    got = _attend(layer, *tensors, angles, 3, torch.from_numpy(weights).float()[None], 10.0)
+    calibration = {"support_weights": torch.from_numpy(weights).float()[None], "strength": 10.0}
+    got = _attend(layer, *tensors, angles=angles, num_pointer_tokens=3, **calibration)  # type: ignore[arg-type]
     np.testing.assert_allclose(got[0].numpy(), expected, atol=1e-4)
 
 
@@ -185,13 +186,13 @@ def test_five_shots_calibrate_the_query_memory(monkeypatch: pytest.MonkeyPatch) 
     query, images, masks = episodes(method, 1, 5)
     seen: dict[str, torch.Tensor] = {}
 
-    def spy_refine(*args: object) -> tuple[torch.Tensor, torch.Tensor]:
-        seen["refined"], prior = refine_memory(*args)  # type: ignore[arg-type]
+    def spy_refine(*args: object, **options: object) -> tuple[torch.Tensor, torch.Tensor]:
+        seen["refined"], prior = refine_memory(*args, **options)  # type: ignore[arg-type]
         return seen["refined"], prior
 
-    def spy_attention(sam2: object, frame: object, tokens: torch.Tensor, *rest: object) -> torch.Tensor:
+    def spy_attention(sam2: object, frame: object, tokens: torch.Tensor, *rest: object, **options: object) -> object:
         seen["tokens"] = tokens
-        return calibrated_attention(sam2, frame, tokens, *rest)  # type: ignore[arg-type]
+        return calibrated_attention(sam2, frame, tokens, *rest, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(fssam_module, "refine_memory", spy_refine)
     monkeypatch.setattr(fssam_module, "calibrated_attention", spy_attention)

@@ -6,7 +6,6 @@ because a bias on some of its columns has no place in the original. With strengt
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -21,10 +20,10 @@ def rope_angles(grid: int, head_dim: int, theta: float, device: torch.device) ->
     """Cosine and sine of SAM2's axial rotation: the first half of the channels turns with x, the second with y.
 
     Args:
-        grid: Side of the square map.
-        head_dim: Channels of a head, a multiple of 4.
-        theta: Base of the frequencies.
-        device: Where to.
+        grid: side of the square map.
+        head_dim: channels of a head, a multiple of 4.
+        theta: base of the frequencies.
+        device: where to.
 
     Returns:
         Two tensors (grid*grid, head_dim); neighbouring channels share an angle.
@@ -38,16 +37,9 @@ def rope_angles(grid: int, head_dim: int, theta: float, device: torch.device) ->
 
 
 def rotate(x: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
-    """Turn each pair of neighbouring channels.
-
-    Args:
-        x: (..., n*T, d), n maps of T tokens.
-        angles: From `rope_angles`, (T, d) each.
-
-    Returns:
-        The same shape and type.
-    """
+    """Turn each pair of neighbouring channels of (..., n*T, d), n maps of T tokens, by angles (T, d)."""
     cosine, sine = angles
+    # In float32, as SAM2 does: at the far corner of the map, bfloat16 could not tell neighbours apart.
     maps = x.float().unflatten(-2, (-1, len(cosine)))  # (..., n, T, d)
     even, odd = maps[..., 0::2], maps[..., 1::2]
     turned = torch.stack([-odd, even], dim=-1).flatten(-2)
@@ -60,41 +52,44 @@ def calibrated_attention(
     tokens: Tensor,
     positions: Tensor,
     support_weights: Tensor,
+    *,
     num_pointer_tokens: int,
-    strength: float = 10.0,
+    strength: float,
 ) -> Tensor:
     """Condition a frame on a support memory and on the query's own pseudo memory, the latter calibrated.
 
     Args:
-        sam2: Its memory attention is used.
+        sam2: its memory attention is used.
         frame: B query images.
         tokens: (B, 2*T + P, memory_dim): support map of T = h*w tokens, query map of T tokens, P pointer tokens.
         positions: (2*T + P, memory_dim).
         support_weights: (B, T) in [0, 1], how much of a support position is object.
-        num_pointer_tokens: P; pointers are not rotated.
-        strength: Of the bias; 0 is SAM2's own attention.
+        num_pointer_tokens: P; pointers are not rotated, since they have no place in the image.
+        strength: of the bias; 0 is SAM2's own attention.
 
     Returns:
         The conditioned embedding (B, D, h, w).
     """
-    attention = sam2.net.memory_attention
+    attention: Any = sam2.net.memory_attention
     config = sam2.net.config
     width = config.memory_attention_hidden_size // config.memory_attention_downsample_rate
     theta = float((config.rope_parameters or {}).get("rope_theta", 10000.0))
     angles = rope_angles(sam2.grid, width // config.memory_attention_num_attention_heads, theta, frame.embedding.device)
+    # A tenth of the position, as in SAM2, whose attention rotates queries and keys by their place as well.
     x = (frame.embedding + 0.1 * frame.position).flatten(2).transpose(1, 2)  # (B, T, D)
-    for layer in _layers(attention):
+    for layer in attention.layers:
         normed = layer.layer_norm1(x)
-        x = x + layer.dropout1(_attend(layer.self_attn, normed, normed, normed, angles, 0))
+        x = x + layer.dropout1(_attend(layer.self_attn, normed, normed, normed, angles=angles))
+        # Values carry no position: where to read depends on the place, what is read does not.
         crossed = _attend(
             layer.cross_attn_image,
             layer.layer_norm2(x),
             tokens + positions,
             tokens,
-            angles,
-            num_pointer_tokens,
-            support_weights,
-            strength,
+            angles=angles,
+            num_pointer_tokens=num_pointer_tokens,
+            support_weights=support_weights,
+            strength=strength,
         )
         x = x + layer.dropout2(crossed)
         hidden = layer.dropout(layer.activation(layer.linear1(layer.layer_norm3(x))))
@@ -102,17 +97,14 @@ def calibrated_attention(
     return attention.layer_norm(x).transpose(1, 2).unflatten(2, (sam2.grid, sam2.grid))
 
 
-def _layers(attention: Any) -> Iterable[Any]:
-    return attention.layers
-
-
 def _attend(
     attention: Any,
     query: Tensor,
     key: Tensor,
     value: Tensor,
+    *,
     angles: tuple[Tensor, Tensor],
-    num_pointer_tokens: int,
+    num_pointer_tokens: int = 0,
     support_weights: Tensor | None = None,
     strength: float = 0.0,
 ) -> Tensor:
@@ -129,10 +121,9 @@ def _attend(
     if support_weights is not None and strength > 0:
         side = num_rotated // 2  # support columns first, query columns second
         columns = turned_q @ turned_k[:, :, side:num_rotated].transpose(2, 3)
-        # what a position shows is compared before the rotation, which only tells where it is
-        calibration = calibration_bias(
-            columns.float(), k[:, :, side:num_rotated].float(), k[:, :, :side].float(), support_weights, strength
-        )
+        # What two positions show is compared before the rotation, which only tells where they are.
+        own, support = k[:, :, side:num_rotated].float(), k[:, :, :side].float()
+        calibration = calibration_bias(columns.float(), own, support, support_weights, strength)
         bias = F.pad(calibration, (side, num_pointer_tokens)).to(q.dtype)
     dropout = attention.dropout_p if attention.training else 0.0
     out = F.scaled_dot_product_attention(

@@ -13,31 +13,17 @@ from fsdino.methods.prototype import masked_average
 
 
 def minmax(x: Tensor, dims: int = 1) -> Tensor:
-    """Stretch the last dimensions to [0, 1]; a constant becomes 0.
-
-    Args:
-        x: (..., N), or (..., h, w) with dims = 2.
-        dims: How many last dimensions belong together.
-
-    Returns:
-        The same shape.
-    """
+    """Stretch the last `dims` dimensions together to [0, 1]; a constant becomes 0."""
     over = tuple(range(-dims, 0))
     low, high = x.amin(over, keepdim=True), x.amax(over, keepdim=True)
     return (x - low) / (high - low).clamp_min(torch.finfo(x.dtype).tiny)
 
 
 def cosine_map(tokens: Tensor, prototypes: Tensor) -> Tensor:
-    """Cosine of every token to every prototype.
-
-    Args:
-        tokens: (..., N, C).
-        prototypes: (..., K, C).
-
-    Returns:
-        (..., K, N) in [-1, 1], float32 at least.
-    """
-    with torch.autocast(tokens.device.type, enabled=False):  # what follows stretches differences of a few thousandths
+    """Cosine (..., K, N), float32 at least, of tokens (..., N, C) to prototypes (..., K, C)."""
+    # Tokens of an encoder are nearly parallel, and `minmax` stretches differences of a few thousandths: bfloat16 would
+    # leave a handful of steps between 0 and 1.
+    with torch.autocast(tokens.device.type, enabled=False):
         precise = torch.promote_types(tokens.dtype, torch.float32)
         found, wanted = (F.normalize(x.to(precise), dim=-1) for x in (tokens, prototypes))
         return wanted @ found.transpose(-2, -1)
@@ -50,11 +36,11 @@ def query_priors(tokens: Tensor, foreground: Tensor, background: Tensor, size: i
         tokens: (B, N, C) query features on a square grid.
         foreground: (B, K, C), the object's prototype in each reference.
         background: (B, K, C), the rest's.
-        size: Side of the priors in pixels.
+        size: side of the priors in pixels.
 
     Returns:
-        Prior A (complete, leaky): the foreground map; prior B (precise, incomplete): what is left of it over the
-        background map. Both (B, 1, size, size) in [0, 1], the mean over the references.
+        Prior A, which finds all of the object and more: the foreground map. Prior B, which finds parts of it and little
+        else: by how much the foreground map exceeds the background map. Both (B, 1, size, size) in [0, 1].
     """
     grid = int(tokens.shape[1] ** 0.5)
     maps = []
@@ -62,14 +48,15 @@ def query_priors(tokens: Tensor, foreground: Tensor, background: Tensor, size: i
         cosine = minmax(cosine_map(tokens, prototypes)).unflatten(2, (grid, grid))  # (B, K, g, g)
         maps.append(F.interpolate(cosine, size=(size, size), mode="bilinear", align_corners=False))
     object_map, rest_map = maps
+    # Stretched for each reference before the mean over them, so that a poor reference does not decide the scale.
     precise = minmax((object_map - rest_map).relu(), dims=2)
     return object_map.mean(1, keepdim=True), precise.mean(1, keepdim=True)
 
 
 def refine_memory(
-    memory_a: Tensor, memory_b: Tensor, prior_a: Tensor, prior_b: Tensor, support: Tensor, rounds: int = 3
+    memory_a: Tensor, memory_b: Tensor, prior_a: Tensor, prior_b: Tensor, support: Tensor, *, rounds: int
 ) -> tuple[Tensor, Tensor]:
-    """Iterative Memory Refinement: take from memory A what both the support and the query's own object confirm.
+    """Iterative Memory Refinement: take from memory A what the support and the query's own object confirm.
 
     Args:
         memory_a: (B, N, M), the query's memory under prior A.
@@ -77,7 +64,7 @@ def refine_memory(
         prior_a: (B, N) in [0, 1], prior A on the memory's grid.
         prior_b: (B, N) in [0, 1].
         support: (B, K, M), the masked average of each reference's memory.
-        rounds: How often.
+        rounds: how often.
 
     Returns:
         The refined memory B (B, N, M) and prior B (B, N).
@@ -86,6 +73,7 @@ def refine_memory(
     for _ in range(rounds):
         own = masked_average(memory_b, prior_b)[:, None]  # (B, 1, M)
         seen_in_query = minmax(cosine_map(memory_a, own))[:, 0]
+        # Above 0 only where the two similarities add up to more than 1: one of them alone is not enough.
         take = (seen_in_support + seen_in_query - 1).relu().to(memory_b.dtype)  # (B, N)
         memory_b = take[..., None] * memory_a + (1 - take[..., None]) * memory_b
         prior_b = minmax(take * prior_a + (1 - take) * prior_b)
@@ -94,16 +82,16 @@ def refine_memory(
 
 @torch.no_grad()
 def calibration_bias(
-    logits: Tensor, query_keys: Tensor, support_keys: Tensor, support_weights: Tensor, strength: float = 10.0
+    logits: Tensor, query_keys: Tensor, support_keys: Tensor, support_weights: Tensor, strength: float
 ) -> Tensor:
-    """Support calibration: damp query-memory columns that match the query pixel but not the support's object.
+    """Support calibration: damp query-memory columns that match the query pixel, not the support's object.
 
     Args:
         logits: (B, H, N, T), attention logits of N query pixels to the T query-memory columns, per head.
         query_keys: (B, H, T, d), the keys of these columns.
         support_keys: (B, H, T, d), the keys of the support memory, averaged over the references.
         support_weights: (B, T) in [0, 1], how much of a support position is object.
-        strength: Factor of the bias.
+        strength: factor of the bias.
 
     Returns:
         (B, H, N, T) in [-strength, 0], without gradient: strength * min(0, a + c - 1) with a the logits stretched to

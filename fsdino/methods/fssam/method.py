@@ -32,9 +32,6 @@ from fsdino.models.encoder import FeatureEncoder
 class FssamMemory(Memory):
     """What FSSAM keeps of B episodes; T = h*w memory positions, K references.
 
-    Averages over the references are enough where SAM2's keys and values are averaged, because both are linear in the
-    memory; so the size hardly grows with K.
-
     Args:
         foreground: (B, K, C), the object's mean DINOv2 feature in each reference.
         background: (B, K, C), the rest's.
@@ -44,6 +41,8 @@ class FssamMemory(Memory):
         weights: (B, T), the mask on the memory's grid, mean over the references.
     """
 
+    # Means over the references stand for all of them: FSSAM averages SAM2's keys and values over K, and both are linear
+    # in the memory. So the size hardly grows with K.
     foreground: Tensor
     background: Tensor
     prototypes: Tensor
@@ -56,10 +55,10 @@ class Fssam(FewShotMethod):
     """FSSAM on a SAM2 and a DINOv2; memory encoder, memory attention and mask decoder train, the rest is frozen.
 
     Args:
-        sam2: With its weights loaded.
-        encoder: Its last tap is used.
-        rounds: Of the memory refinement; 0 leaves it out.
-        strength: Of the calibration bias; 0 leaves it out.
+        sam2: with its weights loaded.
+        encoder: its last tap is used.
+        rounds: of the memory refinement; 0 leaves it out.
+        strength: of the calibration bias; 0 leaves it out.
         resize_mode: "squash" as published, or "pad".
     """
 
@@ -75,6 +74,7 @@ class Fssam(FewShotMethod):
         strength: float = 10.0,
         resize_mode: ResizeMode = "squash",
     ) -> None:
+        # Both networks get their own size from one square: the larger one, so that no image is enlarged.
         super().__init__(Resize(max(sam2.img_size, encoder.img_size), resize_mode))
         self.sam2 = sam2.requires_grad_(False).switch_off_object_score_()
         self.encoder = encoder
@@ -103,23 +103,18 @@ class Fssam(FewShotMethod):
         """FSSAM from names, published sizes by default, with random or official weights.
 
         Args:
-            size: A name of `SIZES`; with weights, their own size counts.
-            img_size: Side of SAM2's square input in pixels.
-            version: "2.0" or "2.1"; with weights, their own version counts.
-            weights: Hub id, folder or Meta's `.pt` file of SAM2, see `build_sam2`; None for random.
-            sha256: Expected digest of a `.pt` file.
-            encoder: timm's name of the Vision Transformer.
-            encoder_img_size: Side of its square input in pixels.
-            tap: Block (from 0) that is read; the last one, as published.
-            encoder_kwargs: For `timm.create_model`.
+            size: SAM2's, as `img_size`, `version`, `weights` and `sha256` are; see `build_sam2`.
+            encoder: timm's name of the Vision Transformer; the `encoder_...` options are those of `FeatureEncoder`.
+            encoder_img_size: side of its square input in pixels.
+            tap: block (from 0) that is read; the last one, as published.
+            encoder_kwargs: `model_kwargs` there.
             encoder_weights: "timm", a path, or None for random.
-            encoder_stride: Pixels between patches where they overlap for a finer map; None: the patch size.
-            kwargs: For the constructor.
-
-        Returns:
-            The method.
+            encoder_stride: pixels between patches where they overlap for a finer map; None: the patch size.
+            kwargs: for the constructor.
         """
-        features = FeatureEncoder(encoder, encoder_img_size, (tap,), encoder_kwargs, encoder_weights, encoder_stride)
+        features = FeatureEncoder(
+            encoder, encoder_img_size, (tap,), encoder_kwargs, weights=encoder_weights, stride=encoder_stride
+        )
         return cls(build_sam2(size, img_size, version, weights, sha256), features, **kwargs)
 
     def _trained(self) -> tuple[nn.Module, ...]:
@@ -140,7 +135,7 @@ class Fssam(FewShotMethod):
         return {"size": size, "version": version}
 
     def predict_episodes(self, batch: Mapping[str, Any]) -> SegmenterOutput:
-        """See `FewShotMethod.predict_episodes`; SAM2 sees the pixels in any case, the priors may come from a cache."""
+        """See `FewShotMethod.predict_episodes`; SAM2 always sees the pixels, the priors' features may be cached."""
         if "query_feats" not in batch:
             return super().predict_episodes(batch)
         found, wanted = batch["support_feats"].float(), batch["query_feats"].float()
@@ -163,15 +158,12 @@ class Fssam(FewShotMethod):
     def encode_support(
         self, support_images: Tensor, support_masks: Tensor, support_features: Tensor | None = None
     ) -> FssamMemory:
-        """Prototypes and memory of the references; shapes as in `FewShotMethod`.
+        """Prototypes and memory of the references, as `FewShotMethod.encode_support`.
 
         Args:
             support_images: (B, K, 3, S, S) in [0, 1].
             support_masks: (B, K, S, S) in [0, 1].
             support_features: (B, K, N, C), what `features` gives for the images; None computes it.
-
-        Returns:
-            The memory of batch B.
         """
         batch = len(support_images)
         images, masks = support_images.flatten(0, 1), support_masks.flatten(0, 1)[:, None]
@@ -199,12 +191,9 @@ class Fssam(FewShotMethod):
         """Prior, pseudo memory, refinement, calibrated attention, SAM2's decoder; best mask by predicted IoU.
 
         Args:
-            memory: Of batch B, or of batch 1 for all images.
+            memory: of batch B, or of batch 1 for all images.
             query_image: (B, 3, S, S) in [0, 1].
             query_features: (B, N, C), what `features` gives for the images; None computes it.
-
-        Returns:
-            Outputs of batch B.
         """
         batch, sam2 = len(query_image), self.sam2
         features = self.features(query_image) if query_features is None else query_features
@@ -217,18 +206,27 @@ class Fssam(FewShotMethod):
             _pool(prior_a, sam2.grid).to(features.dtype),
             _pool(prior_b, sam2.grid).to(features.dtype),
             memory.prototypes.expand(batch, -1, -1),
-            self.rounds,
+            rounds=self.rounds,
         )
+        # Prior B makes the query's own pointer: a pointer stands for one object, so it must not hold what is not one.
         pointers = torch.stack([memory.pointer.expand(batch, -1), sam2.mask_pointer(frame, prior_b)], dim=1)
         tokens, positions, num_pointer_tokens = self._context(memory, refined, pointers)
-        weights = memory.weights.expand(batch, -1)
-        embedding = calibrated_attention(sam2, frame, tokens, positions, weights, num_pointer_tokens, self.strength)
+        embedding = calibrated_attention(
+            sam2,
+            frame,
+            tokens,
+            positions,
+            memory.weights.expand(batch, -1),
+            num_pointer_tokens=num_pointer_tokens,
+            strength=self.strength,
+        )
         found = sam2.decode(frame, embedding).best()
         return SegmenterOutput(found.mask_logits, found.iou_pred, found.object_logits)
 
     def _context(self, memory: FssamMemory, refined: Tensor, pointers: Tensor) -> tuple[Tensor, Tensor, int]:
-        """Tokens (B, 2*T + P, memory_dim) with one temporal code for all, their codes, and P."""
+        """Tokens (B, 2*T + P, memory_dim), their codes, and P."""
         sam2, device = self.sam2, refined.device
+        # One temporal code for both memories: references and query are not ordered in time.
         where = sam2.memory_position(device) + sam2.temporal_code(0)  # (T, memory_dim)
         ages = torch.ones(pointers.shape[1], device=device)
         pointer_tokens, pointer_codes = sam2.split_pointers(pointers, sam2.pointer_code(ages))
@@ -236,14 +234,7 @@ class Fssam(FewShotMethod):
         return tokens, torch.cat([where, where, pointer_codes]), pointer_tokens.shape[1]
 
     def features(self, images: Tensor) -> Tensor:
-        """What the priors compare: the frozen encoder's last tap.
-
-        Args:
-            images: (N, 3, S, S) in [0, 1].
-
-        Returns:
-            (N, tokens, C).
-        """
+        """What the priors compare, (N, tokens, C): the frozen encoder's last tap on images (N, 3, S, S) in [0, 1]."""
         return self.encoder(_resize(images, self.encoder.img_size))[-1].flatten(2).transpose(1, 2)
 
     def _fit(self, x: Tensor) -> Tensor:
@@ -254,6 +245,7 @@ def _resize(x: Tensor, size: int) -> Tensor:
     """(N, C, S, S) -> (N, C, size, size); S is the larger of the two input sizes, so this only shrinks."""
     if x.shape[-1] == size:
         return x
+    # Rounding takes a weighted mean slightly out of [0, 1], which the next step expects.
     return F.interpolate(x, size=(size, size), mode="bilinear", align_corners=False, antialias=True).clamp(0, 1)
 
 

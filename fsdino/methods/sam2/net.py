@@ -20,12 +20,12 @@ MASK_SCALE, MASK_BIAS = 20.0, -10.0
 
 @dataclass
 class Frame:
-    """Image features of N images.
+    """Features of N images.
 
     Args:
         embedding: (N, D, h, w), stride 16, not yet conditioned on any memory.
         position: (N, D, h, w), sine position code of the same map.
-        high_res: Maps of stride 4 (N, D/8, 4h, 4w) and stride 8 (N, D/4, 2h, 2w), projected for the mask decoder.
+        high_res: maps of stride 4 (N, D/8, 4h, 4w) and stride 8 (N, D/4, 2h, 2w), projected for the mask decoder.
     """
 
     embedding: Tensor
@@ -33,7 +33,7 @@ class Frame:
     high_res: tuple[Tensor, Tensor]
 
     def take(self, index: Tensor) -> Frame:
-        """The images of an index (M,) long, with repetitions."""
+        """The images of an index (M,) long, which may repeat them."""
         fine, middle = self.high_res
         return Frame(self.embedding[index], self.position[index], (fine[index], middle[index]))
 
@@ -55,7 +55,7 @@ class Decoded:
     object_logits: Tensor
 
     def best(self) -> Decoded:
-        """Keep the one mask an image (M = 1) with the best predicted IoU."""
+        """Keep one mask an image (M = 1): the one with the best predicted IoU."""
         index = self.iou_pred.argmax(dim=1)
         rows = torch.arange(len(index), device=index.device)
         masks, ious, pointers = (x[rows, index][:, None] for x in (self.mask_logits, self.iou_pred, self.pointers))
@@ -66,15 +66,8 @@ class Sam2(nn.Module):
     """SAM2's image encoder, memory encoder, memory attention, prompt encoder and mask decoder.
 
     Args:
-        config: From `sam2_config`, or of a loaded checkpoint.
-        net: The loaded model; None for one with random weights.
-
-    Attributes:
-        net: The `transformers` model that owns all weights.
-        img_size: Side of the square input in pixels.
-        grid: Side of the stride-16 map.
-        dim: Width D of that map.
-        memory_dim: Width of a memory token.
+        config: from `sam2_config`, or of a loaded checkpoint.
+        net: the `transformers` model that owns all weights; None for one with random weights.
     """
 
     mean: Tensor
@@ -84,9 +77,11 @@ class Sam2(nn.Module):
         super().__init__()
         self.net = _new(config) if net is None else net
         self.img_size = int(config.image_size)  # type: ignore[arg-type]
+        # The map of stride 16 is what memory and decoder work on: its side, and the width D of its positions.
         self.grid = self.img_size // 16
         self.dim: int = config.vision_config.fpn_hidden_size  # type: ignore[union-attr]
         self.memory_dim: int = config.memory_encoder_output_channels
+        # ImageNet's statistics; not in the state dict, which stays the one of `transformers`.
         self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1), persistent=False)
 
@@ -96,16 +91,10 @@ class Sam2(nn.Module):
         return self.net.no_memory_embedding.dtype
 
     def encode(self, images: Tensor) -> Frame:
-        """Image features of images.
-
-        Args:
-            images: (N, 3, S, S) in [0, 1], S = `img_size`.
-
-        Returns:
-            The frame.
+        """Features of images (N, 3, S, S) in [0, 1], S = `img_size`.
 
         Raises:
-            ValueError: When the side is not `img_size`.
+            ValueError: for another side.
         """
         if images.shape[-2:] != (self.img_size, self.img_size):
             raise ValueError(
@@ -115,6 +104,7 @@ class Sam2(nn.Module):
         out = self.net.vision_encoder(((images - self.mean) / self.std).to(self.dtype), return_dict=True)
         fine, middle, coarse = out.fpn_hidden_states
         decoder = self.net.mask_decoder
+        # Projected here, once an image, rather than at every decoding of the same frame.
         return Frame(coarse, out.fpn_position_encoding[-1], (decoder.conv_s0(fine), decoder.conv_s1(middle)))
 
     def decode(
@@ -129,20 +119,19 @@ class Sam2(nn.Module):
         """Masks from a (conditioned) embedding and prompts.
 
         Args:
-            frame: Its high-resolution maps are used.
+            frame: its high-resolution maps are used.
             embedding: (N, D, h, w).
             points: (N, P, 2), x and y in pixels of the square input; None for an empty prompt.
             labels: (N, P) long: 1 object, 0 background, 2 and 3 the corners of a box, -1 not a point.
             mask_prompt: (N, 1, 4h, 4w), in the scale of `mask_downsample`.
-            multimask: Three masks, else SAM2's single one.
-
-        Returns:
-            M = 3 or 1 masks an image.
+            multimask: three masks an image (M = 3), else SAM2's single one (M = 1).
         """
         num, device = len(embedding), embedding.device
+        # SAM2 never decodes without a point: an empty prompt is one that is marked as padding.
         if points is None or labels is None:
             points = torch.zeros(num, 1, 2, device=device)
             labels = torch.full((num, 1), -1, dtype=torch.long, device=device)
+        # transformers has room for several prompts an image, on axis 1; here every image has one.
         sparse, dense = self.net.prompt_encoder(points[:, None].to(self.dtype), labels[:, None], None, mask_prompt)
         masks, ious, tokens, object_logits = self.net.mask_decoder(
             image_embeddings=embedding,
@@ -160,41 +149,31 @@ class Sam2(nn.Module):
         return frame.embedding + self.net.no_memory_embedding.view(1, -1, 1, 1)
 
     def mask_pointer(self, frame: Frame, masks: Tensor) -> Tensor:
-        """Object pointer of a given mask: decode with the mask as dense prompt and take the single mask's token.
-
-        Args:
-            frame: N images.
-            masks: (N, 1, S, S) in [0, 1].
-
-        Returns:
-            (N, D).
-        """
+        """Object pointers (N, D) of given masks (N, 1, S, S) in [0, 1] on N images."""
+        # The mask goes in as dense prompt, and the token of the mask that comes out is the pointer. As in SAM2, the
+        # embedding stays without the no-memory code here.
         prompt = self.net.mask_downsample(masks.to(self.dtype))  # (N, 1, 4h, 4w)
         return self.decode(frame, frame.embedding, mask_prompt=prompt, multimask=False).pointers[:, 0]
 
     def encode_memory(self, frame: Frame, masks: Tensor) -> Tensor:
-        """Memory tokens of images with their masks.
+        """Memory tokens (N, h*w, memory_dim), without position or temporal code, of N images with their masks.
 
         Args:
             frame: N images.
             masks: (N, 1, S, S) probabilities in [0, 1].
-
-        Returns:
-            (N, h*w, memory_dim), without position or temporal code.
         """
         features, _ = self.net.memory_encoder(frame.embedding, (masks * MASK_SCALE + MASK_BIAS).to(self.dtype))
         return features.flatten(2).transpose(1, 2)
 
     def encode_given_mask(self, frame: Frame, masks: Tensor) -> tuple[Tensor, Tensor]:
-        """Memory tokens and object pointer of images whose mask somebody drew.
+        """Memory tokens (N, h*w, memory_dim) and pointers (N, D) of images whose mask somebody drew.
 
         Args:
             frame: N images.
-            masks: (N, 1, S, S) in [0, 1]; they become logits of -10 and 10, as in SAM2.
-
-        Returns:
-            Tokens (N, h*w, memory_dim) and pointers (N, D).
+            masks: (N, 1, S, S) in [0, 1].
         """
+        # As in SAM2, a drawn mask becomes logits of -10 and 10, as if it had been predicted with certainty; their
+        # sigmoid is scaled once more in `encode_memory`.
         probs = (masks * MASK_SCALE + MASK_BIAS).sigmoid()
         return self.encode_memory(frame, probs), self.mask_pointer(frame, masks)
 
@@ -205,16 +184,14 @@ class Sam2(nn.Module):
 
     def temporal_code(self, offset: int) -> Tensor:
         """Learned code of a memory slot, (memory_dim,): 0 is the conditioning frame, t means t frames ago."""
+        # The table holds the slots 1, 2, ... and the conditioning frame's last: index -1 for 0 is meant.
         return self.net.memory_temporal_positional_encoding[offset - 1, 0, 0]
 
     def pointer_code(self, offsets: Tensor) -> Tensor:
-        """Temporal code of object pointers; zeros in SAM 2.0, which has none.
+        """Temporal codes (K, memory_dim) of pointers; zeros in SAM 2.0, which has none.
 
         Args:
             offsets: (K,) time differences divided by the longest one, in [0, 1].
-
-        Returns:
-            (K, memory_dim).
         """
         if not self.net.config.enable_temporal_pos_encoding_for_object_pointers:
             return offsets.new_zeros(len(offsets), self.memory_dim, dtype=self.dtype)
@@ -225,29 +202,19 @@ class Sam2(nn.Module):
         return self.net.temporal_positional_encoding_projection_layer(code)
 
     def split_pointers(self, pointers: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
-        """Cut each pointer into tokens of the memory's width.
-
-        Args:
-            pointers: (N, K, D).
-            codes: (K, memory_dim), from `pointer_code`.
-
-        Returns:
-            Tokens (N, K*D/memory_dim, memory_dim) and their codes (K*D/memory_dim, memory_dim).
-        """
+        """Pointers (N, K, D) as tokens (N, P, memory_dim), P = K*D/memory_dim, and their codes (P, memory_dim)."""
+        # One attention reads maps and pointers, so both need the same width; the pieces of a pointer share its code.
         pieces = self.dim // self.memory_dim
         return pointers.reshape(len(pointers), -1, self.memory_dim), codes.repeat_interleave(pieces, dim=0)
 
     def attend(self, frame: Frame, tokens: Tensor, positions: Tensor, num_pointer_tokens: int) -> Tensor:
-        """Condition a frame on memory.
+        """The embedding (N, D, h, w) of a frame of N images, conditioned on memory.
 
         Args:
             frame: N images.
             tokens: (N, T, memory_dim): whole memory maps of h*w tokens first, pointer tokens last.
             positions: (N, T, memory_dim) or (T, memory_dim).
-            num_pointer_tokens: How many of T are pointers; they are not rotated.
-
-        Returns:
-            The conditioned embedding (N, D, h, w).
+            num_pointer_tokens: how many of T are pointers; they are not rotated.
         """
         out = self.net.memory_attention(
             frame.embedding.flatten(2).permute(2, 0, 1),  # (h*w, N, D)
@@ -262,14 +229,13 @@ class Sam2(nn.Module):
     def to_input_size(self, mask_logits: Tensor) -> Tensor:
         """Probabilities at the input's size from mask logits (N, 1, 4h, 4w): what the memory encoder reads."""
         size = (self.img_size, self.img_size)
+        # Logits are enlarged, not probabilities: the border stays sharp.
         logits = F.interpolate(mask_logits.float(), size=size, mode="bilinear", align_corners=False)
         return logits.sigmoid().to(mask_logits.dtype)
 
     def switch_off_object_score_(self) -> Sam2:
-        """Drop the object-score head and the no-object codes: the object is always taken to be there.
-
-        SANSA and FSSAM both do without them. Returns itself.
-        """
+        """Drop the object-score head and the no-object codes, as SANSA and FSSAM do; returns itself."""
+        # What nothing reads any more must not be saved or counted as a part of the method.
         self.net.mask_decoder.pred_obj_score_head = AlwaysThere()  # type: ignore[assignment]
         self.net.no_object_pointer = None  # type: ignore[assignment]
         self.net.occlusion_spatial_embedding_parameter = None
@@ -277,8 +243,8 @@ class Sam2(nn.Module):
 
 
 def _new(config: Sam2VideoConfig) -> Sam2VideoModel:
-    """A model with random weights, whose prompts and images share one Fourier matrix, as in every checkpoint."""
     net = Sam2VideoModel(config)
+    # Prompts and images share one Fourier matrix in every checkpoint; a new model draws two.
     with torch.no_grad():
         net.shared_image_embedding.positional_embedding.copy_(net.prompt_encoder.shared_embedding.positional_embedding)
     return net

@@ -17,7 +17,8 @@ from transformers import (
 )
 
 Sam2Version = Literal["2.0", "2.1"]
-# Four stages at strides 4, 8, 16, 32; the neck adds the map of stride 32 upsampled by 2 to the one of stride 16.
+# Four stages at strides 4, 8, 16, 32; the neck adds the map of stride 32, enlarged twofold, to the one of stride 16, so
+# both must fit exactly.
 SIZE_MULTIPLE = 32
 
 
@@ -46,7 +47,10 @@ SIZES: dict[str, HieraSize] = {
     "large": HieraSize(144, 2, (2, 6, 36, 4), (23, 33, 43), windows=(8, 4, 16, 8)),
     # For the embedded world: real Hiera with four stages at 128 px (8 x 8 map), about 1.2 M parameters in all.
     "mini": HieraSize(
-        *(16, 1, (1, 2, 4, 2), (5, 6)),
+        embed_dim=16,
+        num_heads=1,
+        blocks=(1, 2, 4, 2),
+        global_blocks=(5, 6),
         windows=(8, 4, 4, 4),
         prompt_dim=64,
         decoder_mlp_dim=256,
@@ -59,10 +63,10 @@ SIZES: dict[str, HieraSize] = {
 
 
 def check_image_size(image_size: int) -> None:
-    """Refuse a side that SAM2's four stages cannot halve.
+    """Refuse a side that is not a positive multiple of 32.
 
     Raises:
-        ValueError: When `image_size` is not a positive multiple of 32; names the nearest legal sizes.
+        ValueError: for such a side; names the nearest legal ones.
     """
     if image_size < SIZE_MULTIPLE or image_size % SIZE_MULTIPLE:
         low = max(SIZE_MULTIPLE, image_size // SIZE_MULTIPLE * SIZE_MULTIPLE)
@@ -76,15 +80,12 @@ def sam2_config(size: str | HieraSize, image_size: int = 1024, version: Sam2Vers
     """Configuration of a SAM2 of a published size, or of `mini`.
 
     Args:
-        size: A name of `SIZES`, or a `HieraSize` of your own.
-        image_size: Side of the square input in pixels, a multiple of 32.
+        size: a name of `SIZES`, or a `HieraSize` of your own.
+        image_size: side of the square input in pixels, a multiple of 32.
         version: "2.0" (July 2024) or "2.1" (adds a temporal code for pointers and an occlusion embedding).
 
-    Returns:
-        A configuration for `transformers.Sam2VideoModel`.
-
     Raises:
-        ValueError: For an unknown size or version, or an illegal image size.
+        ValueError: for an unknown size or version, or an illegal image size.
     """
     if isinstance(size, str):
         if size not in SIZES:
@@ -131,19 +132,14 @@ def sam2_config(size: str | HieraSize, image_size: int = 1024, version: Sam2Vers
 
 
 def with_image_size(config: Sam2VideoConfig, image_size: int) -> Sam2VideoConfig:
-    """Set every derived size of a configuration for another square input; the weights stay the same.
-
-    Args:
-        config: Changed in place.
-        image_size: Side in pixels, a multiple of 32.
-
-    Returns:
-        The same configuration.
+    """Set every derived size of a configuration, in place, for another square input; returns the configuration.
 
     Raises:
-        ValueError: When the size is illegal.
+        ValueError: when the side is not a multiple of 32.
     """
     check_image_size(image_size)
+    # Each of these is computed once, in the configuration's constructor: setting `image_size` alone would leave the
+    # others behind. Weights do not depend on any of them.
     config.image_size = image_size
     prompt: Any = config.prompt_encoder_config
     vision: Any = config.vision_config
@@ -158,7 +154,7 @@ def size_and_version(config: Sam2VideoConfig) -> tuple[str, Sam2Version]:
     """The name in `SIZES` and the version of a configuration.
 
     Raises:
-        ValueError: When no known size fits.
+        ValueError: when no known size fits.
     """
     vision: Any = config.vision_config
     shape = (vision.backbone_config.hidden_size, tuple(vision.backbone_config.blocks_per_stage))

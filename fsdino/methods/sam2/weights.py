@@ -1,5 +1,4 @@
-"""Official SAM2 and SAM2.1 weights: from the Hub or a folder through `transformers`, and Meta's `.pt` by key mapping;
-and this package's own `.safetensors` of a SAM2 that it trained.
+"""SAM2 weights: official ones from the Hub or from Meta's `.pt`, and this package's own `.safetensors`.
 
 Meta's file holds {"model": state dict} with the names of facebookresearch/sam2; the rules below turn them into those of
 `transformers`, and both the size and the version follow from the weights themselves. Loading is strict.
@@ -7,7 +6,6 @@ Meta's file holds {"model": state dict} with the names of facebookresearch/sam2;
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -19,10 +17,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import Sam2VideoConfig, Sam2VideoModel
 
+from fsdino.base.digest import file_sha256
 from fsdino.methods.sam2.net import Sam2
 from fsdino.methods.sam2.sizes import SIZES, HieraSize, Sam2Version, sam2_config, size_and_version, with_image_size
 
-# Meta's name -> transformers' name, applied in this order to every key.
+# Meta's name -> transformers' name, applied in this order to every key: later rules see what earlier ones made, so the
+# general ones (norms, projections) come last.
 _RULES: tuple[tuple[str, str], ...] = (
     # image encoder
     (r"^image_encoder\.trunk\.patch_embed\.proj\.", "vision_encoder.backbone.patch_embed.projection."),
@@ -31,8 +31,7 @@ _RULES: tuple[tuple[str, str], ...] = (
     (r"^(vision_encoder\.backbone\.blocks\.\d+\.mlp)\.layers\.0\.", r"\1.proj_in."),
     (r"^(vision_encoder\.backbone\.blocks\.\d+\.mlp)\.layers\.1\.", r"\1.proj_out."),
     # prompt encoder
-    (r"^sam_prompt_encoder\.pe_layer\.positional_encoding_gaussian_matrix$",
-     "prompt_encoder.shared_embedding.positional_embedding"),
+    (r"^sam_prompt_encoder\.pe_layer\..+$", "prompt_encoder.shared_embedding.positional_embedding"),
     (r"^sam_prompt_encoder\.mask_downscaling\.0\.", "prompt_encoder.mask_embed.conv1."),
     (r"^sam_prompt_encoder\.mask_downscaling\.1\.", "prompt_encoder.mask_embed.layer_norm1."),
     (r"^sam_prompt_encoder\.mask_downscaling\.3\.", "prompt_encoder.mask_embed.conv2."),
@@ -64,7 +63,7 @@ _RULES: tuple[tuple[str, str], ...] = (
     (r"\.out_proj\.", ".o_proj."),
     (r"(^|\.)norm(\d?)\.", r"\1layer_norm\2."),
     (r"\.norm_final_attn\.", ".layer_norm_final_attn."),
-)  # fmt: skip
+)
 # MLPs of three layers: the first and last have names of their own.
 _MLP3 = re.compile(
     r"^(object_pointer_proj|mask_decoder\.(?:iou_prediction_head|pred_obj_score_head|output_hypernetworks_mlps\.\d+))"
@@ -76,15 +75,11 @@ _POINT = re.compile(r"^sam_prompt_encoder\.point_embeddings\.(\d+)\.weight$")
 
 
 def hub_keys(meta: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Rename Meta's weights to `transformers`' names.
-
-    Args:
-        meta: State dict with the names of facebookresearch/sam2.
-
-    Returns:
-        State dict for `Sam2VideoModel`.
-    """
+    """Meta's state dict (the names of facebookresearch/sam2) under the names of `transformers.Sam2VideoModel`."""
+    # The stem counts convolution, norm and activation in threes and ends in one more convolution, whose number depends
+    # on the depth.
     last_stem = max((int(m[1]) for key in meta if (m := _MASK_STEM.match(key))), default=0)
+    # Meta has one embedding a kind of point, transformers one table of all of them.
     points = {int(m[1]): value for key, value in meta.items() if (m := _POINT.match(key))}
     renamed = {_rename(key, last_stem): value for key, value in meta.items() if not _POINT.match(key)}
     if points:
@@ -108,17 +103,10 @@ def _rename(key: str, last_stem: int) -> str:
 
 
 def recognise(meta: dict[str, Tensor], name: str) -> tuple[HieraSize, Sam2Version]:
-    """Size and version of Meta's weights, from their names and shapes.
-
-    Args:
-        meta: State dict with the names of facebookresearch/sam2.
-        name: What the error calls it.
-
-    Returns:
-        The size and "2.0" or "2.1".
+    """Size and version of Meta's weights, from their names and shapes; errors call them `name`.
 
     Raises:
-        ValueError: When they are no SAM2, or of no known size.
+        ValueError: when they are not a SAM2's, or of no known size.
     """
     stem = meta.get("image_encoder.trunk.patch_embed.proj.weight")
     if stem is None:
@@ -142,22 +130,19 @@ def build_sam2(
     weights: str | Path | None = None,
     sha256: str | None = None,
 ) -> Sam2:
-    """A SAM2 with random or official weights.
+    """A SAM2 with random or official weights, in eval mode.
 
     Args:
-        size: A name of `SIZES`; with weights, their own size counts.
-        img_size: Side of the square input in pixels; official weights work at any multiple of 32.
+        size: a name of `SIZES`; with weights, their own size counts.
+        img_size: side of the square input in pixels; official weights work at any multiple of 32.
         version: "2.0" or "2.1"; with weights, their own version counts.
         weights: Hub id such as "facebook/sam2.1-hiera-tiny", folder of `transformers`, Meta's `.pt`, or a file of
             `save_sam2`; None: random.
-        sha256: Expected digest of a `.pt` file.
-
-    Returns:
-        The model in eval mode.
+        sha256: expected digest of a `.pt` file.
 
     Raises:
-        FileNotFoundError: For a file that is not there.
-        ValueError: For a wrong digest, or weights that do not fit; names what is missing.
+        FileNotFoundError: for a file that is not there.
+        ValueError: for a wrong digest, or weights that do not fit; names what is missing.
     """
     if weights is None:
         return Sam2(sam2_config(size, img_size, version)).eval()
@@ -172,15 +157,12 @@ def save_sam2(sam2: Sam2, path: str | Path, *, half: bool = False) -> Path:
     """Write a SAM2 of a known size where `build_sam2` opens it.
 
     Args:
-        sam2: With all of its heads.
-        path: A `.safetensors` file; its folder is made.
-        half: Store in half precision; `build_sam2` gives float32 again.
-
-    Returns:
-        The file.
+        sam2: with all of its heads.
+        path: a `.safetensors` file; its folder is made.
+        half: store in half precision; `build_sam2` gives float32 again.
 
     Raises:
-        ValueError: When its size is not in `SIZES`.
+        ValueError: when its size is not in `SIZES`.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -198,24 +180,26 @@ def _from_own(path: Path, img_size: int) -> Sam2:
         about = file.metadata() or {}
     if "size" not in about or about.get("version") not in ("2.0", "2.1"):
         raise ValueError(f"{path.name} does not say which SAM2 it holds; give a file of `save_sam2`.")
-    sam2 = Sam2(sam2_config(about["size"], img_size, cast(Sam2Version, about["version"])))
-    state = {name: value.float() for name, value in load_file(path).items()}
-    result = sam2.net.load_state_dict(state, strict=False)
-    _refuse(path.name, result.missing_keys, result.unexpected_keys)
-    return sam2.eval()
+    config = sam2_config(about["size"], img_size, cast(Sam2Version, about["version"]))
+    return _filled(config, {name: value.float() for name, value in load_file(path).items()}, path.name)
 
 
 def _from_meta(path: Path, img_size: int, sha256: str | None) -> Sam2:
     if not path.is_file():
         raise FileNotFoundError(f"no SAM2 checkpoint at {path}; give the path of a downloaded .pt file, or a Hub id.")
-    if sha256 is not None and (got := _digest(path)) != sha256.lower():
+    if sha256 is not None and (got := file_sha256(path)) != sha256.lower():
         raise ValueError(f"{path.name} has sha256 {got}, expected {sha256.lower()}; download it again.")
     content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    meta = content.get("model", content)
+    meta = content.get("model", content)  # Meta wraps its state dict; a bare one is taken as well
     size, version = recognise(meta, path.name)
-    sam2 = Sam2(sam2_config(size, img_size, version))
-    result = sam2.net.load_state_dict(hub_keys(meta), strict=False)
-    _refuse(path.name, result.missing_keys, result.unexpected_keys)
+    return _filled(sam2_config(size, img_size, version), hub_keys(meta), path.name)
+
+
+def _filled(config: Sam2VideoConfig, state: dict[str, Tensor], name: str) -> Sam2:
+    sam2 = Sam2(config)
+    # Not strict, so that `_refuse` can say in one sentence what torch would list key by key.
+    result = sam2.net.load_state_dict(state, strict=False)
+    _refuse(name, result.missing_keys, result.unexpected_keys)
     return sam2.eval()
 
 
@@ -235,15 +219,8 @@ def _refuse(name: str, missing: Iterable[str], unexpected: Iterable[str]) -> Non
             more = f" and {len(keys) - 5} more" if len(keys) > 5 else ""
             problems.append(f"{what} {', '.join(keys[:5])}{more}")
     if problems:
+        # Five names show which kind of file it is; the full list of a wrong file has hundreds.
         raise ValueError(
             f"{name} {'; it '.join(problems)}: these are not the complete weights of a SAM2 video model. "
             "Download the checkpoint again, or take a Hub id such as facebook/sam2.1-hiera-tiny."
         )
-
-
-def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()

@@ -10,13 +10,7 @@ from fsdino.methods.sam2.net import Sam2
 
 
 class Adapter(nn.Module):
-    """AdaptFormer's bottleneck (Chen et al. 2022): norm, down, ReLU, up, times a small scale. Starts at zero output.
-
-    Args:
-        dim: Width of the stream.
-        bottleneck: Inner width.
-        scale: Factor of the output.
-    """
+    """AdaptFormer's bottleneck (Chen et al. 2022): norm, down, ReLU, up, times a small scale."""
 
     def __init__(self, dim: int, bottleneck: int, scale: float = 0.1) -> None:
         super().__init__()
@@ -24,6 +18,7 @@ class Adapter(nn.Module):
         self.down = nn.Linear(dim, bottleneck)
         self.up = nn.Linear(bottleneck, dim)
         self.scale = scale
+        # Zero output at first: training starts from SAM2 as it is. The scale keeps the steps away from it small.
         nn.init.zeros_(self.up.weight)
         nn.init.zeros_(self.up.bias)
 
@@ -33,13 +28,7 @@ class Adapter(nn.Module):
 
 
 class AdaptedMlp(nn.Module):
-    """A block's norm and MLP with an adapter beside them, all fed by the stream after attention.
-
-    Args:
-        norm: The block's second norm.
-        mlp: The block's MLP.
-        adapter: Parallel to both.
-    """
+    """A block's second norm and MLP with an adapter beside them, all fed by the stream after attention."""
 
     def __init__(self, norm: nn.Module, mlp: nn.Module, adapter: Adapter) -> None:
         super().__init__()
@@ -56,9 +45,9 @@ def add_adapters_(sam2: Sam2, factor: float, stages: Sequence[int] = (2, 3)) -> 
     """Put an adapter into every Hiera block of some stages.
 
     Args:
-        sam2: Changed in place; load weights before.
-        factor: Bottleneck width over the block's *input* width (so a stage's first block has half of the others').
-        stages: Of 0 to 3.
+        sam2: changed in place; load weights before.
+        factor: bottleneck width over the block's *input* width (so a stage's first block has half of the others').
+        stages: of 0 to 3.
 
     Returns:
         The adapters' parameters.
@@ -70,6 +59,8 @@ def add_adapters_(sam2: Sam2, factor: float, stages: Sequence[int] = (2, 3)) -> 
         for block in backbone.blocks[ends[stage] : ends[stage + 1]]:
             adapter = Adapter(block.dim_out, int(factor * block.dim)).to(sam2.mean.device, sam2.dtype)
             block.mlp = AdaptedMlp(block.layer_norm2, block.mlp, adapter)
-            block.layer_norm2 = nn.Identity()  # the norm now lives beside the adapter, which reads the raw stream
+            # The block calls its norm, then its MLP. The adapter reads the stream before the norm, so the norm moves
+            # into the place of the MLP, beside the adapter.
+            block.layer_norm2 = nn.Identity()
             parameters += adapter.parameters()
     return parameters

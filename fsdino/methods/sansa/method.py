@@ -38,22 +38,21 @@ class SansaMemory(Memory):
         pointers: (B, K, D).
     """
 
+    # Codes are added when the memory is read: they depend on how many frames there are, which `append` changes.
     maps: Tensor
     pointers: Tensor
 
     def append(self, tokens: Tensor, pointers: Tensor) -> SansaMemory:
         """The memory with one more frame: tokens (B, h*w, memory_dim), pointers (B, D)."""
-        return SansaMemory(
-            torch.cat([self.maps, tokens[:, None]], dim=1), torch.cat([self.pointers, pointers[:, None]], dim=1)
-        )
+        return _joined([self, SansaMemory(tokens[:, None], pointers[:, None])])
 
 
 class Sansa(FewShotMethod):
     """SANSA on a SAM2 of any size.
 
     Args:
-        sam2: Frozen here; its weights must be loaded already.
-        factor: Adapter bottleneck over block width: 0.3 strict, 0.8 generalist, 0 for frozen SAM2 without adapters.
+        sam2: frozen here; its weights must be loaded already.
+        factor: adapter bottleneck over block width: 0.3 strict, 0.8 generalist, 0 for frozen SAM2 without adapters.
         stages: Hiera stages that get adapters.
         memory_order: "set": all references are equal, any number of them. "video": the published memory, in which the
             first reference is the conditioning frame, the six latest others fill the slots with their temporal codes,
@@ -62,7 +61,7 @@ class Sansa(FewShotMethod):
         resize_mode: "squash" as published, or "pad".
 
     Raises:
-        ValueError: For an unknown `memory_order` or `presence`.
+        ValueError: for an unknown `memory_order` or `presence`.
     """
 
     name = "sansa"
@@ -84,6 +83,7 @@ class Sansa(FewShotMethod):
         if presence not in ("always", "object_score"):
             raise ValueError(f"unknown presence {presence!r}; use 'always' or 'object_score'.")
         self.memory_order: MemoryOrder = memory_order
+        # Frozen before the adapters come in, which are to be the only weights that learn.
         self.sam2 = sam2.requires_grad_(False)
         if presence == "always":
             sam2.switch_off_object_score_()
@@ -104,15 +104,9 @@ class Sansa(FewShotMethod):
         """SANSA from a size's name, with random or official SAM2 weights.
 
         Args:
-            size: A name of `SIZES`; ignored when `weights` are given, which know their size.
-            img_size: Side of the square input in pixels.
-            version: "2.0" as published, or "2.1"; ignored when `weights` are given.
-            weights: Hub id, folder or Meta's `.pt` file, see `build_sam2`; None for random.
-            sha256: Expected digest of a `.pt` file.
-            kwargs: For the constructor.
-
-        Returns:
-            The method.
+            size: see `build_sam2`, as for `img_size`, `weights` and `sha256`.
+            version: "2.0" as published, or "2.1"; weights know their own.
+            kwargs: for the constructor.
         """
         return cls(build_sam2(size, img_size, version, weights, sha256), **kwargs)
 
@@ -144,6 +138,7 @@ class Sansa(FewShotMethod):
                 f"others are targets), got {images.shape[1]}; set shots to {num_targets}."
             )
         targets = torch.cat([images[:, given:], batch["query_image"][:, None]], dim=1)  # (B, J, 3, S, S)
+        # `support_truths`, not the masks: only they tell ignored pixels, which no loss may count.
         truths = [*batch["support_truths"][:, given:].long().unbind(1), batch["query_mask"]]
         return list(zip(self.forward_targets(targets, images[:, :given], masks[:, :given]), truths))
 
@@ -161,9 +156,6 @@ class Sansa(FewShotMethod):
             support_images: (B, K, 3, S, S) in [0, 1].
             points: (B, K, P, 2), x and y in pixels of the square.
             labels: (B, K, P) long: 1 object, 0 background, 2 and 3 the corners of a box, -1 padding.
-
-        Returns:
-            The memory of batch B.
         """
         batch = len(support_images)
         frame, drawn = self._draw(support_images.flatten(0, 1), points.flatten(0, 1), labels.flatten(0, 1))
@@ -182,17 +174,9 @@ class Sansa(FewShotMethod):
     def forward_targets(
         self, target_images: Tensor, support_images: Tensor, support_masks: Tensor
     ) -> list[SegmenterOutput]:
-        """Segment several targets in turn; each prediction becomes a pseudo-reference for those after it.
+        """Segment J targets (B, J, 3, S, S) in turn; each prediction becomes a pseudo-reference for those after it.
 
-        This is the training scheme of the paper's section 4 (one annotated reference, J = 3 targets).
-
-        Args:
-            target_images: (B, J, 3, S, S) in [0, 1].
-            support_images: (B, K, 3, S, S) in [0, 1].
-            support_masks: (B, K, S, S) in [0, 1].
-
-        Returns:
-            J outputs of batch B; gradients flow through the pseudo-references.
+        The paper trains so (section 4): one annotated reference, J = 3. Gradients flow through the pseudo-references.
         """
         memory = self.encode_support(support_images, support_masks)
         outputs = []
@@ -209,8 +193,7 @@ class Sansa(FewShotMethod):
         """As `FewShotMethod.remember`; points, a box or a scribble may stand for a mask."""
         if len(references) == 0:
             return super().remember(references)
-        parts = [self._remember_one(reference) for reference in references]
-        return SansaMemory(torch.cat([m.maps for m in parts], dim=1), torch.cat([m.pointers for m in parts], dim=1))
+        return _joined([self._remember_one(reference) for reference in references])
 
     def _remember_one(self, reference: Reference) -> SansaMemory:
         if reference.mask is None and not reference.negative:
@@ -236,11 +219,14 @@ class Sansa(FewShotMethod):
         return found
 
     def _remember_prediction(self, frame: Frame, found: Decoded) -> tuple[Tensor, Tensor]:
+        # The probabilities as they are, not a mask: an uncertain prediction stays uncertain in memory, and training can
+        # go back through it.
         probs = self.sam2.to_input_size(found.mask_logits)
         return self.sam2.encode_memory(frame, probs), found.pointers[:, 0]
 
     def _track(self, memory: SansaMemory, frame: Frame) -> Decoded:
         tokens, positions, num_pointer_tokens = self._context(memory)
+        # A memory of batch 1 serves a batch of targets.
         tokens = tokens.to(self.sam2.dtype).expand(len(frame.embedding), -1, -1)
         embedding = self.sam2.attend(frame, tokens, positions, num_pointer_tokens)
         return self.sam2.decode(frame, embedding).best()
@@ -248,9 +234,12 @@ class Sansa(FewShotMethod):
     def _context(self, memory: SansaMemory) -> tuple[Tensor, Tensor, int]:
         """Memory tokens (B, T, memory_dim), their codes (T, memory_dim), and how many of T are pointers."""
         num, device = memory.maps.shape[1], memory.maps.device
+        # As a set, every frame is a conditioning frame (offset 0) and every pointer of the same age: no reference is
+        # nearer to the target than another, and none is dropped.
         spatial, pointing = list(range(num)), list(range(num))
         offsets, ages = [0] * num, torch.ones(num, device=device)
         if self.memory_order == "video":
+            # As a video, the target is frame `num`: frame 0 conditions it, and of the others the latest fill the slots.
             config = self.sam2.net.config
             spatial = [0, *range(max(1, num - config.num_maskmem + 1), num)]
             offsets = [0, *(num - k for k in spatial[1:])]
@@ -263,6 +252,10 @@ class Sansa(FewShotMethod):
         pointers, pointer_codes = self.sam2.split_pointers(memory.pointers[:, pointing], self.sam2.pointer_code(ages))
         tokens = torch.cat([memory.maps[:, spatial].flatten(1, 2), pointers], dim=1)
         return tokens, torch.cat([positions, pointer_codes]), pointers.shape[1]
+
+
+def _joined(memories: Sequence[SansaMemory]) -> SansaMemory:
+    return SansaMemory(torch.cat([m.maps for m in memories], dim=1), torch.cat([m.pointers for m in memories], dim=1))
 
 
 def _output(found: Decoded) -> SegmenterOutput:
