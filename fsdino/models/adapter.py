@@ -3,36 +3,28 @@
 from __future__ import annotations
 
 import torch.nn.functional as F
+from timm.layers import LayerNorm2d
 from torch import Tensor, nn
-
-from fsdino.models.layers import LayerNorm2d
 
 
 class SamAdapter(nn.Module):
     """Bottleneck adapter of FS-DINO (arXiv 2504.15669): three convolutions, two attention blocks, one convolution.
 
     Early features of DINOv2 are distributed much as SAM's image embedding, so that 1.25 M parameters (768 to 256)
-    suffice. All norms are over channels: the result for an image does not depend on its batch.
+    suffice.
 
     Args:
-        in_dim: Channels of the encoder.
-        out_dim: Channels of SAM's embedding.
-        mid_dim: Channels of the convolutions.
-        hidden_dim: Channels of the attention blocks.
-        num_heads: Attention heads; divides `hidden_dim`.
-        depth: Number of attention blocks.
+        in_dim: channels of the encoder.
+        out_dim: channels of SAM's embedding.
+        mid_dim: channels of the convolutions.
+        hidden_dim: channels of the attention blocks.
+        num_heads: attention heads; divides `hidden_dim`.
     """
 
-    def __init__(
-        self,
-        in_dim: int,
-        out_dim: int = 256,
-        mid_dim: int = 256,
-        hidden_dim: int = 128,
-        num_heads: int = 4,
-        depth: int = 2,
-    ) -> None:
+    def __init__(self, in_dim: int, out_dim: int, mid_dim: int, hidden_dim: int, num_heads: int) -> None:
         super().__init__()
+        # Norms are over channels, position by position: statistics over a batch would tie an image's embedding to its
+        # neighbours, and the distilled student must give what the teacher gives, image by image.
         self.stem = nn.Sequential(
             nn.Conv2d(in_dim, mid_dim, 1),
             LayerNorm2d(mid_dim),
@@ -42,18 +34,11 @@ class SamAdapter(nn.Module):
             nn.GELU(),
             nn.Conv2d(mid_dim, hidden_dim, 1),
         )
-        self.blocks = nn.Sequential(*(AttentionBlock(hidden_dim, num_heads, 4 * hidden_dim) for _ in range(depth)))
+        self.blocks = nn.Sequential(*(AttentionBlock(hidden_dim, num_heads, 4 * hidden_dim) for _ in range(2)))
         self.head = nn.Conv2d(hidden_dim, out_dim, 1)
 
     def forward(self, feats: Tensor) -> Tensor:
-        """Map features into SAM's space.
-
-        Args:
-            feats: (N, in_dim, h, w) layer-normed encoder features.
-
-        Returns:
-            (N, out_dim, h, w) embedding.
-        """
+        """Map layer-normed encoder features (N, in_dim, h, w) into SAM's space (N, out_dim, h, w)."""
         x = self.stem(feats)  # (N, hidden, h, w)
         n, c, h, w = x.shape
         tokens = self.blocks(x.flatten(2).transpose(1, 2))  # (N, h*w, hidden)
@@ -63,13 +48,8 @@ class SamAdapter(nn.Module):
 class AttentionBlock(nn.Module):
     """Pre-norm self-attention and feed-forward block.
 
-    Args:
-        dim: Width.
-        num_heads: Attention heads; divides `dim`.
-        mlp_dim: Hidden width of the feed-forward part.
-
     Raises:
-        ValueError: If the heads do not divide the width.
+        ValueError: if the heads do not divide the width.
     """
 
     def __init__(self, dim: int, num_heads: int, mlp_dim: int) -> None:

@@ -14,40 +14,37 @@ class SegmenterConfig:
     """Everything that `FewShotSegmenter` needs; channels and grid follow from the encoder.
 
     Args:
-        encoder: Name of a Vision Transformer in timm.
-        img_size: Side of the network's square, in pixels; a multiple of the encoder's patch.
-        adapter_tap: Block (from 0) whose output the adapter turns into SAM's space.
-        reader_taps: Blocks (from 0) whose outputs query and references are compared at.
-        encoder_kwargs: Handed to `timm.create_model`.
+        encoder: name of a Vision Transformer in timm.
+        img_size: side of the network's square, in pixels; a multiple of the encoder's patch.
+        adapter_tap: block (from 0) whose output the adapter turns into SAM's space.
+        reader_taps: blocks (from 0) whose outputs query and references are compared at.
+        encoder_kwargs: handed to `timm.create_model`.
         encoder_weights: "timm" downloads timm's weights, a path loads a file, None leaves them random.
-        encoder_stride: Pixels between patches where they overlap for a finer map; None: the patch size.
+        encoder_stride: pixels between patches where they overlap for a finer map; None: the patch size.
         resize_mode: "squash" or "pad", see `Resize`.
         variant: "compact" (prototypes), "full" (4D reader); "compact_frozen" trains neither decoder nor adapter.
-        prompt_dim: Width D of SAM's space.
-        adapter_dim: Width of the adapter's convolutions.
-        adapter_hidden: Width of the adapter's attention.
-        adapter_heads: Attention heads of the adapter.
-        decoder_depth: Two-way blocks of the mask decoder.
-        decoder_mlp_dim: Hidden width of the decoder's token MLPs.
-        decoder_heads: Attention heads of the decoder.
-        decoder_iou_dim: Hidden width of the decoder's IoU head.
-        mask_in_chans: Hidden channels of SAM's mask stem.
-        reader_dim: Channels of the 2D part of the correlation reader, which the full variant has.
-        contrastive: Whether the reader also sees foreground minus background correlation.
-        self_correlation: Whether the reader also spreads its first guess over the query's own similarities.
-        channel_match: Whether the reader weighs the channels in which query and prototypes agree.
-        sparse: Whether projected prototypes go to the decoder as prompt tokens.
-        skip: Whether the coarse logits are added to the decoder's mask logits.
-        freeze_adapter: Whether the adapter keeps its distilled weights in episode training.
-        threshold: Probability above which a pixel belongs to the object.
-        presence_statistics: Whether the presence head sees more than token and first guess; set by the training of that
+        prompt_dim: width D of SAM's space.
+        adapter_dim: width of the adapter's convolutions; `adapter_hidden` and `adapter_heads` are its attention's.
+        decoder_depth: two-way blocks of the mask decoder; `decoder_mlp_dim` and `decoder_heads` are theirs.
+        decoder_iou_dim: hidden width of the decoder's IoU head.
+        mask_in_chans: hidden channels of SAM's mask stem.
+        reader_dim: channels of the 2D part of the correlation reader, which the full variant has.
+        contrastive: whether the reader also sees foreground minus background correlation.
+        self_correlation: whether the reader also spreads its first guess over the query's own similarities.
+        channel_match: whether the reader weighs the channels in which query and prototypes agree.
+        sparse: whether projected prototypes go to the decoder as prompt tokens.
+        skip: whether the coarse logits are added to the decoder's mask logits.
+        freeze_adapter: whether the adapter keeps its distilled weights in episode training.
+        threshold: probability above which a pixel belongs to the object.
+        presence_statistics: whether the presence head sees more than token and first guess; set by the training of that
             head, see `fsdino.training.presence`.
-        promptable: Whether SAM's prompted half is kept, frozen, for references with points, boxes or scribbles and for
+        promptable: whether SAM's prompted half is kept, frozen, for references with points, boxes or scribbles and for
             corrections; `segment` does not use it.
     """
 
     encoder: str = "vit_base_patch14_dinov2"
     img_size: int = 518
+    # Early blocks are distributed much as SAM's embedding, late ones tell classes apart; one pass serves both.
     adapter_tap: int = 2
     reader_taps: tuple[int, ...] = (5, 8, 11)
     encoder_kwargs: dict[str, Any] = field(default_factory=dict)
@@ -96,7 +93,7 @@ class SegmenterConfig:
         """The config of `to_dict`.
 
         Raises:
-            ValueError: If a key is unknown.
+            ValueError: if a key is unknown.
         """
         known = {f.name for f in fields(cls)}
         if unknown := sorted(set(values) - known):
@@ -104,38 +101,27 @@ class SegmenterConfig:
         return cls(**values)
 
 
+# Official SAMs are 256 wide; this fits a teacher of `SamConfig`'s default sizes, which is 64 wide.
+_SMALL_SAM: dict[str, Any] = {
+    "prompt_dim": 64,
+    "adapter_dim": 64,
+    "adapter_hidden": 64,
+    "decoder_mlp_dim": 256,
+    "decoder_heads": 4,
+    "decoder_iou_dim": 64,
+    "reader_dim": 32,
+}
 PRESETS: dict[str, SegmenterConfig] = {
     "tiny": SegmenterConfig(
         encoder="vit_small_patch14_dinov2",
         encoder_kwargs={"embed_dim": 192, "depth": 6, "num_heads": 3, "init_values": 1.0},
         img_size=112,
         encoder_stride=7,
-        adapter_tap=2,
         reader_taps=(3, 4, 5),
-        prompt_dim=64,
-        adapter_dim=64,
-        adapter_hidden=64,
-        adapter_heads=4,
-        decoder_mlp_dim=256,
-        decoder_heads=4,
-        decoder_iou_dim=64,
-        reader_dim=32,
+        **_SMALL_SAM,
     ),
-    "photos": SegmenterConfig(
-        encoder="vit_tiny_patch16_224",
-        img_size=448,
-        adapter_tap=2,
-        reader_taps=(5, 8, 11),
-        prompt_dim=64,
-        adapter_dim=64,
-        adapter_hidden=64,
-        adapter_heads=4,
-        decoder_mlp_dim=256,
-        decoder_heads=4,
-        decoder_iou_dim=64,
-        reader_dim=32,
-    ),
-    # at 1,369 positions the self-correlation is a tenth of what comes after the encoder, for no measured gain
+    "photos": SegmenterConfig(encoder="vit_tiny_patch16_224", img_size=448, **_SMALL_SAM),
+    # At 1,369 positions the self-correlation is a tenth of what comes after the encoder, for no measured gain.
     "s14": SegmenterConfig(encoder="vit_small_patch14_dinov2", self_correlation=False),
     "b14": SegmenterConfig(encoder="vit_base_patch14_dinov2", self_correlation=False),
     "l14": SegmenterConfig(
@@ -145,17 +131,10 @@ PRESETS: dict[str, SegmenterConfig] = {
 
 
 def preset(name: str, **overrides: Any) -> SegmenterConfig:
-    """A named configuration with some fields replaced.
-
-    Args:
-        name: A key of `PRESETS`.
-        overrides: Fields of `SegmenterConfig`.
-
-    Returns:
-        A new config.
+    """A new config: a key of `PRESETS` with some fields replaced.
 
     Raises:
-        ValueError: If the name is unknown.
+        ValueError: if the name or a field is unknown.
     """
     if name not in PRESETS:
         raise ValueError(f"preset {name!r} is unknown; use one of {', '.join(PRESETS)}.")

@@ -7,9 +7,12 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 
-from fsdino.models.layers import LayerNorm2d, Mlp
+from fsdino.models.layers import Mlp
+
+NUM_MASKS = 4  # SAM's: the answer to an unambiguous prompt, and three alternatives
 
 
 @dataclass
@@ -34,28 +37,19 @@ class MaskDecoder(nn.Module):
     holds several images, each with its own prompts.
 
     Args:
-        dim: Width D of the embedding and the prompts.
-        depth: Number of two-way blocks.
-        mlp_dim: Hidden width of the blocks' token MLPs.
-        num_heads: Attention heads; divides `dim` // 2.
-        iou_dim: Hidden width of the IoU head.
-        num_masks: Number of masks.
+        dim: width D of the embedding and the prompts.
+        depth: number of two-way blocks.
+        mlp_dim: hidden width of the blocks' token MLPs.
+        num_heads: attention heads; divides `dim` // 2.
+        iou_dim: hidden width of the IoU head.
     """
 
-    def __init__(
-        self,
-        dim: int = 256,
-        depth: int = 2,
-        mlp_dim: int = 2048,
-        num_heads: int = 8,
-        iou_dim: int = 256,
-        num_masks: int = 4,
-    ) -> None:
+    def __init__(self, dim: int, depth: int, mlp_dim: int, num_heads: int, iou_dim: int) -> None:
         super().__init__()
         self.dim = dim
         self.transformer = TwoWayTransformer(dim, depth, mlp_dim, num_heads)
         self.iou_token = nn.Embedding(1, dim)
-        self.mask_tokens = nn.Embedding(num_masks, dim)
+        self.mask_tokens = nn.Embedding(NUM_MASKS, dim)
         self.output_upscaling = nn.Sequential(
             nn.ConvTranspose2d(dim, dim // 4, kernel_size=2, stride=2),
             LayerNorm2d(dim // 4),
@@ -63,8 +57,8 @@ class MaskDecoder(nn.Module):
             nn.ConvTranspose2d(dim // 4, dim // 8, kernel_size=2, stride=2),
             nn.GELU(),
         )
-        self.output_hypernetworks_mlps = nn.ModuleList(Mlp((dim, dim, dim, dim // 8)) for _ in range(num_masks))
-        self.iou_prediction_head = Mlp((dim, iou_dim, iou_dim, num_masks))
+        self.output_hypernetworks_mlps = nn.ModuleList(Mlp((dim, dim, dim, dim // 8)) for _ in range(NUM_MASKS))
+        self.iou_prediction_head = Mlp((dim, iou_dim, iou_dim, NUM_MASKS))
 
     @torch.no_grad()
     def quieten_(self, factor: float = 0.1) -> None:
@@ -81,9 +75,6 @@ class MaskDecoder(nn.Module):
             image_pe: (1, D, h, w) position encoding of the grid.
             sparse: (B, P, D) prompt tokens, P may be 0.
             dense: (B, D, h, w) dense prompt, added to the embedding.
-
-        Returns:
-            Masks at four times the grid, their predicted IoU, and the output tokens.
         """
         learned = torch.cat([self.iou_token.weight, self.mask_tokens.weight])  # (1 + masks, D)
         tokens = torch.cat([learned.expand(sparse.shape[0], -1, -1), sparse], dim=1)
@@ -92,20 +83,14 @@ class MaskDecoder(nn.Module):
         tokens, keys = self.transformer(tokens, src.flatten(2).transpose(1, 2), image_pe.flatten(2).transpose(1, 2))
         upscaled = self.output_upscaling(keys.transpose(1, 2).reshape(b, d, h, w))  # (B, D/8, 4h, 4w)
         tokens = tokens[:, : learned.shape[0]]
+        # A mask is the product of its token's kernel with every position: four masks cost one upscaling.
         kernels = torch.stack([mlp(tokens[:, 1 + i]) for i, mlp in enumerate(self.output_hypernetworks_mlps)], dim=1)
         masks = (kernels @ upscaled.flatten(2)).reshape(b, -1, 4 * h, 4 * w)
         return DecoderOutput(masks, self.iou_prediction_head(tokens[:, 0]), tokens)
 
 
 class TwoWayTransformer(nn.Module):
-    """Tokens and image attend to each other in turn.
-
-    Args:
-        dim: Width.
-        depth: Number of two-way blocks.
-        mlp_dim: Hidden width of the token MLPs.
-        num_heads: Attention heads.
-    """
+    """Tokens and image attend to each other in turn."""
 
     def __init__(self, dim: int, depth: int, mlp_dim: int, num_heads: int) -> None:
         super().__init__()
@@ -114,16 +99,8 @@ class TwoWayTransformer(nn.Module):
         self.norm_final_attn = nn.LayerNorm(dim)
 
     def forward(self, tokens: Tensor, keys: Tensor, key_pe: Tensor) -> tuple[Tensor, Tensor]:
-        """Run the blocks.
-
-        Args:
-            tokens: (B, T, D) output and prompt tokens; also their own position encoding.
-            keys: (B, h*w, D) image.
-            key_pe: (1, h*w, D) position encoding of the image.
-
-        Returns:
-            Tokens and image, in the shapes they came.
-        """
+        """Run the blocks on tokens (B, T, D) and an image (B, h*w, D) with its position encoding (1, h*w, D)."""
+        # As in SAM, the first tokens serve as their own position encoding: where a click lies must not get lost.
         token_pe = tokens
         for layer in self.layers:
             tokens, keys = layer(tokens, keys, token_pe, key_pe)
@@ -132,14 +109,7 @@ class TwoWayTransformer(nn.Module):
 
 
 class TwoWayBlock(nn.Module):
-    """Token self-attention, tokens to image, token MLP, image to tokens.
-
-    Args:
-        dim: Width.
-        mlp_dim: Hidden width of the token MLP.
-        num_heads: Attention heads.
-        first: The first block's self-attention has neither position encoding nor residual, as in SAM.
-    """
+    """Token self-attention, tokens to image, token MLP, image to tokens."""
 
     def __init__(self, dim: int, mlp_dim: int, num_heads: int, first: bool) -> None:
         super().__init__()
@@ -155,6 +125,7 @@ class TwoWayBlock(nn.Module):
 
     def forward(self, tokens: Tensor, keys: Tensor, token_pe: Tensor, key_pe: Tensor) -> tuple[Tensor, Tensor]:
         """Shapes as in `TwoWayTransformer.forward`."""
+        # As in SAM: at first the tokens are their position encoding, so adding it, or them, would count it twice.
         if self.first:
             tokens = self.self_attn(tokens, tokens, tokens)
         else:
@@ -169,12 +140,7 @@ class TwoWayBlock(nn.Module):
 
 
 class TokenMlp(nn.Module):
-    """Two linear layers with a ReLU between, under SAM's names.
-
-    Args:
-        dim: Width of input and output.
-        hidden_dim: Width between.
-    """
+    """Two linear layers with a ReLU between, under SAM's names."""
 
     def __init__(self, dim: int, hidden_dim: int) -> None:
         super().__init__()
@@ -189,13 +155,8 @@ class TokenMlp(nn.Module):
 class Attention(nn.Module):
     """Multi-head attention in a possibly narrower space.
 
-    Args:
-        dim: Width of queries, keys and values.
-        num_heads: Attention heads; divides `inner_dim`.
-        inner_dim: Width in which they are compared.
-
     Raises:
-        ValueError: If the heads do not divide the inner width.
+        ValueError: if the heads do not divide the inner width.
     """
 
     def __init__(self, dim: int, num_heads: int, inner_dim: int) -> None:

@@ -15,20 +15,19 @@ from torch import Tensor, nn
 class FeatureEncoder(nn.Module):
     """One frozen Vision Transformer of timm: pixels in [0, 1] in, layer-normed feature maps out.
 
-    The maps are layer-normed over channels (without parameters), because cosines between raw tokens are dominated by a
-    few channels. The transformer never trains: no gradients, always in eval mode.
+    The transformer never trains: no gradients, always in eval mode.
 
     Args:
         name: timm's name, for instance "vit_base_patch14_dinov2", "vit_base_patch16_dinov3" or "vit_tiny_patch16_224".
-        img_size: Native side of the square input, in pixels; other multiples of the patch work too.
-        taps: Blocks (from 0) to read.
-        model_kwargs: Handed to `timm.create_model`.
+        img_size: native side of the square input, in pixels; other multiples of the patch work too.
+        taps: blocks (from 0) to read.
+        model_kwargs: handed to `timm.create_model`.
         weights: "timm" downloads timm's weights, a path loads a checkpoint of this architecture, None: random.
-        stride: Pixels between patches where they shall overlap for a finer map (Amir et al., arXiv 2112.05814); None:
+        stride: pixels between patches where they shall overlap for a finer map (Amir et al., arXiv 2112.05814); None:
             the patch size.
 
     Raises:
-        ValueError: If the size is not a multiple of the patch, a tap does not exist, or the model is no ViT.
+        ValueError: if the size is not a multiple of the patch, a tap does not exist, or the model is not a ViT.
     """
 
     backbone: Any
@@ -60,11 +59,8 @@ class FeatureEncoder(nn.Module):
         self.train(False)
 
     def reading(self, taps: Sequence[int] | None = None) -> FeatureEncoder:
-        """The same frozen transformer read at other blocks, without a copy of its weights.
-
-        Args:
-            taps: blocks to read; None: all.
-        """
+        """The same frozen transformer read at other blocks (None: all), without a copy of its weights."""
+        # A shallow copy shares the module's dictionaries, so moving either to a device moves both.
         other = copy.copy(self)
         other.taps = tuple(range(self.depth)) if taps is None else _checked_taps(taps, self.depth, "this encoder")
         return other
@@ -78,7 +74,7 @@ class FeatureEncoder(nn.Module):
         """Check that a square input of this side splits into patches.
 
         Raises:
-            ValueError: If it does not; names the nearest sizes that do.
+            ValueError: if it does not; names the nearest sizes that do.
         """
         below = size // self.patch_size * self.patch_size
         if below != size:
@@ -95,13 +91,13 @@ class FeatureEncoder(nn.Module):
 
         Args:
             images: (N, 3, S, S) float in [0, 1], S a multiple of the patch.
-            last_tap: Stop after this tap; later blocks are not computed.
+            last_tap: stop after this tap; later blocks are not computed.
 
         Returns:
             One (N, C, h, w) map per tap up to `last_tap`, in the order of `taps`.
 
         Raises:
-            ValueError: If the size does not split into patches or `last_tap` is not one of the taps.
+            ValueError: if the size does not split into patches or `last_tap` is not one of the taps.
         """
         self.check_size(images.shape[-2])
         self.check_size(images.shape[-1])
@@ -109,10 +105,12 @@ class FeatureEncoder(nn.Module):
             raise ValueError(f"last_tap {last_tap} is not read; the taps are {self.taps}.")
         taps = [tap for tap in self.taps if last_tap is None or tap <= last_tap]
         dtype = next(self.backbone.parameters()).dtype
+        # In float32 before the cast: a difference taken in bfloat16 would lose the pixels' last bits.
         x = ((images.float() - self.mean.float()) / self.std.float()).to(dtype)
         maps = self.backbone.forward_intermediates(
             x, indices=taps, stop_early=True, intermediates_only=True, output_fmt="NCHW"
         )
+        # Layer-normed over channels, without parameters: a few channels would dominate the cosines between raw tokens.
         return [F.layer_norm(m.permute(0, 2, 3, 1), (self.dim,)).permute(0, 3, 1, 2) for m in maps]
 
     def stacked(self, images: Tensor) -> Tensor:
@@ -121,6 +119,7 @@ class FeatureEncoder(nn.Module):
 
     def freeze_size_(self) -> FeatureEncoder:
         """Accept the native size alone from now on, for export: no resampling of the position embedding remains."""
+        # Three switches of timm that belong together; a ViT with rotary positions alone has nothing to resample.
         if getattr(self.backbone, "pos_embed", None) is not None:
             self.backbone.dynamic_img_size = False
             self.backbone.patch_embed.flatten = True
@@ -138,33 +137,30 @@ def _checked_taps(taps: Sequence[int], depth: int, name: str) -> tuple[int, ...]
 def create_vit(
     name: str, img_size: int, model_kwargs: dict[str, Any], weights: str | None = None, stride: int | None = None
 ) -> Any:
-    """Build a transformer so that any multiple of the patch works and the native size needs no resampling.
-
-    Args: as `FeatureEncoder`.
+    """Build a transformer from the arguments of `FeatureEncoder`; its native size needs no resampling of positions.
 
     Raises:
-        ValueError: If it is no ViT, or the stride does not divide the input.
+        ValueError: if it is not a ViT, or the stride does not divide the input.
     """
     if stride is None:
         return _create(name, img_size, model_kwargs, weights)
+    # The patch size is known only once the model is there; on the meta device it costs no memory and no random numbers.
     with torch.device("meta"):
         patch = int(_create(name, img_size, model_kwargs, None).patch_embed.proj.kernel_size[0])
     if not 0 < stride <= patch or img_size % stride:
         raise ValueError(f"stride {stride} must divide img_size {img_size} and be at most the patch size {patch}.")
-    model = _create(name, img_size // stride * patch, model_kwargs, weights)  # a position for each overlapping patch
+    # timm makes one position per patch of its input: an input that is larger by patch / stride gives one for each
+    # overlapping patch, and pretrained positions are resampled to them once, while loading.
+    model = _create(name, img_size // stride * patch, model_kwargs, weights)
     set_stride_(model, stride)
     model.patch_embed.img_size = (img_size, img_size)
     return model
 
 
 def set_stride_(vit: Any, stride: int) -> None:
-    """Let patches of a timm ViT overlap (or not): the same kernels, `stride` pixels apart, centred on their cells.
-
-    Args:
-        vit: built with `dynamic_img_size`.
-        stride: pixels, at most the patch size.
-    """
+    """Let patches of a timm ViT with `dynamic_img_size` overlap (or not): the same kernels, `stride` pixels apart."""
     proj = vit.patch_embed.proj
+    # So much padding that a patch lies centred on its cell, and S / stride patches fit a side.
     padding = (proj.kernel_size[0] - stride + 1) // 2
     proj.stride, proj.padding = (stride, stride), (padding, padding)
     vit.patch_embed.patch_size = (stride, stride)

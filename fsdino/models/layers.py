@@ -10,43 +10,17 @@ from torch import Tensor, nn
 
 
 def unit_tokens(feats: Tensor) -> Tensor:
-    """Feature maps as tokens of unit length.
-
-    Args:
-        feats: (N, C, h, w).
-
-    Returns:
-        (N, h*w, C), the rows of the grid one after the other.
-    """
+    """Feature maps (N, C, h, w) as tokens (N, h*w, C) of unit length, the rows of the grid one after the other."""
+    # The default 1e-12 is 0 in half precision, and an all-zero token would become NaN.
     return F.normalize(feats.flatten(2).transpose(1, 2), dim=-1, eps=1e-5)
 
 
-class LayerNorm2d(nn.LayerNorm):
-    """LayerNorm over the channels of each position of a map.
-
-    Positions are normalised one by one: statistics over an image would erase how well it matches as a whole.
-
-    Args:
-        dim: Number of channels.
-    """
-
-    def __init__(self, dim: int) -> None:
-        super().__init__(dim, eps=1e-6)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalise (N, C, h, w)."""
-        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-
-
 class Mlp(nn.Module):
-    """Linear layers with a ReLU between them.
-
-    Args:
-        dims: Widths from input to output.
-    """
+    """Linear layers with a ReLU between them, of widths `dims` from input to output."""
 
     def __init__(self, dims: Sequence[int]) -> None:
         super().__init__()
+        # torchvision has such a class as well, but SAM's weights load by these names.
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(dims))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from fsdino.models.correlation import cosine_correlation
+from fsdino.models.correlation import PooledReader, cosine_correlation
 from fsdino.models.memory import SupportMemory
 
 SCORE_SCALE = 10.0  # cosine differences are a few tenths: this makes logits of a few units
@@ -37,13 +37,12 @@ class PromptGenerator(nn.Module):
     Without training, the coarse logits are the scaled difference of foreground and background.
 
     Args:
-        encoder_dim: Channels C of the encoder.
-        num_layers: Number L of layers compared.
-        prompt_dim: Width D of the prompts.
-        reader: Reader of the 4D correlation, or None for the compact model.
-        reader_dim: Channels R of the reader.
-        sparse: Whether there are sparse prompts.
-        channel_match: Whether the reader also sees a learnt weighting of the channels in which query and prototypes
+        encoder_dim: channels C of the encoder.
+        num_layers: number L of layers compared.
+        prompt_dim: width D of the prompts.
+        reader: reader of the 4D correlation with R channels, or None for the compact model.
+        sparse: whether there are sparse prompts.
+        channel_match: whether the reader also sees a learnt weighting of the channels in which query and prototypes
             agree; a cosine weighs all channels alike. Full model only.
     """
 
@@ -51,9 +50,8 @@ class PromptGenerator(nn.Module):
         self,
         encoder_dim: int,
         num_layers: int,
-        prompt_dim: int = 256,
-        reader: nn.Module | None = None,
-        reader_dim: int = 64,
+        prompt_dim: int,
+        reader: PooledReader | None = None,
         sparse: bool = True,
         channel_match: bool = True,
     ) -> None:
@@ -71,17 +69,17 @@ class PromptGenerator(nn.Module):
         if reader is not None:
             if reader.contrastive:
                 self.reader_scale = nn.Parameter(torch.full((1,), 0.5 * SCORE_SCALE))
-            self.reader_score = nn.Conv2d(reader_dim, 1, 1)
-            self.reader_proj = nn.Conv2d(reader_dim, prompt_dim, 1)
+            self.reader_score = nn.Conv2d(reader.dim, 1, 1)
+            self.reader_proj = nn.Conv2d(reader.dim, prompt_dim, 1)
             if channel_match:
-                self.matchers = nn.ModuleList(nn.Linear(2 * encoder_dim, reader_dim) for _ in range(num_layers))
+                self.matchers = nn.ModuleList(nn.Linear(2 * encoder_dim, reader.dim) for _ in range(num_layers))
         self._init(num_layers)
 
     def _init(self, num_layers: int) -> None:
         """Start as the training-free score; what is learnt starts small so that SAM's own prompts still hold."""
-        scale = SCORE_SCALE
-        if self.reader_scale is not None:  # the first guess is the mean of the prototypes' and the reader's
-            scale = 0.5 * SCORE_SCALE
+        # Where the reader has a score of its own, the first guess is the mean of both.
+        scale = SCORE_SCALE if self.reader_scale is None else 0.5 * SCORE_SCALE
+        # Maps come layer by layer, foreground before background: even weights add, odd ones subtract.
         with torch.no_grad():
             weight = torch.zeros(self.score_head.weight.shape[1])
             weight[0 : 2 * num_layers : 2] = scale / num_layers
@@ -95,15 +93,12 @@ class PromptGenerator(nn.Module):
                 nn.init.zeros_(bias)
 
     def forward(self, memory: SupportMemory, query: Tensor, size: tuple[int, int]) -> Prompts:
-        """Make the prompts.
+        """Make the prompts at the query's grid.
 
         Args:
-            memory: References, of batch B or 1.
+            memory: references, of batch B or 1.
             query: (B, L, h*w, C) unit-length tokens of the reader's layers.
             size: (h, w).
-
-        Returns:
-            Prompts at the query's grid.
         """
         maps = self.cosine_maps(memory, query).unflatten(-1, size)
         coarse = self.score_head(maps)
@@ -128,9 +123,11 @@ class PromptGenerator(nn.Module):
         hint = torch.zeros((), device=query.device, dtype=query.dtype)
         for i, matcher in enumerate(self.matchers):
             assert isinstance(matcher, nn.Linear)
-            prototypes = memory.prototypes[:, i] * query.shape[-1]  # products are of the order of 1
+            # Entries of unit vectors are about 1 / sqrt(C), so products of two of them times C are about 1.
+            prototypes = memory.prototypes[:, i] * query.shape[-1]
             kinds = matcher.weight.unflatten(-1, (2, -1))  # (R, 2, C)
-            weight = (kinds * prototypes[:, None]).sum(2)  # (B, R, C): the prototypes go into the weights, once a class
+            # The prototypes go into the weights, once a class: the products at every position are never formed.
+            weight = (kinds * prototypes[:, None]).sum(2)  # (B, R, C)
             hint = hint + query[:, i] @ weight.transpose(-1, -2) + matcher.bias
         return hint.transpose(-1, -2)
 

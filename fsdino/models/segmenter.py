@@ -63,7 +63,7 @@ class FewShotSegmenter(FewShotMethod):
         num_layers, reader = len(c.reader_taps), None
         if c.variant == "full":
             reader = PooledReader(num_layers, c.reader_dim, c.contrastive, c.self_correlation)
-        options: dict[str, Any] = {"reader_dim": c.reader_dim, "sparse": c.sparse, "channel_match": c.channel_match}
+        options = {"sparse": c.sparse, "channel_match": c.channel_match}
         self.prompts = PromptGenerator(self.encoder.dim, num_layers, c.prompt_dim, reader, **options)
         self.decoder = MaskDecoder(c.prompt_dim, c.decoder_depth, c.decoder_mlp_dim, c.decoder_heads, c.decoder_iou_dim)
         self.presence = PresenceHead(c.prompt_dim, c.presence_statistics)

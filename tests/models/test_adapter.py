@@ -15,7 +15,8 @@ def build() -> SamAdapter:
 
 def test_size_of_the_paper() -> None:
     with torch.device("meta"):
-        assert sum(p.numel() for p in SamAdapter(768).parameters()) == pytest.approx(1.25e6, rel=0.005)
+        adapter = SamAdapter(768, 256, mid_dim=256, hidden_dim=128, num_heads=4)
+    assert sum(p.numel() for p in adapter.parameters()) == pytest.approx(1.25e6, rel=0.005)
 
 
 def test_any_grid_and_batch() -> None:

@@ -60,7 +60,7 @@ def test_compact_starts_as_scaled_cosine_difference() -> None:
 @torch.no_grad()
 def test_full_starts_as_mean_of_both_scores() -> None:
     memory, query, reader = remembered(), seen(), PooledReader(2, 16)
-    generator = PromptGenerator(12, 2, 8, reader, 16)
+    generator = PromptGenerator(12, 2, 8, reader)
     torch.nn.init.zeros_(generator.reader_score.weight)
     compact = PromptGenerator(12, 2, 8)(memory, query, (3, 5)).coarse_logits
     _, score = reader(query, memory, (3, 5))
@@ -71,7 +71,7 @@ def test_full_starts_as_mean_of_both_scores() -> None:
 @torch.no_grad()
 def test_without_contrast_the_score_is_the_prototypes() -> None:
     memory, query = remembered(), seen()
-    generator = PromptGenerator(12, 2, 8, PooledReader(2, 16, contrastive=False), 16)
+    generator = PromptGenerator(12, 2, 8, PooledReader(2, 16, contrastive=False))
     torch.nn.init.zeros_(generator.reader_score.weight)
     compact = PromptGenerator(12, 2, 8)(memory, query, (3, 5)).coarse_logits
     torch.testing.assert_close(generator(memory, query, (3, 5)).coarse_logits, compact)
@@ -110,7 +110,7 @@ def test_presence_statistics_are_of_guess_and_mask() -> None:
 
 def test_channel_match_sees_which_channels_agree() -> None:
     torch.manual_seed(0)
-    generator = PromptGenerator(4, 1, 8, PooledReader(1, 8), 8)
+    generator = PromptGenerator(4, 1, 8, PooledReader(1, 8))
     assert generator.matchers is not None
     prototypes = torch.zeros(1, 1, 2, 4)
     prototypes[0, 0, 0] = torch.tensor([1.0, 0.0, 0.0, 0.0])
