@@ -1,6 +1,6 @@
 """Images of masks: overlays, episode strips and sheets of strips.
 
-Everything goes in as NumPy array, PIL image or torch tensor and comes out as RGB uint8. Nothing here imports torch.
+NumPy arrays, PIL images or torch tensors go in, RGB uint8 comes out. Nothing here imports torch, which takes seconds.
 """
 
 from fsdino.visualize.overlay import IGNORE, PALETTE, overlay, palette_color, to_image, to_labels, write_png

@@ -1,6 +1,4 @@
-"""Masks over images. The fills are the colour-blind safe palette of Okabe and Ito (2008);
-outlines are black outside and white inside, so that one of the two shows on any image, then the pure colour.
-"""
+"""Masks over images."""
 
 from __future__ import annotations
 
@@ -15,9 +13,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from fsdino.base.image import IGNORE, to_rgb
 
-# Okabe-Ito without black: label 1, by far the most frequent, gets the colour that fewest objects have themselves.
-# The thirteen that follow were each chosen as far as possible from all before it, in CIELAB, for normal and for
-# red-green blind eyes.
+# The colour-blind safe palette of Okabe and Ito (2008) without black; label 1, by far the most frequent, gets the
+# colour that fewest objects have themselves. The thirteen that follow were each chosen as far as possible from all before
+# it, in CIELAB, for normal and for red-green blind eyes.
 PALETTE: tuple[tuple[int, int, int], ...] = (
     *((86, 180, 233), (230, 159, 0), (204, 121, 167), (0, 158, 115)),  # sky blue, orange, reddish purple, bluish green
     *((240, 228, 66), (213, 94, 0), (0, 114, 178)),  # yellow, vermilion, blue
@@ -33,20 +31,18 @@ def palette_color(label: int) -> tuple[int, int, int]:
 
 
 def to_image(image: Any) -> np.ndarray:
-    """Bring an image into the drawing form.
+    """Bring an image into the drawing form: array (H, W, 3) uint8, RGB, never a view of the input.
 
     Args:
         image: PIL image, array (H, W) or (H, W, 1 or 3) uint8 or float in [0, 1], or tensor (3, H, W) in [0, 1].
 
-    Returns:
-        Array (H, W, 3) uint8, RGB; never a view of the input.
-
     Raises:
-        ValueError: When the shape is none of these.
+        ValueError: when the shape is none of these.
     """
     if isinstance(image, Image.Image):
         return to_rgb(image)
-    is_tensor = hasattr(image, "detach")  # duck-typed: this module must work where torch is absent
+    # A tensor is known by what it can do: this module must work where torch is absent.
+    is_tensor = hasattr(image, "detach")
     array = image.detach().float().cpu().numpy() if is_tensor else np.asarray(image)
     if is_tensor and array.ndim == 3:
         array = array.transpose(1, 2, 0)
@@ -67,14 +63,14 @@ def to_labels(mask: Any) -> np.ndarray:
         mask: PIL image, array or tensor (H, W); a leading axis of length one is dropped.
 
     Raises:
-        ValueError: When it is not two-dimensional.
+        ValueError: when it is not two-dimensional.
     """
     array = mask.detach().cpu().numpy() if hasattr(mask, "detach") else np.asarray(mask)
     array = array[0] if array.ndim == 3 and array.shape[0] == 1 else array
     if array.ndim != 2:
         raise ValueError(f"a mask of shape {array.shape} cannot be drawn; give (H, W).")
     if np.issubdtype(array.dtype, np.floating):
-        array = array > 0.5
+        array = array > 0.5  # probabilities
     return array.astype(np.int32)
 
 
@@ -86,19 +82,16 @@ def check_same_size(image: np.ndarray, labels: np.ndarray) -> None:
 
 
 def overlay(image: Any, mask: Any, *, captions: Mapping[int, str] | None = None, opacity: float = 0.45) -> np.ndarray:
-    """Draw a mask or label map over an image.
+    """Draw a mask or label map over an image; array (H, W, 3) uint8.
 
     Args:
-        image: Anything `to_image` takes, (H, W).
-        mask: Mask or label map (H, W): 0 background, 1.. classes, 255 ignore (hatched).
-        captions: Text for each label, listed with its colour in the upper left corner.
-        opacity: Share of the fill colour, in [0, 1].
-
-    Returns:
-        Array (H, W, 3) uint8.
+        image: anything `to_image` takes, (H, W).
+        mask: mask or label map (H, W): 0 background, 1.. classes, 255 ignore (hatched).
+        captions: text for each label, listed with its colour in the upper left corner.
+        opacity: share of the fill colour, in [0, 1].
 
     Raises:
-        ValueError: When image and mask differ in size.
+        ValueError: when image and mask differ in size.
     """
     canvas, labels = to_image(image), to_labels(mask)
     check_same_size(canvas, labels)
@@ -117,10 +110,8 @@ def overlay(image: Any, mask: Any, *, captions: Mapping[int, str] | None = None,
 
 
 def _outline(canvas: np.ndarray, masks: Mapping[int, np.ndarray], line: int) -> None:
-    """Trace each mask in place: black outside, white inside, and further in the pure colour, which names the class.
-
-    All black comes first, so that touching classes keep their white borders.
-    """
+    """Trace each mask in place: black outside, white inside, and further in the pure colour, which names the class."""
+    # One of black and white shows on any image. All black comes first, so that touching classes keep their white.
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * line + 1, 2 * line + 1))
     regions = {label: mask.astype(np.uint8) for label, mask in masks.items()}
     for region in regions.values():
@@ -132,7 +123,7 @@ def _outline(canvas: np.ndarray, masks: Mapping[int, np.ndarray], line: int) -> 
 
 
 def _hatch(canvas: np.ndarray, area: np.ndarray, line: int) -> None:
-    """Stripe an ignored area in place, in black and white so that no class colour is mimicked."""
+    """Stripe an ignored area in place, in black and white, which no class has as its colour."""
     if area.any():
         rows, columns = np.nonzero(area)
         phase = (rows + columns) % (10 * line)
@@ -142,7 +133,7 @@ def _hatch(canvas: np.ndarray, area: np.ndarray, line: int) -> None:
 
 
 def font_of_size(size: int) -> Any:
-    """Pillow's own scalable font, so that no font needs to be installed."""
+    # Pillow's own scalable font: a font file would have to be installed.
     return ImageFont.load_default(size=max(8, size))
 
 
@@ -161,6 +152,7 @@ def _legend(canvas: np.ndarray, captions: Mapping[int, str]) -> np.ndarray:
     size = int(np.clip(min(height, width) / 22, 10, 160))
     font, gap = font_of_size(size), size // 3
     step = size + gap
+    # What does not fit below the last line is left out: a legend must not cover the whole image.
     rows = list(captions.items())[: max(1, (height - gap) // step)]
     texts = [fit_text(text, font, width - size - 4 * gap) for _, text in rows]
     plate_width = min(width, int(max((font.getlength(text) for text in texts), default=0)) + size + 4 * gap)
@@ -176,17 +168,10 @@ def _legend(canvas: np.ndarray, captions: Mapping[int, str]) -> np.ndarray:
 
 
 def write_png(path: str | os.PathLike[str], image: Any) -> Path:
-    """Write an image as PNG, complete or not at all: it is written beside its place and then moved there.
-
-    Args:
-        path: Where to; missing folders are made.
-        image: Anything `to_image` takes.
-
-    Returns:
-        The path.
-    """
+    """Write an image (anything `to_image` takes) as PNG, complete or not at all; missing folders are made."""
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
+    # Written beside its place and then moved there; the process's number keeps two writers of one file apart.
     partial = target.with_name(f".{target.name}.{os.getpid()}.part")
     Image.fromarray(to_image(image)).save(partial, format="PNG")
     partial.replace(target)

@@ -23,7 +23,8 @@ def mask_iou(prediction: Any, truth: Any) -> float:
 
 
 def _panel(image: Any, mask: Any | None, size: int) -> np.ndarray:
-    """Scale image (and mask) so that the longer side is `size`, then draw: tiny images get a fine outline too."""
+    """An image (and its mask) with a longer side of `size`."""
+    # Scaled first, drawn after that: a tiny image gets a fine outline too.
     canvas = to_image(image)
     labels = None if mask is None else to_labels(mask)
     if labels is not None:
@@ -31,6 +32,7 @@ def _panel(image: Any, mask: Any | None, size: int) -> np.ndarray:
     height, width = canvas.shape[:2]
     scale = size / max(height, width)
     target = (max(1, round(width * scale)), max(1, round(height * scale)))  # cv2 order
+    # Far enlarged, pixels shall be seen as pixels; a little enlarged, they shall not.
     method = cv2.INTER_AREA if scale < 1 else (cv2.INTER_NEAREST if scale > 3 else cv2.INTER_CUBIC)
     canvas = cv2.resize(canvas, target, interpolation=method)
     if labels is None:
@@ -40,14 +42,11 @@ def _panel(image: Any, mask: Any | None, size: int) -> np.ndarray:
 
 
 def row_of_panels(panels: Sequence[tuple[np.ndarray, str, str]], size: int) -> np.ndarray:
-    """Set panels side by side in columns of equal width.
+    """Set panels side by side in columns of equal width; array (H, W, 3) uint8 on white.
 
     Args:
-        panels: For each column an image (h, w, 3) of at most size × size, its heading and a fainter second text.
-        size: Column width in pixels.
-
-    Returns:
-        Array (H, W, 3) uint8 on white.
+        panels: for each column an image (h, w, 3) of at most size × size, its heading and a fainter second text.
+        size: column width in pixels.
     """
     gap, text_size = max(4, size // 28), max(11, size // 14)
     band = round(text_size * 1.7)
@@ -61,6 +60,7 @@ def row_of_panels(panels: Sequence[tuple[np.ndarray, str, str]], size: int) -> n
         middle = gap + height + gap / 2 + band / 2
         heading = fit_text(heading, font, size)
         draw.text((left, middle), heading, fill=_INK, font=font, anchor="lm")
+        # The heading comes first; the second text gets what is left of the column, or is left out.
         room = int(size - font.getlength(heading + "  "))
         if detail and room > text_size:
             draw.text((left + size, middle), fit_text(detail, font, room), fill=_FAINT, font=font, anchor="rm")
@@ -80,25 +80,22 @@ def episode_strip(
     size: int = 224,
     max_support: int = 5,
 ) -> np.ndarray:
-    """Draw one episode in a row: support · query · truth · prediction; masks are drawn alike in all of them.
+    """Draw one episode in a row: support · query · truth · prediction; array (H, W, 3) uint8.
 
     Args:
         support_images: K images, anything `to_image` takes.
         support_masks: K masks (H, W) of the same sizes.
-        query: The query image.
-        truth: Mask (H, W) with 255 = ignore, or None where there is no truth.
-        prediction: Mask (H, W).
-        class_name: Written under the first support image.
-        iou: Intersection over union; None computes it from truth and prediction.
-        score: The model's own estimate, in [0, 1].
-        size: Width of a panel in pixels; its images' longer side.
-        max_support: Support images shown at most; the heading tells when there are more.
-
-    Returns:
-        Array (H, W, 3) uint8.
+        query: the query image.
+        truth: mask (H, W) with 255 = ignore, or None where there is no truth.
+        prediction: mask (H, W).
+        class_name: written under the first support image.
+        iou: intersection over union; None computes it from truth and prediction.
+        score: the model's own estimate, in [0, 1].
+        size: width of a panel in pixels; its images' longer side.
+        max_support: support images shown at most; the heading tells when there are more.
 
     Raises:
-        ValueError: When the numbers of support images and masks differ or a mask does not fit its image.
+        ValueError: when the numbers of support images and masks differ or a mask does not fit its image.
     """
     shots = len(support_images)
     if shots != len(support_masks):
@@ -118,18 +115,15 @@ def episode_strip(
 
 
 def sheet(strips: Sequence[Any], *, columns: int = 1, title: str = "") -> np.ndarray:
-    """Set strips (or any images) in a grid on white, left-aligned, in reading order.
+    """Set strips (or any images) in a grid on white, left-aligned, in reading order; array (H, W, 3) uint8.
 
     Args:
-        strips: Arrays (H, W, 3), of any sizes; at least one.
-        columns: Images in a row.
-        title: A line above the grid.
-
-    Returns:
-        Array (H, W, 3) uint8.
+        strips: arrays (H, W, 3), of any sizes; at least one.
+        columns: images in a row.
+        title: a line above the grid.
 
     Raises:
-        ValueError: When there is no strip.
+        ValueError: when there is no strip.
     """
     images = [to_image(strip) for strip in strips]
     if not images:
