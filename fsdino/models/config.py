@@ -29,10 +29,8 @@ class SegmenterConfig:
         decoder_iou_dim: hidden width of the decoder's IoU head.
         mask_in_chans: hidden channels of SAM's mask stem.
         reader_dim: channels of the 2D part of the correlation reader, which the full variant has.
-        contrastive: whether the reader also sees foreground minus background correlation.
-        self_correlation: whether the reader also spreads its first guess over the query's own similarities.
-        channel_match: whether the reader weighs the channels in which query and prototypes agree.
-        sparse: whether projected prototypes go to the decoder as prompt tokens.
+        contrastive: see `PooledReader`, as for `self_correlation`.
+        channel_match: see `PromptGenerator`, as for `sparse`.
         skip: whether the coarse logits are added to the decoder's mask logits.
         freeze_adapter: whether the adapter keeps its distilled weights in episode training.
         threshold: probability above which a pixel belongs to the object.

@@ -14,8 +14,8 @@ from PIL import Image, ImageDraw, ImageFont
 from fsdino.base.image import IGNORE, to_rgb
 
 # The colour-blind safe palette of Okabe and Ito (2008) without black; label 1, by far the most frequent, gets the
-# colour that fewest objects have themselves. The thirteen that follow were each chosen as far as possible from all before
-# it, in CIELAB, for normal and for red-green blind eyes.
+# colour that fewest objects have themselves. Each of the thirteen that follow was chosen as far as possible from all
+# before it, in CIELAB, for normal and for red-green blind eyes.
 PALETTE: tuple[tuple[int, int, int], ...] = (
     *((86, 180, 233), (230, 159, 0), (204, 121, 167), (0, 158, 115)),  # sky blue, orange, reddish purple, bluish green
     *((240, 228, 66), (213, 94, 0), (0, 114, 178)),  # yellow, vermilion, blue

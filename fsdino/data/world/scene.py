@@ -169,15 +169,12 @@ def _light(rng: np.random.Generator, image: Array) -> Array:
 
 
 def paint_scene(rng: np.random.Generator, specs: Sequence[ObjectSpec], textures: Sequence[int]) -> Scene:
-    """Paint objects on textured clutter.
+    """Paint objects on textured clutter, in a random order; an object that ends up mostly hidden is not in the scene.
 
     Args:
         rng: the only source of randomness; the same state gives the same scene.
-        specs: objects, painted in a random order.
-        textures: variants that background and clutter may use (so that held-out textures stay unseen).
-
-    Returns:
-        The scene; an object that ended up mostly hidden is not in it.
+        specs: objects.
+        textures: variants that background and clutter may use, so that held-out textures stay unseen.
     """
     canvas = _Canvas(_background(rng, textures))
     margin = 14
