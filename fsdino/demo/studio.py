@@ -215,7 +215,8 @@ def prototype_of(model: FewShotMethod, references: Sequence[Reference]) -> Proto
     fine = F.interpolate(scores[:, None], (side, side), mode="bilinear", align_corners=False)[:, 0].cpu().numpy()
     truths = [model.resize.truth(torch.from_numpy(reference_arrays(one)[1]).long()) for one in references]
     small = [F.interpolate(t[None, None].float(), (side, side), mode="nearest-exact")[0, 0].numpy() for t in truths]
-    method.score_threshold = choose_threshold(list(fine), small, [0] * len(small), np.linspace(-0.4, 0.8, 61).tolist()).threshold
+    grid = np.linspace(-0.4, 0.8, 61).tolist()
+    method.score_threshold = choose_threshold(list(fine), small, [0] * len(small), grid).threshold
     return method
 
 
