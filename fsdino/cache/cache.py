@@ -133,7 +133,7 @@ class EmbeddingCache:
         if view not in self.recipe.views:
             raise ValueError(f"cache {self.folder} holds the views {self.recipe.views}, not {view!r}; cache it again.")
         shard, row = divmod(index, self.recipe.shard_size)
-        if shard not in self._maps:
+        if shard not in self._maps:  # opened when first asked for, in each worker process by itself
             self._maps[shard] = np.load(shard_path(self.folder, shard), mmap_mode="r")
         return torch.from_numpy(self._maps[shard][row, self.recipe.views.index(view)].copy())
 

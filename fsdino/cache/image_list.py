@@ -52,6 +52,7 @@ class ImageList:
         The pixels tell lists apart whose images only share their names: another folder, another seed of a synthetic
         world.
         """
+        # Every pixel of a large set would take hours to hash; a changed world or folder shows in a few images.
         digest = hashlib.sha256("\n".join(self.ids).encode())
         for place in np.unique(np.linspace(0, len(self) - 1, min(len(self), LOOKED_AT)).round().astype(int)):
             image = np.ascontiguousarray(self.load_image(self.ids[place]))

@@ -214,6 +214,7 @@ class ShardStore:
                 f"embedding of image {bad} is not finite in {self.recipe.dtype}; "
                 "check the image and the network's weights."
             )
+        # A batch may end in the next shard; each shard's rows are on disk before its marks say so.
         for shard in sorted({place // self.recipe.shard_size for place in places}):
             self._put_shard(shard, places, rows)
 
@@ -264,6 +265,7 @@ class ShardStore:
 
 
 def _write_json(path: Path, values: dict[str, Any]) -> None:
+    # A name of the process's own: two may write the same manifest, and either result is whole.
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     temporary.write_text(json.dumps(values, indent=1) + "\n")
     os.replace(temporary, path)

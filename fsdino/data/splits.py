@@ -160,6 +160,7 @@ def open_train(part: DataPart, test: TestSet, seed: int = 0) -> TrainSet:
     whole = CombinedIndex(members) if len(members) > 1 else members[0]
     tables = whole.class_ids if isinstance(whole, CombinedIndex) else [{c: c for c in whole.class_names}]
     ignore = sorted(table[c] for table, barred_ids in zip(tables, novel) for c in barred_ids)
+    # An episode needs `shots` references and a query of another image.
     usable = [c for c in whole.class_names if c not in set(ignore) and len(whole.images(c)) > part.shots]
     tested_kind = set(tables[0].values())  # the first data set is the one like the test's
     annotated = ImageList(f"{whole.name}", tuple(whole.all_images()), whole.load_image)
@@ -264,6 +265,7 @@ def _fewer(index: ClassIndex, classes: list[int], count: int | None, seed: int) 
         return index
     rng = np.random.default_rng([seed, 11])
     order = {c: rng.permutation(index.images(c)).tolist() for c in rng.permutation(classes).tolist()}
+    # Two of a class make a one-shot episode; class after class, so that a larger count holds the smaller one's images.
     rounds = max(len(images) for images in order.values()) // 2
     pairs = [(c, image) for k in range(rounds) for c in order for image in order[c][2 * k : 2 * k + 2]]
     kept: dict[int, list[str]] = {}

@@ -115,6 +115,7 @@ def resampled_miou(
     means = []
     for fold in np.unique(folds):
         members = np.flatnonzero(folds == fold)
+        # Drawing n of n with replacement is a multinomial of counts; one product then gives all resamples at once.
         draws = rng.multinomial(len(members), np.full(len(members), 1 / len(members)), size=num_resamples)
         weights = np.concatenate([np.ones((1, len(members)), dtype=np.int64), draws])
         classes = np.unique(class_ids[members])
@@ -122,7 +123,7 @@ def resampled_miou(
         inter = weights @ (one_hot * intersection[members][:, None])  # (R + 1, classes)
         joint = weights @ (one_hot * union[members][:, None])
         iou = np.divide(inter, joint, out=np.full_like(inter, np.nan), where=joint > 0)
-        counted = (joint > 0).sum(1)
+        counted = (joint > 0).sum(1)  # a class that a resample did not draw has no IoU and is left out of its mean
         means.append(np.where(counted > 0, np.nansum(iou, axis=1) / np.maximum(counted, 1), np.nan))
     return np.mean(means, axis=0)
 

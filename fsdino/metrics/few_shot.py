@@ -57,6 +57,7 @@ def intersection_union(pred: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
     if not bool((positive | (truth == 0) | ~valid).all()):
         raise ValueError("truth holds values other than 0, 1 and 255 (ignore): give one class's binary mask.")
     pred = (pred != 0) & valid
+    # Background counts follow from the foreground's, because every valid pixel is one of the two.
     both = (pred & positive).sum()
     either = (pred | positive).sum()
     total = valid.sum()

@@ -54,6 +54,7 @@ class ThresholdCurve(Metric):
         self.grid = tuple(thresholds)
         if not self.grid or bool((np.diff(self.grid) <= 0).any()):
             raise ValueError("the grid of thresholds must be ascending and hold at least one value.")
+        # Double precision: a score that equals a threshold must not pass it by rounding.
         self.register_buffer("thresholds", torch.tensor(self.grid, dtype=torch.float64), persistent=False)
         columns = {"hits": len(self.grid), "predicted": len(self.grid), "positives": 1, "pixels": 1}
         for name, width in columns.items():
@@ -90,6 +91,7 @@ class ThresholdCurve(Metric):
     def best(self) -> ThresholdChoice:
         """The threshold of the best mIoU."""
         curve = self.compute()[0]
+        # A plateau says that the exact value does not matter here; its middle is the safest elsewhere.
         top = (curve >= curve.max() - 1e-9).nonzero()[:, 0]
         return ThresholdChoice(self.grid[int(top[len(top) // 2])], float(curve.max()), tuple(curve.tolist()))
 
