@@ -212,9 +212,6 @@ class FewShotMethod(nn.Module, PyTorchModelHubMixin, ABC):
             memory, image: as for `segment`.
             points: (N, 2) clicks as x, y in pixels of the image, all that were made so far.
             labels: N numbers, 1 for a click on the object and 0 for one off it; None: all are on it.
-
-        Raises:
-            ValueError: if the method knows no points.
         """
         raise ValueError(f"{type(self).__name__} takes no clicks; use FS-DINO to refine a result.")
 

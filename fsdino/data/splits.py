@@ -256,6 +256,7 @@ def _fewer(index: ClassIndex, classes: list[int], count: int | None, seed: int) 
     # The 11 is this draw's own: other draws of the same seed do not go along with it.
     rng = np.random.default_rng([seed, 11])
     order = {c: rng.permutation(index.images(c)).tolist() for c in rng.permutation(classes).tolist()}
+    # Two of a class make a one-shot episode; class after class, so that a larger count holds the smaller one's images.
     rounds = max(len(images) for images in order.values()) // 2
     pairs = [(c, image) for k in range(rounds) for c in order for image in order[c][2 * k : 2 * k + 2]]
     kept: dict[int, list[str]] = {}

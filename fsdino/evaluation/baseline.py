@@ -72,7 +72,7 @@ def choose_prototype(
     truths = []
     for item in (EpisodeData(index, episodes, resize)[i] for i in range(len(episodes))):
         maps = encoder(torch.cat([item["query_image"][None], item["support_images"]]))
-        side = 4 * maps[0].shape[-1]
+        side = 4 * maps[0].shape[-1]  # the size of SAM's masks: fine enough to choose by
         truths.append(F.interpolate(item["query_mask"][None, None].float(), (side, side), mode="nearest-exact")[0, 0])
         for tap, feats in zip(encoder.taps, maps):
             tokens = feats.flatten(2).transpose(1, 2)
@@ -80,6 +80,7 @@ def choose_prototype(
                 grid = _score(kind, tokens[0], tokens[1:], item["support_masks"]).view(1, 1, *feats.shape[-2:])
                 fine = F.interpolate(grid, (side, side), mode="bilinear", align_corners=False)
                 scores[tap, kind].append(fine[0, 0].numpy())
+    # Every combination sees the same episodes, so their scores compare; the score's own threshold goes with it.
     class_ids = [spec.class_id for spec in episodes]
     choices = []
     for (tap, kind), maps_of in scores.items():

@@ -106,7 +106,7 @@ def _measure_fold(
     method: FewShotMethod, index: ClassIndex, episodes: EpisodeList, folder: Path, *, scoring: Scoring, work: Work
 ) -> FoldResult:
     progress = EvaluationProgress(f"fold {episodes.fold}", len(episodes), len(read_rows(folder)))
-    threads = torch.get_num_threads()
+    threads = torch.get_num_threads()  # the trainer sets its own, also for whoever measures next
     try:
         found = evaluate_list(
             method,
@@ -129,6 +129,7 @@ def _measure_fold(
 
 def _folder_name(choice: MethodChoice, test: EpisodeChoice, scoring: str, method: str) -> str:
     """A name that people recognise, and that differs where anything that matters does."""
+    # The digest holds what the words leave out: options, lists, and the weights themselves.
     said = json.dumps([asdict(choice), asdict(test), scoring, method], sort_keys=True)
     plain = "".join(char if char.isalnum() or char in "-_" else "-" for char in Path(choice.method).name)
     return f"{plain}-{test.data}-{test.shots}shot-{hashlib.sha256(said.encode()).hexdigest()[:8]}"

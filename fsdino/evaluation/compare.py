@@ -69,6 +69,7 @@ def check_same_episodes(a: pd.DataFrame, b: pd.DataFrame) -> None:
                 f"'{a[name].iloc[first]}' in A and '{b[name].iloc[first]}' in B: measure both on the same "
                 "lists."
             )
+    # All valid pixels of an episode are background agreed on, or in the union of the objects.
     pixels = [table["inter_bg"].to_numpy() + table["union_fg"].to_numpy() for table in (a, b)]
     if (pixels[0] != pixels[1]).any():
         raise ValueError(

@@ -90,6 +90,7 @@ def spread(episodes: EpisodeList, number: int) -> EpisodeList:
     """So many episodes of a longer list, evenly spread over it; a shorter one as it is."""
     if len(episodes) <= number:
         return episodes
+    # Lists of FSS-1000, DAVIS and PerSeg are in the order of their classes, so the first ones would be few classes.
     places = [i * len(episodes) // number for i in range(number)]
     return replace(episodes, episodes=tuple(episodes.episodes[place] for place in places))
 

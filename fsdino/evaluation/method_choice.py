@@ -101,7 +101,7 @@ class MethodChoice:
                 choice = choose_prototype(reader, Resize(config.img_size, config.resize_mode), *base(), kinds)
                 tap, kind = choice.tap, choice.kind
                 threshold = choice.threshold if threshold == "auto" else threshold
-            torch.manual_seed(RANDOM_SEED)
+            torch.manual_seed(RANDOM_SEED)  # random weights must be those that the choice was made with
             return registry.build(
                 "prototype",
                 encoder=config.encoder,

@@ -158,11 +158,7 @@ class FewShotSegmenter(FewShotMethod):
     # ---- query
 
     def decode_query(self, memory: SupportMemory, query_image: Tensor) -> SegmenterOutput:
-        """See `FewShotMethod.decode_query`.
-
-        Raises:
-            ValueError: if the memory's batch is neither 1 nor the number of images.
-        """
+        """See `FewShotMethod.decode_query`."""
         held, asked = memory.batch_size, query_image.shape[0]
         if held != 1 and held != asked:
             raise ValueError(f"the memory holds {held} episodes but {asked} images came; give {held}, or one memory.")
@@ -301,11 +297,7 @@ class FewShotSegmenter(FewShotMethod):
         return {name: size for name, size in sizes.items() if size}
 
     def load_sam_(self, state_dict: Mapping[str, Tensor]) -> FewShotSegmenter:
-        """Start decoder and mask stem, and the prompted half where there is one, from the state dict of a whole SAM.
-
-        Raises:
-            ValueError: if its `mask_decoder.*` or `prompt_encoder.*` are missing or shaped for another decoder.
-        """
+        """Start decoder and mask stem, and the prompted half where there is one, from the state dict of a whole SAM."""
         load_sam_parts_(self.decoder, self.prompt_encoder, state_dict)
         return self.load_prompter_(state_dict)
 

@@ -46,6 +46,6 @@ def run(arguments: Sequence[str]) -> int:
         print(f"model     {folder}  (fsdino predict --model {folder} ...)")
         if report is not None:
             job.log_results(report.headline, report.sheet, folder)
-    if set(stages) == set(STAGES):
+    if set(stages) == set(STAGES):  # otherwise the folder stays open, and other stages of the recipe go on in it
         (job.folder / "done").write_text("finished\n")
     return 0

@@ -26,6 +26,7 @@ def open_run(recipe: Recipe, trainer_options: dict[str, Any], root: str | Path =
     Returns:
         The run.
     """
+    # A run is known by its whole recipe: change a key, and the same command starts a new folder.
     text = yaml.safe_dump({**asdict(recipe), "trainer": trainer_options}, sort_keys=False)
     parent = Path(root) / recipe.name
     folder = _unfinished(parent, text)

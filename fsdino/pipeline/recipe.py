@@ -121,6 +121,7 @@ def read_run(arguments: Sequence[str]) -> tuple[Recipe, dict[str, Any], tuple[st
     """
     parser = recipe_parser()
     chosen = parser.parse_args(list(arguments))
+    # Lightning's own defaults would override those of a stage, so only flags that were written are handed on.
     given = parser.parse_args(list(arguments), defaults=False).get("trainer")
     explicit = {} if given is None else {key: chosen.trainer.as_dict()[key] for key in given.as_dict()}
     stages = tuple(chosen.stages.split(","))

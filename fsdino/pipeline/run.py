@@ -88,6 +88,7 @@ class Run:
         name, first = self.recipe.method.name, self.recipe.train.init_from
         if first is not None:
             return storage.load(first, method=name)
+        # Weights follow the seed whatever was drawn before, so that every stage builds the same network.
         with torch.random.fork_rng():
             torch.manual_seed(self.recipe.seed)
             return registry.build(name, **self.recipe.arguments())
@@ -190,6 +191,7 @@ class Run:
         """Stages 2 and 3, from a distilled checkpoint or from new weights; the best checkpoint."""
         recipe, part, chosen = self.recipe, self.recipe.train, self.train_set
         model = self.build()
+        # Before the teacher's weights come in: the maps are of the frozen encoder, which they do not touch.
         maps = self.given_maps or self.maps(model, chosen.annotated)
         if self.is_fsdino and self.new_model:
             self.start(model, distilled)
@@ -202,7 +204,7 @@ class Run:
             num_workers=recipe.num_workers,
             seed=recipe.seed,
         )
-        strips = []
+        strips = []  # without held-out classes there is nothing to draw, and the last epoch is the best
         if chosen.val_episodes is not None:
             strips.append(EpisodeStrips(chosen.index, chosen.val_episodes, self.folder / "train" / "images"))
         trained = self.fitter.fit(

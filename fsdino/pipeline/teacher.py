@@ -60,10 +60,11 @@ def own_teacher(
 
 def _region_digest(part: TeachPart, regions: Sequence[RegionObjects], fitter: Fitter, mode: ResizeMode) -> str:
     """Twelve digits of everything that decides a training on regions alone."""
-    told = asdict(part)
+    told = asdict(part)  # files count by their content, wherever they lie
     for key in ("vit", "prompting"):
         if told[key] not in (None, "tiny"):
             told[key] = file_sha256(told[key])
+    # What follows after the regions, and where they lie, is not part of what is learnt from them.
     told = {key: value for key, value in told.items() if key not in ("objects", "epochs", "regions")}
     sizes = [[(path.name, path.stat().st_size) for path in source.files] for source in regions]
     settled = [told, sizes, fitter.seed, mode, fitter.options]

@@ -168,6 +168,7 @@ def write_cache(
     if folder is None:
         digest = hashlib.sha256(json.dumps(asdict(recipe), sort_keys=True).encode()).hexdigest()[:12]
         folder = Path(part.dir) / f"{kind}-{digest}"
+    # Two runs of equal recipes share the folder: the second waits here, and then finds every shard done.
     with only_writer(Path(folder), trainer):
         store = ShardStore(folder, recipe)
         found = store.is_finished
@@ -175,10 +176,13 @@ def write_cache(
             trainer.callbacks.append(CacheWriter(store))  # type: ignore[attr-defined]
             data = CacheData(images, store, part.batch_size, num_workers)
             trainer.predict(CacheModule(source, recipe.views), data, return_predictions=False)
+            # The manifest lists digests of all shards, so the first process writes it after the others' last shard,
+            # and nobody opens the cache before it lies there.
             trainer.strategy.barrier()
             if trainer.is_global_zero:
                 store.finalize()
             trainer.strategy.barrier()
+        # What this run wrote it has hashed a moment ago; what it found may have been damaged since.
         return EmbeddingCache(folder, expected=recipe, verify=found)
 
 
@@ -196,7 +200,7 @@ def only_writer(folder: Path, trainer: Trainer) -> Iterator[None]:
         yield
         return
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock")
+    lock = FileLock(folder / ".lock")  # the system frees it when its process dies, so no kill leaves it behind
     try:
         lock.acquire(timeout=0)
     except Timeout:

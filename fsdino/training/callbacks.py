@@ -89,6 +89,7 @@ class StepSeed(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Seeds all devices' generators."""
+        # A hash, because a sum would give step 1 of epoch 0 the numbers of step 0 of epoch 1.
         key = np.random.SeedSequence([self.seed, trainer.current_epoch, batch_idx, trainer.global_rank])
         torch.manual_seed(int(key.generate_state(1)[0]))
 
@@ -210,6 +211,7 @@ class EpisodeStrips(Callback):
 
     def __init__(self, index: ClassIndex, episodes: EpisodeList, folder: str | Path, count: int = 6) -> None:
         self.index, self.folder = index, Path(folder)
+        # The list is in the order of its draw, so a stride shows many classes.
         step = max(1, len(episodes.episodes) // max(1, count))
         self.episodes = episodes.episodes[::step][:count]
 

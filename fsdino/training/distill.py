@@ -127,6 +127,7 @@ class DistillModule(LightningModule):
         if self.teacher is not None:
             self.teacher.to(self.device)
         if self.part.loss == "cosine_smooth_l1" and not self.teacher_std.any():
+            # From training images alone, and kept in the checkpoint, so that a resumed run uses the same.
             rows = self.trainer.datamodule.sample_targets(self)  # type: ignore[attr-defined]
             flat = rows.float().transpose(0, 1).flatten(1)
             self.teacher_mean.copy_(flat.mean(1))
@@ -207,6 +208,7 @@ class DistillModule(LightningModule):
         points = torch.rand(count, 1, 2, generator=generator, device=self.device) * (size - 1)
         labels = torch.ones(count, 1, device=self.device)
         image = torch.arange(len(student), device=self.device).repeat(CLICKS)
+        # Of the teacher's three masks for one click, the one it trusts most; the student's is compared at that place.
         with torch.no_grad():
             teacher_logits, iou_pred = decode_prompts(sam, target, image, points, labels)
             best = 1 + iou_pred[:, 1:].argmax(1)

@@ -27,7 +27,7 @@ def epoch_size(epoch: int, max_epochs: int, sizes: Sequence[int], shares: Sequen
     Returns:
         The side in pixels; the last size from the end of its share on.
     """
-    bound = 0.0
+    bound = 0.0  # epochs up to which the sizes so far last; an epoch belongs to where its middle lies
     for size, share in zip(sizes, shares):
         bound += share / sum(shares) * max_epochs
         if epoch + 0.5 < bound:
@@ -124,6 +124,7 @@ class DistillData(EpochData):
     def train_dataloader(self) -> DataLoader:
         """The images of the running epoch, in its order and at its size."""
         order = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        # Whole permutations one after the other: no image comes a second time before all came once.
         rounds = -(-self.epoch_length // self.num_train)
         places = torch.cat([torch.randperm(self.num_train, generator=order) for _ in range(rounds)])
         flips = torch.rand(len(places), generator=order) < 0.5

@@ -76,6 +76,7 @@ class EpisodesWithMaps(Dataset):
     def __getitem__(self, i: int) -> dict[str, Any]:
         item, maps = dict(self.episodes[i]), self.maps
         names = (item["query_id"], *item["support_ids"])
+        # Which images are mirrored depends on (seed, epoch, i) alone, so that a resumed run sees the same.
         flips = [False] * len(names)
         if self.flip_key is not None:
             flips = (np.random.default_rng([*self.flip_key, i, 1]).random(len(names)) < 0.5).tolist()
@@ -120,7 +121,7 @@ class EpisodeDataModule(EpochData):
         if maps is not None and part.augment:
             raise ValueError("crops and colours need pixels; set augment to false or train without the cache.")
         self.chosen, self.part, self.resize, self.maps, self.seed = chosen, part, resize, maps, seed
-        self.shots = shots + part.num_targets - 1
+        self.shots = shots + part.num_targets - 1  # targets beside the query are drawn as further references
 
     def train_dataloader(self) -> DataLoader:
         """Episodes of the running epoch."""

@@ -99,6 +99,7 @@ class EpisodeModule(LightningModule):
             raise ValueError(f"unknown loss {part.loss!r}; use 'bce_dice', 'focal_dice' or 'dice'.")
         if not model.trainable_parameters():
             raise ValueError(f"{type(model).__name__} has nothing to train; train FS-DINO, SANSA or FSSAM.")
+        # Before the optimiser is made, which takes what requires a gradient.
         model.prepare_training_(iou_weight=part.iou_weight, presence_weight=part.presence_weight)
         self.model = model
         self.curve = ThresholdCurve(val_classes)
@@ -121,6 +122,7 @@ class EpisodeModule(LightningModule):
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """The loss of one batch, the mean over its targets."""
         targets = [self.losses(*target) for target in self.model.predict_targets(batch, self.part.num_targets)]
+        # Parts first, then their mean over the targets: a chain of three weighs as much as a single query.
         losses = {name: torch.stack([losses[name] for losses in targets]).mean() for name in targets[0]}
         loss, count = self.total(losses), len(batch["query_mask"])
         self.log("train/loss", loss, prog_bar=True, batch_size=count)
@@ -156,6 +158,7 @@ class EpisodeModule(LightningModule):
             losses["focal"] = 20 * focal_loss(logits, soft, valid).mean()
         losses["dice"] = over_queries(dice_loss(logits, soft, valid))
         if part.iou_weight > 0:
+            # The head learns to tell the mask's quality; the mask must not move towards an easy guess, so detached.
             found, wanted = logits.detach() > 0, soft > 0.5
             both, either = ((found & wanted) * valid).sum((1, 2)), ((found | wanted) * valid).sum((1, 2))
             losses["iou"] = over_queries((output.iou_pred[:, 0].float() - both / either.clamp(min=1)) ** 2)
@@ -174,6 +177,7 @@ class EpisodeModule(LightningModule):
         """Counts at every threshold, on episodes of classes that are not trained on."""
         output, truth = self(batch), batch["query_mask"]
         logits = F.interpolate(output.mask_logits.float(), truth.shape[-2:], mode="bilinear", align_corners=False)
+        # A distributed sampler repeats episodes to fill its last batch; each must count once for the threshold.
         own = own_items(batch["episode_index"], self.trainer.global_rank, self.trainer.world_size)
         self.curve.update(logits[own, 0].sigmoid(), truth[own], batch["class_id"][own])
         self.log("val/loss", self.total(self.losses(output, truth)), batch_size=len(truth), sync_dist=True)

@@ -89,18 +89,20 @@ class Fitter:
                 stage,
                 unit,
                 max_epochs=epochs,
-                reload_dataloaders_every_n_epochs=1,
+                reload_dataloaders_every_n_epochs=1,  # what an epoch draws depends on its number
                 enable_checkpointing=True,
                 gradient_clip_val=1.0,
                 logger=self.loggers(stage),
                 callbacks=[
                     Throughput(),
+                    # Lightning's monitor refuses to run without a logger.
                     *([] if self.options.get("logger") is False else [LearningRateMonitor("step")]),
                     StepSeed(self.seed),
                     *callbacks,
                     *checkpoints(folder, monitor),
                 ],
             )
+            # Best and last lie beside each other, so a run killed at any moment goes on from its last whole epoch.
             trainer.fit(module, data, ckpt_path=last if last.is_file() else None, weights_only=True)
             done.write_text("finished\n")
         return best if best.is_file() else last

@@ -72,7 +72,7 @@ class MetricsFile(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Writes one row; without an optimiser step it counts as the one after the last row."""
-        if not self._started:
+        if not self._started:  # only the first row says at which step an earlier run is taken up
             self._resume(step)
         number = len(self._rows) if step is None else step
         row = {"step": number, **{key: float(value) for key, value in metrics.items()}}

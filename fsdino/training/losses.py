@@ -53,6 +53,7 @@ def dice_loss(logits: Tensor, truth: Tensor, valid: Tensor, smooth: float = 1.0)
     Returns:
         (...) in [0, 1].
     """
+    # Ignored pixels leave both sides of the quotient, so they neither reward nor punish.
     probs = logits.sigmoid() * valid
     truth = truth * valid
     both = (probs * truth).sum((-2, -1))
@@ -69,7 +70,7 @@ def resize_embedding(embedding: Tensor, grid: tuple[int, int]) -> Tensor:
     Returns:
         (N, D, *grid).
     """
-    if embedding.shape[-2:] == grid:
+    if embedding.shape[-2:] == grid:  # exactly as it is: interpolation would round
         return embedding
     return F.interpolate(embedding, grid, mode="bilinear", align_corners=False, antialias=True)
 
@@ -99,6 +100,7 @@ def embedding_cosine_smooth_l1(student: Tensor, teacher: Tensor, mean: Tensor, s
     Returns:
         Scalar.
     """
+    # A few teacher channels are much larger than the rest and would be all that a plain distance sees.
     shift, scale = mean[:, None, None], std[:, None, None]
     student, teacher = (student - shift) / scale, (teacher - shift) / scale
     cosine = F.cosine_similarity(student, teacher, dim=1)

@@ -32,6 +32,7 @@ def parameter_groups(module: nn.Module, weight_decay: float, muon: bool = False)
     Raises:
         ValueError: if nothing is trainable.
     """
+    # Muon orthogonalises matrices; those narrower than 16 (heads, hints) stay with AdamW.
     linear = {id(m.weight) for m in module.modules() if isinstance(m, nn.Linear) and min(m.weight.shape) >= 16}
     embedding = {id(m.weight) for m in module.modules() if isinstance(m, nn.Embedding)}
     matrices, decayed, plain = [], [], []
@@ -128,7 +129,7 @@ def build_schedule(
     """
     if kind not in ("cosine", "poly"):
         raise ValueError(f"unknown schedule {kind!r}; use 'cosine' or 'poly'.")
-    total = max(1, int(total_steps * horizon))
+    total = max(1, int(total_steps * horizon))  # an empty run still asks for a schedule
     warmup_steps = int(total * warmup)
     schedule = LambdaLR(optimizer, lambda step: learning_rate_factor(step, total, warmup_steps, kind))
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step", "name": "train/lr"}}

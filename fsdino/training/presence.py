@@ -165,12 +165,13 @@ def fit_head(dim: int, train: Evidence, held_out: Evidence, lr: float = 5e-3, se
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         head = PresenceHead(dim, statistics=True)
+    # Token and statistics have different scales; weight decay must weigh them alike.
     mean, std = train.inputs.mean(0), train.inputs.std(0).clamp_min(1e-3)
     seen, other = ((part.inputs - mean) / std for part in (train, held_out))
     optimizer = torch.optim.AdamW(head.parameters(), lr=lr, weight_decay=0.1)
     best, state = float("inf"), copy.deepcopy(head.state_dict())
     for step in range(STEPS):
-        if step % CHECK_EVERY == 0:
+        if step % CHECK_EVERY == 0:  # a few thousand examples are soon learnt by heart; the best step is kept
             with torch.no_grad():
                 loss = float(F.binary_cross_entropy_with_logits(head(other)[:, 0], held_out.present))
             if loss < best:

@@ -192,6 +192,7 @@ class TeachModule(LightningModule):
         logits, iou_pred = decode_prompts(self.sam, embedding, image, points, labels, boxes)
         # One click is ambiguous, so its three masks compete; the single mask learns from every prompt.
         loss, best = self._mask_losses(logits, iou_pred, masks, multimask=not use_box)
+        # A second round shows the model its own mask and a click where it was wrong, as a person would.
         if torch.rand(1, generator=generator, device=self.device).item() >= self.correct_prob:
             return loss
         previous = logits[torch.arange(len(best), device=best.device), best][:, None].detach()
@@ -215,6 +216,7 @@ class TeachModule(LightningModule):
         score_loss = (iou_pred - iou) ** 2
         if not multimask:
             return losses[:, 0] + score_loss[:, 0], torch.zeros(len(losses), dtype=torch.long, device=losses.device)
+        # Only the best of three is taught, or all three would become the same average; the single mask always learns.
         smallest, best = losses[:, 1:].min(dim=1)
         return 0.5 * (smallest + losses[:, 0]) + score_loss.mean(1), best + 1
 

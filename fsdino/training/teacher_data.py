@@ -66,6 +66,7 @@ class ClassObjects:
         for class_id in sorted(present & set(self.classes)):
             mask = self.index.load_mask(image_id, class_id)
             _, parts = cv2.connectedComponents((mask == 1).astype(np.uint8))
+            # Numbers beyond 255 and beyond those given so far: every part is an object of its own.
             labels = np.where(parts > 0, parts + max(IGNORE, int(labels.max())), labels)
             labels = np.where(mask == IGNORE, IGNORE, labels)
         for class_id in sorted(present & set(self.ignore)):

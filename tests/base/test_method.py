@@ -61,12 +61,6 @@ def test_absent_object_has_an_empty_mask() -> None:
     assert method.segment_batch(memory, []) == []
 
 
-def test_references_of_different_sizes_stack() -> None:
-    method = Everything(Resize(16))
-    memory = method.remember([Reference(white(), mask=mask_of(0.5)), Reference(white(9, 50), mask=mask_of(1, 9, 50))])
-    assert memory.batch_size == 1
-
-
 def test_several_classes_share_one_label_map() -> None:
     method = Everything(Resize(16))
     memories = {name: method.remember([Reference(white(), mask=mask_of(s))]) for name, s in (("a", 0.6), ("b", 0.8))}

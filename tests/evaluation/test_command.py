@@ -1,4 +1,4 @@
-"""`fsdino evaluate` and `fsdino compare` on any method: folds, tables, sheets, resuming, refusals."""
+"""`fsdino evaluate` on any method: folds, tables, sheets, resuming, refusals."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import signal
 import time
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -18,7 +17,6 @@ from fsdino.cli import main
 from fsdino.data.catalog import open_data_set
 from fsdino.data.episodes.episode_list import EpisodeList
 from fsdino.evaluation.command import measure_folds
-from fsdino.evaluation.compare import check_same_episodes, compare_tables
 from fsdino.evaluation.episode_choice import EpisodeChoice
 from fsdino.evaluation.measure import EvaluateModule, add_rows
 from fsdino.evaluation.method_choice import MethodChoice, encoder_weights, identity
@@ -28,49 +26,24 @@ from fsdino.evaluation.work import Work
 from fsdino.metrics.few_shot import FewShotIoU
 from tests.data.small import shared_data
 from tests.data.trees import davis_tree, fss_tree, label_folder_tree, lvis_tree
+from tests.evaluation.small import COUNTS, run_evaluate
 from tests.small import METHOD_ARGS, small_segmenter
-
-COUNTS = ["fold", "episode", "class_id", "inter_bg", "inter_fg", "union_bg", "union_fg"]
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory) -> str:
-    """A small segmenter on disk."""
-    return str(storage.save(small_segmenter(seed=1), tmp_path_factory.mktemp("model")))
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> str:
-    """A data set of four folds: label maps of four classes."""
-    return str(label_folder_tree(tmp_path_factory.mktemp("data")))
-
-
-def _evaluate(out: Path, method: str, root: str, *options: str, folds: str = "0,1") -> pd.DataFrame:
-    command = ["evaluate", method, "--data", "folder", "--root", root, "--episodes", "6", "--out", str(out)]
-    assert main([*command, "--device", "cpu", "--folds", folds, *options]) == 0
-    return read_episodes(out)
-
-
-@pytest.fixture(scope="module")
-def reference(tmp_path_factory, model, folder) -> pd.DataFrame:
-    """One process, no worker, one episode at a time."""
-    return _evaluate(tmp_path_factory.mktemp("reference"), model, folder, "--strips", "0")
 
 
 class TestCounts:
     @pytest.mark.parametrize("options", [("--num-workers", "1"), ("--num-workers=4", "--batch-size=4")])
     def test_workers_and_batches_change_no_count(self, tmp_path, model, folder, reference, options) -> None:
-        rows = _evaluate(tmp_path, model, folder, "--strips", "0", *options)
+        rows = run_evaluate(tmp_path, model, folder, "--strips", "0", *options)
         pd.testing.assert_frame_equal(rows[COUNTS], reference[COUNTS])
 
     def test_two_processes_change_no_count(self, tmp_path, model, folder, reference) -> None:
-        rows = _evaluate(tmp_path, model, folder, "--strips", "0", "--devices", "2")
+        rows = run_evaluate(tmp_path, model, folder, "--strips", "0", "--devices", "2")
         assert len(list((tmp_path / "fold0").glob("rows.*.csv"))) == 2
         pd.testing.assert_frame_equal(rows[COUNTS], reference[COUNTS])
 
     def test_killed_outright_it_goes_on_without_repeating(self, tmp_path, model, folder, reference) -> None:
         arguments = (tmp_path, model, folder, "--strips", "0")
-        running = multiprocessing.get_context("fork").Process(target=_evaluate, args=arguments)
+        running = multiprocessing.get_context("fork").Process(target=run_evaluate, args=arguments)
         running.start()
         second = tmp_path / "fold1" / "rows.0.csv"
         while running.is_alive() and not (second.is_file() and second.stat().st_size):
@@ -80,7 +53,7 @@ class TestCounts:
         assert running.exitcode == -signal.SIGKILL
         before = {path: path.read_text() for path in tmp_path.glob("fold*/rows.0.csv")}
         assert before
-        rows = _evaluate(tmp_path, model, folder, "--strips", "0", "--devices", "2")
+        rows = run_evaluate(tmp_path, model, folder, "--strips", "0", "--devices", "2")
         assert all(path.read_text().startswith(text[: text.rfind("\n") + 1]) for path, text in before.items())
         written = sum(len(path.read_text().splitlines()) for path in tmp_path.glob("fold*/rows.*.csv"))
         assert written == len(rows) == 12
@@ -89,7 +62,7 @@ class TestCounts:
 
 class TestTables:
     def test_all_folds_and_their_mean(self, tmp_path, model, folder, capsys) -> None:
-        rows = _evaluate(tmp_path, model, folder, "--strips", "3", "--table", "parquet", folds="all")
+        rows = run_evaluate(tmp_path, model, folder, "--strips", "3", "--table", "parquet", folds="all")
         assert sorted(rows["fold"].unique()) == [0, 1, 2, 3] and (tmp_path / "episodes.parquet").is_file()
         results = pd.read_csv(tmp_path / "results.csv")
         assert results["fold"].tolist() == ["0", "1", "2", "3", "mean"]
@@ -278,52 +251,3 @@ class TestWork:
         test = EpisodeChoice("lvis92i", str(lvis_tree(tmp_path, num_classes=1)), episodes=1)
         with pytest.raises(ValueError, match="has no fold with classes; check --root and --folds"):
             measure_folds(MethodChoice(model), test, tmp_path / "out")
-
-
-class TestCompare:
-    def test_the_better_one_is_told(self, reference, tmp_path, capsys) -> None:
-        better = reference.assign(inter_fg=reference["union_fg"])
-        better.to_csv(tmp_path / "a.csv", index=False)
-        reference.to_parquet(tmp_path / "b.parquet")
-        assert main(["compare", str(tmp_path / "a.csv"), str(tmp_path / "b.parquet")]) == 0
-        text = capsys.readouterr().out
-        assert "A is better, beyond the chance of these episodes" in text and "mean" in text and "100.00" in text
-        main(["compare", str(tmp_path / "b.parquet"), str(tmp_path / "a.csv")])
-        assert "B is better" in capsys.readouterr().out
-        main(["compare", str(tmp_path / "b.parquet"), str(tmp_path / "b.parquet")])
-        assert "these episodes do not tell which is better" in capsys.readouterr().out
-
-    def test_differences_are_those_of_the_metric(self, reference) -> None:
-        other = reference.assign(inter_fg=reference["inter_fg"] // 2)
-        found = compare_tables(reference, other)
-        assert [one.name for one in found] == ["fold 0", "fold 1", "mean"]
-        for one, fold in zip(found, range(2)):
-            rows = [table[table["fold"] == fold] for table in (reference, other)]
-            a, b = (add_rows(FewShotIoU(sorted(set(t["class_id"]))), t).compute().miou for t in rows)
-            assert one.difference.value == pytest.approx(a - b) and (one.a, one.b) == pytest.approx((a, b))
-            assert one.difference.low <= one.difference.value <= one.difference.high
-        assert found[-1].difference.value == pytest.approx(np.mean([one.difference.value for one in found[:2]]))
-
-    def test_a_run_s_folder_can_be_compared(self, tmp_path, reference, model, folder) -> None:
-        _evaluate(tmp_path, model, folder, "--strips", "0", folds="0")
-        rows = read_episodes(tmp_path / "fold0")
-        pd.testing.assert_frame_equal(rows[COUNTS[1:]], reference[reference["fold"] == 0][COUNTS[1:]])
-
-    def test_refusals(self, reference, tmp_path) -> None:
-        for change, words in (
-            (reference[:-1], "A has 12 episodes of folds .*, B 11 of"),
-            (reference.assign(query="x"), "episode 0 of fold 0 has query '.*' in A and 'x' in B: measure both"),
-            (reference.assign(inter_bg=1), "one was scored at the image's own size, the other at the network's"),
-        ):
-            with pytest.raises(ValueError, match=words):
-                check_same_episodes(reference, change)
-        with pytest.raises(FileNotFoundError, match=r"there is no table '.*a.csv'; make it with `fsdino evaluate`"):
-            read_episodes(tmp_path / "a.csv")
-        with pytest.raises(FileNotFoundError, match=r"holds no episodes.csv or episodes.parquet; give the folder"):
-            read_episodes(tmp_path)
-        (tmp_path / "a.csv").write_text("fold,episode\n0,1\n")
-        with pytest.raises(ValueError, match=r"is no table of episodes, it lacks the column\(s\) class_id, query"):
-            read_episodes(tmp_path / "a.csv")
-        (tmp_path / "a.parquet").write_bytes(b"no")
-        with pytest.raises(ValueError, match=r"table '.*a.parquet' cannot be read \(.*\); make it again"):
-            read_episodes(tmp_path / "a.parquet")

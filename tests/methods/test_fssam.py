@@ -250,19 +250,6 @@ def test_support_masks_act_through_the_calibration() -> None:
     assert torch.equal(off, off_other)
 
 
-@torch.no_grad()
-def test_averaged_memory_is_averaged_keys_and_values() -> None:
-    """Keys and values are linear in the memory: averaging the memory over shots is averaging them."""
-    method = small_fssam().eval()
-    _, images, masks = episodes(method, 1, 5)
-    frame = method.sam2.encode(method._fit(images[0]))
-    tokens, _ = method.sam2.encode_given_mask(frame, method._fit(masks[0][:, None]))
-    where = method.sam2.memory_position(tokens.device) + method.sam2.temporal_code(0)
-    project = method.sam2.net.memory_attention.layers[0].cross_attn_image.k_proj
-    mean = method.encode_support(images, masks).map[0]
-    torch.testing.assert_close(project(mean + where), project(tokens + where).mean(0), atol=1e-5, rtol=1e-4)
-
-
 def test_frozen_parts_stay_in_eval_mode() -> None:
     method = small_fssam().train()
     assert method.sam2.net.memory_attention.training and method.sam2.net.mask_decoder.training

@@ -127,29 +127,14 @@ def test_targets_become_pseudo_references() -> None:
 
 
 @torch.no_grad()
-def test_prompts_of_every_kind() -> None:
+def test_kinds_mix_and_a_mask_wins() -> None:
     method = random_up_(Sansa(small_sam2())).eval()
-    (image, mask), (query, _) = sketch(48, 80, 0), sketch(50, 40, 1)
-    rows, cols = np.nonzero(mask)
-    box = (cols.min(), rows.min(), cols.max(), rows.max())
-    stroke = np.zeros_like(mask)
-    stroke[rows[0], cols.min() : cols.max()] = 1
-    kinds = [
-        Reference(image, mask=mask),
-        Reference(image, points=[(cols[0], rows[0]), (0, 0)], labels=[1, 0]),
-        Reference(image, box=box),
-        Reference(image, scribble=stroke),
-        Reference(image, mask=mask, name="mask wins"),
-    ]
-    memories = [method.remember([kind]) for kind in kinds]
-    for a in range(4):
-        assert method.segment(memories[a], query).mask.shape == query.shape[:2]
-        for b in range(a):
-            assert not torch.allclose(memories[a].maps, memories[b].maps)
-    assert torch.equal(memories[0].maps, memories[4].maps)
+    image, mask = sketch(48, 80, 0)
+    kinds = [Reference(image, mask=mask, box=(1, 1, 9, 9)), Reference(image, box=(20, 10, 50, 30))]
+    memories = [method.remember([kind]) for kind in (*kinds, Reference(image, mask=mask))]
+    assert torch.equal(memories[0].maps, memories[2].maps)
     together = method.remember(kinds)
-    assert together.maps.shape[1] == 5
-    assert torch.equal(together.pointers[:, 1], memories[1].pointers[:, 0])
+    assert together.maps.shape[1] == 2 and torch.equal(together.pointers[:, 1], memories[1].pointers[:, 0])
 
 
 @torch.no_grad()
@@ -193,8 +178,3 @@ def test_errors_say_what_to_do() -> None:
         Sansa(small_sam2(), memory_order="list")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="'always' or 'object_score'"):
         Sansa(small_sam2(), presence="never")  # type: ignore[arg-type]
-    method, (image, mask) = Sansa(small_sam2()), sketch(32, 32, 0)
-    with pytest.raises(ValueError, match="needs a mask, points, a box or a scribble"):
-        method.remember([Reference(image, name="dog.png", scribble=np.zeros_like(mask))])
-    with pytest.raises(ValueError, match=r"expected points \(N, 2\) and N labels"):
-        method.remember([Reference(image, points=[1.0, 2.0])])

@@ -11,7 +11,6 @@ from segment_anything.modeling import MaskDecoder as SamDecoder
 from segment_anything.modeling import PromptEncoder, TwoWayTransformer
 
 from fsdino.base.reference import Reference
-from fsdino.base.storage import load, save
 from fsdino.models import clicks
 from fsdino.models.clicks import CLICK_LOGIT, click_logits
 from fsdino.models.memory import SupportMemory, grid_weights
@@ -162,15 +161,6 @@ def test_click_is_heard_near_and_where_it_looks_alike() -> None:
     assert float(said[0, 1]) < 0.01 * float(said[0, 0]) and float(said[3, 0]) < 0.01 * float(said[0, 0])
     points, labels = torch.tensor([[[1.5, 1.5], [9.0, 9.0]]]), torch.tensor([[0, -1]])
     torch.testing.assert_close(click_logits(tokens, points, labels, (4, 4), 16)[0, 0], -said)
-
-
-def test_promptable_weights_survive_saving(tmp_path) -> None:
-    model = small_segmenter(variant="full", promptable=True)
-    model.load_sam_(sam_state())
-    again = load(save(model, tmp_path))
-    assert isinstance(again, FewShotSegmenter) and again.config.promptable
-    for a, b in zip(model.remember(references()).tensors().values(), again.remember(references()).tensors().values()):
-        assert torch.equal(a, b)
 
 
 def test_the_prompted_half_is_frozen_and_changes_nothing_else() -> None:

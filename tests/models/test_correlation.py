@@ -127,19 +127,6 @@ def test_a_reference_without_weight_changes_nothing(reader: torch.nn.Module) -> 
     assert_equal(read(reader, query, more, torch.cat([fg, none], 1), torch.cat([bg, none], 1)), before)
 
 
-def test_order_of_references_changes_nothing(reader: torch.nn.Module) -> None:
-    query, support, fg, bg = episode()
-    before = read(reader, query, support, fg, bg)
-    order = torch.cat([torch.arange(16, 32), torch.arange(16)])
-    assert_equal(read(reader, query, support[:, :, order], fg[:, order], bg[:, order]), before)
-
-
-def test_copies_of_a_reference_change_nothing(reader: torch.nn.Module) -> None:
-    query, support, fg, bg = episode(k=1)
-    before = read(reader, query, support, fg, bg)
-    assert_equal(read(reader, query, support.repeat(1, 1, 3, 1), fg.repeat(1, 3), bg.repeat(1, 3)), before)
-
-
 def test_one_memory_broadcasts_over_queries_and_one_query_over_memories(reader: torch.nn.Module) -> None:
     query, support, fg, bg = episode()
     one = slice(0, 1)

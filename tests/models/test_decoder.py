@@ -57,15 +57,6 @@ def test_a_batch_of_three_equals_three_single_images() -> None:
         torch.testing.assert_close(together.iou_pred[row], iou, atol=1e-5, rtol=1e-5)
 
 
-@torch.no_grad()
-def test_one_image_serves_many_prompts() -> None:
-    decoder = ours(reference())
-    embedding, pe, sparse, dense = inputs(3)
-    together = decoder(embedding[:1], pe, sparse, dense)
-    alone = decoder(embedding[:1], pe, sparse[1:2], dense[1:2])
-    torch.testing.assert_close(together.mask_logits[1:2], alone.mask_logits, atol=1e-5, rtol=1e-5)
-
-
 @pytest.mark.parametrize("name", ["vit_b", "vit_l", "vit_h"])
 def test_every_sam_loads_strictly(name: str) -> None:
     with torch.device("meta"):
