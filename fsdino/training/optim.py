@@ -65,7 +65,7 @@ def build_optimizer(
     if name == "muon":
         from timm.optim import Muon
 
-        # timm's Muon scales its updates to the size of AdamW's, so one `lr` and one decay serve both.
+        # timm's Muon scales its updates to the size of AdamW's, so one `lr` serves both.
         return Muon(parameter_groups(module, weight_decay, muon=True), lr=lr, betas=betas, nesterov=True)
     raise ValueError(f"unknown optimizer {name!r}; use 'adamw' or 'muon'.")
 
