@@ -89,8 +89,8 @@ class MetricsFile(Logger):
 
     def _resume(self, step: int | None) -> None:
         self._started = True
-        # Lightning's CSVLogger deletes the file of an earlier start. Here rows from the resumed step on are replaced, so
-        # that the file reads as if the run had never stopped.
+        # Lightning's CSVLogger deletes the file of an earlier start. Here rows from the resumed step on are replaced,
+        # so that the file reads as if the run had never stopped.
         if self.path.is_file():
             with open(self.path, newline="", encoding="utf-8") as file:
                 rows = list(csv.DictReader(file))
@@ -115,7 +115,7 @@ def make_loggers(folder: str | Path, name: str, log: LogPart, config: dict[str, 
     except ImportError:
         rank_zero_info(f"W&B is not installed (pip install wandb); numbers and images are in {folder}.")
         return loggers
-    # Asked before W&B starts, which without a network would wait for minutes and then fail.
+    # Asked before W&B starts, which without a network waits long before it fails.
     offline = wandb == "offline" or not wandb_reachable()
     run_id = _run_id(Path(folder))
     running = client.run if client.run is not None and client.run.id == run_id else None
