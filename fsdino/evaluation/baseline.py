@@ -29,14 +29,7 @@ GRIDS: dict[Kind, np.ndarray] = {"fg_bg": np.linspace(-0.4, 0.8, 61), "softmax":
 
 @dataclass(frozen=True)
 class PrototypeChoice:
-    """The best prototype baseline on base classes.
-
-    Attributes:
-        tap: block that is compared.
-        kind: "fg_bg" or "softmax", see `PrototypeMethod`.
-        threshold: score above which a position is object.
-        miou: its mIoU on those episodes.
-    """
+    """The best prototype baseline on base classes, with its mIoU there."""
 
     tap: int
     kind: Kind
@@ -56,23 +49,13 @@ def choose_prototype(
     episodes: EpisodeList,
     kinds: Sequence[Kind] = ("fg_bg",),
 ) -> PrototypeChoice:
-    """Try every tap of the encoder and every threshold on given episodes.
-
-    Args:
-        encoder: frozen; all of its taps are tried.
-        resize: to its square.
-        index: data set of the episodes.
-        episodes: of base classes; never novel ones.
-        kinds: ways to compare.
-
-    Returns:
-        The best combination.
-    """
+    """Try every tap of a frozen encoder, kind and threshold on episodes of base classes; never give it novel ones."""
     scores: dict[tuple[int, Kind], list[np.ndarray]] = {(t, k): [] for t in encoder.taps for k in kinds}
     truths = []
     for item in (EpisodeData(index, episodes, resize)[i] for i in range(len(episodes))):
         maps = encoder(torch.cat([item["query_image"][None], item["support_images"]]))
-        side = 4 * maps[0].shape[-1]  # the size of SAM's masks: fine enough to choose by
+        # The size of SAM's masks: fine enough to choose by, and far smaller than the image.
+        side = 4 * maps[0].shape[-1]
         truths.append(F.interpolate(item["query_mask"][None, None].float(), (side, side), mode="nearest-exact")[0, 0])
         for tap, feats in zip(encoder.taps, maps):
             tokens = feats.flatten(2).transpose(1, 2)
@@ -93,6 +76,7 @@ def _score(kind: Kind, query: Tensor, support: Tensor, masks: Tensor) -> Tensor:
     """Scores (h*w,) of one query (h*w, C) against K references (K, h*w, C) with masks (K, S, S)."""
     side = int(support.shape[1] ** 0.5)
     weights = F.adaptive_avg_pool2d(masks[:, None], side).flatten()
+    # All references as one: a pixel counts the same, whichever of them it lies in.
     tokens = support.flatten(0, 1)
     if kind == "softmax":
         return correlation_score(query, tokens, weights)

@@ -41,14 +41,7 @@ _SIZES = {"original": "the images' own sizes", "network": "the network's size"}
 
 @dataclass(frozen=True)
 class Measured:
-    """All folds of an evaluation.
-
-    Attributes:
-        results: one a fold.
-        index: the data set.
-        method: of the last fold.
-        scoring: at which size it was counted.
-    """
+    """All folds of an evaluation; `method` is that of the last one."""
 
     results: list[FoldResult]
     index: ClassIndex
@@ -68,11 +61,8 @@ def measure_folds(
     """Measure a method on every fold asked for, or go on where an earlier run stopped.
 
     Args:
-        choice: the method.
-        test: data set, folds and lists.
         out: folder of the rows, `fold<n>/` below it; None names one after the settings below `runs/evaluate`.
         scoring: None takes the protocol's, with given lists "original".
-        work: how it is computed; None = one process.
         strips: episodes drawn on each fold's contact sheet, `fold<n>.png`; 0 draws none.
 
     Returns:
@@ -83,6 +73,7 @@ def measure_folds(
         FileNotFoundError: the method or a list is not there.
     """
     work = work or Work()
+    # Before the data set is opened, which can take minutes.
     if test.list is not None:
         check_list_path(test.list)
     scored: Scoring = scoring or ("original" if test.list is not None else protocol_named(test.protocol).scoring)
@@ -91,6 +82,7 @@ def measure_folds(
     method: FewShotMethod | None = None
     for episodes in test.lists(index):
         method = choice.open(episodes.fold, partial(test.base, TestSet(index, episodes)))
+        # Named by the first fold's method: only an opened method can say what its weights are.
         out = out or Path("runs/evaluate") / _folder_name(choice, test, scored, identity(method))
         result = _measure_fold(method, index, episodes, out / f"fold{episodes.fold}", scoring=scored, work=work)
         results.append(result)
@@ -106,7 +98,8 @@ def _measure_fold(
     method: FewShotMethod, index: ClassIndex, episodes: EpisodeList, folder: Path, *, scoring: Scoring, work: Work
 ) -> FoldResult:
     progress = EvaluationProgress(f"fold {episodes.fold}", len(episodes), len(read_rows(folder)))
-    threads = torch.get_num_threads()  # the trainer sets its own, also for whoever measures next
+    # The trainer sets its own number of threads, and whoever measures next must find the old one.
+    threads = torch.get_num_threads()
     try:
         found = evaluate_list(
             method,
@@ -157,13 +150,6 @@ def evaluate(
         strips: episodes drawn on each fold's sheet; 0 draws none.
         table: csv or parquet, of the episodes.
         out: folder for rows, tables and sheets; named after the settings when left out.
-
-    Returns:
-        Exit code.
-
-    Raises:
-        ValueError: for a data set, list, method or option that cannot be used.
-        FileNotFoundError: if the method or a list is not there.
     """
     target = Path(out) if out else None
     measured, folder = measure_folds(choice, test, target, scoring=scoring, work=work, strips=strips)
@@ -193,17 +179,7 @@ def evaluate(
 def write_results(
     measured: Measured, folder: Path, about: dict[str, Any], table: TableFormat = "csv"
 ) -> list[dict[str, Any]]:
-    """Write results.csv, classes.csv and the table of episodes.
-
-    Args:
-        measured: all folds.
-        folder: where to.
-        about: columns that all rows of results.csv share.
-        table: format of the table of episodes.
-
-    Returns:
-        The rows of results.csv.
-    """
+    """Write results.csv, whose rows share the columns `about`, classes.csv and the episodes; the rows of the first."""
     rows = result_rows(measured.results, measured.index, about)
     write_table(pd.DataFrame(rows), folder / "results", "csv")
     write_table(class_table(measured.results, measured.index), folder / "classes", "csv")

@@ -13,14 +13,7 @@ from fsdino.metrics.bootstrap import Interval, paired_bootstrap, pooled_miou
 
 @dataclass(frozen=True)
 class Comparison:
-    """A against B on a fold, or on all.
-
-    Attributes:
-        name: "fold 0" or "mean".
-        a, b: their mIoUs in [0, 1].
-        difference: A minus B with its 95 % interval.
-        episodes: how many.
-    """
+    """A against B on "fold 0", or on all as "mean": their mIoUs in [0, 1], and A minus B with its 95 % interval."""
 
     name: str
     a: float
@@ -30,14 +23,7 @@ class Comparison:
 
 
 def compare_tables(a: pd.DataFrame, b: pd.DataFrame) -> list[Comparison]:
-    """Compare two tables of the same episodes.
-
-    Args:
-        a: from `read_episodes`.
-        b: the same episodes, measured with another method.
-
-    Returns:
-        One comparison a fold and, where there are several, one of the mean of the folds.
+    """Compare two tables of the same episodes, from `read_episodes`: each fold and, of several, their mean.
 
     Raises:
         ValueError: the tables are not of the same episodes, or were scored at different sizes.
@@ -60,6 +46,7 @@ def check_same_episodes(a: pd.DataFrame, b: pd.DataFrame) -> None:
             f"A has {len(a)} episodes of folds {sorted(a['fold'].unique())}, B {len(b)} of "
             f"{sorted(b['fold'].unique())}: measure both on the same lists."
         )
+    # Equal numbers can still be of two lists: what was looked for, and where, must agree as well.
     for name in SAME:
         differs = np.flatnonzero(a[name].astype(str).to_numpy() != b[name].astype(str).to_numpy())
         if len(differs):
@@ -100,13 +87,6 @@ def compare(a: str, b: str) -> int:
     Args:
         a: the episodes file or folder that `fsdino evaluate` wrote.
         b: the same of the other method.
-
-    Returns:
-        Exit code.
-
-    Raises:
-        FileNotFoundError: one is not there.
-        ValueError: they are not of the same episodes, or were scored at different sizes.
     """
     found = compare_tables(read_episodes(a), read_episodes(b))
     print(f"A  {a}\nB  {b}\n\n{'':<8}{'A':>8}{'B':>8}{'A - B':>9}{'95 % interval':>18}{'episodes':>10}")

@@ -48,11 +48,12 @@ class EpisodeChoice:
         return open_data_set(self.data, self.root, "test", **self.data_options)
 
     def lists(self, index: ClassIndex) -> Sequence[EpisodeList]:
-        """The list of each fold, checked against the data set: what does not fit is said before anything is measured.
+        """The list of each fold, checked against the data set.
 
         Raises:
             ValueError: for folds that the data set has not, or a list that does not fit it.
         """
+        # All lists before the first is measured: what does not fit is said now, and not hours later.
         return [self._list(index, fold) for fold in chosen_folds(self.folds, index)]
 
     def _list(self, index: ClassIndex, fold: int) -> EpisodeList:
@@ -72,14 +73,12 @@ class EpisodeChoice:
         return given
 
     def base(self, test: TestSet) -> tuple[ClassIndex, EpisodeList]:
-        """Training images and episodes of base classes of a fold, none of whose images is tested.
-
-        Args:
-            test: the fold's test set.
+        """Training images and episodes of base classes of a fold.
 
         Raises:
             ValueError: the data set has no base class to choose on.
         """
+        # Given the test set, so that none of its images is among those that something is chosen on.
         spec = DataSpec(self.data, self.root, self.data_options)
         found = open_train(DataPart([spec], test=spec, fold=test.episodes.fold, shots=self.shots), test)
         assert found.val_episodes is not None  # the default share holds some classes out
@@ -96,14 +95,7 @@ def spread(episodes: EpisodeList, number: int) -> EpisodeList:
 
 
 def chosen_folds(folds: str, index: ClassIndex) -> list[int]:
-    """Fold numbers from what was typed.
-
-    Args:
-        folds: "all", or numbers with commas.
-        index: the data set.
-
-    Returns:
-        Numbers without repeats, in the order given; folds without classes are left out of "all".
+    """Fold numbers without repeats from "all" or numbers with commas; "all" leaves out folds without classes.
 
     Raises:
         ValueError: for anything else, or a fold that is not there.
@@ -115,7 +107,8 @@ def chosen_folds(folds: str, index: ClassIndex) -> list[int]:
     except ValueError as error:
         raise ValueError(f"folds '{folds}' are not numbers; give --folds all, or for instance --folds 0,2.") from error
     for number in numbers:
-        index.novel_classes(number)  # says which folds there are
+        # Raises for a fold that is not there, and says which there are.
+        index.novel_classes(number)
     return numbers
 
 

@@ -47,13 +47,7 @@ class EvaluatePart:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a method scored on a list.
-
-    Attributes:
-        score: pooled mIoU, FB-IoU and the table of classes.
-        interval: mIoU with its 95 % bootstrap interval over episodes.
-        rows: one row an episode, the columns of `COLUMNS`.
-    """
+    """What a method scored on a list: pooled scores, mIoU with its 95 % interval, one row an episode (`COLUMNS`)."""
 
     score: FewShotScore
     interval: Interval
@@ -61,33 +55,21 @@ class Evaluation:
 
 
 def predict_episode(method: FewShotMethod, batch: dict[str, Any], i: int) -> tuple[Tensor, float, float]:
-    """Predict episode i of a batch, by itself: batched arithmetic rounds differently, counts must not.
-
-    Args:
-        method: any method of the package.
-        batch: from `collate_episodes`, with pixels or with cached maps.
-        i: which of its episodes.
-
-    Returns:
-        Logits (s, s), predicted IoU and presence logit.
-    """
+    """Logits (s, s), predicted IoU and presence logit of episode i of a batch, with pixels or with cached maps."""
+    # Each by itself: batched arithmetic rounds differently, and counts must not depend on the batch size.
     one = {key: value[i : i + 1] for key, value in batch.items() if isinstance(value, Tensor)}
     output = method.predict_episodes(one)
     return output.mask_logits[0, 0].float(), float(output.iou_pred[0, 0]), float(output.presence_logit[0, 0])
 
 
 class EvaluateModule(LightningModule):
-    """The predict step of an evaluation.
+    """The predict step of an evaluation; `running` is the metric over what was measured so far.
 
     Args:
-        method: what is measured; in evaluation mode afterwards.
         class_ids: classes of the list.
         scoring: "original" counts at the image's own size, "network" at the network's.
         done: rows of episodes that were measured before; they count in `running`.
         boundary: also measure DAVIS's F of each episode.
-
-    Attributes:
-        running: metric over what was measured so far.
 
     Raises:
         ValueError: for another scoring.
@@ -105,7 +87,8 @@ class EvaluateModule(LightningModule):
         if scoring not in ("original", "network"):
             raise ValueError(f"unknown scoring {scoring!r}; use 'original' (the image's own size) or 'network'.")
         self.method, self.scoring, self.boundary = method.eval(), scoring, boundary
-        self.running = FewShotIoU(class_ids, sync_on_compute=False)  # for the bar: this process's share
+        # For the bar, of this process's share: to ask the others at every batch would make all wait for the slowest.
+        self.running = FewShotIoU(class_ids, sync_on_compute=False)
         if done is not None:
             add_rows(self.running, done)
 
@@ -136,17 +119,14 @@ class EvaluateModule(LightningModule):
 
 
 class RowWriter(Callback):
-    """Appends rows as they come, so that an interrupted evaluation goes on where it stopped.
-
-    Args:
-        folder: the evaluation's folder; each process writes its own file.
-    """
+    """Appends rows as they come, so that an interrupted evaluation goes on where it stopped."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def on_predict_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, *args: Any, **kwargs: Any) -> None:
         """Writes the rows of one batch."""
+        # A file for each process: lines that two append to one file at once would mix.
         path = self.folder / f"rows.{trainer.global_rank}.csv"
         with path.open("a", newline="", encoding="utf-8") as file:
             csv.DictWriter(file, COLUMNS).writerows(outputs)
@@ -169,20 +149,13 @@ def evaluate(
     """Measure a method on a list, or go on with a measurement that was interrupted.
 
     Args:
-        method: what is measured.
-        index: the data set of the list.
-        episodes: the list.
         folder: rows and scores go here; rows of the same list, method and scoring that are there are kept.
         scoring: "original" or "network", see `EvaluateModule`.
         fingerprint: of the method's weights; a folder with rows of another one is refused.
         data: replaces `EpisodeData(index, episodes, method.resize)`, for instance with cached maps.
         batch_size: episodes loaded at a time; each is computed by itself.
-        num_workers: loader processes.
         trainer: Lightning's, for devices and nodes; None = one process on the CPU.
         boundary: also measure DAVIS's F of each episode.
-
-    Returns:
-        Scores and rows.
 
     Raises:
         ValueError: if the folder holds rows of another measurement, or episodes are missing at the end.
@@ -204,6 +177,7 @@ def evaluate(
         trainer.callbacks.append(RowWriter(folder))  # type: ignore[attr-defined]
         module = EvaluateModule(method, episodes.class_ids, scoring, before, boundary)
         trainer.predict(module, loader, return_predictions=False)
+        # Every process reads all rows below, so all must have written their last one.
         trainer.strategy.barrier()
     rows = read_rows(folder)
     if len(rows) != len(episodes):
@@ -215,15 +189,7 @@ def evaluate(
 
 
 def summarise(rows: pd.DataFrame, class_ids: Sequence[int]) -> Evaluation:
-    """Scores of a table of rows.
-
-    Args:
-        rows: the columns of `COLUMNS`.
-        class_ids: classes that were asked for.
-
-    Returns:
-        The evaluation; its rows are in the order of the list.
-    """
+    """Scores of a table of rows, which are put in the order of the list; `class_ids` are those that were asked for."""
     rows = rows.sort_values("episode").reset_index(drop=True)
     metric = add_rows(FewShotIoU(class_ids), rows)
     columns = (rows[name].to_numpy(np.int64) for name in ("class_id", "inter_fg", "union_fg"))
@@ -254,18 +220,12 @@ def _claim(folder: Path, wanted: dict[str, str]) -> None:
 
 
 def read_rows(folder: Path) -> pd.DataFrame:
-    """All complete rows of all processes of a measurement, each episode once; none where nothing was measured.
-
-    Args:
-        folder: the evaluation's folder.
-
-    Returns:
-        The columns of `COLUMNS`.
-    """
+    """All complete rows of all processes of a measurement, each episode once; none where nothing was measured."""
     rows: list[dict[str, Any]] = []
     for path in sorted(folder.glob("rows.*.csv")):
         text = path.read_text(encoding="utf-8")
-        whole = text[: text.rfind("\n") + 1]  # a killed process may have left half a line
+        # A killed process may have left half a line; it is cut off the file too, or the next row would continue it.
+        whole = text[: text.rfind("\n") + 1]
         if whole != text:
             path.write_text(whole, encoding="utf-8")
         rows += csv.DictReader(whole.splitlines(), COLUMNS)  # type: ignore[arg-type]
@@ -273,4 +233,5 @@ def read_rows(folder: Path) -> pd.DataFrame:
     kinds = dict.fromkeys(("episode", "class_id", *COUNTS), "int64") | dict.fromkeys(("score", "presence"), "float64")
     table = table.astype(kinds)
     table["boundary_f"] = pd.to_numeric(table["boundary_f"])  # empty where it was not asked for
+    # A distributed sampler repeats episodes to fill its last batch; each must count once.
     return table.drop_duplicates("episode")

@@ -25,7 +25,8 @@ from fsdino.models.encoder import FeatureEncoder
 
 Base = Callable[[], tuple[ClassIndex, EpisodeList]]
 KINDS: tuple[Kind, ...] = ("fg_bg", "softmax")
-RANDOM_SEED = 0  # of weights that were asked to be random
+# Weights that were asked to be random are the same at every start, so that an evaluation can go on.
+RANDOM_SEED = 0
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,6 @@ class MethodChoice:
         """The method for a fold, in evaluation mode.
 
         Args:
-            fold: the fold.
             base: gives training images and episodes of base classes, where something is to be chosen.
 
         Raises:
@@ -101,7 +101,8 @@ class MethodChoice:
                 choice = choose_prototype(reader, Resize(config.img_size, config.resize_mode), *base(), kinds)
                 tap, kind = choice.tap, choice.kind
                 threshold = choice.threshold if threshold == "auto" else threshold
-            torch.manual_seed(RANDOM_SEED)  # random weights must be those that the choice was made with
+            # Random weights must be those that the choice was made with.
+            torch.manual_seed(RANDOM_SEED)
             return registry.build(
                 "prototype",
                 encoder=config.encoder,
@@ -118,12 +119,7 @@ class MethodChoice:
 
 
 def encoder_weights(preset_name: str, wanted: str) -> str | None:
-    """Where an encoder's weights come from: a file, "timm", or None for random ones.
-
-    Args:
-        preset_name: whose encoder.
-        wanted: as `MethodChoice.encoder_weights`.
-    """
+    """Where the weights of a preset's encoder come from: a file, "timm", or None for random ones."""
     if wanted == "auto":
         wanted = f"bundled:{preset_name}_encoder" if preset_name in BUNDLED else "timm"
     if wanted == "random":
@@ -133,6 +129,7 @@ def encoder_weights(preset_name: str, wanted: str) -> str | None:
 
 def identity(method: FewShotMethod) -> str:
     """Sixteen digits of everything that decides a method's answers: weights, configuration, options and threshold."""
+    # Weights alone would not do: the same ones answer differently at another size or threshold.
     built = [method.img_size, method.resize.mode, method.threshold, method.arguments(), remark(method)]
     parts = [type(method).__name__, method.fingerprint(), *built]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

@@ -15,24 +15,18 @@ from fsdino.visualize import episode_strip, sheet
 
 
 def picked_episodes(rows: pd.DataFrame, count: int) -> dict[str, list[int]]:
-    """Numbers of the episodes to show, by their own IoU; equals in the order of the list.
-
-    Args:
-        rows: one an episode, see `fsdino.evaluation.measure.COLUMNS`.
-        count: how many in all, about a third of each kind.
-
-    Returns:
-        "best", "median" and "worst" -> episodes; none twice, empty kinds left out.
-    """
+    """Episodes to show as "best", "median" and "worst" by their own IoU: so many in all, none twice, no empty kind."""
     counted = rows[rows["union_fg"] > 0]
     iou = (counted["inter_fg"] / counted["union_fg"]).to_numpy()
+    # Stable, so that equals keep the order of the list and the same rows always draw the same sheet.
     order = counted["episode"].to_numpy()[np.argsort(-iou, kind="stable")].tolist()
     third = max(1, count // 3)
     middle = max(0, (len(order) - third) // 2)
     wanted = {"best": order[:third], "median": order[middle : middle + third], "worst": order[::-1][:third]}
     seen: set[int] = set()
     picked = {}
-    for kind in ("best", "worst", "median"):  # with few episodes the extremes say more
+    # With few episodes the extremes say more, so they take theirs first.
+    for kind in ("best", "worst", "median"):
         picked[kind] = [number for number in wanted[kind] if number not in seen]
         seen.update(picked[kind])
     return {kind: picked[kind] for kind in wanted if picked[kind]}
@@ -46,18 +40,7 @@ def contact_sheet(
     count: int = 12,
     size: int = 160,
 ) -> np.ndarray:
-    """Draw the best, the middle and the worst episodes, predicted anew.
-
-    Args:
-        method: what was measured.
-        index: the data set.
-        episodes: the list.
-        rows: its measured rows.
-        count: strips in all.
-        size: width of a panel in pixels.
-
-    Returns:
-        (H, W, 3) uint8.
+    """Draw the best, the middle and the worst episodes, predicted anew: (H, W, 3) uint8.
 
     Raises:
         ValueError: no episode has an object.
@@ -74,17 +57,7 @@ def contact_sheet(
 
 @torch.no_grad()
 def strip(method: FewShotMethod, data: EpisodeData, number: int, size: int = 160) -> np.ndarray:
-    """One episode in a row: support · query · truth · prediction, at the image's own size.
-
-    Args:
-        method: any.
-        data: the list's episodes, resized for the method.
-        number: which of them.
-        size: width of a panel in pixels.
-
-    Returns:
-        (H, W, 3) uint8.
-    """
+    """One episode in a row, (H, W, 3) uint8: support · query · truth · prediction, at the image's own size."""
     index, spec, item = data.index, data.episodes.episodes[number], data[number]
     batch = {key: item[key][None].to(method.device) for key in ("query_image", "support_images", "support_masks")}
     logits, score, _ = predict_episode(method, batch, 0)

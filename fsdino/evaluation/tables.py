@@ -23,14 +23,7 @@ SAME = ("class_id", "query", "support")
 
 @dataclass(frozen=True)
 class FoldResult:
-    """One fold, measured.
-
-    Attributes:
-        fold: its number.
-        evaluation: scores and rows.
-        remark: what was chosen for it.
-        list_hash: sha256 of its list.
-    """
+    """One fold, measured: its scores and rows, what was chosen for it, and the sha256 of its list."""
 
     fold: int
     evaluation: Evaluation
@@ -79,13 +72,8 @@ def class_table(results: list[FoldResult], index: ClassIndex) -> pd.DataFrame:
 def result_rows(results: list[FoldResult], index: ClassIndex, about: dict[str, Any]) -> list[dict[str, Any]]:
     """One row a fold and, where there are several, one for their mean; percent.
 
-    Args:
-        results: the folds.
-        index: the data set, for the classes that were asked for.
-        about: columns that all rows share.
-
-    Returns:
-        Rows with fold, miou, low, high, fb_iou, episodes, classes, undrawn, choice and list, for DAVIS also j and f.
+    Each has the columns `about`, then fold, miou, low, high, fb_iou, episodes, classes, undrawn, choice and list; DAVIS
+    adds j and f.
     """
     rows = []
     for result in results:
@@ -115,6 +103,7 @@ def davis_numbers(rows: pd.DataFrame) -> dict[str, float]:
     """DAVIS's J and F in percent: the mean over objects of the mean over their frames; nothing where F is missing."""
     if not rows["boundary_f"].notna().all() or rows.empty:
         return {}
+    # A frame whose object is hidden, and where none was found, is right: DAVIS gives it 1.
     union = rows["union_fg"].to_numpy()
     j = np.where(union > 0, rows["inter_fg"].to_numpy() / np.maximum(union, 1), 1.0)
     values = {"j": j, "f": rows["boundary_f"].to_numpy()}
@@ -127,12 +116,7 @@ def _percent(interval: Interval, fb_iou: float) -> dict[str, float]:
 
 
 def text_table(rows: list[dict[str, Any]], names: dict[int, str]) -> str:
-    """Rows of `result_rows` for the terminal.
-
-    Args:
-        rows: the rows.
-        names: class id -> name of the classes that no episode asked for, mentioned below.
-    """
+    """Rows of `result_rows` for the terminal; `names` are those of the classes that no episode asked for."""
     lines = [f"{'fold':<8}{'mIoU':>7}{'95 % interval':>18}{'FB-IoU':>9}{'episodes':>10}{'classes':>9}"]
     for row in rows:
         interval = f"{row['low']:.1f} to {row['high']:.1f}"
@@ -150,17 +134,9 @@ def text_table(rows: list[dict[str, Any]], names: dict[int, str]) -> str:
 
 
 def write_table(table: pd.DataFrame, stem: Path, kind: TableFormat) -> Path:
-    """Write a table as CSV or Parquet, complete or not at all.
-
-    Args:
-        table: the rows.
-        stem: path without suffix.
-        kind: "csv" or "parquet".
-
-    Returns:
-        The path.
-    """
+    """Write a table as `stem`.csv or .parquet, complete or not at all; the path."""
     path = stem.with_suffix(f".{kind}")
+    # Renamed at the end, which is one step: a reader never sees half a table.
     partial = stem.with_name(f".{stem.name}.part")
     table.to_csv(partial, index=False) if kind == "csv" else table.to_parquet(partial, index=False)
     partial.replace(path)
@@ -168,14 +144,11 @@ def write_table(table: pd.DataFrame, stem: Path, kind: TableFormat) -> Path:
 
 
 def read_episodes(source: str | Path) -> pd.DataFrame:
-    """Per-episode rows of an evaluation.
+    """Per-episode rows of an evaluation, sorted by fold and episode, with at least the columns `KEY`, `SAME`, `COUNTS`.
 
     Args:
         source: an episodes.csv or episodes.parquet, a folder of `fsdino evaluate` that holds one, or the folder of one
             measurement of a run.
-
-    Returns:
-        Rows sorted by fold and episode, at least the columns of `KEY`, `SAME` and `COUNTS`.
 
     Raises:
         FileNotFoundError: nothing is there.

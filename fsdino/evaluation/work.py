@@ -19,14 +19,7 @@ EXPECTED = ("ValueError", "DataSetError", "FileNotFoundError")
 
 
 def plain_error(error: Exception) -> Exception:
-    """The sentence that was raised in another process, without the traceback that torch wraps around it.
-
-    Args:
-        error: what arrived here.
-
-    Returns:
-        A ValueError of that sentence where it was one about the data, else the error itself.
-    """
+    """The sentence about the data that was raised in another process, as a ValueError; any other error as it is."""
     text = str(error).rstrip()
     if not any(mark in text for mark in HANDED_ON):
         return error
@@ -35,31 +28,19 @@ def plain_error(error: Exception) -> Exception:
 
 
 class Threads(Callback):
-    """Gives every process its number of threads, after Lightning has given it another.
-
-    Args:
-        count: threads of the arithmetic on the CPU.
-    """
+    """Gives every process its number of CPU threads."""
 
     def __init__(self, count: int) -> None:
         self.count = count
 
     def setup(self, *_: Any, **__: Any) -> None:
         """Sets it in the process that runs."""
+        # In `setup`, because Lightning gives a process it starts another number just before.
         torch.set_num_threads(self.count)
 
 
 class EvaluationProgress(StageProgress):
-    """One bar over a list: `fold 0  45% |███   | mIoU 47.3 · 21 episodes/s · 0:12 left`.
-
-    The mIoU is that of this process's episodes so far; with several processes, the first one's share.
-
-    Args:
-        stage: what the bar is called.
-        total: episodes of the list.
-        done: of them, those that an earlier run has measured.
-        stream: where it is drawn; None = stderr.
-    """
+    """One bar over a list, of which some are done: `fold 0  45% |███   | mIoU 47.3 · 21 episodes/s · 0:12 left`."""
 
     def __init__(self, stage: str, total: int, done: int = 0, stream: TextIO | None = None) -> None:
         super().__init__(stage, "episodes", stream)
@@ -76,8 +57,10 @@ class EvaluationProgress(StageProgress):
         assert isinstance(pl_module, EvaluateModule)
         miou = pl_module.running.compute().miou
         episodes = batch_images(batch) * trainer.world_size
+        # The first process counts for all, and the last batches of the others may be smaller: never beyond the total.
         room = self.total - int(self._bar.n if self._bar is not None else 0)
-        parts = [f"mIoU {100 * miou:.1f}"] if miou == miou else []  # NaN before anything was counted
+        # The mIoU is NaN before anything was counted.
+        parts = [f"mIoU {100 * miou:.1f}"] if miou == miou else []
         self._advance(min(episodes, room), episodes, parts, None)
 
 
@@ -116,7 +99,7 @@ class Work:
                 f"--device cuda --devices {self.devices} was asked for, this machine has {torch.cuda.device_count()} "
                 "GPU(s); use fewer, or --device cpu."
             )
-        # a fork is quick, but threads of the arithmetic do not survive it
+        # A fork is quick, but neither a GPU's state nor the threads of the arithmetic survive it.
         many = "ddp_spawn" if on_gpu or self.threads > 1 else "ddp_fork"
         return Trainer(
             accelerator="gpu" if on_gpu else "cpu",

@@ -12,20 +12,14 @@ from fsdino.pipeline.report import measure
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run the stages of a recipe, and before them what they stand on and is not done yet.
-
-    Args:
-        arguments: command line, see `read_run`.
-
-    Returns:
-        Exit code.
-    """
+    """Run the stages of a recipe, and before them what they stand on and is not done yet."""
     started = time.perf_counter()
     if not any(part.partition("=")[0] in ("--config", "-h", "--help") for part in arguments):
         raise ValueError("give a recipe to run: --config recipes/fsdino/tiny.yaml; its header says how long it takes.")
     recipe, trainer_options, stages = read_run(arguments)
     job = open_run(recipe, trainer_options)
     print(f"run folder: {job.folder}", flush=True)
+    # The cache alone is asked for by name: the other stages write of it what they need.
     if "cache" in stages:
         job.timed("cache", job.cache)
     if set(stages) == {"cache"}:
@@ -46,6 +40,7 @@ def run(arguments: Sequence[str]) -> int:
         print(f"model     {folder}  (fsdino predict --model {folder} ...)")
         if report is not None:
             job.log_results(report.headline, report.sheet, folder)
-    if set(stages) == set(STAGES):  # otherwise the folder stays open, and other stages of the recipe go on in it
+    # After some stages alone the folder stays open, and the other stages of the recipe go on in it.
+    if set(stages) == set(STAGES):
         (job.folder / "done").write_text("finished\n")
     return 0

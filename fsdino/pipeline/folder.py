@@ -16,16 +16,7 @@ from fsdino.pipeline.run import Run
 
 
 def open_run(recipe: Recipe, trainer_options: dict[str, Any], root: str | Path = "runs") -> Run:
-    """Start a run, or go on with the newest unfinished one of the same recipe.
-
-    Args:
-        recipe: what to do.
-        trainer_options: for Lightning's Trainer.
-        root: folder of all runs.
-
-    Returns:
-        The run.
-    """
+    """Start a run, or go on with the newest unfinished one of the same recipe; `root` is the folder of all runs."""
     # A run is known by its whole recipe: change a key, and the same command starts a new folder.
     text = yaml.safe_dump({**asdict(recipe), "trainer": trainer_options}, sort_keys=False)
     parent = Path(root) / recipe.name
@@ -42,6 +33,7 @@ def open_run(recipe: Recipe, trainer_options: dict[str, Any], root: str | Path =
 
 def _unfinished(parent: Path, text: str) -> Path | None:
     """The newest run with this configuration that is not done."""
+    # Names are times, so the newest comes first.
     for folder in sorted(parent.glob("*"), reverse=True):
         config = folder / "config.yaml"
         if config.is_file() and config.read_text() == text and not (folder / "done").is_file():
@@ -50,7 +42,8 @@ def _unfinished(parent: Path, text: str) -> Path | None:
 
 
 def _wait_for_first_rank(parent: Path, text: str, seconds: float = 120) -> Path:
-    """The folder that the first process of a distributed run makes, where all start at once (Slurm, torchrun)."""
+    """The folder that the first process of a distributed run makes."""
+    # Slurm and torchrun start all processes at once, each with a clock of its own: only one may name the folder.
     end = time.monotonic() + seconds
     while (folder := _unfinished(parent, text)) is None:
         if time.monotonic() > end:
@@ -63,9 +56,10 @@ def _wait_for_first_rank(parent: Path, text: str, seconds: float = 120) -> Path:
 
 
 def _new_folder(parent: Path) -> Path:
-    """A folder named after this second, numbered where another run has begun in it."""
+    """A folder named after this second."""
     start = datetime.now().strftime("%Y-%m-%d-%H%M%S")
     for name in (start, *(f"{start}-{number}" for number in range(2, 100))):
+        # To make a folder is to claim it, in one step: of two runs that begin together one fails and takes a number.
         try:
             (parent / name).mkdir(parents=True)
         except FileExistsError:

@@ -102,14 +102,7 @@ def recipe_parser() -> Any:
 
 
 def read_recipe(arguments: Sequence[str]) -> tuple[Recipe, dict[str, Any]]:
-    """Read a recipe with overrides.
-
-    Args:
-        arguments: command line, for instance ["--config", "recipes/fsdino/tiny.yaml", "--seed", "1"].
-
-    Returns:
-        The recipe and the keyword arguments for Lightning's Trainer that were asked for.
-    """
+    """The recipe of a command line, and the keyword arguments for Lightning's Trainer that were asked for."""
     return read_run(arguments)[:2]
 
 
@@ -129,6 +122,7 @@ def read_run(arguments: Sequence[str]) -> tuple[Recipe, dict[str, Any], tuple[st
         raise ValueError(f"there is no stage {unknown[0]!r}; use {', '.join(STAGES)}, with commas between several.")
     values = parser.instantiate(chosen)
     recipe = Recipe(**{key: values[key] for key in Recipe.__dataclass_fields__})
+    # Runs of one file go into one folder; the system is named too, because several have a "tiny.yaml".
     if not recipe.name:
         file = Path(str((chosen.get("config") or ["run"])[-1]))
         system = recipe.method.name

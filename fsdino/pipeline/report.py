@@ -24,14 +24,7 @@ from fsdino.visualize import write_png
 
 @dataclass(frozen=True)
 class Report:
-    """What a run came to.
-
-    Attributes:
-        model: the best checkpoint.
-        scores: method -> its evaluation; the model's stands under its title.
-        sheet: PNG of episode strips.
-        tested: what the tested classes are: "novel", or "in-domain" where they were trained on.
-    """
+    """What a run came to: its model, each method's evaluation (the model's under its title) and a PNG of strips."""
 
     model: FewShotMethod
     scores: dict[str, Evaluation]
@@ -59,21 +52,14 @@ class Report:
 
 
 def measure(run: Run, checkpoint: Path) -> Report:
-    """Measure a run's model, and the baselines where the recipe wants them.
-
-    Args:
-        run: the run.
-        checkpoint: what its training ended with.
-
-    Returns:
-        The report; rows and `results.csv` are in the run's folder.
-    """
+    """Measure a run's model, and the baselines where the recipe wants them; rows and tables go into the run's folder."""
     model, part, folder = load(checkpoint), run.recipe.evaluate, run.folder / "evaluate"
     methods: dict[str, FewShotMethod] = {}
     if part.baselines:
         methods["all foreground"] = AllForeground(model.img_size)
         if model.shared_encoder() is not None and run.train_set.val_episodes is not None:
             methods["prototype baseline"] = prototype_baseline(model, run.train_set.index, run.train_set.val_episodes)
+    # Last, as the last line of the table is what people read.
     methods[model.title] = model
     scores = {}
     for name, method in methods.items():
@@ -94,7 +80,7 @@ def measure(run: Run, checkpoint: Path) -> Report:
 
 
 def prototype_baseline(model: FewShotMethod, index: ClassIndex, episodes: EpisodeList) -> FewShotMethod:
-    """The prototype method on a model's encoder, with layer and threshold chosen on episodes of base classes."""
+    """The prototype method on a model's own encoder, with layer and threshold chosen on base classes."""
     encoder = model.shared_encoder().reading()
     choice = choose_prototype(encoder, model.resize, index, episodes)
     print(

@@ -44,9 +44,7 @@ class Run:
     """One run of a recipe.
 
     Args:
-        recipe: what to do.
         trainer_options: keyword arguments for Lightning's Trainer.
-        folder: the run's folder.
         given_maps: maps of the frozen encoder that are there already; None makes them for this run.
         seconds: of each stage that `timed` ran.
     """
@@ -168,6 +166,7 @@ class Run:
         if not self.distills:
             return None
         recipe, part = self.recipe, self.recipe.distill
+        # A cache holds all that the loss needs, so the teacher is then not even loaded, unless masks are compared.
         live = not recipe.cache.teacher
         model = self.build()
         assert isinstance(model, FewShotSegmenter)
@@ -204,7 +203,8 @@ class Run:
             num_workers=recipe.num_workers,
             seed=recipe.seed,
         )
-        strips = []  # without held-out classes there is nothing to draw, and the last epoch is the best
+        # Without held-out classes there is nothing to draw, and the last epoch is the best.
+        strips = []
         if chosen.val_episodes is not None:
             strips.append(EpisodeStrips(chosen.index, chosen.val_episodes, self.folder / "train" / "images"))
         trained = self.fitter.fit(
@@ -220,10 +220,6 @@ class Run:
 
     def start(self, model: Any, distilled: Path | None) -> None:
         """First weights of FS-DINO's stage 2: the distilled adapter, the teacher's decoder and prompted half.
-
-        Args:
-            model: receives the weights.
-            distilled: checkpoint of stage 1; None leaves the adapter as it is.
 
         Raises:
             ValueError: if the checkpoint has no adapter of this size.
@@ -278,5 +274,6 @@ class Run:
             logger.log_metrics({f"test/{key.replace(' ', '_')}": float(value) for key, value in results.items()})
         log_image(loggers, "test/strips", sheet)
         log_model(loggers, folder, self.recipe.name)
+        # W&B uploads what is left only when it is told that the run is over.
         for logger in loggers[1:]:
             logger.finalize("success")

@@ -28,26 +28,19 @@ from fsdino.training.teacher_data import ClassObjects, ObjectData, ObjectSource,
 def own_teacher(
     part: TeachPart, chosen: TrainSet, fitter: Fitter, *, shared: Path, resize_mode: ResizeMode, num_workers: int = 0
 ) -> Path:
-    """Train a run's teacher, or find it trained.
-
-    Regions know no class and so no fold: what is learnt from them alone, where the recipe wants that first, is shared.
+    """Train a run's teacher, or find it trained; its file, in SAM's format.
 
     Args:
-        part: what it is and how it learns.
         chosen: the training side; base classes alone are looked at.
         fitter: of the run, whose folder gets the teacher.
         shared: folder for what runs share.
-        resize_mode: how images become squares.
-        num_workers: loader processes.
-
-    Returns:
-        Its file, in SAM's format.
 
     Raises:
         ValueError: if there is nothing to learn from.
     """
     regions = [RegionObjects(root) for root in part.regions]
     train = partial(_train, resize_mode=resize_mode, num_workers=num_workers)
+    # Regions know no class and so no fold: what is learnt from them alone comes first, and runs share it.
     start = None
     if part.region_epochs > 0:
         folder = shared / f"teacher-regions-{_region_digest(part, regions, fitter, resize_mode)}"
@@ -60,7 +53,8 @@ def own_teacher(
 
 def _region_digest(part: TeachPart, regions: Sequence[RegionObjects], fitter: Fitter, mode: ResizeMode) -> str:
     """Twelve digits of everything that decides a training on regions alone."""
-    told = asdict(part)  # files count by their content, wherever they lie
+    # Files count by their content, wherever they lie.
+    told = asdict(part)
     for key in ("vit", "prompting"):
         if told[key] not in (None, "tiny"):
             told[key] = file_sha256(told[key])
@@ -96,6 +90,7 @@ def _train(
             tiny = part.prompting == "tiny"
             load_prompting_(module.sam, load_file(bundled_file("tiny_sam") if tiny else part.prompting))
     data = ObjectData(sources, Resize(module.config.img_size, resize_mode), part, num_workers, fitter.seed)
+    # The file is written after the last epoch alone, so that one that lies there is a whole teacher.
     trained = fitter.fit("teach", module, data, part.epochs)
     module.load_state_dict(torch.load(trained, map_location="cpu", weights_only=True)["state_dict"])
     write_once(lambda: save_sam(module.sam, module.config, file))

@@ -50,15 +50,11 @@ class CachePart:
 
 
 class CacheModule(LightningModule):
-    """The predict step of a cache; the source is not an `nn.Module`, so it stays outside of this one.
-
-    Args:
-        source: the frozen network.
-        views: what to embed of each image.
-    """
+    """The predict step of a cache: embeds the wanted views of each image with a frozen network."""
 
     def __init__(self, source: EmbeddingSource, views: tuple[str, ...] = ("plain",)) -> None:
         super().__init__()
+        # The source is not an `nn.Module`, so Lightning neither moves nor stores it: see `on_predict_start`.
         self.source, self.views = source, views
 
     def on_predict_start(self) -> None:
@@ -73,14 +69,7 @@ class CacheModule(LightningModule):
 
 
 class CacheData(LightningDataModule):
-    """The images that this process still has to embed.
-
-    Args:
-        images: the list.
-        store: the cache being written.
-        batch_size: images a step.
-        num_workers: loader processes.
-    """
+    """The images that this process still has to embed."""
 
     def __init__(self, images: ImageList, store: ShardStore, batch_size: int, num_workers: int = 0) -> None:
         super().__init__()
@@ -96,9 +85,10 @@ class CacheData(LightningDataModule):
 
 
 class _OwnSampler(DistributedSampler):
-    """Every item in order. Lightning splits a loader among its devices unless the sampler is a distributed one;
-    here each process has a data set of its own already."""
+    """Every item in order."""
 
+    # Lightning splits a loader among its devices unless the sampler is a distributed one; here each process has a
+    # data set of its own already.
     def __iter__(self) -> Iterator[int]:
         return iter(range(len(self.dataset)))  # type: ignore[arg-type]
 
@@ -107,11 +97,7 @@ class _OwnSampler(DistributedSampler):
 
 
 class CacheWriter(BasePredictionWriter):
-    """Puts every predicted batch into the store.
-
-    Args:
-        store: the cache being written.
-    """
+    """Puts every predicted batch into the store."""
 
     def __init__(self, store: ShardStore) -> None:
         super().__init__("batch")
@@ -138,18 +124,10 @@ def write_cache(
     """Makes a cache, or goes on with one, or finds it done.
 
     Args:
-        source: the frozen network.
-        images: the list.
-        part: folder, batch and shard size.
         kind: start of the folder's name, which goes on with a digest of everything that decides the maps.
         folder: the cache itself, in place of one below `part.dir`.
         trainer: Lightning's trainer; each of its devices writes whole shards of its own. None = one process on the CPU.
-        resize_mode: how images become square.
         views: "plain", optionally also "hflip".
-        num_workers: loader processes a device.
-
-    Returns:
-        The finished cache.
 
     Raises:
         ValueError: if the folder holds a cache with another recipe or a damaged shard, or an embedding is not finite.
@@ -188,19 +166,14 @@ def write_cache(
 
 @contextmanager
 def only_writer(folder: Path, trainer: Trainer) -> Iterator[None]:
-    """Let runs that share a folder write it one after the other: the second waits, then finds it done.
-
-    The processes of one distributed run write together, so they take no lock.
-
-    Args:
-        folder: what they share; made when missing.
-        trainer: of the run that writes.
-    """
+    """Let runs that share a folder write it one after the other: the second waits, then finds it done."""
+    # The processes of one distributed run write together, each its own shards, so they take no lock.
     if trainer.num_devices * trainer.num_nodes > 1:
         yield
         return
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock")  # the system frees it when its process dies, so no kill leaves it behind
+    # The system frees the lock when its process dies, so no kill leaves it behind.
+    lock = FileLock(folder / ".lock")
     try:
         lock.acquire(timeout=0)
     except Timeout:

@@ -25,23 +25,20 @@ from fsdino.visualize import episode_strip, sheet, write_png
 
 
 class RateMeter:
-    """Images a second over the last steps.
-
-    Args:
-        window: number of steps.
-    """
+    """Images a second over the last `window` steps."""
 
     def __init__(self, window: int = 30) -> None:
         self._steps: deque[tuple[float, int]] = deque(maxlen=window + 1)
 
     def update(self, images: int) -> float:
-        """Images a second, counting a step of so many that ends now; 0 at the first step, which has no beginning."""
+        """Images a second after a step of so many that ends now; 0 at the first step."""
         self._steps.append((time.perf_counter(), images))
+        # The oldest entry only says when the window begins: its own images were done before that.
         seconds = self._steps[-1][0] - self._steps[0][0]
         return sum(count for _, count in list(self._steps)[1:]) / seconds if seconds > 0 else 0.0
 
     def pause(self) -> None:
-        """Forgets the past, so that a validation in between does not count."""
+        """Forgets the past."""
         self._steps.clear()
 
 
@@ -54,18 +51,15 @@ def batch_images(batch: Any) -> int:
 
 
 class Throughput(Callback):
-    """Logs `train/images_per_s`.
-
-    Args:
-        every_n_steps: how often.
-    """
+    """Logs `train/images_per_s` every so many steps."""
 
     def __init__(self, every_n_steps: int = 10) -> None:
         self.every_n_steps = every_n_steps
         self._meter = RateMeter()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Starts anew, so that loading and validation do not count."""
+        """Starts the clock anew."""
+        # Validation and the making of loaders lie between two epochs and would count as slow steps.
         self._meter.pause()
 
     def on_train_batch_end(
@@ -78,11 +72,7 @@ class Throughput(Callback):
 
 
 class StepSeed(Callback):
-    """Lets torch's global random numbers depend on (seed, epoch, step, process) alone, so a resumed run repeats them.
-
-    Args:
-        seed: of the run.
-    """
+    """Lets torch's global random numbers depend on (seed, epoch, step, process) alone: a resumed run repeats them."""
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
@@ -98,7 +88,6 @@ class StageProgress(ProgressBar):
     """One bar for a whole stage: `distill 112 px  45% |███   | loss 0.123 · 311 images/s · 0:12 left`.
 
     Args:
-        stage: what the bar is called.
         unit: what is counted, "images" or "episodes".
         stream: where it is drawn; None = stderr. Where that is not a terminal, a line every ten seconds.
     """
@@ -107,7 +96,8 @@ class StageProgress(ProgressBar):
         super().__init__()
         self.stage, self.unit, self.stream = stage, unit, stream
         self._enabled = True
-        self._bar: Any = None  # a tqdm, whose stubs do not know a list as postfix
+        # A tqdm; typed loosely because its stubs do not know a list as postfix.
+        self._bar: Any = None
         self._meter = RateMeter()
 
     def disable(self) -> None:
@@ -119,12 +109,13 @@ class StageProgress(ProgressBar):
         self._enabled = True
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Opens the bar over all steps of the run, at the step where a resumed run stands."""
+        """Opens the bar over all steps of the run."""
         total = trainer.estimated_stepping_batches
+        # A resumed run starts at its step, or the time left would be guessed from steps that it never took.
         self._start(int(total) if total != float("inf") else None, trainer.global_step)
 
     def on_train_epoch_start(self, trainer: Trainer, *_: Any) -> None:
-        """Forgets the time of validation and of loading."""
+        """Starts the clock anew."""
         self._meter.pause()
 
     def on_train_batch_end(  # type: ignore[override]
@@ -132,6 +123,7 @@ class StageProgress(ProgressBar):
     ) -> None:
         """Moves the bar to the step."""
         parts = [f"{key.split('/')[-1]} {float(value):.3f}" for key, value in trainer.progress_bar_metrics.items()]
+        # With accumulated gradients many batches make one optimiser step, so the bar follows the trainer's count.
         step = trainer.global_step - int(self._bar.n if self._bar is not None else 0)
         self._advance(step, batch_images(batch) * trainer.world_size, parts, self._size(batch))
 
@@ -140,7 +132,7 @@ class StageProgress(ProgressBar):
         self._close()
 
     def on_exception(self, *_: Any) -> None:
-        """Closes the bar, so that the message starts on its own line."""
+        """Closes the bar."""
         self._close()
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -200,13 +192,7 @@ class StageProgress(ProgressBar):
 class EpisodeStrips(Callback):
     """After each validation draws some fixed episodes (support · query · truth · prediction) as one PNG.
 
-    The module that trains must hold the method as `model`.
-
-    Args:
-        index: data set of the episodes.
-        episodes: their list, of held-out base classes.
-        folder: where the PNGs go, `epoch-000.png` and so on.
-        count: episodes drawn, evenly spread over the list.
+    The module that trains must hold the method as `model`; the files are `epoch-000.png` and so on in `folder`.
     """
 
     def __init__(self, index: ClassIndex, episodes: EpisodeList, folder: str | Path, count: int = 6) -> None:

@@ -57,14 +57,10 @@ class DistillModule(LightningModule):
     """Stage 1 of FS-DINO (arXiv 2504.15669): only the blocks up to the adapter's tap run, only the adapter learns.
 
     A batch is `dict(image (B, 3, S, S) float in [0, 1])` with either `target` (B, D, h, w) float16, from a cache, or
-    `teacher_image` (B, 3, T, T), which the teacher embeds now; both give the same losses, because a live embedding is
-    rounded to float16 as well. S follows the coarse-to-fine schedule of `DistillData`; the teacher's embedding is
-    brought to the student's grid.
+    `teacher_image` (B, 3, T, T), which the teacher embeds now. S follows the schedule of `DistillData`.
 
     Args:
-        model: FS-DINO, whose adapter learns.
-        part: losses, optimiser and sizes.
-        teacher: needed for live targets and for the mask loss. Not a submodule: checkpoints hold the student alone.
+        teacher: needed for live targets and for the mask loss.
         seed: of the clicks, which depend on (seed, step) alone.
 
     Raises:
@@ -88,29 +84,17 @@ class DistillModule(LightningModule):
             raise ValueError(f"unknown loss {part.loss!r}; use 'mse' or 'cosine_smooth_l1'.")
         if part.mask_weight > 0 and teacher is None:
             raise ValueError("the mask loss needs the teacher's decoder; give a teacher or set mask_weight to 0.")
-        self.model, self.seed = model.select_trainable_("distill"), seed
-        self.teacher: SamTeacher | None = None
-        if teacher is not None:
-            self.set_teacher(teacher)
-        self.register_buffer("teacher_mean", torch.zeros(model.config.prompt_dim))
-        self.register_buffer("teacher_std", torch.zeros(model.config.prompt_dim))
-
-    def set_teacher(self, teacher: SamTeacher) -> None:
-        """Gives the module a teacher to ask.
-
-        Args:
-            teacher: the teacher.
-
-        Raises:
-            ValueError: if its embedding has another width than the adapter's output.
-        """
-        dim = self.model.config.prompt_dim
-        if teacher.dim != dim:
+        dim = model.config.prompt_dim
+        if teacher is not None and teacher.dim != dim:
             raise ValueError(
                 f"teacher {teacher.name!r} gives {teacher.dim} channels, the adapter {dim}; "
                 f"set prompt_dim to {teacher.dim}."
             )
+        self.model, self.seed = model.select_trainable_("distill"), seed
+        # `SamTeacher` is not an `nn.Module`, so checkpoints hold the student alone.
         self.teacher = teacher
+        self.register_buffer("teacher_mean", torch.zeros(dim))
+        self.register_buffer("teacher_std", torch.zeros(dim))
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimiser and its schedule over the whole run."""
@@ -134,23 +118,14 @@ class DistillModule(LightningModule):
             self.teacher_std.copy_(flat.std(1).clamp(min=1e-4))
 
     def target(self, batch: dict[str, Tensor]) -> Tensor:
-        """The teacher's embedding of a batch, cached or live.
-
-        Args:
-            batch: see the class.
-
-        Returns:
-            (B, D, h, w) float32 with float16's precision.
-
-        Raises:
-            ValueError: if the batch has neither `target` nor `teacher_image`, or there is no teacher for the latter.
-        """
+        """The teacher's embedding (B, D, h, w) of a batch, cached or live: float32 with float16's precision."""
         if "target" in batch:
             return batch["target"].float()
         if "teacher_image" not in batch or self.teacher is None:
             raise ValueError(
                 "distillation has no targets: give DistillData a cache, or its teacher_size and the module a teacher."
             )
+        # Rounded as a cache rounds, so that cached and live targets give the same losses.
         return self.teacher.embed(batch["teacher_image"]).half().float()
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
@@ -177,30 +152,14 @@ class DistillModule(LightningModule):
         self.log("val/cosine", cosine, prog_bar=True, batch_size=len(student), sync_dist=True)
 
     def embedding_loss(self, student: Tensor, target: Tensor) -> Tensor:
-        """The distance of two embeddings, on the student's grid.
-
-        Args:
-            student: (B, D, h, w).
-            target: (B, D, H, W), any grid over the same square.
-
-        Returns:
-            Scalar.
-        """
+        """The distance of two embeddings (B, D, h, w), on the student's grid; a scalar."""
         target = resize_embedding(target, (student.shape[-2], student.shape[-1]))
         if self.part.loss == "mse":
             return embedding_mse(student, target)
         return embedding_cosine_smooth_l1(student, target, self.teacher_mean, self.teacher_std)
 
     def mask_loss(self, student: Tensor, target: Tensor) -> Tensor:
-        """How far the teacher's decoder drifts when it reads the student's embedding.
-
-        Args:
-            student: (B, D, h, w) with gradient.
-            target: (B, D, H, W) of the teacher.
-
-        Returns:
-            Scalar.
-        """
+        """How far the teacher's decoder drifts when it reads the student's embedding (B, D, h, w); a scalar."""
         assert self.teacher is not None  # the constructor refused otherwise
         sam, size, grid = self.teacher.sam, self.teacher.img_size, self.teacher.grid
         count = len(student) * CLICKS

@@ -16,18 +16,10 @@ from fsdino.training.epoch_data import EpochData
 
 
 def epoch_size(epoch: int, max_epochs: int, sizes: Sequence[int], shares: Sequence[float]) -> int:
-    """Image size of an epoch when a run goes through several sizes.
-
-    Args:
-        epoch: the epoch, from 0.
-        max_epochs: epochs of the run.
-        sizes: sides in pixels, in the order of the run.
-        shares: part of the epochs that each size gets; scaled to sum to 1.
-
-    Returns:
-        The side in pixels; the last size from the end of its share on.
-    """
-    bound = 0.0  # epochs up to which the sizes so far last; an epoch belongs to where its middle lies
+    """The student's image size, in pixels, of an epoch (from 0); each size lasts for its share of the epochs."""
+    # `bound` is the epoch up to which the sizes so far last; an epoch belongs to where its middle lies, so that a
+    # share that is not a whole number of epochs is rounded, and not always down.
+    bound = 0.0
     for size, share in zip(sizes, shares):
         bound += share / sum(shares) * max_epochs
         if epoch + 0.5 < bound:
@@ -38,15 +30,12 @@ def epoch_size(epoch: int, max_epochs: int, sizes: Sequence[int], shares: Sequen
 class DistillImages(Dataset):
     """Images at the student's size with a cached embedding, or with themselves at the teacher's size.
 
+    Items are dicts of `image` (3, S, S) and `target` (D, h, w) float16 or `teacher_image` (3, T, T).
+
     Args:
         images: the list; the cache is in its order.
         places: which images, as places in the list.
         flips: for each, whether it is mirrored.
-        resize: to the student's size.
-        cache: embeddings of the list, or None.
-        teacher_resize: to the teacher's size, without a cache.
-
-    Items are dicts of `image` (3, S, S) and `target` (D, h, w) float16 or `teacher_image` (3, T, T).
     """
 
     def __init__(
@@ -78,17 +67,11 @@ class DistillImages(Dataset):
 class DistillData(EpochData):
     """Coarse-to-fine loaders over an image list; an epoch's order depends on (seed, epoch) alone.
 
-    Use it with `Trainer(reload_dataloaders_every_n_epochs=1)`.
-
     Args:
-        images: the list.
         part: sizes, their shares, length, batch and how many images at the end of the list are held out.
         cache: the teacher's embeddings of the list; None = the teacher runs in every step.
         teacher_size: side in pixels of the teacher's images, without a cache.
-        resize_mode: how images become square; the cache's when there is one.
         hflip: mirror half of the images; a cache must hold the mirrored view.
-        num_workers: loader processes.
-        seed: of the order and the mirroring.
 
     Raises:
         ValueError: without cache and teacher size, for a cache of another list or without the mirrored view, for
@@ -129,6 +112,7 @@ class DistillData(EpochData):
         places = torch.cat([torch.randperm(self.num_train, generator=order) for _ in range(rounds)])
         flips = torch.rand(len(places), generator=order) < 0.5
         chosen = places[: self.epoch_length].tolist()
+        # Drawn from the epoch's own generator, so that a resumed run mirrors the same images.
         mirrored = flips[: self.epoch_length].tolist() if self.hflip else [False] * len(chosen)
         return self.loader(self._dataset(chosen, mirrored, self.size(self.epoch)), drop_last=True)
 
@@ -140,15 +124,8 @@ class DistillData(EpochData):
         return self.loader(self._dataset(places, [False] * len(places), self.sizes[-1]))
 
     def sample_targets(self, module: DistillModule, count: int = 64) -> Tensor:
-        """The teacher's embeddings of some training images, evenly spread over the list.
-
-        Args:
-            module: gives the target of a batch, see `DistillModule.target`.
-            count: how many images at most.
-
-        Returns:
-            (count, D, h, w).
-        """
+        """The teacher's embeddings (count, D, h, w) of some training images, at most so many."""
+        # Evenly spread, because a list is often sorted by class or by folder.
         step = max(1, self.num_train // count)
         places = list(range(0, self.num_train, step))[:count]
         loader = self.loader(self._dataset(places, [False] * len(places), self.sizes[0]))

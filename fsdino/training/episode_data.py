@@ -23,12 +23,7 @@ from fsdino.training.epoch_data import EpochData
 
 @dataclass(frozen=True)
 class CachedMaps:
-    """A method's frozen maps of a list of images.
-
-    Args:
-        cache: the maps.
-        images: the list that the cache was made of.
-        in_place_of_images: whether the method needs no pixels beside them, see `FrozenMaps`.
+    """A method's frozen maps of a list of images; `in_place_of_images` says that it needs no pixels beside them.
 
     Raises:
         ValueError: if the list is not as long as the cache, so that the maps would be those of other images.
@@ -52,7 +47,8 @@ class CachedMaps:
 
     @property
     def mirrored(self) -> bool:
-        """Whether half of the training images may be mirrored; pixels beside the maps would have to be as well."""
+        """Whether half of the training images may be mirrored."""
+        # Pixels beside the maps would have to be mirrored as well, which the data set of episodes does not do.
         return self.in_place_of_images and "hflip" in self.cache.recipe.views
 
 
@@ -63,7 +59,6 @@ class EpisodesWithMaps(Dataset):
 
     Args:
         episodes: a data set of episodes without augmentation.
-        maps: of all of their images.
         flip_key: (seed, epoch) to mirror half of the images, see `CachedMaps.mirrored`; None = never.
     """
 
@@ -84,7 +79,8 @@ class EpisodesWithMaps(Dataset):
         item["query_feats"], item["support_feats"] = feats[0], torch.stack(feats[1:])
         if maps.in_place_of_images:
             del item["query_image"], item["support_images"]
-            item.pop("support_truths", None)  # of targets beside the query, which need pixels
+            # The truths of targets beside the query, which need pixels.
+            item.pop("support_truths", None)
             item["query_mask"] = _flip(item["query_mask"], flips[0])
             item["support_masks"] = torch.stack([_flip(m, flip) for m, flip in zip(item["support_masks"], flips[1:])])
         return item
@@ -94,13 +90,8 @@ class EpisodeDataModule(EpochData):
     """Training episodes of base classes and fixed validation episodes of held-out base classes.
 
     Args:
-        chosen: the training side: images, classes, validation episodes.
-        part: how long epochs and batches are, and what is drawn.
-        resize: the method's.
         shots: references of an episode, beside those that are targets.
         maps: cached maps of all images; None runs the encoder in every step.
-        num_workers: loader processes.
-        seed: of all draws.
 
     Raises:
         ValueError: if pixels are to be augmented that are not read.
@@ -121,7 +112,8 @@ class EpisodeDataModule(EpochData):
         if maps is not None and part.augment:
             raise ValueError("crops and colours need pixels; set augment to false or train without the cache.")
         self.chosen, self.part, self.resize, self.maps, self.seed = chosen, part, resize, maps, seed
-        self.shots = shots + part.num_targets - 1  # targets beside the query are drawn as further references
+        # Targets beside the query are drawn as further references.
+        self.shots = shots + part.num_targets - 1
 
     def train_dataloader(self) -> DataLoader:
         """Episodes of the running epoch."""

@@ -84,9 +84,7 @@ class EpisodeModule(LightningModule):
     """Trains a method on batches of `collate_episodes`, with pixels or with cached maps of its frozen encoder.
 
     Args:
-        model: the method; `prepare_training_` is called.
         val_classes: classes of the validation episodes; base classes, never novel ones.
-        part: losses, optimiser and schedule.
 
     Raises:
         ValueError: for an unknown loss, or a method without trainable parameters.
@@ -155,6 +153,7 @@ class EpisodeModule(LightningModule):
         if part.loss == "bce_dice":
             losses["bce"] = bce_loss(logits, soft, valid).mean()
         elif part.loss == "focal_dice":
+            # SAM's 20 : 1 (arXiv 2304.02643, appendix A): focal loss discounts most pixels, so it is small beside Dice.
             losses["focal"] = 20 * focal_loss(logits, soft, valid).mean()
         losses["dice"] = over_queries(dice_loss(logits, soft, valid))
         if part.iou_weight > 0:
@@ -176,6 +175,7 @@ class EpisodeModule(LightningModule):
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Counts at every threshold, on episodes of classes that are not trained on."""
         output, truth = self(batch), batch["query_mask"]
+        # The threshold is chosen where it is used: on probabilities at the size of the truth, not on the logits' grid.
         logits = F.interpolate(output.mask_logits.float(), truth.shape[-2:], mode="bilinear", align_corners=False)
         # A distributed sampler repeats episodes to fill its last batch; each must count once for the threshold.
         own = own_items(batch["episode_index"], self.trainer.global_rank, self.trainer.world_size)
@@ -184,6 +184,7 @@ class EpisodeModule(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Logs mIoU and FB-IoU at the method's threshold, the best one where it is tuned, and mIoU at 0.5."""
+        # Before the checkpoint of this epoch is written, so that it holds the threshold that belongs to its weights.
         best = self.curve.best().threshold
         if self.part.tune_threshold:
             self.model.threshold = best

@@ -9,12 +9,7 @@ from torch.utils.data import DataLoader, Dataset
 
 
 class EpochData(LightningDataModule):
-    """Base of the data modules: loaders are rebuilt each epoch (`reload_dataloaders_every_n_epochs=1`).
-
-    Args:
-        batch_size: items a step and process.
-        num_workers: loader processes; 0 loads in the training process.
-    """
+    """Base of the data modules: loaders are rebuilt each epoch (`reload_dataloaders_every_n_epochs=1`)."""
 
     def __init__(self, batch_size: int = 32, num_workers: int = 0) -> None:
         super().__init__()
@@ -26,5 +21,6 @@ class EpochData(LightningDataModule):
         return self.trainer.current_epoch if self.trainer is not None else 0
 
     def loader(self, dataset: Dataset, **kwargs: Any) -> DataLoader:
-        """A loader in order: the order was drawn when the data set was made."""
+        """A loader in the data set's own order."""
+        # Never shuffled: the order was drawn from (seed, epoch) when the data set was made.
         return DataLoader(dataset, batch_size=self.batch_size, num_workers=self.num_workers, shuffle=False, **kwargs)

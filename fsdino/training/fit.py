@@ -22,11 +22,7 @@ class Fitter:
     """Makes the Trainers of one run and fits its stages, each in a folder of its own.
 
     Args:
-        folder: of the run.
-        name: of the run's recipe.
         options: for Lightning's Trainer; they come last and so win.
-        log: where the run is followed.
-        seed: of the run.
         config: the resolved recipe, for W&B.
     """
 
@@ -72,12 +68,9 @@ class Fitter:
 
         Args:
             stage: name of its folder and of its bar.
-            module: what learns.
-            data: from what.
             epochs: epochs in all.
             unit: what the bar counts.
             monitor: metric that picks the best checkpoint; None keeps the last alone.
-            callbacks: further ones.
 
         Returns:
             The best checkpoint, or the last where nothing picks one.
@@ -89,7 +82,8 @@ class Fitter:
                 stage,
                 unit,
                 max_epochs=epochs,
-                reload_dataloaders_every_n_epochs=1,  # what an epoch draws depends on its number
+                # What an epoch draws depends on its number, so its loader is made when it begins.
+                reload_dataloaders_every_n_epochs=1,
                 enable_checkpointing=True,
                 gradient_clip_val=1.0,
                 logger=self.loggers(stage),
@@ -104,17 +98,16 @@ class Fitter:
             )
             # Best and last lie beside each other, so a run killed at any moment goes on from its last whole epoch.
             trainer.fit(module, data, ckpt_path=last if last.is_file() else None, weights_only=True)
+            # Only now: a stage that was stopped has checkpoints as well, and must not be taken for a whole one.
             done.write_text("finished\n")
         return best if best.is_file() else last
 
 
 def checkpoints(folder: Path, monitor: str | None) -> list[ModelCheckpoint]:
-    """The last epoch always, to resume from; the best on held-out base classes where there is something to watch.
-
-    The best comes first: what a run goes on from then knows of it, whenever the run is killed.
-    """
+    """The last epoch always, to resume from; the best on held-out base classes where there is something to watch."""
     options: dict[str, Any] = {"save_on_train_epoch_end": True, "enable_version_counter": False}
     last = ModelCheckpoint(folder, filename="last", save_top_k=1, **options)
     if monitor is None:
         return [last]
+    # The best comes first: the last, from which a run goes on, then knows of it whenever the run is killed.
     return [ModelCheckpoint(folder, filename="best", monitor=monitor, mode="max", **options), last]

@@ -33,15 +33,7 @@ class LogPart:
 
 
 class MetricsFile(Logger):
-    """Writes `metrics.csv`, one row per logged step; a resumed run goes on in the same file.
-
-    Lightning's CSVLogger deletes the file of an earlier start. Here rows from the step at which the run resumes are
-    replaced, so that the file reads as if the run had never stopped.
-
-    Args:
-        folder: of the run; made when the first number arrives.
-        filename: in that folder.
-    """
+    """Writes `metrics.csv`, one row per logged step; a resumed run goes on in the same file."""
 
     def __init__(self, folder: str | Path, filename: str = "metrics.csv") -> None:
         super().__init__()
@@ -72,7 +64,8 @@ class MetricsFile(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Writes one row; without an optimiser step it counts as the one after the last row."""
-        if not self._started:  # only the first row says at which step an earlier run is taken up
+        # Only the first row says at which step an earlier run is taken up.
+        if not self._started:
             self._resume(step)
         number = len(self._rows) if step is None else step
         row = {"step": number, **{key: float(value) for key, value in metrics.items()}}
@@ -96,6 +89,8 @@ class MetricsFile(Logger):
 
     def _resume(self, step: int | None) -> None:
         self._started = True
+        # Lightning's CSVLogger deletes the file of an earlier start. Here rows from the resumed step on are replaced,
+        # so that the file reads as if the run had never stopped.
         if self.path.is_file():
             with open(self.path, newline="", encoding="utf-8") as file:
                 rows = list(csv.DictReader(file))
@@ -105,12 +100,6 @@ class MetricsFile(Logger):
 
 def make_loggers(folder: str | Path, name: str, log: LogPart, config: dict[str, Any] | None = None) -> list[Logger]:
     """The loggers of a run: `MetricsFile`, then W&B's unless it is off or not installed.
-
-    Args:
-        folder: of the run.
-        name: of the run, shown by W&B.
-        log: what is wanted of W&B.
-        config: the resolved recipe, logged to W&B.
 
     Raises:
         ValueError: for an unknown mode.
@@ -126,11 +115,13 @@ def make_loggers(folder: str | Path, name: str, log: LogPart, config: dict[str, 
     except ImportError:
         rank_zero_info(f"W&B is not installed (pip install wandb); numbers and images are in {folder}.")
         return loggers
+    # Asked before W&B starts, which without a network waits long before it fails.
     offline = wandb == "offline" or not wandb_reachable()
     run_id = _run_id(Path(folder))
     running = client.run if client.run is not None and client.run.id == run_id else None
+    # What still runs is an earlier stage's: each stage is a run of its own.
     if client.run is not None and running is None:
-        client.finish()  # an earlier stage's: each stage is a run of its own
+        client.finish()
     logger = WandbLogger(
         name=name,
         save_dir=str(folder),
@@ -198,7 +189,8 @@ def log_model(loggers: list[Logger], folder: str | Path, name: str) -> None:
 
 
 def _run_id(folder: Path) -> str:
-    """The run's id, the same at every start in one folder, so that a resumed run stays one run."""
+    """The run's id, the same at every start in one folder."""
+    # Kept in a file, so that W&B shows a resumed run as one run.
     path = folder / "wandb-id.txt"
     if not path.is_file():
         folder.mkdir(parents=True, exist_ok=True)

@@ -16,18 +16,10 @@ ScheduleName = Literal["cosine", "poly"]
 
 
 def parameter_groups(module: nn.Module, weight_decay: float, muon: bool = False) -> list[dict[str, Any]]:
-    """Splits the trainable parameters by what should happen to them.
+    """Splits the trainable parameters by what should happen to them, into non-empty groups in a fixed order.
 
     Biases, norms, embeddings and position tables are not decayed. With `muon` the matrices of the hidden
-    linear layers form the group that Muon orthogonalises; everything else stays with its AdamW.
-
-    Args:
-        module: the module; frozen parameters are left out.
-        weight_decay: decay of matrices and kernels.
-        muon: mark the groups for timm's Muon.
-
-    Returns:
-        Non-empty groups for an optimiser, in a fixed order.
+    linear layers form the group that timm's Muon orthogonalises; everything else stays with its AdamW.
 
     Raises:
         ValueError: if nothing is trainable.
@@ -65,16 +57,6 @@ def build_optimizer(
 ) -> torch.optim.Optimizer:
     """AdamW, or Muon on the hidden matrices with AdamW on the rest.
 
-    Args:
-        module: what learns.
-        name: "adamw" or "muon" (timm's, with updates scaled to AdamW's size, so that one `lr` serves both).
-        lr: peak learning rate.
-        weight_decay: decay of matrices and kernels.
-        betas: AdamW's averages.
-
-    Returns:
-        The optimiser.
-
     Raises:
         ValueError: for an unknown name, or if nothing is trainable.
     """
@@ -83,22 +65,14 @@ def build_optimizer(
     if name == "muon":
         from timm.optim import Muon
 
+        # timm's Muon scales its updates to the size of AdamW's, so one `lr` serves both.
         return Muon(parameter_groups(module, weight_decay, muon=True), lr=lr, betas=betas, nesterov=True)
     raise ValueError(f"unknown optimizer {name!r}; use 'adamw' or 'muon'.")
 
 
 def learning_rate_factor(step: int, total_steps: int, warmup_steps: int, kind: ScheduleName = "cosine") -> float:
-    """Linear warm-up to 1, then down to 0: along a cosine, or as the remaining share to the power of 0.9.
-
-    Args:
-        step: optimiser steps taken.
-        total_steps: steps of the whole schedule.
-        warmup_steps: steps of the warm-up.
-        kind: "cosine" or "poly".
-
-    Returns:
-        Factor in [0, 1].
-    """
+    """Linear warm-up to 1, then down to 0: along a cosine, or as the remaining share to the power of 0.9."""
+    # One more than the steps taken, so that the first step moves and the last of the warm-up stays below the peak.
     if step < warmup_steps:
         return (step + 1) / (warmup_steps + 1)
     done = min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps))
@@ -112,37 +86,26 @@ def build_schedule(
     kind: ScheduleName = "cosine",
     horizon: float = 1.0,
 ) -> OptimizerLRSchedulerConfig:
-    """What `configure_optimizers` returns: the optimiser with its per-step schedule.
+    """What `configure_optimizers` returns: the optimiser with its per-step schedule; the rate is logged as `train/lr`.
 
     Args:
-        optimizer: the optimiser.
         total_steps: steps of the whole run, e.g. `trainer.estimated_stepping_batches`.
         warmup: share of the steps spent warming up, in [0, 1).
         kind: "cosine" or "poly".
         horizon: length of the schedule over that of the run; above 1 the run ends before the rate is 0.
-
-    Returns:
-        Lightning's dict of optimizer and lr_scheduler; the rate is logged as `train/lr`.
 
     Raises:
         ValueError: for an unknown kind.
     """
     if kind not in ("cosine", "poly"):
         raise ValueError(f"unknown schedule {kind!r}; use 'cosine' or 'poly'.")
-    total = max(1, int(total_steps * horizon))  # an empty run still asks for a schedule
+    # At least one step: a run of no epochs still asks for a schedule.
+    total = max(1, int(total_steps * horizon))
     warmup_steps = int(total * warmup)
     schedule = LambdaLR(optimizer, lambda step: learning_rate_factor(step, total, warmup_steps, kind))
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step", "name": "train/lr"}}
 
 
 def count_parameters(parameters: Iterable[nn.Parameter], trainable: bool = False) -> int:
-    """Number of values in the parameters.
-
-    Args:
-        parameters: the parameters.
-        trainable: count only those that require a gradient.
-
-    Returns:
-        The count.
-    """
+    """Number of values in the parameters, or in those that require a gradient."""
     return sum(p.numel() for p in parameters if p.requires_grad or not trainable)

@@ -36,12 +36,7 @@ LOOKED_AT, MIN_LACKING = 64, 0.2  # images per class that are looked at, and the
 
 @dataclass(frozen=True)
 class Evidence:
-    """What the presence head judges, with the truth.
-
-    Args:
-        inputs: (N, E) of `FewShotSegmenter.presence_evidence`.
-        present: (N,) float in {0, 1}.
-    """
+    """What the presence head judges, (N, E) of `FewShotSegmenter.presence_evidence`, with the truth (N,) in {0, 1}."""
 
     inputs: Tensor
     present: Tensor
@@ -64,9 +59,7 @@ class PresenceData:
 
     Args:
         chosen: the training side; its held-out classes stop and calibrate, without any usable one the trained do.
-        shots: references per episode.
         maps: cached maps of the frozen encoder; None runs it.
-        seed: of the draws.
     """
 
     chosen: TrainSet
@@ -88,7 +81,9 @@ class PresenceData:
         return (index, usable) if usable else (self.chosen.index, self.trained)
 
     def _absentable(self, index: ClassIndex, classes: Sequence[int]) -> list[int]:
-        """Classes that a fair part of the images lack; of each class at most 64 are looked at."""
+        """Classes that a fair part of the images lack."""
+        # A large data set has far more images than an estimate needs, so of each class some are looked at; an image
+        # that several classes draw is read once.
         shows: dict[str, set[int]] = {}
         found = []
         for class_id in classes:
@@ -112,7 +107,8 @@ class PresenceData:
             shots=self.shots,
             length=count,
             seed=self.seed,
-            epoch=1_000_000 + int(held_out),  # past every epoch of episode training, so that no draw repeats
+            # Past every epoch of episode training, so that no draw repeats.
+            epoch=1_000_000 + int(held_out),
             ignore_classes=self.chosen.ignore_classes,
             absent_prob=0.5,
         )
@@ -123,17 +119,7 @@ class PresenceData:
 def collect_evidence(
     model: FewShotSegmenter, episodes: Dataset[dict[str, Any]], batch_size: int = 16, num_workers: int = 0
 ) -> Evidence:
-    """Run a segmenter over episodes and keep what its presence head judges.
-
-    Args:
-        model: on the device to compute on.
-        episodes: with pixels or cached maps.
-        batch_size: episodes at a time.
-        num_workers: loader processes.
-
-    Returns:
-        Evidence on the CPU; an episode counts as present if its query mask has a pixel of the object.
-    """
+    """Run a segmenter over episodes, on its own device, and keep on the CPU what its presence head judges."""
     loader = DataLoader(episodes, batch_size, num_workers=num_workers, collate_fn=collate_episodes)
     inputs, present = [], []
     for batch in loader:
@@ -145,23 +131,13 @@ def collect_evidence(
             support = model.encoder(batch["support_images"].to(model.device).flatten(0, 1))
             query = model.encoder(batch["query_image"].to(model.device))
         inputs.append(model.presence_evidence(model.encode_support_feats(support, masks), query).float().cpu())
+        # Present is what shows a pixel, not what was drawn as present: a thin object can vanish at the network's size.
         present.append((batch["query_mask"] == 1).flatten(1).any(1).float())
     return Evidence(torch.cat(inputs), torch.cat(present))
 
 
 def fit_head(dim: int, train: Evidence, held_out: Evidence, lr: float = 5e-3, seed: int = 0) -> PresenceHead:
-    """Train a presence head and calibrate it.
-
-    Args:
-        dim: width of the mask token.
-        train: to learn from.
-        held_out: to keep the best step and to calibrate.
-        lr: learning rate.
-        seed: of the first weights.
-
-    Returns:
-        A head with statistics whose sigmoid is a probability.
-    """
+    """Train a presence head on a mask token of width `dim` and calibrate it: its sigmoid is a probability."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         head = PresenceHead(dim, statistics=True)
@@ -171,7 +147,8 @@ def fit_head(dim: int, train: Evidence, held_out: Evidence, lr: float = 5e-3, se
     optimizer = torch.optim.AdamW(head.parameters(), lr=lr, weight_decay=0.1)
     best, state = float("inf"), copy.deepcopy(head.state_dict())
     for step in range(STEPS):
-        if step % CHECK_EVERY == 0:  # a few thousand examples are soon learnt by heart; the best step is kept
+        # A few thousand examples are soon learnt by heart, so the best step on others is kept.
+        if step % CHECK_EVERY == 0:
             with torch.no_grad():
                 loss = float(F.binary_cross_entropy_with_logits(head(other)[:, 0], held_out.present))
             if loss < best:
@@ -180,7 +157,8 @@ def fit_head(dim: int, train: Evidence, held_out: Evidence, lr: float = 5e-3, se
         F.binary_cross_entropy_with_logits(head(seen)[:, 0], train.present).backward()
         optimizer.step()
     head.load_state_dict(state)
-    with torch.no_grad():  # the inputs' scale goes into the first layer, the calibration into the last
+    # The inputs' scale goes into the first layer and the calibration into the last: the head stays a plain head.
+    with torch.no_grad():
         head.hidden.weight.div_(std)
         head.hidden.bias.sub_(head.hidden.weight @ mean)
         scale, shift = platt(head(held_out.inputs)[:, 0], held_out.present)
@@ -190,16 +168,11 @@ def fit_head(dim: int, train: Evidence, held_out: Evidence, lr: float = 5e-3, se
 
 
 def platt(logits: Tensor, present: Tensor, steps: int = 50) -> tuple[float, float]:
-    """Scale and shift that turn logits into calibrated ones (Platt, 1999), by Newton's method.
+    """Scale, above 0, and shift that turn logits (N,) into calibrated ones (Platt, 1999), by Newton's method.
 
-    Args:
-        logits: (N,).
-        present: (N,) in {0, 1}; softened as Platt does, so that few examples do not end in certainty.
-        steps: of Newton's method.
-
-    Returns:
-        Scale, above 0, and shift; the logits as they are where they do not rise with presence.
+    (1, 0), which changes nothing, where the logits do not rise with presence.
     """
+    # Targets are softened as Platt does, so that few examples do not end in certainty.
     positives = float(present.sum())
     negatives = len(present) - positives
     targets = torch.where(present > 0, (positives + 1) / (positives + 2), 1 / (negatives + 2)).double()
@@ -210,6 +183,7 @@ def platt(logits: Tensor, present: Tensor, steps: int = 50) -> tuple[float, floa
         gradient = inputs.T @ (probs - targets)
         curvature = inputs.T @ (inputs * (probs * (1 - probs))[:, None]) + 1e-6 * torch.eye(2, dtype=torch.float64)
         step = torch.linalg.solve(curvature, gradient)
+        # Without a bound the first steps overshoot where the two sides are nearly separable.
         solution = solution - step * min(1.0, 2.0 / float(step.abs().max().clamp_min(1e-12)))
     scale, shift = (float(value) for value in solution)
     return (scale, shift) if scale > 0 else (1.0, 0.0)
@@ -218,18 +192,7 @@ def platt(logits: Tensor, present: Tensor, steps: int = 50) -> tuple[float, floa
 def train_presence(
     model: FewShotSegmenter, data: PresenceData, count: int, batch_size: int = 16, num_workers: int = 0
 ) -> FewShotSegmenter:
-    """A segmenter's copy with a presence head that has seen absent objects.
-
-    Args:
-        model: a trained segmenter, on the device to compute on; it stays as it is.
-        data: base classes.
-        count: episodes to train on; half as many calibrate.
-        batch_size: episodes at a time.
-        num_workers: loader processes.
-
-    Returns:
-        The copy on the CPU, in evaluation mode; all weights but the presence head's are the same.
-    """
+    """A segmenter's copy on the CPU with a presence head that has seen absent objects; nothing else differs."""
     dim = model.config.prompt_dim
     wider = copy.deepcopy(model)
     wider.presence = PresenceHead(dim, statistics=True).to(model.device)
@@ -252,24 +215,12 @@ def presence_stage(
     num_workers: int = 0,
     device: torch.device | str = "cpu",
 ) -> Path:
-    """Stage 3 of a run: the checkpoint of stage 2 with a new presence head.
-
-    Args:
-        trained: checkpoint of stage 2.
-        folder: the stage's folder; a finished checkpoint in it is kept.
-        data: base classes.
-        part: how many episodes.
-        batch_size: episodes at a time.
-        num_workers: loader processes.
-        device: where the model runs.
-
-    Returns:
-        The checkpoint to go on with: `trained` itself where the stage is left out or no image lacks its class.
-    """
+    """Stage 3 of a run: the checkpoint of stage 2, `trained`, with a new presence head in `folder`, or as it is."""
     target = folder / trained.name
     if part.episodes == 0:
         return trained
 
+    # One process writes, the others wait: each would train the same head, and two would write one file.
     def make() -> None:
         if target.is_file():
             return

@@ -80,15 +80,11 @@ class TeachModule(LightningModule):
     box, or both; then with some probability a corrective click with its previous mask.
 
     Args:
-        config: sizes of the model.
-        lr: peak learning rate.
-        weight_decay: decay of matrices.
         warmup: share of the steps spent warming up.
-        optimizer: "muon" or "adamw".
         click_share: share of the objects prompted by one click.
         box_share: share prompted by a box; the others get a box and a click.
         correct_prob: probability of a corrective round in a step.
-        seed: of the weights and of all prompts; prompts depend on (seed, step) alone, so a resumed run repeats them.
+        seed: of the weights and of all prompts; prompts depend on (seed, step) alone.
 
     Raises:
         ValueError: for an unknown optimiser, or a batch of another size.
@@ -119,17 +115,7 @@ class TeachModule(LightningModule):
         return build_schedule(optimizer, int(self.trainer.estimated_stepping_batches), self.warmup)
 
     def embed(self, images: Tensor) -> Tensor:
-        """Image embeddings with gradient.
-
-        Args:
-            images: (B, 3, S, S) float in [0, 1].
-
-        Returns:
-            (B, D, S / patch, S / patch).
-
-        Raises:
-            ValueError: if S is not the model's `img_size`.
-        """
+        """Image embeddings (B, D, S / patch, S / patch), with gradient, of images (B, 3, S, S) float in [0, 1]."""
         size = self.config.img_size
         if images.shape[-2:] != (size, size):
             raise ValueError(
@@ -142,9 +128,11 @@ class TeachModule(LightningModule):
         """The mean loss over all prompts of a batch."""
         embedding = self.embed(batch["image"])
         image, masks = _objects(batch)
-        if len(image) == 0:  # scenes without an annotated object still must take part in a distributed step
+        # Scenes without an annotated object must still take part in a distributed step, with a gradient of zero.
+        if len(image) == 0:
             return embedding.sum() * 0
-        draw = (self.seed * 1_000_003 + self.global_step) * 1024 + self.global_rank  # a resumed run repeats its prompts
+        # From the step, not from a running generator: a resumed run repeats its prompts, and processes differ.
+        draw = (self.seed * 1_000_003 + self.global_step) * 1024 + self.global_rank
         generator = torch.Generator(self.device).manual_seed(draw)
         losses = [
             self._group_loss(embedding, image[rows], masks[rows], use_click, use_box, generator)
@@ -168,7 +156,8 @@ class TeachModule(LightningModule):
         """Splits the objects at random into prompted by click, by box, by both."""
         order = torch.randperm(count, generator=generator, device=self.device)
         draws = torch.rand(1, generator=generator, device=self.device).item()
-        first = int(self.click_share * count + draws)  # stochastic rounding keeps the shares right in small batches
+        # Stochastic rounding keeps the shares right in small batches.
+        first = int(self.click_share * count + draws)
         second = max(first, int((self.click_share + self.box_share) * count + draws))
         parts = [(order[:first], True, False), (order[first:second], False, True), (order[second:], True, True)]
         return [part for part in parts if len(part[0])]
@@ -226,7 +215,6 @@ def evaluate_prompts(sam: Sam, embedding: Tensor, image: Tensor, masks: Tensor) 
     """IoU of each object after one central click and after its tight box.
 
     Args:
-        sam: the model.
         embedding: (B, D, h, w).
         image: (N,) long, the image of each object.
         masks: (N, S, S) uint8 {0, 1, 255 = ignore}, S the model's `img_size`.
@@ -266,6 +254,7 @@ def _corrective_click(logits: Tensor, masks: Tensor, generator: torch.Generator)
     logits = F.interpolate(logits[:, None], masks.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
     truth = masks == 1
     error = ((logits > 0) != truth) & (masks != 255)
+    # A perfect prediction leaves no error to click on, yet every object of the batch needs a click.
     error = torch.where(error.flatten(1).any(1)[:, None, None], error, truth)
     click = sample_clicks(error, generator)
     column, row = click.long().unbind(-1)

@@ -39,10 +39,7 @@ class ObjectSource(Protocol):
 class ClassObjects:
     """Objects of some classes of a data set; each connected part of a class mask is an object.
 
-    Args:
-        index: the data set.
-        classes: whose masks may be seen.
-        ignore: classes whose pixels are unknown (255), such as the novel ones.
+    `classes` may be seen; the pixels of those to `ignore`, such as the novel ones, are unknown (255).
     """
 
     index: ClassIndex
@@ -70,15 +67,13 @@ class ClassObjects:
             labels = np.where(parts > 0, parts + max(IGNORE, int(labels.max())), labels)
             labels = np.where(mask == IGNORE, IGNORE, labels)
         for class_id in sorted(present & set(self.ignore)):
+            # After the classes, so that what overlaps a novel object is unknown too.
             labels = np.where(self.index.load_mask(image_id, class_id) != 0, IGNORE, labels)
         return image, labels
 
 
 class RegionObjects:
     """Region maps by several annotators: `images/<image>.jpg`, `labels/<image>_<k>.png`; one is drawn each time.
-
-    Args:
-        root: the folder of both.
 
     Raises:
         ValueError: if an image has no map, or there is none.
@@ -106,21 +101,15 @@ class RegionObjects:
         path = self.images[number]
         maps = self.maps[path.stem]
         labels = read_labels(maps[int(rng.integers(len(maps)))])
-        return read_image(path), (labels + IGNORE + 1).astype(np.int32)  # every region is an object
+        # Past 255, because here every number is a region, also those that elsewhere mean nothing and unknown.
+        return read_image(path), (labels + IGNORE + 1).astype(np.int32)
 
 
 class ObjectScenes(Dataset):
     """Random images with some of their objects; item i depends on (seed, epoch, i) alone.
 
-    Args:
-        sources: each is drawn from in proportion to its images.
-        resize: to the model's square.
-        length: items an epoch.
-        seed: of all draws.
-        epoch: number of the epoch.
-        max_objects: masks an item has at most.
-
     Items are dicts of `image` (3, S, S), `masks` (max_objects, S, S) uint8 {0, 1, 255} and `valid` (max_objects,).
+    Each source is drawn from in proportion to its images.
     """
 
     def __init__(
@@ -146,8 +135,10 @@ class ObjectScenes(Dataset):
         image, labels = source.load(int(rng.integers(len(source))), rng)
         if rng.random() < 0.5:
             image, labels = image[:, ::-1], labels[:, ::-1]
+        # A flipped view has negative strides, which torch does not take, so it is copied.
         pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).float() / 255
         square = self.resize.truth(torch.from_numpy(np.ascontiguousarray(labels)).long())
+        # Sizes are judged at the model's size: what is too small there cannot be clicked on.
         names, counts = square.unique(return_counts=True)
         big = (names != 0) & (names != IGNORE) & (counts >= MIN_SHARE * square.numel())
         chosen = names[big][torch.from_numpy(rng.permutation(int(big.sum())))][: self.max_objects]
@@ -163,15 +154,7 @@ class ObjectScenes(Dataset):
 
 
 class ObjectData(EpochData):
-    """`ObjectScenes` for a `TeachModule`; validation draws from the same sources, so it watches and chooses nothing.
-
-    Args:
-        sources: see `ObjectScenes`.
-        resize: to the model's square.
-        part: images of an epoch and of a step, masks of an image.
-        num_workers: loader processes.
-        seed: of all draws.
-    """
+    """`ObjectScenes` for a `TeachModule`; validation draws from the same sources: it watches and chooses nothing."""
 
     def __init__(
         self, sources: Sequence[ObjectSource], resize: Resize, part: TeachPart, num_workers: int = 0, seed: int = 0
