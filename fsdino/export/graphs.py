@@ -26,7 +26,7 @@ class RememberGraph(nn.Module):
         self.model = model
 
     def forward(self, support_images: Tensor, support_masks: Tensor) -> tuple[Tensor, ...]:
-        """Images (K, 3, S, S) and masks (K, S, S), float in [0, 1], of one class to the tensors of a memory of batch 1."""
+        """Images (K, 3, S, S) and masks (K, S, S), float in [0, 1], of one class to the tensors of its memory."""
         memory = self.model.encode_support_feats(self.model.encoder(support_images), support_masks[None])
         return tuple(memory.tensors().values())
 
@@ -86,10 +86,7 @@ class Graph:
 
 
 def graphs(model: FewShotSegmenter) -> list[Graph]:
-    """The remember graph and the segment graph of a segmenter on the CPU, in evaluation mode.
-
-    Its encoder accepts the native size alone afterwards.
-    """
+    """Both graphs of a segmenter on the CPU, in evaluation mode; its encoder takes the native size alone afterwards."""
     # Resizing the position embedding to any size would enter the graphs, which never need it.
     model.encoder.freeze_size_()
     generator = torch.Generator().manual_seed(0)

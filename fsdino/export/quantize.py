@@ -21,12 +21,7 @@ def note_metadata(path: Path, info: dict[str, Any]) -> None:
 
 
 def quantize_int8(source: str | Path, out: str | Path) -> Path:
-    """Store the matrix products' weights in 8 bits, by channel; activations are quantised as they come.
-
-    Args:
-        source: folder with remember.onnx and segment.onnx.
-        out: folder for the quantised graphs, of the same names and with the same metadata; it is returned.
-    """
+    """Both graphs of a folder with weights of 8 bits, by channel; activations are quantised as they come."""
     target = Path(out)
     target.mkdir(parents=True, exist_ok=True)
     for name in (REMEMBER_FILE, SEGMENT_FILE):
@@ -40,8 +35,6 @@ def quantize_int8(source: str | Path, out: str | Path) -> Path:
         # Matrix products hold nearly all weights; the few convolutions stay as they are.
         options = {"op_types_to_quantize": ["MatMul", "Gemm"], "per_channel": True, "weight_type": QuantType.QInt8}
         quantize_dynamic(proto, target / name, **options)
-        # Quantising drops the notes, without which no engine takes the file.
-        quantized = onnx.load(target / name)
-        onnx.helper.set_model_props(quantized, {METADATA_KEY: noted[METADATA_KEY]})
-        onnx.save(quantized, target / name)
+        # Noted again: no engine takes a file without, and the quantiser does not promise to keep them.
+        note_metadata(target / name, json.loads(noted[METADATA_KEY]))
     return target
