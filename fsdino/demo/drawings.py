@@ -21,21 +21,14 @@ MAX_PIXELS = 50_000_000
 
 
 def opened(path: str, name: str) -> tuple[str, np.ndarray]:
-    """Read an uploaded image.
-
-    Args:
-        path: where the server put it, as the browser says: anything but an upload is refused.
-        name: the file's own name.
-
-    Raises:
-        ValueError: if it is not an upload, not an image, or has too many pixels.
-    """
+    """Read an uploaded image; a ValueError if it is not an upload, not an image, or has too many pixels."""
     # The path comes from the browser, which may name any file of this machine.
     folder, file = Path(os.environ["GRADIO_TEMP_DIR"]).resolve(), Path(path).resolve()
     if folder not in file.parents or not file.is_file():
         raise ValueError(f"'{name}' is not an uploaded file; choose it again.")
     try:
-        with Image.open(file) as header:  # reads no pixels yet
+        # Opening reads the header alone, so a small file of a huge image costs nothing before it is refused.
+        with Image.open(file) as header:
             pixels = header.width * header.height
         if pixels > MAX_PIXELS:
             raise ValueError(f"'{name}' has {pixels / 1e6:.0f} megapixels, this page takes {MAX_PIXELS // 10**6}.")
@@ -49,7 +42,8 @@ def example_item(number: int, example: Example) -> dict[str, Any]:
     negative = example.reference.negative
     image = shown_at(np.asarray(example.reference.image), SMALL_SIDE)
     mask = np.asarray(Image.fromarray(example.mask * np.uint8(255)).resize(image.size, Image.Resampling.BOX)) > 127
-    drawn = overlay(image, np.where(mask, 6 if negative else 1, 0))  # label 6 has the palette's warning colour
+    # Label 6 has the palette's warning colour.
+    drawn = overlay(image, np.where(mask, 6 if negative else 1, 0))
     return {
         "key": example.key,
         "source": encoded(Image.fromarray(drawn)),
@@ -63,6 +57,7 @@ def drawn_over(array: np.ndarray, mask: np.ndarray, clicks: Sequence[Click]) -> 
     image = shown_at(array, ANSWER_SIDE)
     labels = np.asarray(Image.fromarray(mask.astype(np.uint8)).resize(image.size, Image.Resampling.NEAREST))
     drawn = overlay(image, labels)
+    # Clicks count pixels by their centres, hence the half.
     for x, y, on in clicks:
         dot(drawn, (x + 0.5) * image.width / array.shape[1], (y + 0.5) * image.height / array.shape[0], on)
     return drawn
@@ -70,6 +65,7 @@ def drawn_over(array: np.ndarray, mask: np.ndarray, clicks: Sequence[Click]) -> 
 
 def dot(canvas: np.ndarray, x: float, y: float, on: bool) -> None:
     """Mark a correction in place: a blue plus or a vermilion minus, as on the drawing board."""
+    # A white rim and a sign: to be told apart on any image and by any eye, not by colour alone.
     radius = max(4, round(min(canvas.shape[:2]) / 45))
     rows, columns = np.ogrid[: canvas.shape[0], : canvas.shape[1]]
     distance = np.hypot(rows - y, columns - x)
@@ -88,6 +84,7 @@ def shown_at(array: np.ndarray, side: int) -> Image.Image:
     if longest > side:
         size = (max(1, round(image.width * side / longest)), max(1, round(image.height * side / longest)))
         return image.resize(size, Image.Resampling.LANCZOS)
+    # By whole factors and without smoothing, so that a tiny image shows its pixels as they are.
     factor = max(1, side // 2 // longest)
     return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
 

@@ -28,13 +28,11 @@ def reference_from(image: np.ndarray, marks: Any, negative: bool = False, name: 
 
     Returns:
         A reference with a mask where one was painted, or else with points, a box or a stroke.
-
-    Raises:
-        ValueError: if nothing was drawn, or the marks are not of that form.
     """
     size = (image.shape[0], image.shape[1])
     drawn = [_checked(mark, size) for mark in _listed(marks)]
     mask = painted(drawn, size)
+    # What was painted says all, so hints beside it are not asked.
     if mask.any():
         return Reference(image, mask=mask, negative=negative, name=name)
     hints = [mark for mark in drawn if mark["tool"] in HINT_TOOLS]
@@ -55,15 +53,7 @@ def reference_from(image: np.ndarray, marks: Any, negative: bool = False, name: 
 
 
 def painted(drawn: Sequence[Mapping[str, Any]], size: tuple[int, int]) -> np.ndarray:
-    """Lay outlines (filled) and brush strokes over each other in the order they were drawn; the eraser takes away.
-
-    Args:
-        drawn: checked marks.
-        size: (H, W).
-
-    Returns:
-        (H, W) uint8 in {0, 1}.
-    """
+    """A mask (H, W) uint8 in {0, 1} of outlines, filled, and strokes of brush and eraser, in the order drawn."""
     mask = np.zeros(size, np.uint8)
     for mark in drawn:
         corners = np.rint(mark["points"]).astype(np.int32)
@@ -91,6 +81,7 @@ def _fill(mask: np.ndarray, corners: np.ndarray) -> None:
 def _line(mask: np.ndarray, corners: np.ndarray, width: float, value: int) -> None:
     """A line with round ends, in place; a single corner is a dot."""
     cv2.polylines(mask, [corners], False, value, max(1, round(width)))
+    # OpenCV draws nothing for a line of one point, which is what a tap with the brush is.
     for corner in corners:
         cv2.circle(mask, tuple(int(n) for n in corner), max(0, round((width - 1) / 2)), value, -1)
 
@@ -126,5 +117,6 @@ def _checked(mark: Any, size: tuple[int, int]) -> dict[str, Any]:
         raise ValueError(f"a mark of tool {tool!r} has no list of points [x, y]; draw it again.") from error
     if not len(points) or not np.isfinite(points).all() or not math.isfinite(width):
         raise ValueError(f"a mark of tool {tool!r} has no usable point; draw it again.")
+    # A stroke may leave the canvas, and a pointer held down still sends its places there.
     inside = points.clip(0, (size[1] - 1, size[0] - 1))
     return {"tool": tool, "points": inside, "width": min(max(width, 1.0), max(size)), "on": bool(mark.get("on", True))}

@@ -50,14 +50,11 @@ def component(name: str, **props: Any) -> Any:
 
 
 def build_page(studio: Studio, upload_mb: int) -> Any:
-    """Lay the page out and connect it.
+    """Lay the page out and connect it: a `gradio.Blocks`, to be launched.
 
     Args:
         studio: what answers.
         upload_mb: largest file in megabytes; the server enforces it, the page says it.
-
-    Returns:
-        `gradio.Blocks`, to be launched.
     """
     desk = Desk(studio)
     with gr.Blocks(title="FS-DINO", analytics_enabled=False, delete_cache=(3600, 3600)) as page:
@@ -93,7 +90,9 @@ def build_page(studio: Studio, upload_mb: int) -> Any:
         left, right, files = [session, board, examples], [session, results], [masks, memory]
         quiet: dict[str, Any] = {"api_visibility": "private"}
         slow = {**quiet, "show_progress": "minimal", "show_progress_on": [results]}
-        slow |= {"concurrency_id": "search", "concurrency_limit": 1}  # the answer to the last question comes last
+        # One search at a time, so that the answer to the last question comes last.
+        slow |= {"concurrency_id": "search", "concurrency_limit": 1}
+        # `success` and not `then`: after a visitor's mistake nothing is searched.
         board.picked(desk.picked, session, [session, board], **quiet)
         gr.on([add.click], desk.add, [session, board], left, **quiet)
         examples.removed(desk.forget, session, [session, examples], **quiet)
@@ -127,11 +126,7 @@ def said(handler: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class Desk:
-    """What the page's buttons do. A session goes in and out of each, the rest are updates of components.
-
-    Args:
-        studio: what answers.
-    """
+    """What the page's buttons do. A session goes in and out of each, the rest are updates of components."""
 
     def __init__(self, studio: Studio) -> None:
         self.studio = studio
@@ -199,6 +194,7 @@ class Desk:
     def correct(self, session: Session, names: Sequence[str], event: gr.EventData) -> tuple[Any, ...]:
         """A click on the main answer: more of this, or less."""
         card, x, y = session.card(event._data["key"]), event._data["x"], event._data["y"]
+        # The image may have been taken away between the click and its turn.
         if card is None:
             return self._unsearched(session)
         height, width = card.image.shape[:2]
@@ -235,6 +231,7 @@ class Desk:
     def _searched(self, session: Session, names: Sequence[str], only: Card | None) -> tuple[Any, ...]:
         chosen = [name for name in self.studio.names if name in names] or [self.studio.name]
         self.studio.search(session, chosen, only=only)
+        # A folder of its own for each search: an earlier archive may still be on its way to the browser.
         folder = Path(tempfile.mkdtemp(prefix="results-", dir=os.environ["GRADIO_TEMP_DIR"]))
         archive = masks_zip(session, folder / "masks.zip")
         kept = self.studio.save_memory(session, "object", folder / "memory.fsmem")
@@ -250,7 +247,9 @@ class Desk:
             if len(answers) == 1:
                 answers[0]["method"] = ""
             items.append({"key": card.key, "name": card.name, "clicks": len(card.clicks), "answers": answers})
-        return gr.HTML(items=items, turn=time.monotonic_ns())  # drawn anew also where nothing has changed
+        # The script hears only of what has changed; with another turn it draws anew also after a click that failed,
+        # which has marked its answer as busy.
+        return gr.HTML(items=items, turn=time.monotonic_ns())
 
     def _answer(self, method: str, card: Card, found: Segmentation) -> dict[str, Any]:
         is_main = method == self.studio.name

@@ -12,14 +12,8 @@ CLASSES = (7, 23, 36, 2, 24)  # whose first scene shows them whole
 
 
 def embedded_world(turn: int = 0) -> tuple[Reference, list[tuple[str, np.ndarray]]]:
-    """A reference with a mask, and images with and without its class.
-
-    Args:
-        turn: another number is another class.
-
-    Returns:
-        The reference, and name and image (H, W, 3) uint8 of each scene.
-    """
+    """A reference with a mask, and name and image (H, W, 3) uint8 of scenes with and without its class."""
+    # Novel classes: bundled models were trained on base classes, and a sample should not flatter them.
     index = SyntheticWorld("novel", NUM_WITH + 1)
     class_id = CLASSES[turn % len(CLASSES)]
     first, *others = index.images(class_id)

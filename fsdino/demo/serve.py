@@ -28,11 +28,7 @@ HEADERS = ((b"content-security-policy", POLICY.encode()), (b"referrer-policy", b
 
 
 class OfflinePolicy:
-    """ASGI middleware that forbids the browser to load anything from elsewhere.
-
-    Args:
-        app: what answers.
-    """
+    """ASGI middleware that forbids the browser to load anything from elsewhere."""
 
     def __init__(self, app: Any) -> None:
         self.app = app
@@ -49,19 +45,11 @@ class OfflinePolicy:
 
 
 def open_studio(model: str, compare: Sequence[str], device: str) -> Studio:
-    """Load what the page compares.
-
-    Args:
-        model: whatever `fsdino.load` opens.
-        compare: further models, or "prototype".
-        device: "cpu", "cuda", or "auto".
-
-    Returns:
-        The studio.
-    """
+    """Load what the page compares: models that `fsdino.load` opens, or "prototype"."""
     wanted = [name for name in (model, *compare) if name != PROTOTYPE]
     opened: dict[str, Any] = {name: open_engine(name, "torch", device) for name in wanted}
     named = {name: shown_name(name) for name in opened}
+    # Answers are kept by the shown name, so two models of one short name are shown by their whole paths.
     if len(set(named.values())) < len(named):
         named = {name: name for name in opened}
     others = {named.get(name, name): opened.get(name) for name in compare if name != model}
@@ -86,7 +74,7 @@ def demo(
     """Serve a local page: draw on an example, drop images, see and keep the masks.
 
     Args:
-        model: A preset, model folder, checkpoint or Hub id.
+        model: a preset, model folder, checkpoint or Hub id.
         compare: further models to compare, comma-separated; "prototype" is the training-free baseline on the model's
             own encoder, an empty string none.
         host: address to listen on; anything but 127.0.0.1 lets others on the network in.
@@ -97,13 +85,11 @@ def demo(
 
     Returns:
         Exit code, after Ctrl+C or when the process is asked to end (SIGTERM, SIGHUP).
-
-    Raises:
-        ImportError: if gradio is not installed.
-        ValueError: if a model cannot be used, or this machine cannot listen there.
     """
     if max_upload_mb < 1:
         raise ValueError(f"max_upload_mb {max_upload_mb} is not positive; 20 takes photographs of any camera.")
+    # Before the models are loaded, which takes time. Python skips `finally` at SIGTERM unless a handler raises, and
+    # then nobody would delete the uploads.
     check_address(host, port)
     with ending_as_by_ctrl_c(), tempfile.TemporaryDirectory(prefix="fsdino-demo-") as uploads:
         keep_offline(uploads)
@@ -124,8 +110,10 @@ def check_address(host: str, port: int | None) -> None:
     if port is not None and not 0 < port < 2**16:
         raise ValueError(f"there is no port {port}; choose one from 1 to 65535, or leave --port out.")
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        # As the server does: a port that was closed a moment ago can be had again. On Windows the option would take a
+        # port away from whoever holds it.
         if os.name == "posix":
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port or 0))
         except OSError as error:
@@ -141,6 +129,7 @@ def ending_as_by_ctrl_c() -> Iterator[None]:
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt
 
+    # Only the main thread may set handlers, Windows has no SIGHUP, and what others set stays (nohup ignores SIGHUP).
     names = ("SIGTERM", "SIGHUP") if threading.current_thread() is threading.main_thread() else ()
     numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
     changed = [number for number in numbers if signal.getsignal(number) is signal.SIG_DFL]
@@ -164,22 +153,8 @@ def keep_offline(uploads: str) -> None:
 
 
 def start(studio: Studio, host: str, port: int | None, max_upload_mb: int, open_browser: bool = False) -> Any:
-    """Start the server in threads of its own.
-
-    Args:
-        studio: what answers.
-        host: address to listen on.
-        port: port, or None for a free one.
-        max_upload_mb: largest upload in megabytes.
-        open_browser: open the page in the browser.
-
-    Returns:
-        The running `gradio.Blocks` and its address.
-
-    Raises:
-        ImportError: if gradio is not installed.
-        ValueError: if no such port is free.
-    """
+    """Start the server in threads of its own; gives the running `gradio.Blocks` and its address."""
+    # Optional, and read only now: it heeds what `keep_offline` has set only if that came before the import.
     try:
         import gradio  # noqa: F401
     except ImportError as error:

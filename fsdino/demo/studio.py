@@ -33,16 +33,10 @@ _keys = itertools.count()
 
 @dataclass(frozen=True, eq=False)
 class Example:
-    """An example as it was given, and the mask that it comes down to.
-
-    Args:
-        reference: with a mask or with hints.
-        mask: (H, W) uint8 in {0, 1}.
-        key: what the page calls it.
-    """
+    """An example as it was given, with a mask or with hints, and the mask that it comes down to."""
 
     reference: Reference
-    mask: np.ndarray
+    mask: np.ndarray  # (H, W) uint8 in {0, 1}
     key: int = field(default_factory=_keys.__next__)
 
     @property
@@ -53,18 +47,11 @@ class Example:
 
 @dataclass(eq=False)
 class Card:
-    """An image to search. Clicks and results are replaced, never changed in place: a search may be reading them.
-
-    Args:
-        name: of its file.
-        image: (H, W, 3) uint8.
-        clicks: corrections.
-        found: method to result; empty before the first search.
-        key: what the page calls it.
-    """
+    """An image (H, W, 3) uint8 to search, corrections of the answer, and the result of each method."""
 
     name: str
     image: np.ndarray
+    # Replaced, never changed in place: a search in another thread may be reading them.
     clicks: list[Click] = field(default_factory=list)
     found: dict[str, Segmentation] = field(default_factory=dict)
     key: int = field(default_factory=_keys.__next__)
@@ -75,9 +62,7 @@ class Session:
     """What one visitor has given and got; what is given may change while a search is running.
 
     Args:
-        draft: image on the drawing board, (H, W, 3) uint8, and its name.
-        examples: the examples so far.
-        cards: the images to search.
+        draft: name and image (H, W, 3) uint8 on the drawing board.
         searched: the examples of the last search.
         memories: method to itself and what it remembers of those.
         samples: how often a sample was asked for: each time it is another.
@@ -113,11 +98,7 @@ class Studio:
         return [self.name, *self.others]
 
     def example(self, reference: Reference) -> Example:
-        """Check a reference and draw its mask where it has hints alone.
-
-        Raises:
-            ValueError: if the reference cannot be used, or the main method knows no hints.
-        """
+        """Check a reference and draw its mask where it has hints alone; a ValueError if it cannot be used."""
         if reference.mask is not None:
             return Example(reference, reference_arrays(reference)[1].astype(np.uint8))
         if not self.main.takes_hints:
@@ -131,10 +112,8 @@ class Studio:
             session: examples, images and corrections, as they are now.
             names: which of `names` to ask.
             only: search this image alone, and keep what other methods found in it.
-
-        Raises:
-            ValueError: if there is no example, or none that shows the object.
         """
+        # Copies, since the visitor may add or remove while this runs.
         examples, cards = tuple(session.examples), list(session.cards) if only is None else [only]
         if all(example.reference.negative for example in examples):
             raise ValueError("there is no example of the object yet; draw one and add it.")
@@ -146,6 +125,7 @@ class Studio:
             method, memory = self._remembered(session, name)
             for card, found in zip(cards, results):
                 found[name] = ask(method, memory, card.image, card.clicks if name == self.name else [])
+        # All at once at the end: an error on the way leaves the older answers, not a mixture.
         for card, found in zip(cards, results):
             card.found = found
 
@@ -196,15 +176,7 @@ def ask(method: FewShotMethod, memory: object, image: np.ndarray, clicks: Sequen
 
 @torch.no_grad()
 def prototype_of(model: FewShotMethod, references: Sequence[Reference]) -> PrototypeMethod:
-    """The training-free baseline on a model's own encoder, its threshold chosen on the references themselves.
-
-    Args:
-        model: gives the frozen encoder.
-        references: with masks.
-
-    Raises:
-        ValueError: if the model has no encoder of its own to share.
-    """
+    """The training-free baseline on a model's own encoder, its threshold chosen on the references themselves."""
     encoder = model.shared_encoder()
     if encoder is None:
         raise ValueError("the prototype comparison needs an FS-DINO model, whose encoder it shares.")
@@ -212,7 +184,8 @@ def prototype_of(model: FewShotMethod, references: Sequence[Reference]) -> Proto
     memory = method.remember(references)
     images = [image_tensor(image_array(one.image, one.name)).to(model.device) for one in references]
     scores = method.scores(memory, torch.stack([model.resize.image(image) for image in images]))
-    side = 4 * scores.shape[-1]  # fine enough to judge a threshold by, and the same for references of any size
+    # Fine enough to judge a threshold by, and the same for references of any size.
+    side = 4 * scores.shape[-1]
     fine = F.interpolate(scores[:, None], (side, side), mode="bilinear", align_corners=False)[:, 0].cpu().numpy()
     truths = [model.resize.truth(torch.from_numpy(reference_arrays(one)[1]).long()) for one in references]
     small = [F.interpolate(t[None, None].float(), (side, side), mode="nearest-exact")[0, 0].numpy() for t in truths]
@@ -222,19 +195,12 @@ def prototype_of(model: FewShotMethod, references: Sequence[Reference]) -> Proto
 
 
 def masks_zip(session: Session, path: Path) -> Path:
-    """Write every result as a mask (0 and 255, at the image's own size) and a table of scores into one archive.
-
-    Args:
-        session: with results.
-        path: the .zip file.
-
-    Returns:
-        The path.
-    """
+    """Write every result as a mask (0 and 255, at the image's own size) and a table of scores into one archive."""
     table = io.StringIO()
     writer = csv.writer(table)
     writer.writerow(("image", "method", "present", "presence", "score", "pixels"))
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:  # PNG is compressed already
+    # Stored, not deflated: PNG is compressed already.
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         for number, card in enumerate(list(session.cards), start=1):
             for method, found in card.found.items():
                 mask, presence = found.mask, "" if found.presence is None else f"{found.presence:.4f}"

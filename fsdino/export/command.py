@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -15,11 +14,9 @@ from fsdino.base.storage import load, save
 from fsdino.data.world.index import SyntheticWorld
 from fsdino.export.graphs import OPSET, SHOTS, Graph, export_onnx, export_program, graphs
 from fsdino.export.onnx_method import OnnxMethod
-from fsdino.export.quantize import quantize_int8
 from fsdino.models.segmenter import FewShotSegmenter
 from fsdino.predict.engines.onnx import (
     FORMAT_VERSION,
-    METADATA_KEY,
     POSITION_AXES,
     REMEMBER_FILE,
     SEGMENT_FILE,
@@ -45,18 +42,14 @@ def export(
     """Write a model for use elsewhere; every graph is compared with torch before it counts as written.
 
     Args:
-        model: A preset, model folder, checkpoint or Hub id.
+        model: a preset, model folder, checkpoint or Hub id.
         out: folder for the files: model.safetensors and config.json, {remember,segment}.onnx, {remember,segment}.pt2,
-            and int8/{remember,segment}.onnx.
+            and int8/{remember,segment}.onnx; it is returned.
         formats: any of safetensors, pt2 (torch.export), onnx, int8 (onnx with 8-bit weights).
         half: store safetensors in half precision.
 
-    Returns:
-        The folder.
-
     Raises:
-        ValueError: if a format is unknown, the model has no graphs, or a graph computes other
-            numbers than torch.
+        ValueError: if a format is unknown, the model has no graphs, or one computes other numbers than torch.
     """
     asked: list[str] = list(formats) or ["nothing"]
     if unknown := [name for name in asked if name not in EXPORT_FORMATS]:
@@ -65,7 +58,8 @@ def export(
     folder.mkdir(parents=True, exist_ok=True)
     if "safetensors" in formats:
         save(segmenter, folder, half=half)
-        segmenter = load(folder)  # half precision rounds the weights: graphs are of what was stored
+        # Half precision rounds the weights, and the graphs should be of what was stored.
+        segmenter = load(folder)
     if graphs_asked := {"pt2", "onnx", "int8"} & set(formats):
         if segmenter.name != "fsdino":
             raise ValueError(
@@ -83,7 +77,7 @@ def export_files(
 
     Args:
         out: folder for the files.
-        model: A preset, model folder, checkpoint or Hub id.
+        model: a preset, model folder, checkpoint or Hub id.
         formats: any of safetensors, pt2 (torch.export), onnx, int8 (onnx with 8-bit weights), comma-separated.
         half: store safetensors in half precision.
 
@@ -101,12 +95,7 @@ def export_files(
 
 
 def export_graphs(model: FewShotSegmenter, folder: Path, formats: Sequence[str]) -> dict[str, float]:
-    """Write the graphs of a segmenter.
-
-    Args:
-        model: on the CPU; its encoder accepts the native size alone afterwards.
-        folder: where to.
-        formats: which of pt2, onnx and int8.
+    """Write the graphs of a segmenter on the CPU, whose encoder accepts the native size alone afterwards.
 
     Returns:
         Largest difference from torch by file name, in logits. Of the int8 graphs, which round, their files note under
@@ -115,6 +104,12 @@ def export_graphs(model: FewShotSegmenter, folder: Path, formats: Sequence[str])
     Raises:
         ValueError: if a graph differs from torch.
     """
+    if {"onnx", "int8"} & set(formats):
+        # Optional packages: torch alone writes the other formats.
+        try:
+            from fsdino.export.quantize import note_metadata, quantize_int8
+        except ImportError as error:
+            raise ImportError(f"ONNX files need {error.name}; install it with `pip install fsdino[onnx]`.") from error
     differences = {}
     for graph in graphs(model.eval()):
         program = export_program(graph)
@@ -123,11 +118,13 @@ def export_graphs(model: FewShotSegmenter, folder: Path, formats: Sequence[str])
             torch.export.save(program, path)
             differences[path.name] = compare_program(graph, path)
         if "onnx" in formats or "int8" in formats:
-            path = folder / f"{graph.name}.onnx"  # also where only int8 is asked for, which is made from it
+            # Also where only int8 is asked for, which is made from it.
+            path = folder / f"{graph.name}.onnx"
             export_onnx(graph, program, path)
             note_metadata(path, metadata(model))
             differences[path.name] = compare_onnx(graph, path)
     for name, difference in differences.items():
+        # Not `>`: a graph that gives NaN must not pass.
         if not difference <= TOLERANCE:
             raise ValueError(
                 f"'{folder / name}' differs from torch by {difference:.1e}, allowed are {TOLERANCE:.0e}; do not use "
@@ -157,19 +154,8 @@ def metadata(model: FewShotSegmenter) -> dict[str, Any]:
     }
 
 
-def note_metadata(path: Path, info: dict[str, Any]) -> None:
-    """Write the metadata into an ONNX file."""
-    import onnx
-
-    proto = onnx.load(path)
-    onnx.helper.set_model_props(proto, {METADATA_KEY: json.dumps(info)})
-    proto.producer_name = "fsdino"
-    onnx.save(proto, path)
-
-
 def variations(graph: Graph) -> list[tuple[torch.Tensor, ...]]:
-    """Inputs of the sizes that the graph was traced with, and of others: one image, one class, fewer and more
-    references."""
+    """Inputs of the traced sizes and of others: one image, one class, fewer and more references."""
     # A size that tracing has frozen shows only at another size than the traced one.
     first = tuple(tensor[:1] for tensor in graph.inputs)
     if graph.name == "remember":
@@ -190,15 +176,8 @@ def with_references(graph: Graph, shots: int) -> tuple[torch.Tensor, ...]:
 
 
 def mask_agreement(model: FewShotSegmenter, folder: Path) -> float:
-    """How far the masks of exported graphs are those of torch, from a reference and scenes of the embedded world.
-
-    Args:
-        model: the segmenter, in evaluation mode.
-        folder: with its graphs as ONNX.
-
-    Returns:
-        Mean IoU in [0, 1]; 1 where both masks are empty.
-    """
+    """Mean IoU in [0, 1] of the masks of a folder's ONNX graphs with torch's, on scenes of the embedded world."""
+    # Masks and not logits: eight bits move every logit, and what matters is how many pixels change sides.
     index = SyntheticWorld("novel", SCENES + 1)
     class_id = min(index.class_names)
     first, *others = index.images(class_id)
@@ -207,6 +186,7 @@ def mask_agreement(model: FewShotSegmenter, folder: Path) -> float:
     for method in (model, OnnxMethod(folder)):
         memory = method.remember([reference])
         answers.append([method.segment(memory, index.load_image(name)).probs > model.threshold for name in others])
+    # The IoU of two empty masks is NaN, but they agree.
     return float(np.mean([np.nan_to_num(mask_iou(a, b), nan=1.0) for a, b in zip(*answers)]))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,41 +16,23 @@ from fsdino.predict.engines.onnx import POSITION_AXES
 
 OPSET = 18
 SHOTS = 3  # references of the example inputs
-MEMORY_ARRAYS = tuple(field.name for field in fields(SupportMemory))
 
 
 class RememberGraph(nn.Module):
-    """References to a memory.
-
-    Args:
-        model: the segmenter.
-    """
+    """References to a memory."""
 
     def __init__(self, model: FewShotSegmenter) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, support_images: Tensor, support_masks: Tensor) -> tuple[Tensor, ...]:
-        """Turn K references of one class into memory arrays of batch 1.
-
-        Args:
-            support_images: (K, 3, S, S) float in [0, 1].
-            support_masks: (K, S, S) float in [0, 1].
-
-        Returns:
-            The memory's tensors, in the order of `memory_names`.
-        """
+        """Images (K, 3, S, S) and masks (K, S, S), float in [0, 1], of one class to the tensors of its memory."""
         memory = self.model.encode_support_feats(self.model.encoder(support_images), support_masks[None])
         return tuple(memory.tensors().values())
 
 
 class SegmentGraph(nn.Module):
-    """Images and memories to masks.
-
-    Args:
-        model: the segmenter.
-        names: names of the memory's tensors.
-    """
+    """Images and memories, whose tensors have these names, to masks."""
 
     def __init__(self, model: FewShotSegmenter, names: tuple[str, ...]) -> None:
         super().__init__()
@@ -58,7 +40,7 @@ class SegmentGraph(nn.Module):
         self.names = names
 
     def forward(self, images: Tensor, *memory: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Find N classes in each of B images; encoder and adapter run once per image.
+        """Find N classes in each of B images.
 
         Args:
             images: (B, 3, S, S) float in [0, 1].
@@ -67,6 +49,7 @@ class SegmentGraph(nn.Module):
         Returns:
             Mask logits (B, N, s, s), predicted IoU (B, N) and presence logits (B, N).
         """
+        # Every pair of image and class is a row for the decoder; what is costly runs before, once per image.
         batch, classes = images.shape[0], memory[0].shape[0]
         embedding, query = self.model.encode_query_feats(self.model.encoder(images))
         repeated = [_each(x, classes) for x in (embedding, query)]
@@ -92,34 +75,19 @@ def _tile(x: Tensor, images: int) -> Tensor:
 
 @dataclass
 class Graph:
-    """One graph ready for export.
-
-    Args:
-        name: "remember" or "segment".
-        module: what is computed.
-        inputs: example inputs.
-        input_names: their names.
-        output_names: names of the results.
-        dynamic_shapes: as `torch.export.export` takes them.
-    """
+    """One graph ready for export."""
 
     name: str
     module: nn.Module
-    inputs: tuple[Tensor, ...]
+    inputs: tuple[Tensor, ...]  # examples, to trace with
     input_names: list[str]
     output_names: list[str]
-    dynamic_shapes: Any
+    dynamic_shapes: Any  # as `torch.export.export` takes them
 
 
 def graphs(model: FewShotSegmenter) -> list[Graph]:
-    """Prepare both graphs of a segmenter with example inputs.
-
-    Args:
-        model: on the CPU, in evaluation mode; its encoder accepts the native size alone afterwards.
-
-    Returns:
-        The remember graph and the segment graph.
-    """
+    """Both graphs of a segmenter on the CPU, in evaluation mode; its encoder takes the native size alone afterwards."""
+    # Resizing the position embedding to any size would enter the graphs, which never need it.
     model.encoder.freeze_size_()
     generator = torch.Generator().manual_seed(0)
     side, classes = model.img_size, 2
@@ -130,11 +98,8 @@ def graphs(model: FewShotSegmenter) -> list[Graph]:
         memory = remember.model.encode_support_feats(model.encoder(images), masks[None])
     names = tuple(memory.tensors())
     stacked = tuple(torch.cat([tensor] * classes) for tensor in memory.tensors().values())
-    shot_dim, image_dim, class_dim = (
-        Dim("shots", min=1, max=1024),
-        Dim("images", max=1024),
-        Dim("classes", max=1024),
-    )
+    # Tracing takes a size of 1 for a constant, so the examples hold two classes, two images and three references.
+    shot_dim, image_dim, class_dim = Dim("shots", min=1, max=1024), Dim("images", max=1024), Dim("classes", max=1024)
     first_only: list[Any] = []
     for name in names:
         shape: dict[int, Any] = {0: class_dim}

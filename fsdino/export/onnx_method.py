@@ -15,13 +15,7 @@ from fsdino.predict.engines.onnx import OnnxEngine
 
 
 class OnnxMethod(FewShotMethod):
-    """Runs `remember.onnx` and `segment.onnx` behind the contract of every method.
-
-    Args:
-        folder: where both graphs lie.
-        threads: threads of the runtime; 0 takes all cores.
-        engine_type: `OnnxEngine`, or `OpenvinoEngine`.
-    """
+    """Runs `remember.onnx` and `segment.onnx` behind the contract of every method; see `OnnxEngine`."""
 
     name = "onnx"
     title = "exported graphs"
@@ -34,11 +28,12 @@ class OnnxMethod(FewShotMethod):
         self.engine = engine
 
     def fingerprint(self) -> str:
-        """The graphs'."""
+        """See `FewShotMethod.fingerprint`; the graphs note it."""
         return self.engine.fingerprint()
 
     def encode_support(self, support_images: Tensor, support_masks: Tensor) -> SupportMemory:
         """See `FewShotMethod.encode_support`."""
+        # Episode by episode: the remember graph takes the references of one class, any number of them.
         episodes = [
             self.engine.encode(images.cpu().numpy(), masks.cpu().numpy())
             for images, masks in zip(support_images, support_masks)
@@ -50,6 +45,7 @@ class OnnxMethod(FewShotMethod):
         """See `FewShotMethod.decode_query`."""
         arrays = {name: tensor.cpu().numpy() for name, tensor in memory.tensors().items()}
         found = []
+        # Image by image: the segment graph looks for every memory in every image, and only the pairs are asked for.
         for i, image in enumerate(query_image):
             own = i if memory.batch_size > 1 else 0
             one = {name: array[own : own + 1] for name, array in arrays.items()}

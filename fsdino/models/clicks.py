@@ -29,10 +29,6 @@ class SamPrompter(nn.Module):
     Episode training turns the segmenter's own decoder into a reader of prototypes, which no longer answers to clicks
     (`benchmarks/results/prompts.csv`), so a promptable segmenter keeps SAM's as well. It runs for references without a
     mask and for corrections, never in `segment`.
-
-    Args:
-        config: Of the segmenter.
-        grid_size: Side of the encoder's grid.
     """
 
     def __init__(self, config: SegmenterConfig, grid_size: int) -> None:
@@ -56,9 +52,6 @@ class SamPrompter(nn.Module):
             points: (B, P, 2) as x, y in pixels of the square.
             labels: (B, P) long: 1 on the object, 0 off it, 2 and 3 the corners of a box, -1 no point.
             mask_logits: (B, 1, 4h, 4w) an earlier answer to correct, or None.
-
-        Returns:
-            Masks, their predicted IoU, and tokens.
         """
         h, w = embedding.shape[-2:]
         encoder = self.prompt_encoder
@@ -72,11 +65,13 @@ class SamPrompter(nn.Module):
         return self.mask_decoder(embedding, image_pe, sparse, dense)
 
     def point_tokens(self, points: Tensor, labels: Tensor) -> Tensor:
-        """SAM's tokens of points, (B, P, D) float32; without a box one "no point" more, as SAM has it."""
+        """SAM's tokens of points, (B, P, D) float32; without a box one more."""
+        # SAM was trained so: where no box comes, a "no point" stands in its place.
         if not bool((labels == BOX_START).any()):
             points = torch.cat([points, torch.zeros_like(points[:, :1])], dim=1)
             labels = torch.cat([labels, torch.full_like(labels[:, :1], NO_POINT)], dim=1)
         encoder = self.prompt_encoder
+        # Kinds count from -1, "no point", so its embedding stands first and an index is the kind plus one.
         kinds = torch.cat([encoder.not_a_point_embed.weight, *(e.weight for e in encoder.point_embeddings)]).float()
         shares = (points.float() + 0.5) / self.img_size
         where = fourier_code(encoder.pe_layer.positional_encoding_gaussian_matrix, 2.0 * shares - 1.0)
@@ -104,11 +99,7 @@ class PromptedModel(Protocol):
 
 
 def prompter(model: PromptedModel) -> SamPrompter:
-    """SAM's prompted half of a model.
-
-    Raises:
-        ValueError: if it was built without.
-    """
+    """SAM's prompted half of a model; a ValueError if it was built without."""
     if model.sam is None:
         raise ValueError(
             "this segmenter answers to masks alone; build it with promptable: true in the recipe's model, or give "
@@ -118,23 +109,16 @@ def prompter(model: PromptedModel) -> SamPrompter:
 
 
 def draw(model: PromptedModel, feats: list[Tensor], points: Tensor, labels: Tensor) -> Tensor:
-    """Masks of what is pointed at.
-
-    SAM's decoder answers first; the segmenter, which then knows the object, looks at the same image again, and
-    the two logits are averaged, each above its own border.
+    """Masks of what is pointed at, logits (B, 1, 4h, 4w), above 0 on the object.
 
     Args:
         model: with SAM's prompted half.
         feats: one (B, C, h, w) map per tap of the encoder, in its order.
-        points: (B, P, 2) as x, y in pixels of the square.
-        labels: (B, P) long: 1 on the object, 0 off it, 2 and 3 the corners of a box, -1 no point.
-
-    Returns:
-        Logits (B, 1, 4h, 4w), above 0 on the object.
-
-    Raises:
-        ValueError: if the segmenter was built without SAM's prompted half.
+        points: as for `SamPrompter`.
+        labels: as for `SamPrompter`.
     """
+    # SAM's decoder answers first; the segmenter, which then knows the object, looks at the same image again. The two
+    # logits are averaged, each above its own border: SAM's masks end at 0, the segmenter's at its threshold.
     sam = prompter(model)
     encoded = model.encode_query_feats(feats)
     drawn = sam(encoded[0], points, labels).mask_logits[:, :1].float()
@@ -148,11 +132,7 @@ def correct(
     """Segment with a memory and clicks; shapes as in `draw`.
 
     Three answers are averaged: what the memory finds, what SAM's decoder makes of that with the clicks, and what the
-    segmenter finds when it takes the average of the two for a reference. On top, each click raises or lowers the logits
-    of places that are near the clicked one and look like it, so that a click changes something where it was made.
-
-    Returns:
-        Mask logits (B, 1, 4h, 4w), predicted IoU and presence: a click on the object says that it is there.
+    segmenter finds when it takes the average of the two for a reference. A click on the object says that it is there.
     """
     sam, border = prompter(model), threshold_logit(model)
     embedding, tokens = encoded = model.encode_query_feats(feats)
@@ -160,6 +140,7 @@ def correct(
     first = found.mask_logits.float() - border
     drawn = sam(embedding, points, labels, first)
     second = drawn.mask_logits[:, :1].float()
+    # None of the three need follow a click, so each also raises or lowers what is near it and looks like it.
     near = F.normalize(tokens.float().mean(1), dim=-1)
     said = click_logits(near, points, labels, (embedding.shape[-2], embedding.shape[-1]), model.img_size)
     said = F.interpolate(said, scale_factor=4, mode="bilinear", align_corners=False)
@@ -187,7 +168,7 @@ def click_logits(tokens: Tensor, points: Tensor, labels: Tensor, size: tuple[int
         points: (B, P, 2) as x, y in pixels of the square.
         labels: (B, P) long: 1 on the object, 0 off it; others say nothing.
         size: (h, w).
-        img_size: Side of the square, in pixels.
+        img_size: side of the square, in pixels.
 
     Returns:
         (B, 1, h, w), above 0 where the object is, below where it is not.
@@ -206,15 +187,7 @@ def click_logits(tokens: Tensor, points: Tensor, labels: Tensor, size: tuple[int
 
 
 def fourier_code(frequencies: Tensor, positions: Tensor) -> Tensor:
-    """SAM's random Fourier position encoding.
-
-    Args:
-        frequencies: (2, D / 2).
-        positions: (..., 2) as x, y in [-1, 1].
-
-    Returns:
-        (..., D) float32 whatever the frequencies' dtype.
-    """
+    """SAM's random Fourier code of positions (..., 2), x and y in [-1, 1]: (..., D) float32, whatever comes in."""
     # By hand and not by a matrix product of width 2, which autocast would round to half precision: the angles reach
     # hundreds, where half precision has no digits left.
     rates = frequencies.float()
@@ -224,6 +197,7 @@ def fourier_code(frequencies: Tensor, positions: Tensor) -> Tensor:
 
 def grid_code(frequencies: Tensor, size: tuple[int, int]) -> Tensor:
     """The position encoding of a grid (h, w) that covers the square, (1, D, h, w) float32."""
+    # Spelled out for the grid alone: `fourier_code` of all its positions would hold h*w times as many coordinates.
     rates = frequencies.float()
     rows, cols = (2.0 * (torch.arange(n, device=rates.device) + 0.5) / n - 1.0 for n in size)
     angles = cols[None, :, None] * rates[0] + rows[:, None, None] * rates[1]  # (h, w, D / 2)

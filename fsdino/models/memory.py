@@ -30,34 +30,19 @@ class SupportMemory(Memory):
     bg: Tensor | None = None
 
     def positions(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Tokens, object and background shares.
-
-        Raises:
-            ValueError: if only the prototypes were kept, for a compact variant.
-        """
+        """Tokens, object and background shares; a ValueError if only the prototypes were kept."""
         if self.tokens is None or self.fg is None or self.bg is None:
             raise ValueError("this memory holds prototypes alone; remember the references again with the full model.")
         return self.tokens, self.fg, self.bg
 
 
 def support_tokens(feats: Tensor, num_episodes: int) -> Tensor:
-    """Unit-length tokens of an episode's references in one row.
-
-    Args:
-        feats: (B*K, C, h, w) feature maps.
-        num_episodes: B.
-
-    Returns:
-        (B, K*h*w, C).
-    """
+    """Feature maps (B*K, C, h, w) of B episodes' references to unit-length tokens (B, K*h*w, C)."""
     return unit_tokens(feats).reshape(num_episodes, -1, feats.shape[1])
 
 
 def grid_weights(masks: Tensor, size: tuple[int, int], negative: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Share of object and of background in each grid position.
-
-    What negative references show is background, and weighs as much as all other background together, since it is what
-    would be mistaken for the object; the rest of their images is not known and weighs nothing.
 
     Args:
         masks: (B, K, S, S) float in [0, 1].
@@ -71,7 +56,9 @@ def grid_weights(masks: Tensor, size: tuple[int, int], negative: Tensor | None =
     fg = F.interpolate(masks.float(), size=size, mode="area").flatten(2)  # (B, K, h*w)
     if negative is None:
         return fg.flatten(1), 1.0 - fg.flatten(1)
-    named = negative[..., None] * fg  # what was pointed out as "not this"
+    # What was pointed out as "not this" is background, and weighs as much as all other background together, since it is
+    # what would be mistaken for the object; the rest of such images is not known and weighs nothing.
+    named = negative[..., None] * fg
     fg = torch.where(negative[..., None], 0.0, fg)
     rest = torch.where(negative[..., None], 0.0, 1.0 - fg)
     # The lighter of the two kinds keeps its weights and the heavier is scaled down to its sum: weights are shares of a
@@ -82,16 +69,8 @@ def grid_weights(masks: Tensor, size: tuple[int, int], negative: Tensor | None =
 
 
 def stack_memories(memories: Sequence[SupportMemory]) -> SupportMemory:
-    """Make one memory of several classes', whatever their numbers of references.
-
-    Shorter ones are filled up with positions of weight 0, which have no influence.
-
-    Args:
-        memories: Each of batch 1.
-
-    Returns:
-        A memory of batch N.
-    """
+    """Make one memory of batch N of N classes' of batch 1, whatever their numbers of references."""
+    # Shorter ones are filled up with positions of weight 0, which have no influence.
     longest = max(memories, key=lambda memory: 0 if memory.fg is None else memory.fg.shape[-1])
     stacked = {}
     for name, like in longest.tensors().items():
@@ -109,16 +88,7 @@ def _fill(tensor: Tensor, length: int, name: str) -> Tensor:
 
 
 def prototypes(tokens: Tensor, fg: Tensor, bg: Tensor) -> Tensor:
-    """Weighted mean tokens, of unit length.
-
-    Args:
-        tokens: (B, M, C) unit-length tokens.
-        fg: (B, M) foreground weights.
-        bg: (B, M) background weights.
-
-    Returns:
-        (B, 2, C) foreground and background prototype; 0 where all weights are 0.
-    """
+    """Mean of unit-length tokens (B, M, C) under each of two weights (B, M): (B, 2, C) of unit length, or 0 without any."""
     weights = torch.stack([fg, bg], dim=1)  # (B, 2, M)
     # Divided first: the sum over thousands of positions would leave half precision's range.
     weights = weights / weights.sum(-1, keepdim=True).clamp_min(1e-6)

@@ -39,9 +39,6 @@ class FewShotSegmenter(FewShotMethod):
 
     `encode_support` and `decode_query` start from pixels; `encode_support_feats` and `decode_query_feats` from the maps
     of `encoder`, which are the same whether computed now or read from a cache.
-
-    Args:
-        config: what to build; see `SegmenterConfig`.
     """
 
     name = "fsdino"
@@ -49,7 +46,8 @@ class FewShotSegmenter(FewShotMethod):
     memory_type = SupportMemory
     takes_negatives = True
     learns_absence = True
-    silent_args = frozenset({"promptable", "presence_statistics"})  # parts that no memory passes through
+    # Parts that no memory passes through: models that differ in them alone read each other's memories.
+    silent_args = frozenset({"promptable", "presence_statistics"})
 
     def __init__(self, config: SegmenterConfig) -> None:
         super().__init__(Resize(config.img_size, config.resize_mode), config.threshold)
@@ -99,16 +97,13 @@ class FewShotSegmenter(FewShotMethod):
 
     @torch.no_grad()
     def remember(self, references: Sequence[Reference]) -> SupportMemory:
-        """As `FewShotMethod.remember`, for references of every kind and for negative ones.
-
-        What a reference points at is drawn first, by SAM's decoder on the same feature maps that are remembered, so a
-        reference costs one pass of the encoder whatever its kind.
-        """
+        """As `FewShotMethod.remember`, for references of every kind and for negative ones."""
         if len(references) == 0:
             return super().remember(references)
         if all(reference.negative for reference in references):
             raise ValueError("remember() got negative references alone; give at least one that shows the object.")
         images = [image_array(reference.image, reference.name) for reference in references]
+        # What a reference points at is drawn on the same maps that are remembered: one pass of the encoder for all kinds.
         feats = self.encoder(torch.stack([self._square(image) for image in images]))
         masks = [
             self._drawn_mask(reference, images[i].shape[:2], [feat[i : i + 1] for feat in feats])
@@ -150,7 +145,8 @@ class FewShotSegmenter(FewShotMethod):
         fg, bg = grid_weights(support_masks, (h, w), negative)
         layers = [support_tokens(feat, b) for feat in self._reader_feats(feats)]
         memory = SupportMemory(prototypes=torch.stack([prototypes(tokens, fg, bg) for tokens in layers], dim=1))
-        if self.prompts.reader is not None:  # the compact variants read prototypes alone, and their files stay small
+        # The compact variants read prototypes alone, and their files stay small.
+        if self.prompts.reader is not None:
             memory.tokens = torch.stack(layers, dim=1)
             memory.fg, memory.bg = fg, bg
         return memory
@@ -174,11 +170,7 @@ class FewShotSegmenter(FewShotMethod):
         return self.decode_encoded(memory, self.encode_query_feats(feats))
 
     def encode_query_feats(self, feats: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """What is computed once per image, whatever the number of classes.
-
-        Returns:
-            Embedding (B, D, h, w) in SAM's space and unit-length tokens (B, L, h*w, C) of the reader's layers.
-        """
+        """Once per image: embedding (B, D, h, w) in SAM's space, unit-length tokens (B, L, h*w, C) of the reader's layers."""
         feats = self._as_weights(feats)
         return self._adapt(feats), torch.stack([unit_tokens(feat) for feat in self._reader_feats(feats)], dim=1)
 
@@ -199,11 +191,13 @@ class FewShotSegmenter(FewShotMethod):
         embedding, query = encoded
         h, w = embedding.shape[-2:]
         prompts = self.prompts(memory, query, (h, w))
-        # SAM's mask stem expects logits at four times the grid, the size of its own low-resolution masks
+        # SAM's mask stem expects logits at four times the grid, the size of its own low-resolution masks.
         coarse = F.interpolate(prompts.coarse_logits, scale_factor=4, mode="bilinear", align_corners=False)
         dense = self.prompt_encoder.mask_downscaling(coarse) + prompts.dense
         image_pe = grid_code(self.prompt_encoder.pe_layer.positional_encoding_gaussian_matrix, (h, w))
         out = self.decoder(embedding, image_pe.to(embedding.dtype), prompts.sparse, dense)
+        # SAM's first mask is its answer to prompts that leave no doubt, which references are; the first guess is added
+        # so that the decoder has only to correct it.
         mask_logits = out.mask_logits[:, :1]
         if self.config.skip:
             mask_logits = mask_logits + coarse
@@ -240,12 +234,7 @@ class FewShotSegmenter(FewShotMethod):
     # ---- training and weights
 
     def select_trainable_(self, stage: Stage) -> FewShotSegmenter:
-        """Let only the stage's parameters learn.
-
-        Args:
-            stage: "distill" trains the adapter; "episodes" what the config's variant asks for: prompts, mask stem and
-                presence head, for all but "compact_frozen" the decoder, and the adapter unless `freeze_adapter`.
-        """
+        """Let only the stage's parameters learn: "distill" the adapter, "episodes" what the variant asks for."""
         self.requires_grad_(False)
         if stage == "distill":
             self.adapter.requires_grad_(True)
@@ -262,6 +251,7 @@ class FewShotSegmenter(FewShotMethod):
 
     def prepare_training_(self, iou_weight: float, presence_weight: float) -> None:
         """See `FewShotMethod.prepare_training_`."""
+        # Plain DDP, again: what no loss reaches must not ask for gradients.
         if iou_weight == 0:
             self.decoder.iou_prediction_head.requires_grad_(False)
         self.presence.requires_grad_(presence_weight > 0)
@@ -297,7 +287,7 @@ class FewShotSegmenter(FewShotMethod):
         return {name: size for name, size in sizes.items() if size}
 
     def load_sam_(self, state_dict: Mapping[str, Tensor]) -> FewShotSegmenter:
-        """Start decoder and mask stem, and the prompted half where there is one, from the state dict of a whole SAM."""
+        """Start decoder, mask stem and, where there is one, the prompted half from the state dict of a whole SAM."""
         load_sam_parts_(self.decoder, self.prompt_encoder, state_dict)
         return self.load_prompter_(state_dict)
 
@@ -314,5 +304,5 @@ class FewShotSegmenter(FewShotMethod):
         return self.adapter(feats[self.encoder.taps.index(self.config.adapter_tap)])
 
     def _as_weights(self, feats: list[Tensor]) -> list[Tensor]:
-        """The maps in the weights' dtype: cached ones may be half precision."""
+        # Cached maps may be half precision.
         return [feat.to(self.adapter.head.weight.dtype) for feat in feats]

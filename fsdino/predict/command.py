@@ -32,13 +32,9 @@ def open_engine(model: str, runtime: Runtime = "torch", device: str = "auto") ->
     """Make what runs a model.
 
     Args:
-        model: for torch whatever `fsdino.load` opens; for onnx and openvino a folder with remember.onnx and
-            segment.onnx.
-        runtime: "torch", or "onnx" and "openvino", which never import torch.
-        device: "cpu", "cuda", ...; "auto" takes a GPU where there is one. The runtimes of graphs run on the CPU.
-
-    Returns:
-        The engine.
+        model: for torch whatever `fsdino.load` opens; for the others a folder with remember.onnx and segment.onnx.
+        runtime: "onnx" and "openvino" never import torch.
+        device: "auto" takes a GPU where there is one; graphs run on the CPU alone.
 
     Raises:
         ValueError: if the runtime is unknown or cannot run on that device.
@@ -50,7 +46,7 @@ def open_engine(model: str, runtime: Runtime = "torch", device: str = "auto") ->
         return OpenvinoEngine(model) if runtime == "openvino" else OnnxEngine(model)
     if runtime != "torch":
         raise ValueError(f"runtime {runtime!r} is unknown; use 'torch', 'onnx' or 'openvino'.")
-    # Here, not above: graphs also run on machines without torch.
+    # Here and not above: graphs also run on machines without torch, and `fsdino --help` need not wait for it.
     import torch
 
     from fsdino.base.storage import load
@@ -58,18 +54,15 @@ def open_engine(model: str, runtime: Runtime = "torch", device: str = "auto") ->
     chosen = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     try:
         torch.empty(1, device=chosen)
-    except (RuntimeError, AssertionError) as error:  # an unknown name, or a device that this machine has not got
+    # A RuntimeError is an unknown name or number; a torch built without CUDA asserts instead.
+    except (RuntimeError, AssertionError) as error:
         raise ValueError(f"device {device!r} is not available here; use --device cpu.") from error
     method: Engine = load(model, device=chosen)
     return method
 
 
 def remember_all(engine: Engine, support: Support) -> dict[str, Any]:
-    """Remember every class of a support, by name in the order of the labels.
-
-    Raises:
-        ValueError: if a saved memory is of another model.
-    """
+    """Remember every class of a support, by name in the order of the labels; memories of other models are refused."""
     memories, fingerprint = {}, engine.fingerprint()
     for name in support.class_names():
         if name in support.references:
@@ -103,17 +96,14 @@ def predict(
             and masks/<class>/, a COCO JSON, or saved memories (.fsmem).
         images: images to segment: a folder, a glob, an image or a video.
         out: folder for the results.
-        model: A preset, model folder, checkpoint or Hub id; for onnx and openvino the folder of the
-            exported graphs.
-        formats: any of labels (PNG label maps), overlays (images with masks), coco (JSON with RLE), yolo (polygons),
-            comma-separated.
+        model: a preset, model folder, checkpoint or Hub id; for onnx and openvino the folder of the graphs.
+        formats: labels (PNG label maps), overlays (images with masks), coco (JSON with RLE), yolo, comma-separated.
         support_images: folder of the images of a COCO JSON, when it is not beside it.
         max_references: references used per class; 0 takes all.
         min_score: classes whose score in an image is below, in [0, 1], count as absent.
         threshold: probability above which a pixel belongs to a class; the model's own when left out.
         tile: side in pixels of windows to cut large images into, for small objects; 0 takes images as a whole.
-        split_instances: whether the COCO JSON has an annotation per connected part, whose score is the class's times
-            the part's mean probability.
+        split_instances: one COCO annotation per connected part; its score is the class's times its mean probability.
         frame_step: every how many frames of a video count.
         runtime: torch, or onnx or openvino for exported graphs without torch.
         device: cpu, cuda, or auto.
@@ -121,10 +111,6 @@ def predict(
 
     Returns:
         Exit code: 0, or 1 when images could not be read (they are listed on standard error).
-
-    Raises:
-        ValueError: if support, images, model or an option is not usable.
-        FileNotFoundError: if the model is not there.
     """
     # What can be wrong is looked at before the model is loaded, which is what takes time.
     _check_options(min_score, threshold, tile)
@@ -178,16 +164,8 @@ def _graph_digest(folder: Path) -> str:
 
 
 def run_all(items: Sequence[Item], outputs: Outputs, find: Callable[[np.ndarray], LabelMap]) -> dict[str, str]:
-    """Segment all images that are not done yet, while others are decoded and written in threads.
-
-    Args:
-        items: the images.
-        outputs: where the results go.
-        find: all classes of an image (H, W, 3).
-
-    Returns:
-        Reasons of the images that could not be read, by name. Frames past a video's end do not count.
-    """
+    """Segment the images that are not done yet; gives the reasons of those that could not be read, by name."""
+    # The model runs in this thread alone; decoding and writing, which release the GIL, fill the time beside it.
     failed: dict[str, str] = {}
     todo = [item for item in items if item.name not in outputs.done]
     writes: list[Future[None]] = []
@@ -198,9 +176,11 @@ def run_all(items: Sequence[Item], outputs: Outputs, find: Callable[[np.ndarray]
         for item, image in read_ahead(todo):
             if isinstance(image, np.ndarray):
                 writes.append(writers.submit(outputs.write, item.name, image, find(image)))
+            # Headers of videos often promise more frames than there are: that is not a failure.
             elif not isinstance(image, EndOfVideo):
                 failed[item.name] = str(image).splitlines()[0] if str(image) else type(image).__name__
-            while len(writes) > WRITES_WAITING:  # an error of a writing thread is raised here, not lost
+            # `result` raises here what went wrong in the writing thread, where it would be lost.
+            while len(writes) > WRITES_WAITING:
                 writes.pop(0).result()
             bar.update()
         for write in writes:
@@ -230,9 +210,6 @@ def remember(
 
     Returns:
         The files written.
-
-    Raises:
-        ValueError: if support or model is not usable, or several classes are to go into one file.
     """
     wanted = read_support(support, images=support_images, max_references=max_references)
     if wanted.memory_files:
@@ -259,6 +236,7 @@ def remember(
 
 def _file_names(class_names: Sequence[str]) -> dict[str, str]:
     """Class names as file names of any system; of names that look alike there, all but the first get a number."""
+    # Compared in lower case: "Cat" and "cat" are one file on Windows and macOS.
     files: dict[str, str] = {}
     taken: set[str] = set()
     for name in class_names:

@@ -38,11 +38,9 @@ def annotation(mask: np.ndarray, label: int, score: float) -> dict[str, Any]:
 def polygons(mask: np.ndarray) -> list[np.ndarray]:
     """Outline a mask (H, W) as closed polygons, one per part, that fill to the same mask.
 
-    A hole is tied to the outline by a cut of no width, since YOLO's format knows no holes.
-
-    Returns:
-        Arrays (N, 2) of pixel coordinates (x, y), N at least 3; parts without area are left out.
+    Each is (N, 2) pixel coordinates (x, y), N at least 3; parts without area are left out.
     """
+    # YOLO's format knows no holes, so each is tied to its outline by a cut of no width: there and back on one line.
     contours, tree = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     borders = [contour[:, 0] for contour in contours]
     holes = [i for i in range(len(borders)) if tree[0][i][3] != -1]
@@ -54,19 +52,13 @@ def polygons(mask: np.ndarray) -> list[np.ndarray]:
 
 
 def _ties(borders: Sequence[np.ndarray], holes: Sequence[int], width: int) -> dict[int, list[tuple[int, int]]]:
-    """Where to leave a border for a hole: left of the hole's leftmost pixel, at the first pixel of another border.
+    """Border to pairs of the position where to leave it and the hole to go to, in the order of the positions.
 
-    What lies between belongs to the mask, and that border begins farther left than the hole, so that all holes hang
-    on an outline in the end.
-
-    Args:
-        borders: every pixel (N, 2) along outlines and holes, a hole's leftmost first.
-        holes: which of them are holes.
-        width: of the mask.
-
-    Returns:
-        Border to pairs of the position on it and the hole that hangs there, in the order of the positions.
+    The borders are every pixel (N, 2) of outlines and holes; a hole's begin with its leftmost, and what is tied to is
+    the nearest pixel of another border left of that.
     """
+    # What lies between the two belongs to the mask, so a cut along it takes nothing away; and that border begins
+    # farther left than the hole, so that following the ties always ends at an outline.
     if not holes:
         return {}
     owner = np.repeat(np.arange(len(borders)), [len(border) for border in borders])
@@ -123,13 +115,6 @@ def yolo_lines(labels: np.ndarray, names: Sequence[str]) -> str:
 
 
 def listed(names: Sequence[str] | str) -> list[str]:
-    """Read a list of names.
-
-    Args:
-        names: A sequence, or text like "labels,coco" or "[labels, coco]".
-
-    Returns:
-        The names, without blanks and empty ones.
-    """
+    """Names from a sequence, or from text like "labels,coco" or "[labels, coco]"; empty ones are dropped."""
     parts = names.strip().removeprefix("[").removesuffix("]").split(",") if isinstance(names, str) else names
     return [name for part in parts if (name := part.strip().strip("'\""))]

@@ -29,9 +29,6 @@ def hinted_folder(path: Path, max_references: int = 0) -> dict[str, list[Referen
 
     Returns:
         Class name to references, sorted; empty where no image has a JSON beside it.
-
-    Raises:
-        DataSetError: if a JSON is damaged or of no image, or an image has neither JSON nor mask.
     """
     folders = [path, *(child for child in shown(path) if child.is_dir())]
     if not any(_images(folder).get(file.stem) for folder in folders for file in _hints(folder)):
@@ -72,14 +69,21 @@ def _read(folder: Path, stem: str, files: list[Path]) -> Reference:
     name = f"{folder.name}/{stem}"
     if mask is None and not values:
         raise DataSetError(f"image '{files[0]}' has neither a mask nor hints: add '{stem}.png' or '{stem}.json'.")
-    if mask is not None and mask.shape != image.shape[:2]:
+    if mask is not None:
+        check_mask(mask, image, name)
+    return Reference(image, mask=mask, negative=negative, name=name, **values)
+
+
+def check_mask(mask: np.ndarray, image: np.ndarray, name: str) -> None:
+    """Raise a DataSetError unless a reference's mask is of its image's size and not empty."""
+    # Here and not in the model, so that the message names the file and comes before a model is loaded.
+    if mask.shape != image.shape[:2]:
         raise DataSetError(
             f"{name}: the mask is {mask.shape[1]}x{mask.shape[0]} pixels and the image "
             f"{image.shape[1]}x{image.shape[0]} (width x height); export the mask at the image's size."
         )
-    if mask is not None and not mask.any():
+    if not mask.any():
         raise DataSetError(f"mask of '{name}' has no foreground pixel; a reference needs at least one.")
-    return Reference(image, mask=mask, negative=negative, name=name, **values)
 
 
 def _values(file: Path) -> dict[str, Any]:

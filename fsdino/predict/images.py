@@ -32,7 +32,7 @@ class Item:
     Args:
         name: its place relative to what was asked for, with '/' between folders; unique.
         read: gives (H, W, 3) uint8 RGB; raises ValueError or OSError when it cannot, EndOfVideo past the last frame.
-        source: the file that it comes from; another one, or an edited one, has another source.
+        source: differs for another file, and for the same one after it was edited.
     """
 
     name: str
@@ -44,21 +44,19 @@ def find_images(images: str, *, exclude: str | Path | None = None, frame_step: i
     """List the images behind a path.
 
     Args:
-        images: A folder (searched through all levels), a glob ("photos/*.jpg", "**" for all levels), an image or a
+        images: a folder (searched through all levels), a glob ("photos/*.jpg", "**" for all levels), an image or a
             video. Hidden files and folders are left out.
         exclude: folder whose files are left out: the outputs, when they lie among the images.
         frame_step: every how many frames of a video count.
 
     Returns:
-        The images, sorted by name. Names are relative to the folder, or to the part of a glob before its first
-        wildcard, whatever else is found.
-
-    Raises:
-        ValueError: if there is none, all are excluded, or `frame_step` is not positive.
+        At least one, sorted by name. Names are relative to the folder, or to a glob's part before its first wildcard.
     """
     if frame_step < 1:
         raise ValueError(f"frame_step {frame_step} is not positive; 1 takes every frame.")
-    base, found = _listed(images)  # names start below the base, so that they do not change with what else is found
+    # Names start below the base and not below what the files have in common: a record must find them again when more
+    # images have come.
+    base, found = _listed(images)
     files = [file for file in sorted(set(found)) if _is_image(file.relative_to(base))]
     if not files:
         kinds = ", ".join(IMAGE_SUFFIXES + VIDEO_SUFFIXES)
@@ -84,7 +82,8 @@ def _listed(images: str) -> tuple[Path, list[Path]]:
     """The folder that names are relative to, and all files."""
     path = Path(images)
     if path.is_dir():
-        return path, [file for file in path.rglob("*") if file.is_file() or file.is_symlink()]  # also to nowhere
+        # A link to nowhere is listed as well, so that the run says that it could not be read.
+        return path, [file for file in path.rglob("*") if file.is_file() or file.is_symlink()]
     if path.is_file():
         return path.parent, [path]
     base = Path(*takewhile(lambda part: not glob.has_magic(part), path.parts))
@@ -106,18 +105,11 @@ def _source(file: Path) -> Source:
 
 
 class _Video:
-    """Frames of a video by number; asked for in order it never seeks, and is closed after the last.
-
-    Args:
-        path: the file.
-        step: every how many frames count.
-
-    Attributes:
-        numbers: the frames that count, as far as is known before they are read.
-    """
+    """Frames of a video by number; asked for in order it never seeks, and is closed after the last."""
 
     def __init__(self, path: Path, step: int) -> None:
         self.path = path
+        # As far as is known before they are read: a header may name more frames than there are.
         self.numbers = range(0, self._count(), step)
         self._capture: cv2.VideoCapture | None = None
         self._next = 0
@@ -129,22 +121,19 @@ class _Video:
             return 1
         capture = cv2.VideoCapture(str(self.path))
         count = capture.get(cv2.CAP_PROP_FRAME_COUNT)
-        if not 0 < count <= MAX_FRAMES:  # unknown is 0, below 0 or not a number
+        # Depending on the codec, an unknown number of frames is 0, below 0, huge or NaN.
+        if not 0 < count <= MAX_FRAMES:
             count = sum(1 for _ in iter(capture.grab, False))
         capture.release()
-        return max(int(count), 1)  # a damaged video has one frame, which cannot be read and so is listed
+        # A damaged video counts as one frame, which cannot be read and so is listed.
+        return max(int(count), 1)
 
     def _has_plain_name(self) -> bool:
         """Whether OpenCV can be given the file's name; it crashes on bytes that are not UTF-8."""
         return str(self.path).encode("utf-8", "ignore").decode() == str(self.path)
 
     def read(self, number: int) -> np.ndarray:
-        """One frame (H, W, 3) uint8 RGB.
-
-        Raises:
-            ValueError: if the file is not a video, or has a name that OpenCV cannot take.
-            EndOfVideo: if the video is over before this frame.
-        """
+        """One frame (H, W, 3) uint8 RGB; a ValueError if there is none at all, EndOfVideo past the last."""
         if not self._has_plain_name():
             raise ValueError("the name of the video is not UTF-8; rename the file.")
         frame = self._decode(number) if number < self._end else None
@@ -197,5 +186,6 @@ def read_ahead(items: Sequence[Item], ahead: int = 4) -> Iterator[tuple[Item, np
 def _settled(item: Item, future: Future[np.ndarray]) -> tuple[Item, np.ndarray | Exception]:
     try:
         return item, future.result()
-    except Exception as error:  # whatever a decoder raises, the run goes on and lists the image at its end
+    # Whatever a decoder raises, the run goes on and lists the image at its end.
+    except Exception as error:
         return item, error

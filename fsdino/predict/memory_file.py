@@ -23,14 +23,7 @@ _HEADER_BYTES = 2_000  # names, shapes and offsets in front of the arrays
 
 @dataclass
 class SavedMemory:
-    """A remembered class.
-
-    Args:
-        class_name: what it is called.
-        fingerprint: the model that remembers it.
-        arrays: its memory, as `Engine.pack` gives it.
-        thumbnail: small image (h, w, 3) uint8 of a reference with its mask.
-    """
+    """A remembered class: its arrays as `Engine.pack` gives them, and a reference's (h, w, 3) uint8 with its mask."""
 
     class_name: str
     fingerprint: str
@@ -39,15 +32,9 @@ class SavedMemory:
 
 
 def save_memory(memory: SavedMemory, path: str | Path, *, max_bytes: int = 1_000_000) -> Path:
-    """Write a memory, in the most exact of three forms that fits: half precision, 8 bits, 8 bits of fewer positions.
+    """Write a memory in the most exact form that fits into `max_bytes`, its image and names included.
 
-    Args:
-        memory: what to write.
-        path: where to; by custom it ends in .fsmem.
-        max_bytes: size that the file should not exceed, its image and names included.
-
-    Returns:
-        The path.
+    The forms: half precision, 8 bits, 8 bits of fewer positions.
     """
     image = _to_text(memory.thumbnail)
     # Everything but the tokens is small: only they are rounded, and only they are thinned out.
@@ -56,7 +43,7 @@ def save_memory(memory: SavedMemory, path: str | Path, *, max_bytes: int = 1_000
     if _bytes(arrays) > budget and "tokens" in arrays:
         arrays = _eight_bits(arrays)
         if _bytes(arrays) > budget:
-            # the size of what grows with the positions tells how many of them the budget has room for
+            # The size of what grows with the positions tells how many of them the budget has room for.
             growing = _bytes({name: arrays[name] for name in ("tokens", "tokens_scale", "fg", "bg")})
             room = budget - (_bytes(arrays) - growing)
             arrays = _eight_bits(thin_out(memory.arrays, max(1, room * arrays["fg"].shape[-1] // growing)))
@@ -70,21 +57,15 @@ def save_memory(memory: SavedMemory, path: str | Path, *, max_bytes: int = 1_000
     }
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.part")  # whole or not at all, also where a run is killed
+    # Written aside and moved: the file is whole or not there, also where the run is killed.
+    partial = target.with_name(f".{target.name}.part")
     partial.write_bytes(save({name: np.ascontiguousarray(array) for name, array in arrays.items()}, metadata))
     partial.replace(target)
     return target
 
 
 def load_memory(path: str | Path, fingerprint: str | None = None) -> SavedMemory:
-    """Read a memory.
-
-    Args:
-        path: A .fsmem file.
-        fingerprint: the model that will use it; None reads any.
-
-    Returns:
-        The memory, its arrays in float32.
+    """Read a memory, its arrays in float32; `fingerprint` names the model that will use it, None reads any.
 
     Raises:
         FileNotFoundError: if the file is not there.
@@ -121,16 +102,10 @@ def load_memory(path: str | Path, fingerprint: str | None = None) -> SavedMemory
 def thin_out(arrays: dict[str, np.ndarray], count: int, seed: int = 0) -> dict[str, np.ndarray]:
     """Keep fewer support positions so that weighted means over the object and over the rest stay right on average.
 
-    Positions of the object are kept first, up to half of the budget or more when the rest needs less. Positions on the
-    border count for both; their background weight is scaled by how much rarer the rest has become.
-
     Args:
-        arrays: A packed memory of batch 1 with tokens (1, L, M, C), fg (1, M), bg (1, M).
-        count: positions to keep.
+        arrays: a packed memory of batch 1 with tokens (1, L, M, C), fg (1, M), bg (1, M).
+        count: the most positions to keep, the object's first: up to half, or more when the rest needs less.
         seed: of the choice.
-
-    Returns:
-        The memory with at most `count` positions.
     """
     fg, bg = arrays["fg"][0], arrays["bg"][0]
     if len(fg) <= count:
@@ -143,7 +118,9 @@ def thin_out(arrays: dict[str, np.ndarray], count: int, seed: int = 0) -> dict[s
     kept = [np.sort(rng.permutation(group)[:n]) for group, n in zip(groups, wanted)]
     rates = [n / max(1, len(group)) for group, n in zip(groups, wanted)]
     weights = bg.copy()
-    if min(rates) > 0:  # in the background's mean a position stands for 1 / rate others; the largest weight stays 1
+    # In the background's mean a position stands for 1 / rate others, and those on the border, which were thinned out
+    # with the object, count there too. The larger weight stays 1: weights are shares of a position.
+    if min(rates) > 0:
         weights[groups[0]] *= min(1.0, rates[1] / rates[0])
         weights[groups[1]] *= min(1.0, rates[0] / rates[1])
     chosen = np.concatenate(kept)

@@ -28,20 +28,16 @@ class Outputs:
     """Writes the results of a run; `write` is safe to call from several threads.
 
     Args:
-        folder: where to; made when missing.
+        folder: made when missing.
         names: class names in the order of their labels 1, 2, ...
-        formats: what to write.
+        formats: names of `WRITERS`.
         settings: what the results depend on; a folder with results of other settings is refused.
         images: the images of this run by name, each with the file that it comes from.
         split_instances: whether the COCO file has an annotation per connected part.
         overwrite: start over instead of continuing: what an earlier run wrote here is removed.
 
     Attributes:
-        done: names of the images that are finished: made of the same file, and all that was written is there. What
-            is left of those that have to be made again is removed.
-
-    Raises:
-        ValueError: if a format is unknown, there are too many classes, or the folder holds results of other settings.
+        done: names of the images that are finished: made of the same file, and all that was written is there.
     """
 
     def __init__(
@@ -68,11 +64,13 @@ class Outputs:
         self.folder.mkdir(parents=True, exist_ok=True)
         if overwrite:
             self._clear()
+        # Through JSON, since they are compared with settings read from a file, where tuples have become lists.
         self.done = self._open_record(json.loads(json.dumps({**settings, "classes": self.names})))
 
     def _clear(self) -> None:
         """Remove what an earlier run wrote, as far as its record tells."""
-        with suppress(ValueError):  # a damaged record tells nothing
+        # A damaged record tells nothing, and starting over is what its message asks for.
+        with suppress(ValueError):
             settings, older = read_record(self._record_path)
             self._remove({*(SUMMARIES if settings else ()), *_files_of(older)})
         self._record_path.unlink(missing_ok=True)
@@ -83,6 +81,7 @@ class Outputs:
         check_settings(self._record_path, before, settings)
         ours = {file for name in self._images for file in self._files(name)}
         kept = [entry for entry in older if self._holds(entry, ours)]
+        # Removed before the record forgets them: a run killed in between removes the rest the next time.
         self._remove(_files_of(older) - _files_of(kept))
         write_record(self._record_path, settings, kept)
         return {entry["image"] for entry in kept} & self._images.keys()
@@ -102,18 +101,12 @@ class Outputs:
 
     def _remove(self, files: Iterable[str]) -> None:
         for file in files:
-            # the record may have been edited: nothing outside of the folder is removed
+            # The record may have been edited: nothing outside of the folder is removed.
             if ".." not in Path(file).parts and not Path(file).is_absolute():
                 (self.folder / file).unlink(missing_ok=True)
 
     def write(self, name: str, image: np.ndarray, found: LabelMap) -> None:
-        """Write all files of one image, then record it as done.
-
-        Args:
-            name: one of the run's images.
-            image: (H, W, 3) uint8.
-            found: its classes.
-        """
+        """Write all files of one image (H, W, 3) uint8 of the run, then record it as done."""
         pixels = np.bincount(found.labels.reshape(-1), minlength=len(self.names) + 1)[1:]
         rows = zip(found.scores.values(), pixels, found.presences.values())
         entry: Entry = {
@@ -136,11 +129,8 @@ class Outputs:
             record_file.write(json.dumps(entry) + "\n")
 
     def finish(self) -> int:
-        """Write what covers all images: classes.json, scores.csv, and what each format has for all.
-
-        Returns:
-            Number of the run's images that are finished.
-        """
+        """Write what covers all images; gives the number of the run's images that are finished."""
+        # Sorted: threads finish in any order, and the files should not depend on it.
         entries = [entry for entry in read_record(self._record_path)[1] if entry["image"] in self._images]
         entries.sort(key=lambda entry: str(entry["image"]))
         classes = {str(i): name for i, name in enumerate(self.names, start=1)}
@@ -156,16 +146,8 @@ class Outputs:
 
 
 def file_stems(names: Iterable[str]) -> dict[str, str]:
-    """What the files of each image are called: as the image without suffix, or with it where two would meet.
-
-    `classes` is taken: YOLO's folder has a file of that name.
-
-    Args:
-        names: of the images, unique, with '/' between folders.
-
-    Returns:
-        Name to stem; the stems are unique, also where capitals do not count.
-    """
+    """Image name to what its files are called: the name without suffix, or with it where two would be the same."""
+    # Compared in lower case, as Windows and macOS do; `classes` is taken, by a file of that name in YOLO's folder.
     stems = {name: Path(name).with_suffix("").as_posix() for name in names}
     while True:
         counts = Counter(stem.lower() for stem in ("classes", *stems.values()))

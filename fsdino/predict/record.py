@@ -11,11 +11,7 @@ Entry = dict[str, Any]
 
 
 def read_record(path: Path) -> tuple[dict[str, Any], list[Entry]]:
-    """Read a record: settings and one entry per image, the latest; both empty without a file.
-
-    Raises:
-        ValueError: if the file is something else.
-    """
+    """Read a record: settings and one entry per image, the latest; both empty without a file."""
     if not path.exists():
         return {}, []
     try:
@@ -31,18 +27,15 @@ def read_record(path: Path) -> tuple[dict[str, Any], list[Entry]]:
 
 def write_record(path: Path, settings: Mapping[str, Any], entries: Iterable[Entry]) -> None:
     """Write a record whole or not at all."""
-    partial = path.with_suffix(".part")  # a run killed here leaves the older record
+    # Written aside and moved: a run killed here leaves the older record.
+    partial = path.with_suffix(".part")
     with partial.open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(line) + "\n" for line in ({"settings": settings}, *entries))
     partial.replace(path)
 
 
 def check_settings(path: Path, older: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
-    """Insist that a record's settings are those of now.
-
-    Raises:
-        ValueError: if they are others; it names the first that differs.
-    """
+    """Raise a ValueError that names the first setting in which a record differs from now."""
     for key in sorted({*older, *settings}) if older else ():
         if older.get(key) != settings.get(key):
             raise ValueError(

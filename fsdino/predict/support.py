@@ -15,18 +15,13 @@ from fsdino.data.class_index import ClassIndex
 from fsdino.data.files import DataSetError
 from fsdino.data.readers.coco import CocoIndex
 from fsdino.data.readers.folder import LAYOUTS, folder
-from fsdino.predict.hints import HINTS, hinted_folder
+from fsdino.predict.hints import HINTS, check_mask, hinted_folder
 from fsdino.predict.memory_file import MEMORY_SUFFIX, load_memory
 
 
 @dataclass
 class Support:
-    """Everything to look for, by class name.
-
-    Args:
-        references: reference images of classes that are still to be remembered.
-        memory_files: files of classes that were remembered before.
-    """
+    """Everything to look for, by class name: images of what is still to be remembered, files of what already is."""
 
     references: dict[str, list[Reference]] = field(default_factory=dict)
     memory_files: dict[str, Path] = field(default_factory=dict)
@@ -39,7 +34,8 @@ class Support:
         """Name the content, so that a later run can tell whether it looks for the same things."""
         digest = hashlib.sha256()
         for name in self.class_names():
-            digest.update(name.encode("utf-8", "surrogateescape"))  # a folder's name may be any bytes
+            # A folder's name may be any bytes, also such as are not UTF-8.
+            digest.update(name.encode("utf-8", "surrogateescape"))
             for reference in self.references.get(name, []):
                 digest.update(content(reference))
             if name in self.memory_files:
@@ -49,6 +45,7 @@ class Support:
 
 def content(reference: Reference) -> bytes:
     """Everything of a reference that counts, to tell references apart; its image and mask are arrays."""
+    # What is not given adds no bytes, so runs made with masks alone keep the digest that they were recorded with.
     image, mask = np.asarray(reference.image), reference.mask
     hints = {name: value for name in HINTS if (value := getattr(reference, name)) is not None}
     said = json.dumps([hints, reference.negative]) if hints or reference.negative else ""
@@ -64,20 +61,15 @@ def read_support(support: str | Path, *, images: str | Path | None = None, max_r
       `hinted_folder`
     - trees `refs/images/<class>/` and `refs/masks/<class>/`, or `images/`, `labels/` and `classes.json`
     - a COCO-format JSON with masks
-    - a saved memory (`cat.fsmem`), or a folder of them; the class is the one that was remembered, whatever the file is
-      called
+    - a saved memory (`cat.fsmem`), or a folder of them; the class's name is inside
 
     Args:
         support: the folder or file.
         images: folder of the images of a COCO JSON; None takes `images/` beside it, or else the JSON's own folder.
         max_references: images used per class, the first in the order of their names; 0 takes all.
 
-    Returns:
-        The classes with their references or memory files.
-
     Raises:
-        ValueError: if nothing usable is there, a mask is missing, empty, or of another size than its image, or two
-            classes have one name.
+        ValueError: if nothing usable is there, a mask is missing, empty or of another size, or two names are one.
     """
     if max_references < 0:
         raise ValueError(f"max_references {max_references} is not a number of images; 0 takes all.")
@@ -134,11 +126,5 @@ def _from_index(index: ClassIndex, max_references: int) -> Support:
 def _reference(index: ClassIndex, image_id: str, class_id: int) -> Reference:
     image, mask = index.load_image(image_id), (index.load_mask(image_id, class_id) == 1).astype(np.uint8)
     name = f"{image_id} ({index.class_names[class_id]})"
-    if mask.shape != image.shape[:2]:
-        raise DataSetError(
-            f"{name}: the mask is {mask.shape[1]}x{mask.shape[0]} pixels and the image "
-            f"{image.shape[1]}x{image.shape[0]} (width x height); export the mask at the image's size."
-        )
-    if not mask.any():
-        raise DataSetError(f"mask of '{name}' has no foreground pixel; a reference needs at least one.")
+    check_mask(mask, image, name)
     return Reference(image, mask=mask, name=name)

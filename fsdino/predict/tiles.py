@@ -12,16 +12,14 @@ from fsdino.predict.engines import Engine
 
 
 def tiles(size: tuple[int, int], tile: int, overlap: float = 0.25) -> list[tuple[int, int, int, int]]:
-    """Cover an image with equal, overlapping windows.
+    """Cover an image (H, W) with equal windows (top, left, bottom, right).
 
     Args:
         size: (H, W) of the image.
         tile: side of a window in pixels; an image that is smaller in one direction gets windows of its size there.
         overlap: least share of a window that it shares with its neighbour.
-
-    Returns:
-        (top, left, bottom, right) of each window.
     """
+    # Spread evenly, not packed from one corner: a narrow rest at the far edge would show objects out of context.
     edges = []
     for length in size:
         side = min(tile, length)
@@ -32,17 +30,10 @@ def tiles(size: tuple[int, int], tile: int, overlap: float = 0.25) -> list[tuple
 
 
 def find_tiled(engine: Engine, joined: Sequence[Any], count: int, image: np.ndarray, tile: int) -> list[Segmentation]:
-    """Find classes in a large image window by window.
+    """Find `count` classes in a large image (H, W, 3) uint8, window by window.
 
     A class is present when it is in any window; its score is the best of those windows, its presence the highest of
     all windows.
-
-    Args:
-        engine: what segments.
-        joined: what to look for, see `Engine.join`.
-        count: number of classes in it.
-        image: (H, W, 3) uint8.
-        tile: side of a window in pixels.
     """
     size = image.shape[:2]
     sums = np.zeros((count, *size), np.float32)
@@ -57,7 +48,8 @@ def find_tiled(engine: Engine, joined: Sequence[Any], count: int, image: np.ndar
         for i, finding in enumerate(engine.find(joined, image[window])):
             if finding.presence is not None:
                 presences[i].append(finding.presence)
-            if finding.present:  # the probabilities of an absent class count as 0
+            # Where the class is absent its probabilities count as 0: the window's mask is empty, whatever they are.
+            if finding.present:
                 sums[i][window] += weight * finding.probs
                 present[i], scores[i] = True, max(scores[i], finding.score)
     found = []

@@ -20,12 +20,7 @@ OVERLAY_SIDE = 448  # pixels; smaller images are enlarged, or the captions would
 
 
 class Writer:
-    """One format.
-
-    Args:
-        folder: of all results.
-        names: class names in the order of their labels 1, 2, ...
-        split_instances: whether each connected part counts by itself, where the format can say so.
+    """One format; `Outputs` makes it with the folder of all results and the names of labels 1, 2, ...
 
     Attributes:
         suffix: of the file that each image gets; empty: none.
@@ -39,23 +34,13 @@ class Writer:
         self.folder, self.names, self.split_instances = folder, list(names), split_instances
 
     def write(self, path: Path, image: np.ndarray, found: LabelMap) -> Any:
-        """Write one image's file at its place, whole or not at all.
+        """Write the file of one image (H, W, 3) uint8, whole or not at all; called from several threads.
 
-        Args:
-            path: where; its folder is there. Not used by a format without a file per image.
-            image: (H, W, 3) uint8.
-            found: its classes.
-
-        Returns:
-            What `finish` must know of the image, in plain values; None: nothing.
+        What comes back is what `finish` must know of the image, in values that JSON takes; None: nothing.
         """
 
     def finish(self, entries: Sequence[Mapping[str, Any]]) -> None:
-        """Write the files that cover all images.
-
-        Args:
-            entries: of the finished images, with `image`, `height`, `width` and under `notes` what `write` returned.
-        """
+        """Write the files that cover all images, from `image`, `height`, `width` and what `write` gave for `notes`."""
 
 
 class LabelsWriter(Writer):
@@ -79,9 +64,11 @@ class OverlaysWriter(Writer):
         scores = list(found.scores.values())
         captions = {int(k): f"{self.names[k - 1]} {scores[k - 1]:.2f}" for k in there if k > 0}
         factor = max(1, OVERLAY_SIDE // max(found.labels.shape))
+        # Whole factors and repeated pixels: what is enlarged for its caption stays what it was.
         large = (array.repeat(factor, 0).repeat(factor, 1) for array in (image, found.labels))
         drawn = Image.fromarray(overlay(*large, captions=captions))
-        _save(drawn, path, format="JPEG", quality=92, subsampling=0)  # without subsampling lines stay crisp
+        # Without subsampling of colours: JPEG would smear the thin outlines of the masks.
+        _save(drawn, path, format="JPEG", quality=92, subsampling=0)
 
 
 class YoloWriter(Writer):
@@ -139,6 +126,7 @@ WRITERS: dict[str, type[Writer]] = {
 
 def _save(image: Image.Image, target: Path, **options: Any) -> None:
     """Write an image whole or not at all, so that a run killed here leaves nothing half done."""
+    # With the process's number: two runs into one folder must not write into each other's halves.
     partial = target.with_name(f".{target.name}.{os.getpid()}.part")
     image.save(partial, **options)
     partial.replace(target)

@@ -12,13 +12,9 @@ from fsdino.base.result import Segmentation
 
 
 class Engine(Protocol):
-    """Remembers classes and finds them; a memory is whatever the engine makes it. `FewShotMethod` is one.
+    """Remembers classes and finds them; a memory is whatever the engine makes it. `FewShotMethod` is one."""
 
-    Attributes:
-        threshold: probability above which a pixel belongs to a class.
-    """
-
-    threshold: float
+    threshold: float  # probability above which a pixel belongs to a class
 
     def fingerprint(self) -> str:
         """Names the model; memories of other models are refused."""

@@ -10,12 +10,7 @@ from PIL import Image
 
 @dataclass(frozen=True)
 class ArrayResize:
-    """The way to the network's square and back; see `fsdino.base.resize.Resize`.
-
-    Args:
-        size: side of the square, in pixels.
-        mode: "squash" or "pad".
-    """
+    """The way to the network's square of `size` pixels a side and back; see `fsdino.base.resize.Resize`."""
 
     size: int
     mode: str = "squash"
@@ -35,6 +30,7 @@ class ArrayResize:
         if self.mode == "squash":
             return _resize(logits.astype(np.float32), original_size)
         content = self._content(original_size)
+        # The padding may end inside a cell of the grid, so each pixel's centre is looked up, as torch's `Resize` does.
         rows, columns = (
             _sampling(n, logits.shape[-1], covered / self.size) for n, covered in zip(original_size, content)
         )

@@ -25,17 +25,13 @@ class OnnxEngine:
 
     Args:
         folder: where both lie.
-        threads: threads of onnxruntime; 0 takes all cores.
-
-    Raises:
-        FileNotFoundError: if a graph is missing.
-        ValueError: if a graph is damaged, not of this package, too new, or the two are of different models.
-        ImportError: if onnxruntime is not installed.
+        threads: of the runtime; 0 takes all cores.
     """
 
     def __init__(self, folder: str | Path, threads: int = 0) -> None:
         self._remember, info = self._open(Path(folder) / REMEMBER_FILE, threads)
         self._segment, other = self._open(Path(folder) / SEGMENT_FILE, threads)
+        # Graphs of two models fit together in shape, and would find nonsense without a word.
         if info["fingerprint"] != other["fingerprint"]:
             raise ValueError(
                 f"'{folder}' mixes two models: {REMEMBER_FILE} is of {info['fingerprint']}, {SEGMENT_FILE} of "
@@ -73,11 +69,7 @@ class OnnxEngine:
         return str(self.info["fingerprint"])
 
     def remember(self, references: Sequence[Reference]) -> Memory:
-        """See `Engine.remember`.
-
-        Raises:
-            ValueError: if one has no mask or shows what is not meant.
-        """
+        """See `Engine.remember`."""
         for one in references:
             if one.mask is None or one.negative:
                 raise ValueError(
@@ -101,29 +93,18 @@ class OnnxEngine:
             for i in range(logits.shape[1]):
                 probs = 1 / (1 + np.exp(-self.resize.invert(logits[0, i], size)))
                 present = bool(presence[0, i] > 0)
+                # Compared in float32, as torch does: a pixel exactly at the threshold falls the same way in both.
                 mask = (probs > np.float32(self.threshold)) & present
                 likely = float(1 / (1 + np.exp(-presence[0, i])))
                 yield Segmentation(mask, probs, float(iou[0, i].clip(0.0, 1.0)), present, likely)
 
     def encode(self, images: np.ndarray, masks: np.ndarray) -> Memory:
-        """Run the remember graph.
-
-        Args:
-            images: (K, 3, S, S) float32 in [0, 1].
-            masks: (K, S, S) float32 in [0, 1].
-
-        Returns:
-            Memory of batch 1.
-        """
+        """Images (K, 3, S, S) and masks (K, S, S), float32 in [0, 1], to a memory of batch 1."""
         outputs = self._remember.run(None, {"support_images": images, "support_masks": masks})
         return dict(zip(self._memory_names, outputs))
 
     def decode(self, memory: Memory, images: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Run the segment graph.
-
-        Args:
-            memory: of batch N.
-            images: (B, 3, S, S) float32 in [0, 1].
+        """A memory of batch N and images (B, 3, S, S), float32 in [0, 1], to what the segment graph gives.
 
         Returns:
             Mask logits (B, N, s, s), predicted IoU (B, N), presence logits (B, N).
@@ -141,14 +122,7 @@ class OnnxEngine:
 
 
 def stack_arrays(memories: Sequence[Memory]) -> Memory:
-    """One memory of several classes', filled up with positions of weight 0 where one has fewer references.
-
-    Args:
-        memories: each of batch 1.
-
-    Returns:
-        Arrays of batch N.
-    """
+    """One memory of batch N of N classes' of batch 1, whatever their numbers of references."""
     stacked = {}
     for name in memories[0]:
         parts = [memory[name] for memory in memories]
@@ -162,23 +136,13 @@ def stack_arrays(memories: Sequence[Memory]) -> Memory:
 def _fill(array: np.ndarray, length: int, axis: int) -> np.ndarray:
     widths = [(0, 0)] * array.ndim
     widths[axis] = (0, length - array.shape[axis])
-    return np.pad(array, widths)  # a position of weight 0 changes nothing
+    # With zeros, also in the weights: a position of weight 0 changes nothing.
+    return np.pad(array, widths)
 
 
 def open_session(path: Path, threads: int = 0) -> Any:
-    """Open an ONNX file in onnxruntime, on the CPU.
-
-    Args:
-        path: the file.
-        threads: threads to use; 0 takes all cores.
-
-    Returns:
-        An `onnxruntime.InferenceSession`.
-
-    Raises:
-        ImportError: if onnxruntime is not installed.
-        ValueError: if the file is damaged.
-    """
+    """An `onnxruntime.InferenceSession` of a file, on the CPU; 0 threads takes all cores."""
+    # Optional: torch runs without it.
     try:
         import onnxruntime
     except ImportError as error:
@@ -188,5 +152,6 @@ def open_session(path: Path, threads: int = 0) -> Any:
     options.log_severity_level = 3  # errors alone
     try:
         return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime has an exception of its own for every kind of damage
+    # onnxruntime has an exception of its own for every kind of damage, without a common base.
+    except Exception as error:
         raise ValueError(f"'{path}' is cut or damaged ({str(error).splitlines()[0]}); export it again.") from error

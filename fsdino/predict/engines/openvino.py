@@ -12,18 +12,10 @@ from fsdino.predict.engines.onnx import OnnxEngine
 
 
 class OpenvinoGraph:
-    """A compiled graph behind the few calls of an onnxruntime session that the engine makes.
-
-    Args:
-        path: the ONNX file.
-        threads: threads to use; 0 takes all cores.
-
-    Raises:
-        ImportError: if openvino or onnx is not installed.
-        ValueError: if the file is damaged.
-    """
+    """A compiled graph behind the few calls of an onnxruntime session that the engine makes."""
 
     def __init__(self, path: Path, threads: int = 0) -> None:
+        # Optional: the other runtimes need neither.
         try:
             import onnx
             import openvino
@@ -41,12 +33,14 @@ class OpenvinoGraph:
             self._output_names = [output.name for output in proto.graph.output]
             core = openvino.Core()
             self._compiled = core.compile_model(core.read_model(path), "CPU", config)
-        except Exception as error:  # the parsers of both libraries have exceptions of their own
+        # The parsers of both libraries have exceptions of their own, without a common base.
+        except Exception as error:
             raise ValueError(f"'{path}' is cut or damaged ({str(error).splitlines()[0]}); export it again.") from error
 
     def run(self, _: None, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
         """All outputs of the graph, in its order."""
         found = self._compiled(inputs)
+        # Copied: OpenVINO writes the next answer into the same memory.
         return [np.array(found[name]) for name in self._output_names]
 
     def get_outputs(self) -> list[Any]:
