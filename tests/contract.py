@@ -3,8 +3,6 @@
 A method's test inherits `FewShotContract` and implements `build`, which returns a small one with random weights.
 """
 
-from __future__ import annotations
-
 import copy
 import io
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Small models of the real classes with random weights, and images, references and numbers for them."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Damaged and incomplete data sets, met by `fsdino evaluate`: one sentence each, naming file and remedy."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The command line: help, errors in one sentence, exit codes."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The order of the rooms of the package: what may import what, what may not be where, and how long a file may be."""
 
-from __future__ import annotations
-
 import ast
 import io
 import tokenize

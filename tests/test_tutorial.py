@@ -1,7 +1,5 @@
 """Every block of the tutorial runs, in order, in an empty folder."""
 
-from __future__ import annotations
-
 import re
 import shlex
 from pathlib import Path

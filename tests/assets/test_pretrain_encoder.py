@@ -1,7 +1,5 @@
 """Pre-training of the tiny encoder: targets, strides, and weights that fit the segmenter's encoder."""
 
-from __future__ import annotations
-
 import torch
 from lightning import Trainer
 

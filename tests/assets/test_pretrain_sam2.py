@@ -1,7 +1,5 @@
 """Training of a small SAM2: every part learns, draws repeat, views and masks move together."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What the base class of all methods does for them, on a method that finds the same everywhere."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

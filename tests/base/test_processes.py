@@ -1,7 +1,5 @@
 """What the processes of a distributed run do once among them."""
 
-from __future__ import annotations
-
 import time
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """References of every kind: what they come down to, and what is refused."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

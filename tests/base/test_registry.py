@@ -1,7 +1,5 @@
 """Methods by name: what they are built from, and what is said of a name or an argument that is wrong."""
 
-from __future__ import annotations
-
 import pytest
 
 from fsdino.base.registry import METHODS, build, method_class

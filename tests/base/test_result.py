@@ -1,7 +1,5 @@
 """Results of one class and of several: connected parts, and which class a pixel belongs to."""
 
-from __future__ import annotations
-
 import weakref
 from collections.abc import Iterator
 from typing import Any

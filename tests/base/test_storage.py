@@ -1,7 +1,5 @@
 """Methods on disk and on the Hub: what is written is what is read, and nothing else is taken."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Made result rows and rows of episodes, as small as the tables and pairs can be."""
 
-from __future__ import annotations
-
 import csv
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """What the accuracy scripts compute and keep: pairs, presence, simulated users, methods as they are typed."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

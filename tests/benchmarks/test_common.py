@@ -1,7 +1,5 @@
 """Provenance and result files."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

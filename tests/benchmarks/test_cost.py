@@ -1,7 +1,5 @@
 """Published parameter counts, multiply-adds, and how times are put together. Nothing here looks at a clock."""
 
-from __future__ import annotations
-
 import os
 
 import pytest

@@ -1,7 +1,5 @@
 """Tables, plots and images, from made rows and from the recorded ones."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pandas as pd

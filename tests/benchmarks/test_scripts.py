@@ -1,7 +1,5 @@
 """Every script from its command line's function on, with numbers so small that each takes seconds."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path

@@ -1,7 +1,5 @@
 """An index in memory, and the files that small data sets on disk are made of."""
 
-from __future__ import annotations
-
 import json
 import os
 from pathlib import Path

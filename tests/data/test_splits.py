@@ -1,7 +1,5 @@
 """Who may be trained on: no test image, no novel class, held-out classes apart, few annotated images on request."""
 
-from __future__ import annotations
-
 import json
 import shutil
 

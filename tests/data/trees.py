@@ -1,7 +1,5 @@
 """Small data sets on disk, in exactly the official layouts."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Marks that were drawn in a browser become references."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """`fsdino demo`: wrong options, uploads that are deleted, and in a browser one draws, searches and sees the mask."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import signal

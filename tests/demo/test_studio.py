@@ -1,7 +1,5 @@
 """What the page does, without the page: every method answers, and what is kept is what was searched."""
 
-from __future__ import annotations
-
 import csv
 import io
 import zipfile

@@ -1,7 +1,5 @@
 """A small model and data set on disk, measured once."""
 
-from __future__ import annotations
-
 import pandas as pd
 import pytest
 

@@ -1,7 +1,5 @@
 """The command under test with few episodes."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pandas as pd

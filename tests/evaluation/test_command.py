@@ -1,7 +1,5 @@
 """`fsdino evaluate` on any method: folds, tables, sheets, resuming, refusals."""
 
-from __future__ import annotations
-
 import multiprocessing
 import signal
 import time

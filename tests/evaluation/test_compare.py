@@ -1,7 +1,5 @@
 """`fsdino compare`: which of two is better, and what cannot be paired."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 import pytest

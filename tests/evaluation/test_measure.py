@@ -1,7 +1,5 @@
 """The same counts whatever the workers, batches, processes or interruptions."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 import pytest

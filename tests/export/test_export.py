@@ -1,7 +1,5 @@
 """Exported graphs compute what torch computes, at other sizes than traced, and run where torch is absent."""
 
-from __future__ import annotations
-
 import shutil
 import subprocess
 import sys

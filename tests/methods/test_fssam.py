@@ -1,7 +1,5 @@
 """FSSAM: contract, every formula against plain numpy, and what K references calibrate."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

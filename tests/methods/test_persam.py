@@ -1,7 +1,5 @@
 """PerSAM-like baseline: contract, and the clicks lie where the prototype says."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,18 +1,10 @@
 """Prototype baselines against loops, and the choice of the cut against brute force."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch
 
-from fsdino.methods.prototype import (
-    AllForeground,
-    PrototypeMethod,
-    correlation_score,
-    masked_average,
-    prototype_score,
-)
+from fsdino.methods.prototype import AllForeground, PrototypeMethod, correlation_score, masked_average, prototype_score
 from fsdino.models.encoder import FeatureEncoder
 from tests.contract import FewShotContract, episodes
 from tests.small import TINY_VIT

@@ -1,7 +1,5 @@
 """SAM2's parts: equal to transformers' own video model, official formats load strictly, sizes are checked."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from typing import Any

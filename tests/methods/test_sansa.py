@@ -1,7 +1,5 @@
 """SANSA: contract, exact start at SAM2, published sizes, memory orders, prompts and the training scheme."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

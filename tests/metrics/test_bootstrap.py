@@ -1,7 +1,5 @@
 """Bootstrap intervals of few-shot mIoU, alone and paired."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -1,7 +1,5 @@
 """Few-shot mIoU against an independent slow count, over two processes."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The curve over thresholds and the choice from it, against counting at each threshold by itself."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

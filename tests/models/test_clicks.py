@@ -1,7 +1,5 @@
 """Points, boxes and scribbles: SAM's prompted half, references of every kind in one memory, corrections."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Recipes: every committed one parses and its model can be built; overrides and their errors."""
 
-from __future__ import annotations
-
 import argparse
 from dataclasses import asdict
 from pathlib import Path

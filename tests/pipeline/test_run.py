@@ -1,7 +1,5 @@
 """Whole runs of every method; killed in each stage and started again by the same command, the same weights."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

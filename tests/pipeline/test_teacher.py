@@ -1,7 +1,5 @@
 """Stage 0 of a run: regions first and once for all folds, then the masks of base classes, and nothing twice."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

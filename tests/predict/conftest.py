@@ -1,7 +1,5 @@
 """A small model, references and images to search, as `fsdino predict` is given them."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """Broken input of every kind through the real command line: one sentence, an exit code, never a traceback."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import struct

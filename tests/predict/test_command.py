@@ -1,7 +1,5 @@
 """`fsdino predict` and `fsdino remember`: every format, continuing, tiles, video, and memories in place of images."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,5 @@
 """Masks as polygons and annotations: what is read back is the same mask."""
 
-from __future__ import annotations
-
 import time
 
 import cv2

@@ -1,7 +1,5 @@
 """Folders in which points, boxes and scribbles stand for masks, through `fsdino predict` and `fsdino remember`."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Which images `fsdino predict` finds, what it calls them, and videos whose headers say nothing or too much."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Saved memories: a small file that finds the same, that one model reads, and that says when it is damaged."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The folder of `fsdino predict`: what a second run takes over, what it removes, names that meet, and scores."""
 
-from __future__ import annotations
-
 import csv
 import json
 import os
@@ -193,6 +191,4 @@ def test_the_presence_is_in_the_table(tmp_path: Path, presence: float | None, sh
     opened = outputs(tmp_path, {"a.jpg": SOURCES["a.jpg"]})
     opened.write("a.jpg", np.zeros((4, 6, 3), np.uint8), label_map(presence=presence))
     opened.finish()
-    assert table(tmp_path) == [
-        {"image": "a.jpg", "class": "cat", "score": "0.5", "pixels": "5", "presence": shown},
-    ]
+    assert table(tmp_path) == [{"image": "a.jpg", "class": "cat", "score": "0.5", "pixels": "5", "presence": shown}]

@@ -1,7 +1,5 @@
 """What `fsdino predict` looks for: one rule for images from Python and from files, class names, how much is read."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Large images window by window, put together again."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from types import SimpleNamespace

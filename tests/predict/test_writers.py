@@ -1,7 +1,5 @@
 """The output formats, on one label map of two parts."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -3,14 +3,7 @@
 import torch
 
 from fsdino.teachers.architecture import build_sam
-from fsdino.teachers.prompting import (
-    central_clicks,
-    decode_prompts,
-    mask_ious,
-    noisy_boxes,
-    sample_clicks,
-    tight_boxes,
-)
+from fsdino.teachers.prompting import central_clicks, decode_prompts, mask_ious, noisy_boxes, sample_clicks, tight_boxes
 from tests.small import SAM as SMALL
 
 

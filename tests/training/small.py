@@ -1,7 +1,5 @@
 """What trains in milliseconds: images of noise, a teacher and a student of them, a trainer, a training side."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from lightning import Trainer

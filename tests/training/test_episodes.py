@@ -1,7 +1,5 @@
 """Episode training of every method: what learns, what counts, and that a killed run ends with the same weights."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any
 

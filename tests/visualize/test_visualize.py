@@ -1,7 +1,5 @@
 """Overlays, strips and sheets: what is drawn, where, and with which inputs."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from pathlib import Path

@@ -1,7 +1,5 @@
 """One's own folder without folds: which images are learnt from, which choose, which are tested."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

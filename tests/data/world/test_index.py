@@ -1,7 +1,5 @@
 """The embedded world: fixed classes, scenes that repeat, nothing of the novel classes elsewhere."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch
