@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import sys
+import warnings
 from argparse import ArgumentError
 from collections.abc import Callable, Sequence, Set
 from dataclasses import fields, is_dataclass
@@ -50,9 +52,6 @@ def resolve(target: str) -> Callable[..., Any]:
 
 def calm() -> None:
     """Keep Lightning's remarks on hardware and services out of the way of the progress bars; warnings stay."""
-    import logging
-    import warnings
-
     remarks = (
         "GPU available",
         "TPU available",
@@ -86,7 +85,7 @@ def call(name: str, arguments: Sequence[str]) -> int:
 
 def options(function: Callable[..., Any], name: str, arguments: Sequence[str]) -> dict[str, Any]:
     """What a command's function is called with; the fields of a dataclass that it takes are options of their own."""
-    from jsonargparse import ArgumentParser
+    from jsonargparse import ArgumentParser  # not for --help, which it would slow down
 
     kinds: dict[str, Any] = {key: kind for key, kind in get_type_hints(function).items() if is_dataclass(kind)}
     parser = ArgumentParser(prog=f"fsdino {name}", exit_on_error=False)

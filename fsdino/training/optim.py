@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from timm.optim import Muon
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -63,8 +64,6 @@ def build_optimizer(
     if name == "adamw":
         return torch.optim.AdamW(parameter_groups(module, weight_decay), lr=lr, betas=betas)
     if name == "muon":
-        from timm.optim import Muon
-
         # timm's Muon scales its updates to the size of AdamW's, so one `lr` serves both.
         return Muon(parameter_groups(module, weight_decay, muon=True), lr=lr, betas=betas, nesterov=True)
     raise ValueError(f"unknown optimizer {name!r}; use 'adamw' or 'muon'.")
