@@ -53,9 +53,9 @@ def polygons(mask: np.ndarray) -> list[np.ndarray]:
 
 def _ties(borders: Sequence[np.ndarray], holes: Sequence[int], width: int) -> dict[int, list[tuple[int, int]]]:
     """Where each border is left for a hole: pairs of a position on it and the hole, in the order of the positions."""
-    # A hole is tied to the nearest border left of its leftmost pixel, which comes first in its (N, 2). What lies between
-    # belongs to the mask, so the cut takes nothing away; and that border begins farther left than the hole, so that
-    # following the ties always ends at an outline.
+    # A hole is tied to the nearest border left of its leftmost pixel, which is the first of its (N, 2). What lies
+    # between belongs to the mask, so the cut takes nothing away; and that border begins farther left than the hole, so
+    # that following the ties always ends at an outline.
     if not holes:
         return {}
     owner = np.repeat(np.arange(len(borders)), [len(border) for border in borders])
