@@ -43,19 +43,12 @@ def encoder(
     folder: str = "runs/assets/encoder",
     precision: Precision = "bf16-mixed",
 ) -> None:
-    """Train the tiny DINOv2-architecture encoder.
+    """Train the tiny DINOv2-architecture encoder and store it in half precision.
 
     Args:
-        out: where the weights go, half precision.
-        epochs: epochs.
-        epoch_length: scenes an epoch.
-        lr: peak learning rate.
         fine_share: share of the epochs, at the end, with overlapping patches.
         thin_share: share of those, at their start, with a random half of these patches a step.
         start: checkpoint of an earlier run to take the weights from.
-        seed: of weights and scenes.
-        folder: checkpoints and metrics.
-        precision: of the arithmetic.
     """
     tiny = PRESETS["tiny"]
     module = PretrainModule(
@@ -104,7 +97,8 @@ def sam2(
     folder: str = "runs/assets/sam2",
     precision: Precision = "32-true",
 ) -> None:
-    """Train the mini SAM2 and store it in half precision; bfloat16 is slower on processors without its matrix units."""
+    """Train the mini SAM2 and store it in half precision."""
+    # In single precision: bfloat16 is slower on processors without its matrix units.
     module = Sam2PretrainModule("mini", 128, lr=lr, optimizer=optimizer, seed=seed)
     data = SceneData(epoch_length, val_length=96, seed=seed, batch_size=batch_size, max_objects=4)
     fit_scenes(module, data, epochs, folder, precision)
@@ -118,7 +112,6 @@ def bundle(complete: bool = False, out: str = str(ASSETS / "fsdino_tiny")) -> No
     Args:
         complete: train nothing but what the bundled model lacks: SAM's prompted half, from the teacher, and a presence
             head that has seen absent objects.
-        out: folder of the bundled model.
     """
     arguments = ["--config", "recipes/fsdino/tiny.yaml"]
     recipe, options = read_recipe(arguments)
@@ -136,6 +129,7 @@ def bundle(complete: bool = False, out: str = str(ASSETS / "fsdino_tiny")) -> No
 def completed(model: FewShotSegmenter, recipe: Recipe, options: dict[str, Any]) -> FewShotSegmenter:
     """A model with everything that a user can ask of it; its masks stay as they are."""
     whole = model if model.sam is not None else promptable(model)
+    # A head with statistics has seen absent objects already.
     if whole.config.presence_statistics:
         return whole
     job = Run(recipe, options, Path("runs/assets/presence"))
@@ -145,9 +139,11 @@ def completed(model: FewShotSegmenter, recipe: Recipe, options: dict[str, Any]) 
 
 def promptable(model: FewShotSegmenter) -> FewShotSegmenter:
     """The same model with the bundled teacher's prompted half."""
+    # The threshold lives in the method once it is tuned, and would fall back to the configuration's.
     config = replace(model.config, promptable=True, threshold=model.threshold)
     whole = FewShotSegmenter(replace(config, encoder_weights=None))
     whole.load_prompter_(SamTeacher.from_checkpoint(bundled_file("tiny_sam")).sam.state_dict())
+    # The model's own weights win, so that its masks stay as they are and only the prompted half is new.
     whole.load_state_dict({**whole.state_dict(), **model.state_dict()})
     return whole.eval()
 

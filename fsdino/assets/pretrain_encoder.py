@@ -18,7 +18,12 @@ from timm.layers import build_sincos2d_pos_embed
 from torch import Tensor, nn
 
 from fsdino.models.encoder import create_vit, set_stride_
-from fsdino.training.optim import OptimizerName, build_optimizer, build_schedule
+from fsdino.training.optim import build_optimizer, build_schedule
+
+# Shape and texture variants of the embedded world's pretrain classes.
+SHAPES, TEXTURES = 48, 40
+# Of a patch without an object, beside one full of it: most patches show none and would drown the others.
+BACKGROUND_WEIGHT = 0.15
 
 
 class PretrainModule(LightningModule):
@@ -27,20 +32,9 @@ class PretrainModule(LightningModule):
     A batch is `dict(image (B, 3, S, S) float in [0, 1], shape_map, texture_map (B, S, S) long, -1 = background)`.
 
     Args:
-        encoder: timm name of the ViT.
-        encoder_kwargs: sizes that differ from it.
-        img_size: input side in pixels.
         stride: pixels between patches in use and in the last steps.
         fine_share: share of the epochs, at the end, at that stride; before, patches lie side by side.
         thin_share: share of those fine epochs, at their start, in which a step sees a random half of the patches.
-        num_shapes: shape variants.
-        num_textures: texture variants.
-        background_weight: weight of a patch without an object beside one full of it.
-        lr: peak learning rate.
-        weight_decay: decay of matrices.
-        warmup: share of the steps spent warming up.
-        optimizer: "muon" or "adamw".
-        seed: of the weights.
     """
 
     mean: Tensor
@@ -54,42 +48,32 @@ class PretrainModule(LightningModule):
         stride: int = 7,
         fine_share: float = 0.2,
         thin_share: float = 0.0,
-        num_shapes: int = 48,
-        num_textures: int = 40,
-        background_weight: float = 0.15,
         lr: float = 2e-3,
-        weight_decay: float = 0.05,
-        warmup: float = 0.03,
-        optimizer: OptimizerName = "muon",
         seed: int = 0,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
         self.img_size, self.stride, self.fine_share, self.thin_share = img_size, stride, fine_share, thin_share
-        self.background_weight = background_weight
-        self.lr, self.weight_decay, self.warmup, self.optimizer_name = lr, weight_decay, warmup, optimizer
+        self.lr = lr
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             self.vit = create_vit(encoder, img_size, encoder_kwargs or {}, stride=stride)
             _initialise(self.vit)
+            # timm's place for dropping patches, after the positions are added: what is kept knows where it lies.
             self.vit.patch_drop = self.thinning = RandomPatches(self.vit.num_prefix_tokens)
             for stat in ("mean", "std"):
                 value = torch.tensor(self.vit.pretrained_cfg[stat]).view(1, 3, 1, 1)
                 self.register_buffer(stat, value, persistent=False)
-            self.shape_head = nn.Linear(self.vit.embed_dim, num_shapes + 1)
-            self.texture_head = nn.Linear(self.vit.embed_dim, num_textures + 1)
+            self.shape_head = nn.Linear(self.vit.embed_dim, SHAPES + 1)
+            self.texture_head = nn.Linear(self.vit.embed_dim, TEXTURES + 1)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimiser and its schedule over the whole run."""
-        optimizer = build_optimizer(self, self.optimizer_name, self.lr, self.weight_decay)
-        return build_schedule(optimizer, int(self.trainer.estimated_stepping_batches), self.warmup)
+        optimizer = build_optimizer(self, "muon", self.lr)
+        return build_schedule(optimizer, int(self.trainer.estimated_stepping_batches), warmup=0.03)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Patch logits (B, h * w, num_shapes + 1) and (B, h * w, num_textures + 1); the last entry is background.
-
-        Args:
-            images: (B, 3, S, S) in [0, 1], S any multiple of the patch size.
-        """
+        """Patch logits (B, h * w, SHAPES + 1) and (B, h * w, TEXTURES + 1); the last entry is background."""
         tokens = self.vit.forward_features((images - self.mean) / self.std)[:, self.vit.num_prefix_tokens :]
         return self.shape_head(tokens), self.texture_head(tokens)
 
@@ -127,7 +111,7 @@ class PretrainModule(LightningModule):
         losses, accuracies = [], []
         for logits, key in zip(heads, ("shape_map", "texture_map")):
             target = self.thinning.same(patch_shares(batch[key], logits.shape[-1] - 1, grid))
-            weight = 1 - (1 - self.background_weight) * target[..., -1]  # most patches show no object
+            weight = 1 - (1 - BACKGROUND_WEIGHT) * target[..., -1]
             cross = -(target * logits.float().log_softmax(-1)).sum(-1)
             losses.append((weight * cross).sum() / weight.sum())
             label = target.argmax(-1)
@@ -138,11 +122,7 @@ class PretrainModule(LightningModule):
 
 
 class RandomPatches(nn.Module):
-    """Keeps a random share of each image's patch tokens; stands where a timm ViT has its `patch_drop`.
-
-    Args:
-        num_prefix_tokens: tokens in front that always stay.
-    """
+    """Keeps a random share of each image's patch tokens; stands where a timm ViT has its `patch_drop`."""
 
     def __init__(self, num_prefix_tokens: int) -> None:
         super().__init__()
@@ -167,18 +147,17 @@ class RandomPatches(nn.Module):
 
 
 def patch_shares(labels: Tensor, num_labels: int, grid: int) -> Tensor:
-    """How much of each patch shows each label.
+    """How much of each of `grid` x `grid` patches shows each label.
 
     Args:
         labels: (B, S, S) long, 0 to `num_labels` - 1, or -1 for background.
-        num_labels: number of labels.
-        grid: patches a side.
 
     Returns:
         (B, grid * grid, num_labels + 1) float, rows sum to 1; the last column is background.
     """
     side = labels.shape[-1]
-    fine = grid * max(1, round(side / grid))  # every patch gets the same number of samples
+    # A side that every patch divides evenly, so that all get the same number of samples.
+    fine = grid * max(1, round(side / grid))
     labels = F.interpolate(labels[:, None].float(), (fine, fine), mode="nearest-exact")[:, 0].long()
     cell = fine // grid
     cells = labels.unflatten(2, (grid, cell)).unflatten(1, (grid, cell)).transpose(2, 3).flatten(3).flatten(1, 2)
@@ -188,7 +167,8 @@ def patch_shares(labels: Tensor, num_labels: int, grid: int) -> Tensor:
 
 
 def _initialise(vit: Any) -> None:
-    """Xavier matrices and a sine-cosine position table: what made small ViTs learn within minutes."""
+    """Xavier matrices and a sine-cosine position table."""
+    # What made small ViTs learn within minutes: timm's truncated normal starts them much slower.
     for block in vit.blocks:
         for layer in block.modules():
             if isinstance(layer, nn.Linear):

@@ -29,18 +29,10 @@ class Sam2PretrainModule(LightningModule):
     `SceneData` gives it; it is brought to the model's size. All draws depend on (seed, step) alone.
 
     Args:
-        size: A name of `SIZES`.
-        img_size: Side of the square input in pixels.
-        version: "2.0" or "2.1".
-        lr: Peak learning rate.
-        weight_decay: Decay of matrices and kernels.
-        warmup: Share of the steps spent warming up.
-        optimizer: "adamw" or "muon".
-        objects_per_image: Objects drawn from each image.
-        click_share: Share of objects prompted by a click; the others get a box.
-        absent_share: Share of objects that are looked for in another image, where only "absent" is learnt.
-        predicted_share: Share of tracked objects whose memory holds the model's own mask in place of the true one.
-        seed: Of the weights and of all draws.
+        size: a name of `SIZES`.
+        click_share: share of objects prompted by a click; the others get a box.
+        absent_share: share of objects that are looked for in another image, where only "absent" is learnt.
+        predicted_share: share of tracked objects whose memory holds the model's own mask in place of the true one.
     """
 
     def __init__(
@@ -49,8 +41,6 @@ class Sam2PretrainModule(LightningModule):
         img_size: int = 128,
         version: Sam2Version = "2.1",
         lr: float = 1e-3,
-        weight_decay: float = 0.05,
-        warmup: float = 0.05,
         optimizer: OptimizerName = "adamw",
         objects_per_image: int = 2,
         click_share: float = 0.5,
@@ -62,15 +52,15 @@ class Sam2PretrainModule(LightningModule):
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             self.sam2 = Sam2(sam2_config(size, img_size, version)).train()
-        self.lr, self.weight_decay, self.warmup, self.optimizer_name = lr, weight_decay, warmup, optimizer
+        self.lr, self.optimizer_name = lr, optimizer
         self.objects_per_image = objects_per_image
         self.click_share, self.absent_share, self.predicted_share = click_share, absent_share, predicted_share
         self.seed = seed
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimiser and its schedule over the whole run."""
-        optimizer = build_optimizer(self.sam2, self.optimizer_name, self.lr, self.weight_decay)
-        return build_schedule(optimizer, int(self.trainer.estimated_stepping_batches), self.warmup)
+        optimizer = build_optimizer(self.sam2, self.optimizer_name, self.lr)
+        return build_schedule(optimizer, int(self.trainer.estimated_stepping_batches))
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """The mean loss over prompted and tracked objects."""
@@ -95,10 +85,12 @@ class Sam2PretrainModule(LightningModule):
         for name, rows in (("click", clicked.nonzero()[:, 0]), ("box", (~clicked).nonzero()[:, 0])):
             found = self._prompted(frame.take(rows), masks[rows], name, generator)
             parts[name] = mask_loss(found, masks[rows]).sum() / count
+            # Detached: what a memory holds is given, and tracking must not teach the prompted masks.
             guess[rows] = found.best().mask_logits.detach()
         absent = torch.rand(count, generator=generator, device=device) < self.absent_share
         own = torch.rand(count, generator=generator, device=device) < self.predicted_share
         probs = torch.where(own[:, None, None, None], self.sam2.to_input_size(guess), masks[:, None].float())
+        # The next image stands for one without the object; a batch of one has no such image.
         target = torch.where(absent, (image + 1) % len(images), image) if len(images) > 1 else image
         tracked = self._track(frame, probs, second.take(target))
         there = moved_masks.flatten(1).any(1) & (target == image)
@@ -112,10 +104,8 @@ class Sam2PretrainModule(LightningModule):
         images, image, masks = self._objects(batch, generator)
         moved, moved_masks = second_view(images, image, masks, generator)
         frame = self.sam2.encode(images).take(image)
-        points, labels = (
-            central_clicks(masks)[:, None],
-            torch.ones(len(image), 1, dtype=torch.long, device=self.device),
-        )
+        points = central_clicks(masks)[:, None]
+        labels = torch.ones(len(image), 1, dtype=torch.long, device=self.device)
         clicked = self.sam2.decode(frame, self.sam2.without_memory(frame), points, labels).best()
         tracked = self._track(frame, masks[:, None].float(), self.sam2.encode(moved).take(image)).best()
         for name, found, truth in (("click_iou", clicked, masks), ("track_iou", tracked, moved_masks)):
@@ -124,13 +114,14 @@ class Sam2PretrainModule(LightningModule):
             self.log(f"val/{name}", score, prog_bar=True, batch_size=len(image), sync_dist=True)
 
     def _objects(self, batch: dict[str, Tensor], generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Images (B, 3, S, S), and of up to `objects_per_image` each: image (N,) and mask (N, S, S) bool."""
+        """Images (B, 3, S, S), and of some objects of each: image (N,) and mask (N, S, S) bool."""
         size = (self.sam2.img_size, self.sam2.img_size)
         images = F.interpolate(batch["image"], size, mode="bilinear", align_corners=False, antialias=True).clamp(0, 1)
         masks = F.interpolate(batch["masks"].float(), size, mode="nearest-exact") == 1  # (B, M, S, S)
         usable = batch["valid"].bool() & masks.flatten(2).any(-1)
+        # Draws are below 1, so 2 sorts what cannot be used behind all usable ones, which come in random order.
         order = torch.rand(usable.shape, generator=generator, device=images.device).masked_fill(~usable, 2.0)
-        chosen = order.argsort(1)[:, : self.objects_per_image]  # usable ones first, in random order
+        chosen = order.argsort(1)[:, : self.objects_per_image]
         image, place = usable.gather(1, chosen).nonzero(as_tuple=True)
         return images, image, masks[image, chosen[image, place]]
 
@@ -141,6 +132,7 @@ class Sam2PretrainModule(LightningModule):
             points = sample_clicks(masks, generator)[:, None] if len(masks) else masks.new_zeros(0, 1, 2).float()
             labels = torch.ones(len(masks), 1, dtype=torch.long, device=masks.device)
             return self.sam2.decode(frame, embedding, points, labels)
+        # SAM2 takes a box as two points, its corners, under labels 2 and 3.
         points = noisy_boxes(masks, generator).reshape(-1, 2, 2)
         labels = torch.tensor([2, 3], device=masks.device).expand(len(masks), -1)
         return self.sam2.decode(frame, embedding, points, labels, multimask=False)
@@ -156,21 +148,14 @@ class Sam2PretrainModule(LightningModule):
 
 
 def mask_loss(found: Decoded, masks: Tensor) -> Tensor:
-    """BCE + Dice of the mask that fits best, and the error of every predicted IoU.
-
-    Args:
-        found: N objects, M masks each.
-        masks: (N, S, S) bool.
-
-    Returns:
-        (N,).
-    """
+    """(N,): BCE + Dice of the one of M masks that fits (N, S, S) bool best, and the error of every predicted IoU."""
     logits = found.mask_logits.float()  # (N, M, s, s)
     truth = F.adaptive_avg_pool2d(masks[:, None].float(), logits.shape[-1]).expand_as(logits)
     valid = torch.ones_like(logits)
     losses = bce_loss(logits, truth, valid) + dice_loss(logits, truth, valid)  # (N, M)
     with torch.no_grad():
         iou = mask_ious(logits > 0, truth > 0.5)
+    # Only the best mask is taught, or all would become the same average; every IoU head learns, to rank them later.
     return losses.amin(1) + ((found.iou_pred.float() - iou) ** 2).mean(1)
 
 
@@ -181,7 +166,6 @@ def second_view(images: Tensor, image: Tensor, masks: Tensor, generator: torch.G
         images: (B, 3, S, S) in [0, 1].
         image: (N,) long, the image of each mask.
         masks: (N, S, S) bool.
-        generator: On the device of `images`.
 
     Returns:
         The views (B, 3, S, S) in [0, 1], black beyond the border, and the masks in them (N, S, S) bool.

@@ -18,16 +18,7 @@ Precision = Literal["32-true", "bf16-mixed"]
 
 
 class SceneData(EpochData):
-    """Scenes of the embedded world's pretrain classes, for the tiny encoder, the tiny SAM and the mini SAM2.
-
-    Args:
-        epoch_length: scenes an epoch.
-        val_length: scenes of the validation set.
-        seed: the stream.
-        batch_size: scenes a step and process.
-        num_workers: loader processes.
-        max_objects: masks kept of a scene, objects before clutter.
-    """
+    """Scenes of the embedded world's pretrain classes; of each, `max_objects` masks, objects before clutter."""
 
     def __init__(
         self,
@@ -48,6 +39,7 @@ class SceneData(EpochData):
 
     def val_dataloader(self) -> DataLoader:
         """The same held-out scenes of the pretrain classes every time."""
+        # Another stream than that of training, whatever the epoch.
         return self.loader(SyntheticScenes("pretrain", self.val_length, self.seed + 1_000_003, 0, self.max_objects))
 
 

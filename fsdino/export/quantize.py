@@ -21,7 +21,7 @@ def note_metadata(path: Path, info: dict[str, Any]) -> None:
 
 
 def quantize_int8(source: str | Path, out: str | Path) -> Path:
-    """Both graphs of a folder with weights of 8 bits, by channel; activations are quantised as they come."""
+    """Write both graphs of a folder to another, with weights of 8 bits; activations are quantised as they come."""
     target = Path(out)
     target.mkdir(parents=True, exist_ok=True)
     for name in (REMEMBER_FILE, SEGMENT_FILE):

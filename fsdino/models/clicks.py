@@ -197,7 +197,7 @@ def fourier_code(frequencies: Tensor, positions: Tensor) -> Tensor:
 
 def grid_code(frequencies: Tensor, size: tuple[int, int]) -> Tensor:
     """The position encoding of a grid (h, w) that covers the square, (1, D, h, w) float32."""
-    # Spelled out for the grid alone: `fourier_code` of all its positions would hold h*w times as many coordinates.
+    # In float32 and by hand for the same reason as `fourier_code`.
     rates = frequencies.float()
     rows, cols = (2.0 * (torch.arange(n, device=rates.device) + 0.5) / n - 1.0 for n in size)
     angles = cols[None, :, None] * rates[0] + rows[:, None, None] * rates[1]  # (h, w, D / 2)

@@ -88,7 +88,7 @@ def _fill(tensor: Tensor, length: int, name: str) -> Tensor:
 
 
 def prototypes(tokens: Tensor, fg: Tensor, bg: Tensor) -> Tensor:
-    """Mean of unit-length tokens (B, M, C) under each of two weights (B, M): (B, 2, C) of unit length, or 0 without any."""
+    """Means (B, 2, C), of unit length, of tokens (B, M, C) under two weights (B, M); 0 where all of a kind are 0."""
     weights = torch.stack([fg, bg], dim=1)  # (B, 2, M)
     # Divided first: the sum over thousands of positions would leave half precision's range.
     weights = weights / weights.sum(-1, keepdim=True).clamp_min(1e-6)

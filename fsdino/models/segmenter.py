@@ -46,7 +46,7 @@ class FewShotSegmenter(FewShotMethod):
     memory_type = SupportMemory
     takes_negatives = True
     learns_absence = True
-    # Parts that no memory passes through: models that differ in them alone read each other's memories.
+    # No memory passes through these parts, so they do not change what a saved one means.
     silent_args = frozenset({"promptable", "presence_statistics"})
 
     def __init__(self, config: SegmenterConfig) -> None:
@@ -103,7 +103,7 @@ class FewShotSegmenter(FewShotMethod):
         if all(reference.negative for reference in references):
             raise ValueError("remember() got negative references alone; give at least one that shows the object.")
         images = [image_array(reference.image, reference.name) for reference in references]
-        # What a reference points at is drawn on the same maps that are remembered: one pass of the encoder for all kinds.
+        # Hints are drawn on the same maps that are remembered, so any kind of reference costs one pass of the encoder.
         feats = self.encoder(torch.stack([self._square(image) for image in images]))
         masks = [
             self._drawn_mask(reference, images[i].shape[:2], [feat[i : i + 1] for feat in feats])
@@ -170,9 +170,11 @@ class FewShotSegmenter(FewShotMethod):
         return self.decode_encoded(memory, self.encode_query_feats(feats))
 
     def encode_query_feats(self, feats: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """Once per image: embedding (B, D, h, w) in SAM's space, unit-length tokens (B, L, h*w, C) of the reader's layers."""
+        """Embedding (B, D, h, w) in SAM's space, and unit-length tokens (B, L, h*w, C) of the reader's layers."""
+        # All that depends on the image alone, computed once for any number of classes.
         feats = self._as_weights(feats)
-        return self._adapt(feats), torch.stack([unit_tokens(feat) for feat in self._reader_feats(feats)], dim=1)
+        embedding = self.adapter(feats[self.encoder.taps.index(self.config.adapter_tap)])
+        return embedding, torch.stack([unit_tokens(feat) for feat in self._reader_feats(feats)], dim=1)
 
     def encode_query(self, query_image: Tensor) -> tuple[Tensor, Tensor]:
         """See `FewShotMethod.encode_query`; as `encode_query_feats`."""
@@ -299,9 +301,6 @@ class FewShotSegmenter(FewShotMethod):
 
     def _reader_feats(self, feats: list[Tensor]) -> list[Tensor]:
         return [feats[self.encoder.taps.index(tap)] for tap in self.config.reader_taps]
-
-    def _adapt(self, feats: list[Tensor]) -> Tensor:
-        return self.adapter(feats[self.encoder.taps.index(self.config.adapter_tap)])
 
     def _as_weights(self, feats: list[Tensor]) -> list[Tensor]:
         # Cached maps may be half precision.

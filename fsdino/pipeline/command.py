@@ -19,7 +19,7 @@ def run(arguments: Sequence[str]) -> int:
     recipe, trainer_options, stages = read_run(arguments)
     job = open_run(recipe, trainer_options)
     print(f"run folder: {job.folder}", flush=True)
-    # The cache alone is asked for by name: the other stages write of it what they need.
+    # Named only to write caches ahead of time: distilling and training write what they need of them anyway.
     if "cache" in stages:
         job.timed("cache", job.cache)
     if set(stages) == {"cache"}:

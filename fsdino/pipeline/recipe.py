@@ -122,7 +122,7 @@ def read_run(arguments: Sequence[str]) -> tuple[Recipe, dict[str, Any], tuple[st
         raise ValueError(f"there is no stage {unknown[0]!r}; use {', '.join(STAGES)}, with commas between several.")
     values = parser.instantiate(chosen)
     recipe = Recipe(**{key: values[key] for key in Recipe.__dataclass_fields__})
-    # Runs of one file go into one folder; the system is named too, because several have a "tiny.yaml".
+    # With its system, because several have a tiny.yaml, and runs of one name share a folder.
     if not recipe.name:
         file = Path(str((chosen.get("config") or ["run"])[-1]))
         system = recipe.method.name

@@ -52,14 +52,13 @@ class Report:
 
 
 def measure(run: Run, checkpoint: Path) -> Report:
-    """Measure a run's model, and the baselines where the recipe wants them; rows and tables go into the run's folder."""
+    """Measure a run's model, and the baselines where the recipe wants them; all files go into the run's folder."""
     model, part, folder = load(checkpoint), run.recipe.evaluate, run.folder / "evaluate"
     methods: dict[str, FewShotMethod] = {}
     if part.baselines:
         methods["all foreground"] = AllForeground(model.img_size)
         if model.shared_encoder() is not None and run.train_set.val_episodes is not None:
             methods["prototype baseline"] = prototype_baseline(model, run.train_set.index, run.train_set.val_episodes)
-    # Last, as the last line of the table is what people read.
     methods[model.title] = model
     scores = {}
     for name, method in methods.items():

@@ -41,13 +41,7 @@ from fsdino.training.presence import PresenceData, presence_stage
 
 @dataclass
 class Run:
-    """One run of a recipe.
-
-    Args:
-        trainer_options: keyword arguments for Lightning's Trainer.
-        given_maps: maps of the frozen encoder that are there already; None makes them for this run.
-        seconds: of each stage that `timed` ran.
-    """
+    """One run of a recipe; `given_maps` are maps of the frozen encoder that are there already."""
 
     recipe: Recipe
     trainer_options: dict[str, Any]
@@ -166,7 +160,7 @@ class Run:
         if not self.distills:
             return None
         recipe, part = self.recipe, self.recipe.distill
-        # A cache holds all that the loss needs, so the teacher is then not even loaded, unless masks are compared.
+        # A cache holds all that the embedding loss needs; the mask loss asks the teacher's decoder in every step.
         live = not recipe.cache.teacher
         model = self.build()
         assert isinstance(model, FewShotSegmenter)
@@ -270,10 +264,10 @@ class Run:
         if self.recipe.log.wandb == "off":
             return
         loggers = self.fitter.loggers("train")
+        # Not the first, metrics.csv: its rows are the steps of training, and these scores are of none.
         for logger in loggers[1:]:
             logger.log_metrics({f"test/{key.replace(' ', '_')}": float(value) for key, value in results.items()})
         log_image(loggers, "test/strips", sheet)
         log_model(loggers, folder, self.recipe.name)
-        # W&B uploads what is left only when it is told that the run is over.
         for logger in loggers[1:]:
             logger.finalize("success")

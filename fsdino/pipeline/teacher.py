@@ -28,12 +28,9 @@ from fsdino.training.teacher_data import ClassObjects, ObjectData, ObjectSource,
 def own_teacher(
     part: TeachPart, chosen: TrainSet, fitter: Fitter, *, shared: Path, resize_mode: ResizeMode, num_workers: int = 0
 ) -> Path:
-    """Train a run's teacher, or find it trained; its file, in SAM's format.
+    """Train a run's teacher on base classes and regions, or find it trained; its file, in SAM's format.
 
-    Args:
-        chosen: the training side; base classes alone are looked at.
-        fitter: of the run, whose folder gets the teacher.
-        shared: folder for what runs share.
+    `shared` is the folder for what runs share.
 
     Raises:
         ValueError: if there is nothing to learn from.

@@ -52,13 +52,10 @@ def polygons(mask: np.ndarray) -> list[np.ndarray]:
 
 
 def _ties(borders: Sequence[np.ndarray], holes: Sequence[int], width: int) -> dict[int, list[tuple[int, int]]]:
-    """Border to pairs of the position where to leave it and the hole to go to, in the order of the positions.
-
-    The borders are every pixel (N, 2) of outlines and holes; a hole's begin with its leftmost, and what is tied to is
-    the nearest pixel of another border left of that.
-    """
-    # What lies between the two belongs to the mask, so a cut along it takes nothing away; and that border begins
-    # farther left than the hole, so that following the ties always ends at an outline.
+    """Where each border is left for a hole: pairs of a position on it and the hole, in the order of the positions."""
+    # A hole is tied to the nearest border left of its leftmost pixel, which is the first of its (N, 2). What lies
+    # between belongs to the mask, so the cut takes nothing away; and that border begins farther left than the hole, so
+    # that following the ties always ends at an outline.
     if not holes:
         return {}
     owner = np.repeat(np.arange(len(borders)), [len(border) for border in borders])

@@ -24,7 +24,7 @@ def hinted_folder(path: Path, max_references: int = 0) -> dict[str, list[Referen
     `negative` alone.
 
     Args:
-        path: the folder. What is hidden in it (`.x`) is left out.
+        path: what is hidden in it (`.x`) is left out.
         max_references: images read per class, the first in the order of their names; 0 reads all.
 
     Returns:

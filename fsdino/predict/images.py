@@ -47,7 +47,6 @@ def find_images(images: str, *, exclude: str | Path | None = None, frame_step: i
         images: a folder (searched through all levels), a glob ("photos/*.jpg", "**" for all levels), an image or a
             video. Hidden files and folders are left out.
         exclude: folder whose files are left out: the outputs, when they lie among the images.
-        frame_step: every how many frames of a video count.
 
     Returns:
         At least one, sorted by name. Names are relative to the folder, or to a glob's part before its first wildcard.

@@ -64,7 +64,6 @@ def read_support(support: str | Path, *, images: str | Path | None = None, max_r
     - a saved memory (`cat.fsmem`), or a folder of them; the class's name is inside
 
     Args:
-        support: the folder or file.
         images: folder of the images of a COCO JSON; None takes `images/` beside it, or else the JSON's own folder.
         max_references: images used per class, the first in the order of their names; 0 takes all.
 

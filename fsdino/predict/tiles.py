@@ -15,7 +15,6 @@ def tiles(size: tuple[int, int], tile: int, overlap: float = 0.25) -> list[tuple
     """Cover an image (H, W) with equal windows (top, left, bottom, right).
 
     Args:
-        size: (H, W) of the image.
         tile: side of a window in pixels; an image that is smaller in one direction gets windows of its size there.
         overlap: least share of a window that it shares with its neighbour.
     """

@@ -80,7 +80,6 @@ class TeachModule(LightningModule):
     box, or both; then with some probability a corrective click with its previous mask.
 
     Args:
-        warmup: share of the steps spent warming up.
         click_share: share of the objects prompted by one click.
         box_share: share prompted by a box; the others get a box and a click.
         correct_prob: probability of a corrective round in a step.
@@ -94,8 +93,6 @@ class TeachModule(LightningModule):
         self,
         config: SamConfig | None = None,
         lr: float = 2e-3,
-        weight_decay: float = 0.05,
-        warmup: float = 0.05,
         optimizer: OptimizerName = "muon",
         click_share: float = 0.5,
         box_share: float = 0.3,
@@ -105,14 +102,14 @@ class TeachModule(LightningModule):
         super().__init__()
         self.config = config or SamConfig()
         self.sam = build_sam(self.config, seed=seed).train()
-        self.lr, self.weight_decay, self.warmup, self.optimizer_name = lr, weight_decay, warmup, optimizer
+        self.lr, self.optimizer_name = lr, optimizer
         self.click_share, self.box_share, self.correct_prob = click_share, box_share, correct_prob
         self.seed = seed
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimiser and its schedule over the whole run."""
-        optimizer = build_optimizer(self.sam, self.optimizer_name, self.lr, self.weight_decay)
-        return build_schedule(optimizer, int(self.trainer.estimated_stepping_batches), self.warmup)
+        optimizer = build_optimizer(self.sam, self.optimizer_name, self.lr)
+        return build_schedule(optimizer, int(self.trainer.estimated_stepping_batches))
 
     def embed(self, images: Tensor) -> Tensor:
         """Image embeddings (B, D, S / patch, S / patch), with gradient, of images (B, 3, S, S) float in [0, 1]."""

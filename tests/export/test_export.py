@@ -289,3 +289,6 @@ def test_wrong_graphs_are_named(exported: Path, tmp_path: Path, monkeypatch: pyt
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(ImportError, match=r"pip install fsdino\[onnx\]"):
         open_session(exported / "segment.onnx")
+    monkeypatch.setitem(sys.modules, "fsdino.export.quantize", None)
+    with pytest.raises(ImportError, match=r"pip install fsdino\[onnx\]"):
+        run.export_graphs(traceable(), tmp_path, ["onnx"])
