@@ -27,8 +27,7 @@ def test_an_empty_root_lists_what_to_fetch(tmp_path, name):
 def test_a_wrong_root(tmp_path):
     report = check_data_set("pascal5i", tmp_path / "nowhere")
     assert report.missing == [f"the root '{tmp_path / 'nowhere'}' itself: check --root"]
-    with pytest.raises(ValueError, match=r"data set 'pascal5i' .* needs the folder it lies in: give --root DIR"):
-        check_data_set("pascal5i")
+    assert check_data_set("synthetic", num_samples=2).ok, "the embedded world needs no root"
 
 
 def test_counts_stand_beside_the_published_ones(tmp_path):
@@ -75,7 +74,3 @@ def test_lists_are_drawn_and_verified_by_command(tmp_path, capsys):
     assert main([*draw, "--shots", "5"]) == 2 and "leave such classes out with skip_rare" in capsys.readouterr().err
     assert main(["episodes", "lvis92i", "--root", root, "--shots", "5", "--skip_rare", "true"]) == 2
     assert "take fewer shots" in capsys.readouterr().err
-
-
-def test_the_embedded_world_needs_no_root():
-    assert check_data_set("synthetic", num_samples=2).ok

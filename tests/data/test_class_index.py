@@ -16,10 +16,6 @@ def test_novel_and_base_classes_share_nothing():
         index.novel_classes(4)
 
 
-def test_object_pixels_do_not_count_ignored_ones():
-    assert MemoryIndex().object_pixels("0_0", 0) == 144
-
-
 def test_a_subset_hides_images_and_nothing_else():
     index = MemoryIndex()
     few = SubsetIndex.of_images(index, ["0_0", "0_3", "5_1"])

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from fsdino.data.images import check_mask_size, image_size, read_image, read_labels, read_mask
-from tests.data.small import photo
+from tests.data.small import labels, photo
 
 
 @pytest.fixture
@@ -65,11 +65,7 @@ def test_no_image_and_no_file(tmp_path):
 
 def test_labels_are_numbers_not_colours(tmp_path):
     array = np.arange(60, dtype=np.uint8).reshape(6, 10)
-    image = Image.fromarray(array).convert("P")
-    image.putdata(array.ravel().tolist())
-    image.putpalette([255 - i % 256 for i in range(768)])
-    image.save(tmp_path / "p.png")
-    assert (read_labels(tmp_path / "p.png") == array).all()
+    assert (read_labels(labels(tmp_path / "p.png", array, palette=True)) == array).all()
     Image.fromarray(array.astype(np.uint16) * 500).save(tmp_path / "deep.png")
     assert (read_labels(tmp_path / "deep.png") == array.astype(int) * 500).all()
     Image.fromarray(np.repeat(array[..., None], 3, -1)).save(tmp_path / "rgb.png")
@@ -96,7 +92,7 @@ def test_masks_are_cut_where_people_mean_it(tmp_path, values, mode):
     assert (read_mask(tmp_path / "m.png") == (array == values[1])).all()
 
 
-def test_a_two_colour_palette_counts_by_its_index(tmp_path):
+def test_a_two_colour_palette_counts_by_its_index_and_0_1_may_hold_the_ignore_label(tmp_path):
     array = np.zeros((6, 10), np.uint8)
     array[2:4] = 1
     image = Image.fromarray(array).convert("P")
@@ -104,9 +100,6 @@ def test_a_two_colour_palette_counts_by_its_index(tmp_path):
     image.putpalette([0, 0, 0, 90, 0, 0])  # the object is painted dark red
     image.save(tmp_path / "m.png")
     assert (read_mask(tmp_path / "m.png") == array).all()
-
-
-def test_a_0_1_mask_may_hold_the_ignore_label(tmp_path):
     array = np.zeros((6, 10), np.uint8)
     array[1:3], array[3] = 1, 255
     Image.fromarray(array).save(tmp_path / "m.png")

@@ -1,14 +1,12 @@
 """Who may be trained on: no test image, no novel class, held-out classes apart, few annotated images on request."""
 
-import json
 import shutil
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from fsdino.data.catalog import open_data_set
 from fsdino.data.splits import DataPart, DataSpec, held_out_classes, open_test, open_train
+from tests.data.small import block, labels, photo, write_json
 from tests.data.trees import coco2014_tree, lvis_tree
 
 
@@ -16,18 +14,11 @@ from tests.data.trees import coco2014_tree, lvis_tree
 def label_folder(tmp_path):
     """Eight classes, six images each, one class an image; label maps, so that folds exist."""
     root = tmp_path / "photos"
-    (root / "images").mkdir(parents=True)
-    (root / "labels").mkdir()
-    rng = np.random.default_rng(0)
     for class_id in range(1, 9):
         for k in range(6):
-            Image.fromarray(rng.integers(0, 255, (40, 40, 3), dtype=np.uint8)).save(
-                root / "images" / f"{class_id}-{k}.png"
-            )
-            labels = np.zeros((40, 40), np.uint8)
-            labels[5:25, 5 + k : 25 + k] = class_id
-            Image.fromarray(labels).save(root / "labels" / f"{class_id}-{k}.png")
-    (root / "classes.json").write_text(json.dumps({str(c): f"class {c}" for c in range(1, 9)}))
+            photo(root / "images" / f"{class_id}-{k}.png", (40, 40), value=20 * class_id + k)
+            labels(root / "labels" / f"{class_id}-{k}.png", block(class_id, 5, 5 + k, 20, size=(40, 40)))
+    write_json(root / "classes.json", {str(c): f"class {c}" for c in range(1, 9)})
     return str(root)
 
 
@@ -40,6 +31,7 @@ def test_training_sees_no_test_image_and_no_novel_class(label_folder) -> None:
     part = _part(label_folder, fold=1)
     test = open_test(part)
     train = open_train(part, test)
+    assert train.class_weights is None, "no share draws all classes equally"
     novel = set(test.index.novel_classes(1))
     assert not novel & {*train.classes, *train.val_classes} and set(train.ignore_classes) == novel
     assert not set(train.annotated.ids) & test.episodes.images
@@ -75,19 +67,6 @@ def test_left_out_classes_are_ignored(label_folder) -> None:
     assert all(train.index.class_names[c].startswith("folder0:") for c in train.val_classes)
 
 
-def test_a_misspelt_left_out_class_is_refused(label_folder) -> None:
-    part = _part(label_folder)
-    part.train[0].leave_out = {0: ["clas 2"]}
-    with pytest.raises(ValueError, match=r"leave_out names \['clas 2'\], which are no classes of 'folder'"):
-        open_train(part, open_test(part))
-
-
-def test_a_missing_test_list_is_refused(label_folder) -> None:
-    part = _part(label_folder, test_list="nowhere/fold{fold}_{shots}shot.json")
-    with pytest.raises(ValueError, match=r"test list nowhere/fold0_1shot.json does not exist"):
-        open_test(part)
-
-
 def test_a_set_without_a_pair_is_refused(label_folder) -> None:
     part = _part(label_folder, shots=4)  # the test list takes images away, four shots need five of those left
     part.test_episodes = 60
@@ -97,10 +76,20 @@ def test_a_set_without_a_pair_is_refused(label_folder) -> None:
         open_train(part, test)
 
 
-def test_an_empty_image_folder_is_refused(label_folder, tmp_path) -> None:
-    part = _part(label_folder, images=[DataSpec("images", str(tmp_path / "none"))])
-    with pytest.raises(ValueError, match=r"no image below .*none; give data.images a folder with images"):
-        open_train(part, open_test(part))
+def test_refusals_say_what_to_do(label_folder, tmp_path) -> None:
+    folder = DataSpec("folder", label_folder)
+    for options, words in (
+        ({"train": [DataSpec("folder", label_folder, leave_out={0: ["clas 2"]})]},
+         r"leave_out names \['clas 2'\], which are no classes of 'folder'"),
+        ({"test_list": "nowhere/fold{fold}_{shots}shot.json"}, r"test list nowhere/fold0_1shot.json does not exist"),
+        ({"images": [DataSpec("images", str(tmp_path / "none"))]},
+         r"no image below .*none; give data.images a folder with images"),
+        ({"train": [DataSpec("folder", label_folder, share=1.0), folder]},
+         r"the shares of data.train are \[1.0, None\]; give every data set one"),
+    ):  # fmt: skip
+        part = DataPart(**{"train": [folder], "test": folder, "test_episodes": 6, "val_episodes": 4, **options})
+        with pytest.raises(ValueError, match=words):
+            open_train(part, open_test(part))
 
 
 def test_shares_are_divided_among_a_data_set_s_classes(label_folder, tmp_path) -> None:
@@ -114,18 +103,6 @@ def test_shares_are_divided_among_a_data_set_s_classes(label_folder, tmp_path) -
     assert sum(w for c, w in chosen.class_weights.items() if c in first) == pytest.approx(3.0)
     assert sum(w for c, w in chosen.class_weights.items() if c not in first) == pytest.approx(1.0)
     assert len({w for c, w in chosen.class_weights.items() if c not in first}) == 1
-
-
-def test_no_share_draws_all_classes_equally(label_folder) -> None:
-    part = _part(label_folder)
-    assert open_train(part, open_test(part)).class_weights is None
-
-
-def test_a_share_in_one_data_set_alone_is_refused(label_folder) -> None:
-    train = [DataSpec("folder", label_folder, share=1.0), DataSpec("folder", label_folder)]
-    part = DataPart(train=train, test=DataSpec("folder", label_folder), test_episodes=6)
-    with pytest.raises(ValueError, match=r"the shares of data.train are \[1.0, None\]; give every data set one"):
-        open_train(part, open_test(part))
 
 
 def test_a_generalist_trains_on_the_tested_classes_but_on_no_tested_image(label_folder) -> None:

@@ -40,12 +40,6 @@ def test_shapes_ranges_and_the_image_s_own_size():
     assert item["episode_index"] == 2
 
 
-def test_a_method_s_own_resize_is_used():
-    index = MemoryIndex()
-    item = EpisodeData(index, EpisodeList.draw(index, 0, num_episodes=1), Resize(40, mode="pad"))[0]
-    assert (item["query_mask"][32:] == 255).all() and (item["support_masks"][:, 32:] == 0).all()
-
-
 def test_a_batch_keeps_original_masks_as_a_list():
     index = MemoryIndex()
     data = EpisodeData(index, EpisodeList.draw(index, 0, shots=2, num_episodes=3), Resize(28))
@@ -124,6 +118,7 @@ def test_references_keep_what_is_unknown_for_methods_that_predict_them():
     items = [TrainEpisodes(index, [0], Resize(40, mode="pad"), 2, 4)[i] for i in range(4)]
     for item in items:
         truths, masks = item["support_truths"], item["support_masks"]
+        assert (item["query_mask"][32:] == 255).all()
         assert truths.dtype == torch.uint8 and truths.shape == masks.shape
         assert (truths[:, 32:] == 255).all() and (masks[:, 32:] == 0).all()
         assert torch.equal(truths[:, :32] == 1, masks[:, :32] > 0.5)
@@ -150,12 +145,19 @@ def test_no_class_with_enough_images():
         TrainEpisodes(index, [0, 1], Resize(28), shots=2)
 
 
-def test_a_class_whose_pixels_are_all_ignored():
+def test_what_gives_no_episode_is_named():
+    index = MemoryIndex()
     with pytest.raises(ValueError, match=r"found no image with a usable mask of class 'square0' in 'memory'.*leave"):
-        TrainEpisodes(MemoryIndex(), [0], Resize(28), ignore_classes=[0])[0]
+        TrainEpisodes(index, [0], Resize(28), ignore_classes=[0])[0]
+    everywhere = SubsetIndex.of_images(index, [f"0_{k}" for k in range(5)])
+    with pytest.raises(ValueError, match=r"found no image without class 'square0' in 'memory'.*set absent_prob to 0"):
+        TrainEpisodes(everywhere, [0], Resize(28), absent_prob=1.0)[0]
+    episodes = EpisodeList("memory", 0, 1, 0, (EpisodeSpec(0, "0_0", ("3_0",)),))
+    with pytest.raises(ValueError, match=r"mask of class 'square0' in image '3_0' has no foreground pixel; a "):
+        EpisodeData(index, episodes, Resize(28))[0]
 
 
-def test_such_a_class_is_warned_of_and_another_one_drawn():
+def test_a_class_without_usable_mask_is_warned_of_and_another_one_drawn():
     index = MemoryIndex()
     kept = SubsetIndex(index, {0: ["0_0", "0_1"], 1: index.images(1)})
 
@@ -169,25 +171,3 @@ def test_such_a_class_is_warned_of_and_another_one_drawn():
         items = [data[i] for i in range(12)]
     assert {item["class_id"] for item in items} == {1}
     assert _same(items[3], data[3])  # still decided by its number alone
-
-
-def test_a_class_that_is_everywhere_cannot_be_absent():
-    index = SubsetIndex.of_images(MemoryIndex(), [f"0_{k}" for k in range(5)])
-    with pytest.raises(ValueError, match=r"found no image without class 'square0' in 'memory'.*set absent_prob to 0"):
-        TrainEpisodes(index, [0], Resize(28), absent_prob=1.0)[0]
-
-
-def test_an_empty_support_mask_names_image_and_class():
-    index = MemoryIndex()
-    episodes = EpisodeList("memory", 0, 1, 0, (EpisodeSpec(0, "0_0", ("3_0",)),))
-    with pytest.raises(ValueError, match=r"mask of class 'square0' in image '3_0' has no foreground pixel; a "):
-        EpisodeData(index, episodes, Resize(28))[0]
-
-
-def test_a_mask_of_another_size_names_image_and_class():
-    class Wrong(MemoryIndex):
-        def load_mask(self, image_id, class_id):
-            return super().load_mask(image_id, class_id)[:-1]
-
-    with pytest.raises(ValueError, match=r"mask '0_\d \(class 0\)' is 40x31 pixels .* export the mask at the"):
-        TrainEpisodes(Wrong(), [0], Resize(28))[0]

@@ -1,6 +1,5 @@
 """Folders of images and masks."""
 
-import numpy as np
 import pytest
 
 from fsdino.data.class_index import ClassIndex
@@ -34,18 +33,15 @@ def test_png_images_with_mask_in_the_name(tmp_path):
     _check(folder(tmp_path), ["cup"], 2)
 
 
-def test_twin_trees(tmp_path):
+def test_twin_trees_with_and_without_classes(tmp_path):
     for name in ("cup", "pen"):
         for k in range(2):
-            photo(tmp_path / f"images/{name}/{k}.jpg")
-            labels(tmp_path / f"masks/{name}/{k}{'_mask' if k else ''}.png", 255 * block(1))
-    _check(folder(tmp_path), ["cup", "pen"], 2)
-
-
-def test_twin_folders_without_classes(tmp_path):
-    photo(tmp_path / "images/a.JPG")
-    labels(tmp_path / "masks/a.png", 255 * block(1))
-    _check(folder(tmp_path), ["object"], 1)
+            photo(tmp_path / f"a/images/{name}/{k}.jpg")
+            labels(tmp_path / f"a/masks/{name}/{k}{'_mask' if k else ''}.png", 255 * block(1))
+    _check(folder(tmp_path / "a"), ["cup", "pen"], 2)
+    photo(tmp_path / "b/images/a.JPG")
+    labels(tmp_path / "b/masks/a.png", 255 * block(1))
+    _check(folder(tmp_path / "b"), ["object"], 1)
 
 
 def test_label_maps_with_names(tmp_path):
@@ -82,74 +78,49 @@ def test_classes_as_a_list(tmp_path):
         read_classes(path)
 
 
-def test_label_without_a_class(tmp_path):
-    label_folder_tree(tmp_path)
-    labels(tmp_path / "labels/0003.png", block(9))
-    with pytest.raises(DataSetError, match=r"label map '.*0003\.png' holds 9, which is no class \(known: 1 to 4, 0 = "
-                                           r"background, 255 = ignore\): add the class or repair the map"):
-        folder(tmp_path)
-
-
-def test_black_and_white_masks_given_as_label_maps(tmp_path):
-    label_folder_tree(tmp_path)
-    for path in (tmp_path / "labels").iterdir():
+def _all_white(root) -> None:
+    for path in (root / "labels").iterdir():
         labels(path, 255 * block(1))
-    with pytest.raises(DataSetError, match=r"label maps such as '.*0000\.png' hold too few object pixels, or 0 and 255 "
-                                           r"alone: 255 means ignore, so write class numbers, or use masks/"):
+
+
+DAMAGE = {
+    "label without a class": (
+        label_folder_tree, lambda root: labels(root / "labels/0003.png", block(9)),
+        r"label map '.*0003\.png' holds 9, which is no class \(known: 1 to 4, 0 = background, 255 = ignore\): add the "
+        r"class or repair the map",
+    ),
+    "black and white label maps": (
+        label_folder_tree, _all_white,
+        r"label maps such as '.*0000\.png' hold too few object pixels, or 0 and 255 alone: 255 means ignore, so write "
+        r"class numbers, or use masks/",
+    ),
+    "no classes.json": (label_folder_tree, lambda root: (root / "classes.json").unlink(),
+                        r"classes\.json' \(the names of the classes, .*\) does not exist"),
+    "an image without label map": (label_folder_tree, lambda root: (root / "labels/0000.png").unlink(),
+                                   r"image '.*0000\.jpg' has no mask '.*labels/0000\.png'"),
+    "an image without mask": (mask_folder_tree, lambda root: (root / "cup/shot1.png").unlink(),
+                              r"image '.*cup/shot1\.jpg' has no mask '.*cup/shot1\.png' .* add the"),
+    "a mask without image": (mask_folder_tree, lambda root: (root / "cup/shot1.jpg").unlink(),
+                             r"mask '.*cup/shot1\.png' has no image of the same name: add 'shot1"),
+    "two images of one name": (label_folder_tree, lambda root: photo(root / "images/0000.png"),
+                               r"'.*0000\.jpg' and '0000\.png' have the same name: remove one"),
+    "something else": (lambda root: root, lambda root: (root / "readme.txt").write_text("nothing here"),
+                       r"holds no images with masks; expected one of: <class>/<name>.jpg with"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", DAMAGE)
+def test_damage_is_named_with_the_remedy(tmp_path, case):
+    make, damage, words = DAMAGE[case]
+    damage(make(tmp_path))
+    with pytest.raises(DataSetError, match=words):
         folder(tmp_path)
 
 
-def test_classes_json_is_missing(tmp_path):
-    label_folder_tree(tmp_path)
-    (tmp_path / "classes.json").unlink()
-    with pytest.raises(DataSetError, match=r"classes\.json' \(the names of the classes, .*\) does not exist"):
-        folder(tmp_path)
-
-
-def test_a_image_without_mask(tmp_path):
-    mask_folder_tree(tmp_path / "a")
-    (tmp_path / "a/cup/shot1.png").unlink()
-    with pytest.raises(DataSetError, match=r"image '.*cup/shot1\.jpg' has no mask '.*cup/shot1\.png' .* add the"):
-        folder(tmp_path / "a")
-    label_folder_tree(tmp_path / "b")
-    (tmp_path / "b/labels/0000.png").unlink()
-    with pytest.raises(DataSetError, match=r"image '.*0000\.jpg' has no mask '.*labels/0000\.png'"):
-        folder(tmp_path / "b")
-
-
-def test_a_mask_without_image(tmp_path):
-    mask_folder_tree(tmp_path)
-    (tmp_path / "cup/shot1.jpg").unlink()
-    with pytest.raises(DataSetError, match=r"mask '.*cup/shot1\.png' has no image of the same name: add 'shot1"):
-        folder(tmp_path)
-
-
-def test_two_images_of_the_same_name(tmp_path):
-    label_folder_tree(tmp_path)
-    photo(tmp_path / "images/0000.png")
-    with pytest.raises(DataSetError, match=r"'.*0000\.jpg' and '0000\.png' have the same name: remove one"):
-        folder(tmp_path)
-
-
-def test_a_mask_of_another_size(tmp_path):
-    labels(mask_folder_tree(tmp_path) / "cup/shot0.png", np.ones((10, 12)))
-    with pytest.raises(ValueError, match=r"mask '.*cup/shot0\.png' is 12x10 pixels .* its image is 100x80"):
-        folder(tmp_path).load_mask("cup/shot0", 0)
-
-
-def test_an_unknown_image(tmp_path):
-    with pytest.raises(DataSetError, match="has no image 'cup/shot9'"):
-        folder(mask_folder_tree(tmp_path / "a")).load_image("cup/shot9")
-    with pytest.raises(DataSetError, match="has no image '0099'"):
-        folder(label_folder_tree(tmp_path / "b")).load_image("0099")
-
-
-def test_a_folder_of_something_else(tmp_path):
-    (tmp_path / "readme.txt").write_text("nothing here")
-    with pytest.raises(DataSetError, match=r"holds no images with masks; expected one of: <class>/<name>.jpg with"):
-        folder(tmp_path)
-    with pytest.raises(DataSetError, match=r"'.*nowhere' \(the folder of images and masks\) does not exist"):
-        folder(tmp_path / "nowhere")
+@pytest.mark.parametrize(("make", "image"), [(mask_folder_tree, "cup/shot9"), (label_folder_tree, "0099")])
+def test_an_unknown_image(tmp_path, make, image):
+    with pytest.raises(DataSetError, match=f"has no image '{image}'"):
+        folder(make(tmp_path)).load_image(image)
 
 
 def test_real_photographs():

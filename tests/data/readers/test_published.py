@@ -44,7 +44,7 @@ def test_every_benchmark_gives_episodes(tmp_path, name):
 
 
 class TestPascal:
-    def test_folds_ignore_label_and_smallest_size(self, tmp_path):
+    def test_folds_splits_ignore_label_and_smallest_size(self, tmp_path):
         index = VocIndex(trees.voc_tree(tmp_path), "val")
         assert index.folds == [list(range(5 * f + 1, 5 * f + 6)) for f in range(4)]
         assert index.class_names[15] == "person"
@@ -54,9 +54,7 @@ class TestPascal:
         assert (mask[8:10, 10:60] == 255).all() and (mask == 1).sum() == 2500
         small = VocIndex(tmp_path, "val", min_pixels=1)
         assert len(small.images(1)) == 4
-
-    def test_train_is_all_but_val(self, tmp_path):
-        root = trees.voc_tree(tmp_path)
+        root = tmp_path
         train, val = VocIndex(root / "VOCdevkit", "train"), VocIndex(root / "VOCdevkit/VOC2012", "val")
         assert len(train.all_images()) == len(val.all_images()) == 40
         assert not set(train.all_images()) & set(val.all_images())
@@ -129,11 +127,9 @@ class TestFss:
         for split, name in {"train": "trn", "val": "val", "test": "test"}.items():
             assert class_split()[split] == sorted((folder / f"{name}.txt").read_text().split())
 
-    def test_each_test_image_is_a_query_once(self, tmp_path):
+    def test_grey_above_the_middle_is_the_object(self, tmp_path):
         index = fss1000(trees.fss_tree(tmp_path))
-        assert list(index.class_names.values()) == ["cat", "dog"] and index.folds == [list(index.class_names)]
-        episodes = PROTOCOLS["hsnet"].draw(index, 0, shots=5)
-        assert len(episodes) == 20 and len({e.query for e in episodes}) == 20
+        assert index.folds == [list(index.class_names)]
         mask = index.load_mask("cat/1", index.folds[0][0])
         assert mask[0, 0] == 1 and mask.sum() == 2501  # 128 counts, 90 does not
 
@@ -177,7 +173,6 @@ class TestLvis:
         known = {entry["id"] for entry in raw["images"] if 1 in entry["neg_category_ids"]}
         absent = [p for p in index.candidates(1) if 1 not in index.classes_in(p)]
         assert len(absent) == len(known) and len(index.candidates(25)) < 4
-
 
     def test_images_are_missing(self, tmp_path):
         root = trees.lvis_tree(tmp_path)
@@ -282,8 +277,6 @@ class TestPerseg:
         labels(root / "PerSeg/Annotations/toy/02.png", block(1))
         index = PersegIndex(root)
         assert index.object_pixels("toy/01", 1) == index.object_pixels("toy/02", 1) == 2500
-
-    def test_a_image_without_mask(self, tmp_path):
-        (trees.perseg_tree(tmp_path) / "PerSeg/Annotations/toy/01.png").unlink()
+        (root / "PerSeg/Annotations/toy/01.png").unlink()
         with pytest.raises(DataSetError, match=r"toy/01\.jpg' has no mask '.*toy/01\.png' .*: unpack PerSeg again"):
-            PersegIndex(tmp_path)
+            PersegIndex(root)
