@@ -13,7 +13,8 @@ from dataclasses import fields, is_dataclass
 from importlib import import_module
 from typing import Any, get_type_hints
 
-# command -> what it calls, what may be given without a name in front of it, and one line of help
+# Command -> what it calls, what may be given without a name in front of it, and one line of help. Named by text and
+# not imported, so that help comes before torch.
 COMMANDS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "run": ("fsdino.pipeline.command:run", (), "a whole recipe: cache, distill, train, evaluate, export; or --stages"),
     "predict": ("fsdino.predict.command:predict", (), "masks of your objects in your images, from a few examples"),
@@ -52,24 +53,12 @@ def resolve(target: str) -> Callable[..., Any]:
 
 def calm() -> None:
     """Keep Lightning's remarks on hardware and services out of the way of the progress bars; warnings stay."""
-    remarks = (
-        "GPU available",
-        "TPU available",
-        "HPU available",
-        "Tip:",
-        "bfloat16 Automatic",
-        "`Trainer.",
-        "LOCAL_RANK",
-    )
+    # The first is said of GPU, TPU and HPU.
+    remarks = ("PU available", "Tip:", "bfloat16 Automatic", "`Trainer.", "LOCAL_RANK")
     logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
     logger.addFilter(lambda record: not any(remark in record.getMessage() for remark in remarks))
-    for message in (
-        "does not have many workers",
-        "exists and is not empty",
-        "isinstance.treespec",
-        "in eval mode at the",
-    ):
-        warnings.filterwarnings("ignore", message=f".*{message}")
+    known = "does not have many workers|exists and is not empty|isinstance.treespec|in eval mode at the"
+    warnings.filterwarnings("ignore", message=f".*({known})")
 
 
 def call(name: str, arguments: Sequence[str]) -> int:
@@ -77,6 +66,7 @@ def call(name: str, arguments: Sequence[str]) -> int:
     function = resolve(COMMANDS[name][0])
     calm()
     if name == "run":
+        # A recipe's parser is Lightning's, which knows every flag of its Trainer.
         result = function(arguments)
     else:
         result = function(**options(function, name, named(name, arguments)))
@@ -92,6 +82,7 @@ def options(function: Callable[..., Any], name: str, arguments: Sequence[str]) -
     for kind in kinds.values():
         parser.add_class_arguments(kind, instantiate=False)
     parser.add_function_arguments(function, skip=set(kinds))
+    # People write a switch without its value, which jsonargparse asks for.
     switches = {f"--{key}" for key, value in parser.get_defaults().as_dict().items() if value is False}
     values = dict(parser.parse_args(switched(switches, arguments)).items())
     parts = {key: kind(**{one.name: values.pop(one.name) for one in fields(kind)}) for key, kind in kinds.items()}
@@ -105,7 +96,7 @@ def named(name: str, arguments: Sequence[str]) -> list[str]:
     for option in COMMANDS[name][1]:
         if rest and not rest[0].startswith("-"):
             given += [f"--{option}", rest.pop(0)]
-    # values, and what stands behind a dot (--options.img-size), stay as they are
+    # Values, and what stands behind a dot (--options.img-size), stay as they are
     return given + [re.sub(r"^--[\w-]+", lambda found: "--" + found[0][2:].replace("-", "_"), part) for part in rest]
 
 

@@ -17,11 +17,11 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from timm.layers import build_sincos2d_pos_embed
 from torch import Tensor, nn
 
+from fsdino.data.world.shapes import NUM_SHAPES
+from fsdino.data.world.textures import NUM_TEXTURES
 from fsdino.models.encoder import create_vit, set_stride_
 from fsdino.training.optim import build_optimizer, build_schedule
 
-# Shape and texture variants of the embedded world's pretrain classes.
-SHAPES, TEXTURES = 48, 40
 # Of a patch without an object, beside one full of it: most patches show none and would drown the others.
 BACKGROUND_WEIGHT = 0.15
 
@@ -64,8 +64,8 @@ class PretrainModule(LightningModule):
             for stat in ("mean", "std"):
                 value = torch.tensor(self.vit.pretrained_cfg[stat]).view(1, 3, 1, 1)
                 self.register_buffer(stat, value, persistent=False)
-            self.shape_head = nn.Linear(self.vit.embed_dim, SHAPES + 1)
-            self.texture_head = nn.Linear(self.vit.embed_dim, TEXTURES + 1)
+            self.shape_head = nn.Linear(self.vit.embed_dim, NUM_SHAPES + 1)
+            self.texture_head = nn.Linear(self.vit.embed_dim, NUM_TEXTURES + 1)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimiser and its schedule over the whole run."""
@@ -73,7 +73,7 @@ class PretrainModule(LightningModule):
         return build_schedule(optimizer, int(self.trainer.estimated_stepping_batches), warmup=0.03)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Patch logits (B, h * w, SHAPES + 1) and (B, h * w, TEXTURES + 1); the last entry is background."""
+        """Patch logits (B, h * w, NUM_SHAPES + 1) and (B, h * w, NUM_TEXTURES + 1); the last entry is background."""
         tokens = self.vit.forward_features((images - self.mean) / self.std)[:, self.vit.num_prefix_tokens :]
         return self.shape_head(tokens), self.texture_head(tokens)
 
@@ -168,7 +168,7 @@ def patch_shares(labels: Tensor, num_labels: int, grid: int) -> Tensor:
 
 def _initialise(vit: Any) -> None:
     """Xavier matrices and a sine-cosine position table."""
-    # What made small ViTs learn within minutes: timm's truncated normal starts them much slower.
+    # In place of timm's own start, because it made small ViTs learn within minutes.
     for block in vit.blocks:
         for layer in block.modules():
             if isinstance(layer, nn.Linear):
