@@ -89,15 +89,6 @@ class TestTables:
         text = cost_tables.bars(pd.DataFrame(rows), RESULTS)
         assert text.endswith("| FS-DINO full · b14 · 518 · segment | 1.09 × bare encoder | <= 1.10 | yes |\n")
 
-    def test_prompts(self) -> None:
-        parts = [("found", "mask"), *((part, "box") for part in accuracy_tables.DRAWN), ("corrected", "1 click"),
-                 ("not this", "with"), ("mistaken", "with")]  # fmt: skip
-        rows = [{"part": part, "prompt": kind, "iou": 50.0, "low": 40.0, "high": 60.0, "number": 9}
-                for part, kind in parts]  # fmt: skip
-        text = accuracy_tables.prompts(texts(rows), RESULTS)
-        assert "| box | 50.0 | 50.0 | 50.0 | 50.0 | 50.0 (40.0–60.0) |" in text
-        assert "| corrections | 1 click | 50.0 (40.0–60.0) | 9 |" in text and "with a negative reference" in text
-
     def test_methods_are_joined_with_seeds_and_times(self, tmp_path: Path) -> None:
         write_rows(tmp_path / "tiny_seeds.csv", [row("a", "FS-DINO full", 48), row("b", "all foreground", 6)])
         sansa = [row(f"sansa-{seed}", "SANSA", 18 + 2 * seed, seed=seed) for seed in range(2)]

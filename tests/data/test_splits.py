@@ -8,6 +8,7 @@ from fsdino.data.catalog import open_data_set
 from fsdino.data.splits import DataPart, DataSpec, held_out_classes, open_test, open_train
 from tests.data.small import block, labels, photo, write_json
 from tests.data.trees import coco2014_tree, lvis_tree
+from tests.small import refuses
 
 
 @pytest.fixture
@@ -72,8 +73,7 @@ def test_a_set_without_a_pair_is_refused(label_folder) -> None:
     part.test_episodes = 60
     test = open_test(part)
     part.shots = 6
-    with pytest.raises(ValueError, match="no foreground class of 'folder' has two images to train on"):
-        open_train(part, test)
+    refuses("no foreground class of 'folder' has two images to train on", open_train, part, test)
 
 
 def test_refusals_say_what_to_do(label_folder, tmp_path) -> None:
@@ -88,8 +88,7 @@ def test_refusals_say_what_to_do(label_folder, tmp_path) -> None:
          r"the shares of data.train are \[1.0, None\]; give every data set one"),
     ):  # fmt: skip
         part = DataPart(**{"train": [folder], "test": folder, "test_episodes": 6, "val_episodes": 4, **options})
-        with pytest.raises(ValueError, match=words):
-            open_train(part, open_test(part))
+        refuses(words, open_train, part, open_test(part))
 
 
 def test_shares_are_divided_among_a_data_set_s_classes(label_folder, tmp_path) -> None:

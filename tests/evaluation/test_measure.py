@@ -4,27 +4,21 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from lightning import Trainer
 
 from fsdino.data.episodes.episode import EpisodeData, collate_episodes
 from fsdino.data.episodes.episode_list import EpisodeList
 from fsdino.data.world.index import SyntheticWorld
 from fsdino.evaluation.measure import Evaluation, RowWriter, evaluate, predict_episode, summarise
-from tests.small import small_segmenter
+from tests.small import refuses, small_segmenter
+from tests.training.small import small_trainer
 
 INDEX = SyntheticWorld("novel", 3)
 EPISODES = EpisodeList.draw(INDEX, 0, 1, 11, seed=4)  # processes and batches divide it unevenly
 
 
-def _quiet(**options) -> Trainer:
-    defaults = {"accelerator": "cpu", "devices": 1, "logger": False, "enable_checkpointing": False,
-                "enable_model_summary": False, "enable_progress_bar": False}  # fmt: skip
-    return Trainer(**{**defaults, **options})
-
-
 def _run(folder, **options) -> Evaluation:
     torch.manual_seed(0)
-    options = {"trainer": _quiet(), **options}
+    options = {"trainer": small_trainer(folder), **options}
     return evaluate(small_segmenter(seed=1), INDEX, EPISODES, folder, fingerprint="small-1", **options)
 
 
@@ -44,14 +38,13 @@ def test_workers_and_batches_change_no_count(tmp_path, reference, batch_size, nu
 
 
 def test_two_processes_change_no_count(tmp_path, reference) -> None:
-    rows = _run(tmp_path, trainer=_quiet(devices=2, strategy="ddp_fork")).rows
+    rows = _run(tmp_path, trainer=small_trainer(tmp_path, devices=2, strategy="ddp_fork")).rows
     assert len(list(tmp_path.glob("rows.*.csv"))) == 2
     pd.testing.assert_frame_equal(_counts(rows), _counts(reference))
 
 
 def test_missing_episodes_are_no_result(tmp_path) -> None:
-    with pytest.raises(ValueError, match="has 3 of 11 episodes"):
-        _run(tmp_path, trainer=_quiet(limit_predict_batches=3))
+    refuses("has 3 of 11 episodes", _run, tmp_path, trainer=small_trainer(tmp_path, limit_predict_batches=3))
 
 
 class _Dies(RowWriter):
@@ -61,7 +54,7 @@ class _Dies(RowWriter):
 
 
 def test_an_interrupted_evaluation_goes_on_without_repeating(tmp_path, reference) -> None:
-    trainer = _quiet()
+    trainer = small_trainer(tmp_path)
     trainer.callbacks.append(_Dies(tmp_path))
     with pytest.raises(KeyError, match="killed"):
         _run(tmp_path, trainer=trainer)
@@ -82,8 +75,7 @@ def test_a_folder_of_another_measurement_is_refused(tmp_path) -> None:
 
 
 def test_unknown_scoring_is_refused(tmp_path) -> None:
-    with pytest.raises(ValueError, match=r"unknown scoring 'half'; use 'original' .* or 'network'"):
-        _run(tmp_path, scoring="half")
+    refuses(r"unknown scoring 'half'; use 'original' .* or 'network'", _run, tmp_path, scoring="half")
 
 
 def test_cached_maps_give_what_pixels_give(tmp_path, reference) -> None:

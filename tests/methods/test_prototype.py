@@ -7,7 +7,7 @@ import torch
 from fsdino.methods.prototype import AllForeground, PrototypeMethod, correlation_score, masked_average, prototype_score
 from fsdino.models.encoder import FeatureEncoder
 from tests.contract import FewShotContract, episodes
-from tests.small import TINY_VIT
+from tests.small import TINY_VIT, refuses
 
 
 def encoder(taps: tuple[int, ...] = (1, 3)) -> FeatureEncoder:
@@ -78,5 +78,4 @@ def test_the_reference_finds_itself(kind: str) -> None:
 def test_errors_say_what_to_do() -> None:
     with pytest.raises(ValueError, match="'fg_bg' or 'softmax'"):
         PrototypeMethod(encoder(), tap=3, score_threshold=0.0, kind="mean")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"not \[2\]; build it with these taps"):
-        PrototypeMethod(encoder(), tap=2, score_threshold=0.0)
+    refuses(r"not \[2\]; build it with these taps", PrototypeMethod, encoder(), tap=2, score_threshold=0.0)

@@ -15,7 +15,7 @@ from fsdino.methods.sam2.sizes import SIZES, sam2_config
 from fsdino.methods.sam2.weights import build_sam2, hub_keys, save_sam2
 from fsdino.methods.sansa.method import Sansa
 from tests.contract import episodes
-from tests.small import SIDE, small_sam2
+from tests.small import SIDE, refuses, small_sam2
 
 
 class OneMaskPointer(Sam2VideoModel):
@@ -211,22 +211,16 @@ def test_incomplete_weights_are_refused_by_name(tmp_path: Path) -> None:
     weights = meta_checkpoint(small_sam2(version="2.0"))
     path = tmp_path / "sam2.pt"
     torch.save({"model": {k: v for k, v in weights.items() if k != "memory_encoder.out_proj.weight"}}, path)
-    with pytest.raises(ValueError, match=r"sam2.pt lacks memory_encoder.projection.weight"):
-        build_sam2(weights=path, img_size=SIDE)
+    refuses(r"sam2.pt lacks memory_encoder.projection.weight", build_sam2, weights=path, img_size=SIDE)
     torch.save({"model": {**weights, "extra.weight": torch.zeros(1)}}, path)
-    with pytest.raises(ValueError, match=r"has unknown extra.weight"):
-        build_sam2(weights=path, img_size=SIDE)
+    refuses(r"has unknown extra.weight", build_sam2, weights=path, img_size=SIDE)
     torch.save({"model": {"conv.weight": torch.zeros(1)}}, path)
-    with pytest.raises(ValueError, match="no SAM2 checkpoint of Meta's"):
-        build_sam2(weights=path, img_size=SIDE)
+    refuses("no SAM2 checkpoint of Meta's", build_sam2, weights=path, img_size=SIDE)
     narrow = {**weights, "image_encoder.trunk.patch_embed.proj.weight": torch.zeros(10, 3, 7, 7)}
     torch.save({"model": narrow}, path)
-    with pytest.raises(ValueError, match="10 wide with 9 blocks, which is no known SAM2"):
-        build_sam2(weights=path, img_size=SIDE)
-    with pytest.raises(ValueError, match="expected 00; download it again"):
-        build_sam2(weights=path, img_size=SIDE, sha256="00")
-    with pytest.raises(FileNotFoundError, match="no SAM2 checkpoint at"):
-        build_sam2(weights=tmp_path / "absent.pt", img_size=SIDE)
+    refuses("10 wide with 9 blocks, which is no known SAM2", build_sam2, weights=path, img_size=SIDE)
+    refuses("expected 00; download it again", build_sam2, weights=path, img_size=SIDE, sha256="00")
+    refuses("no SAM2 checkpoint at", build_sam2, weights=tmp_path / "absent.pt", img_size=SIDE, kind=FileNotFoundError)
 
 
 @pytest.mark.parametrize("version", ["2.0", "2.1"])
@@ -249,15 +243,13 @@ def test_damaged_own_file_is_refused_by_name(tmp_path: Path) -> None:
     path = save_sam2(small_sam2(), tmp_path / "mini.safetensors")
     state = load_file(path)
     missing = r"no SAM2 weights at .*; train them with `python -m fsdino.assets.make sam2`"
-    with pytest.raises(FileNotFoundError, match=missing):
-        build_sam2(img_size=SIDE, weights=tmp_path / "absent.safetensors")
+    refuses(missing, build_sam2, img_size=SIDE, weights=tmp_path / "absent.safetensors", kind=FileNotFoundError)
     save_file(state, path)
     with pytest.raises(ValueError, match=r"mini\.safetensors does not say which SAM2 it holds; give a file of"):
         build_sam2(img_size=SIDE, weights=path)
     del state["memory_encoder.projection.weight"]
     save_file(state, path, metadata={"size": "mini", "version": "2.1"})
-    with pytest.raises(ValueError, match=r"mini\.safetensors lacks memory_encoder\.projection\.weight"):
-        build_sam2(img_size=SIDE, weights=path)
+    refuses(r"mini\.safetensors lacks memory_encoder\.projection\.weight", build_sam2, img_size=SIDE, weights=path)
 
 
 def test_incomplete_folder_is_refused_by_name(tmp_path: Path) -> None:
@@ -269,12 +261,9 @@ def test_incomplete_folder_is_refused_by_name(tmp_path: Path) -> None:
 
 
 def test_errors_say_what_to_do() -> None:
-    with pytest.raises(ValueError, match="unknown SAM2 size 'huge'; use one of tiny"):
-        sam2_config("huge")
-    with pytest.raises(ValueError, match=r"unknown SAM2 version '3'; use '2.0' or '2.1'"):
-        sam2_config("tiny", version="3")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="112 is not a multiple of SAM2's coarsest stride 32; use 96 or 128"):
-        sam2_config("tiny", 112)
+    refuses("unknown SAM2 size 'huge'; use one of tiny", sam2_config, "huge")
+    refuses(r"unknown SAM2 version '3'; use '2.0' or '2.1'", sam2_config, "tiny", version="3")
+    refuses("112 is not a multiple of SAM2's coarsest stride 32; use 96 or 128", sam2_config, "tiny", 112)
     with pytest.raises(ValueError, match="expected images of 64 x 64, got 32 x 64"):
         small_sam2().encode(torch.zeros(1, 3, 32, 64))
     assert set(SIZES) == {"tiny", "small", "base_plus", "large", "mini"}

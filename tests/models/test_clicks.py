@@ -14,7 +14,7 @@ from fsdino.models.clicks import CLICK_LOGIT, click_logits
 from fsdino.models.memory import SupportMemory, grid_weights
 from fsdino.models.segmenter import FewShotSegmenter
 from tests.contract import sketch
-from tests.small import randn, small_segmenter
+from tests.small import randn, refuses, small_segmenter
 
 
 @pytest.fixture(scope="module")
@@ -182,8 +182,7 @@ def test_errors_say_what_to_do(model: FewShotSegmenter) -> None:
     with pytest.raises(ValueError, match="answers to masks alone; build it with promptable: true"):
         plain.remember([Reference(image, points=[(3, 3)])])
     memory = plain.remember([Reference(image, mask=mask)])
-    with pytest.raises(ValueError, match="promptable: true"):
-        plain.refine(memory, image, [(3, 3)])
+    refuses("promptable: true", plain.refine, memory, image, [(3, 3)])
     with pytest.raises(ValueError, match="negative references alone; give at least one that shows the object"):
         model.remember([Reference(image, mask=mask, negative=True)])
     with pytest.raises(ValueError, match=r"position \(90, 3\) is outside the image"):

@@ -117,14 +117,6 @@ def test_positions_without_weight_change_nothing(reader: torch.nn.Module) -> Non
     assert_equal(read(reader, query, support, fg, bg), before)
 
 
-def test_a_reference_without_weight_changes_nothing(reader: torch.nn.Module) -> None:
-    query, support, fg, bg = episode(k=2)
-    before = read(reader, query, support, fg, bg)
-    more = torch.cat([support, support[:, :, :16].flip(-1)], 2)
-    none = torch.zeros(2, 16)
-    assert_equal(read(reader, query, more, torch.cat([fg, none], 1), torch.cat([bg, none], 1)), before)
-
-
 def test_one_memory_broadcasts_over_queries_and_one_query_over_memories(reader: torch.nn.Module) -> None:
     query, support, fg, bg = episode()
     one = slice(0, 1)

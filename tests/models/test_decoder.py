@@ -7,7 +7,7 @@ from segment_anything.modeling import TwoWayTransformer
 from fsdino.models.config import preset
 from fsdino.models.decoder import Attention, MaskDecoder
 from fsdino.models.segmenter import FewShotSegmenter
-from tests.small import randn
+from tests.small import randn, refuses
 
 
 def reference(dim: int = 32, depth: int = 2, mlp_dim: int = 48, heads: int = 4, iou_dim: int = 24) -> SamMaskDecoder:
@@ -76,5 +76,4 @@ def test_quiet_start_scales_the_masks() -> None:
 
 
 def test_heads_must_divide() -> None:
-    with pytest.raises(ValueError, match="3 heads do not divide the attention width 16; use a divisor"):
-        Attention(32, 3, inner_dim=16)
+    refuses("3 heads do not divide the attention width 16; use a divisor", Attention, 32, 3, inner_dim=16)

@@ -16,9 +16,7 @@ from fsdino.predict import hints, predict, read_support, remember
 from fsdino.predict.command import open_engine
 from fsdino.predict.formats import annotation
 from fsdino.predict.memory_file import load_memory
-from tests.small import references, scene, write_references
-
-# ---- Python and the command see the same
+from tests.small import references, refuses, scene, write_references
 
 
 def odd_images(folder: Path) -> dict[str, Path]:
@@ -77,9 +75,6 @@ def test_masks_are_the_same_from_python_and_from_files(tmp_path: Path) -> None:
         assert (found != mask).mean() < 0.01, path.name
 
 
-# ---- layouts
-
-
 def names_and_counts(path: Path, **options: Any) -> dict[str, int]:
     return {name: len(references) for name, references in read_support(path, **options).references.items()}
 
@@ -121,9 +116,6 @@ def test_a_coco_file(tmp_path: Path) -> None:
     assert names_and_counts(path, images=tmp_path / "elsewhere") == {"box": 2}
 
 
-# ---- names of classes
-
-
 def two_classes(folder: Path, names: tuple[str, str]) -> Path:
     """A COCO file with an image and a mask for each of two categories."""
     image, mask = scene()
@@ -141,8 +133,7 @@ def two_classes(folder: Path, names: tuple[str, str]) -> Path:
 
 
 def test_two_classes_of_one_name_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="'refs' has two classes of the name 'cup'; rename one"):
-        read_support(two_classes(tmp_path, ("cup", "cup")))
+    refuses("'refs' has two classes of the name 'cup'; rename one", read_support, two_classes(tmp_path, ("cup", "cup")))
 
 
 def test_memories_of_like_names_stay_apart_and_keep_their_names(model_dir: str, tmp_path: Path) -> None:
@@ -154,9 +145,6 @@ def test_memories_of_like_names_stay_apart_and_keep_their_names(model_dir: str, 
     shutil.copy(files[0], tmp_path / "memory" / "again.fsmem")
     with pytest.raises(ValueError, match=r"again\.fsmem' and .*cup_big\.fsmem' both remember class 'cup/big'; take"):
         read_support(tmp_path / "memory")
-
-
-# ---- what is read
 
 
 def hinted(folder: Path, count: int = 3) -> Path:
