@@ -61,11 +61,11 @@ def small_segmenter(seed: int = 0, **overrides: Any) -> FewShotSegmenter:
         return FewShotSegmenter(small_config(**overrides)).eval()
 
 
-def small_encoder(side: int = 70) -> FeatureEncoder:
-    """A DINOv2 of 70 thousand parameters on a 5 x 5 grid."""
+def small_encoder(side: int = 70, taps: tuple[int, ...] = (3,)) -> FeatureEncoder:
+    """A DINOv2 of 70 thousand parameters; at 70 pixels on a 5 x 5 grid."""
     with torch.random.fork_rng():
         torch.manual_seed(1)
-        return FeatureEncoder("vit_small_patch14_dinov2", side, (3,), model_kwargs=TINY_VIT)
+        return FeatureEncoder("vit_small_patch14_dinov2", side, taps, model_kwargs=TINY_VIT)
 
 
 def twin(size: str) -> HieraSize:

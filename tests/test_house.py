@@ -3,6 +3,7 @@
 import ast
 import io
 import tokenize
+from graphlib import CycleError, TopologicalSorter
 from importlib import import_module
 from pathlib import Path
 
@@ -84,21 +85,10 @@ def upward(graph: dict[str, set[str]]) -> list[str]:
 
 def circle(graph: dict[str, set[str]]) -> list[str]:
     """Modules that import each other in a ring, or none."""
-    state: dict[str, int] = {}
-
-    def visit(name: str, way: list[str]) -> list[str]:
-        state[name] = 1
-        for target in sorted(graph[name]):
-            if state.get(target) == 1:
-                return [*way[way.index(target) :], target] if target in way else [name, target]
-            if target not in state and (found := visit(target, [*way, target])):
-                return found
-        state[name] = 2
-        return []
-
-    for name in sorted(graph):
-        if name not in state and (found := visit(name, [name])):
-            return found
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return error.args[1]
     return []
 
 

@@ -156,30 +156,23 @@ def rewrite(folder: Path, **changes: Any) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
-def break_missing_weight(folder: Path) -> None:
-    tensors = load_file(folder / "model.safetensors")
-    tensors.pop("decoder.iou_token.weight")
-    save_file(tensors, folder / "model.safetensors")
+def reweigh(folder: Path, **changed: torch.Tensor | None) -> None:
+    """Puts other weights in; None takes one out."""
+    tensors = {**load_file(folder / "model.safetensors"), **changed}
+    save_file({k: v for k, v in tensors.items() if v is not None}, folder / "model.safetensors")
 
 
-def break_shape(folder: Path) -> None:
-    tensors = load_file(folder / "model.safetensors")
-    save_file({**tensors, "decoder.iou_token.weight": torch.zeros(1, 7)}, folder / "model.safetensors")
-
-
-def break_extra(folder: Path) -> None:
-    save_file({**load_file(folder / "model.safetensors"), "extra": torch.zeros(1)}, folder / "model.safetensors")
-
-
-def break_mixed(folder: Path) -> None:
+def mix(folder: Path) -> None:
     shutil.copy(save(small_segmenter(1), folder / "b") / "model.safetensors", folder / "model.safetensors")
 
 
+TOKEN = "decoder.iou_token.weight"
 BROKEN = {
-    "missing weight": (break_missing_weight, ValueError, r"1 missing \(decoder.iou_token.weight\)"),
-    "unknown weight": (break_extra, ValueError, r"1 unknown \(extra\)"),
-    "other shape": (break_shape, ValueError, r"decoder.iou_token.weight has shape \(1, 7\), its configuration needs"),
-    "two models": (break_mixed, ValueError, "mixes two models"),
+    "missing weight": (lambda f: reweigh(f, **{TOKEN: None}), ValueError, r"1 missing \(decoder.iou_token.weight\)"),
+    "unknown weight": (lambda f: reweigh(f, extra=torch.zeros(1)), ValueError, r"1 unknown \(extra\)"),
+    "other shape": (lambda f: reweigh(f, **{TOKEN: torch.zeros(1, 7)}), ValueError,
+                    r"decoder.iou_token.weight has shape \(1, 7\), its configuration needs"),
+    "two models": (mix, ValueError, "mixes two models"),
     "cut weights": (lambda f: (f / "model.safetensors").write_bytes(b"12345678900"), ValueError, "cut or damaged"),
     "no weights": (lambda f: (f / "model.safetensors").unlink(), FileNotFoundError, "has no model.safetensors"),
     "no config": (lambda f: (f / "config.json").unlink(), FileNotFoundError, "has no config.json"),
@@ -189,7 +182,7 @@ BROKEN = {
     "too old": (lambda f: rewrite(f, format_version=1), ValueError, "version 1, this fsdino reads 2; export it again"),
     "unknown method": (lambda f: rewrite(f, method="matcher"), ValueError, "unknown method 'matcher'; use one of"),
     "unknown setting": (lambda f: rewrite(f, args={"colour": 1}), ValueError, "SegmenterConfig has no colour"),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("case", BROKEN)

@@ -23,8 +23,6 @@ class TestDocuments:
         assert "| a | b |" in new and "| 1 | x |" in new and "stale" not in new and "M · 2 threads" in new
         assert new.startswith("before\n") and new.endswith("after\n")
         assert table.fill(new, tmp_path) == new
-
-    def test_an_open_marker_is_refused(self, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=r"table 'choices' is not closed; add <!-- /table:choices --> below"):
             table.fill("<!-- table:choices -->\n", tmp_path)
 
@@ -139,15 +137,12 @@ class TestAblation:
         assert b"</svg>" in first and (results / "ablation.svg").read_bytes() == first
 
     def test_one_seed_without_episodes_still_makes_a_table_and_a_figure(self, tmp_path: Path) -> None:
+        with pytest.raises(FileNotFoundError, match=r"there is no '.*ablation.csv'; run `python -m benchmarks"):
+            figures.draw("ablation", tmp_path)
         write_rows(tmp_path / "ablation.csv", [row("full-seed0", "FS-DINO full", 40)])
         text = table.render("ablation", tmp_path)
         assert "| full | 1 | 44.0 | 40.0 | 37.5–42.5 | 0.20 |" in text and "Paired" not in text
         assert all(path.stat().st_size for path in figures.draw("ablation", tmp_path))
-
-    def test_no_results(self, tmp_path: Path) -> None:
-        with pytest.raises(FileNotFoundError, match=r"there is no '.*ablation.csv'; run `python -m benchmarks"):
-            figures.draw("ablation", tmp_path)
-
 
 def test_the_curve_is_compared_by_seed(tmp_path: Path) -> None:
     rows = [row(f"{kind}-{count}-seed{seed}", "FS-DINO full", 20 + count / 50 + bonus + seed, seed=seed,

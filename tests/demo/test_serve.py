@@ -198,7 +198,6 @@ def test_the_server_forbids_other_addresses_and_reads_uploads_alone(served: str,
 
 
 def test_a_taken_port_and_a_missing_gradio_are_named(served: str, monkeypatch: pytest.MonkeyPatch) -> None:
-
     desk = Studio(small_segmenter(), "small", {})
     taken = int(served.rstrip("/").rsplit(":", 1)[1])
     with pytest.raises(ValueError, match=f"^port {taken} of 127.0.0.1 is not free; choose another --port or --host.$"):

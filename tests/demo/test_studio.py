@@ -111,20 +111,17 @@ def test_hints_are_drawn_and_corrections_change_the_answer() -> None:
     assert not np.array_equal(before, after.probs) and after.present
 
 
-def test_what_cannot_be_done_is_said() -> None:
+def test_what_cannot_be_done_is_said(monkeypatch) -> None:
     desk, (image, mask) = studio(), scene()
     refuses("small learns from masks alone", desk.example, Reference(image, points=[(3, 3)]))
     refuses("no example of the object yet", desk.search, Session(), ["small"])
     negative = Session(examples=[desk.example(Reference(image, mask=mask, negative=True))])
     refuses("no example of the object yet", desk.search, negative, ["small"])
     refuses("needs an FS-DINO model", prototype_of, build("all_foreground", img_size=56), [Reference(image, mask=mask)])
-
-
-def test_an_empty_drawing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     model = small_segmenter(promptable=True)
     monkeypatch.setattr(model, "draw_mask", lambda reference: np.zeros((60, 80), bool))
     with pytest.raises(ValueError, match="gave an empty mask"):
-        Studio(model, "small", {}).example(Reference(scene()[0], points=[(3, 3)]))
+        Studio(model, "small", {}).example(Reference(image, points=[(3, 3)]))
 
 
 def test_the_sample_has_images_with_and_without_the_class() -> None:

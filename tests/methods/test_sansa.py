@@ -41,7 +41,6 @@ class TestSansaAsVideo(FewShotContract):
 
 
 @pytest.mark.parametrize("size", ["mini", "tiny", "small", "base_plus", "large"])
-@torch.no_grad()
 def test_zero_up_projection_is_frozen_sam2_exactly(size: str) -> None:
     inputs = episodes(Sansa(small_sam2(size)), 1, 2)
     plain = Sansa(small_sam2(size), factor=0.0).eval()(*inputs)
@@ -79,14 +78,12 @@ def test_gradients_reach_an_adapter_in_every_block_of_the_last_two_stages_and_no
     assert reached(method) == wanted == {name for name, p in method.named_parameters() if p.requires_grad}
 
 
-@torch.no_grad()
 def test_one_reference_is_the_same_in_both_orders() -> None:
     inputs = episodes(Sansa(small_sam2()), 2, 1)
     as_set, as_video = (Sansa(small_sam2(), memory_order=order).eval() for order in ("set", "video"))
     assert_same(as_set(*inputs), as_video(*inputs), 1e-6)
 
 
-@torch.no_grad()
 def test_published_memory_drops_what_does_not_fit() -> None:
     method = Sansa(small_sam2(), memory_order="video").eval()
     query, images, masks = episodes(method, 1, 9)
@@ -118,7 +115,6 @@ def test_targets_become_pseudo_references() -> None:
     assert all(p.grad is not None for p in method.trainable_parameters())
 
 
-@torch.no_grad()
 def test_kinds_mix_and_a_mask_wins() -> None:
     method = random_up_(Sansa(small_sam2())).eval()
     image, mask = sketch(48, 80, 0)
@@ -129,7 +125,6 @@ def test_kinds_mix_and_a_mask_wins() -> None:
     assert together.maps.shape[1] == 2 and torch.equal(together.pointers[:, 1], memories[1].pointers[:, 0])
 
 
-@torch.no_grad()
 def test_a_prompt_is_answered_by_sam2_and_its_mask_remembered() -> None:
     """Points, a box's two corners and every pixel of a scribble, decoded without memory into the single mask."""
     method = random_up_(Sansa(small_sam2())).eval()
@@ -152,7 +147,6 @@ def test_a_prompt_is_answered_by_sam2_and_its_mask_remembered() -> None:
         assert memory.pointers.shape == (1, 1, method.sam2.dim)
 
 
-@torch.no_grad()
 def test_points_are_scaled_with_the_image() -> None:
     method = Sansa(small_sam2(), resize_mode="pad").eval()
     image, _ = sketch(SIDE, 2 * SIDE, 0)

@@ -37,7 +37,6 @@ def model(request: pytest.FixtureRequest) -> FewShotSegmenter:
     return small_segmenter(**VARIANTS[request.param])
 
 
-@torch.no_grad()
 def test_features_from_a_cache_give_the_same(model: FewShotSegmenter) -> None:
     query, images, masks = episodes(model, 2, 3)
     memory = model.encode_support_feats(model.encoder(images.flatten(0, 1)), masks)
@@ -79,7 +78,6 @@ def test_embedding_needs_only_the_first_blocks() -> None:
 
 
 @pytest.mark.parametrize("side", [28, 42, 56, 84])
-@torch.no_grad()
 def test_coarse_to_fine_sizes(side: int, model: FewShotSegmenter) -> None:
     cells = side // 7
     assert model.embed(rand(1, 3, side, side)).shape == (1, 32, cells, cells)
@@ -87,7 +85,6 @@ def test_coarse_to_fine_sizes(side: int, model: FewShotSegmenter) -> None:
     assert out.mask_logits.shape == (1, 1, 4 * cells, 4 * cells)
 
 
-@torch.no_grad()
 def test_untrained_model_finds_what_looks_like_the_reference() -> None:
     """Two flat colours: the training-free score alone separates them."""
     for name in ("compact", "full"):
@@ -104,7 +101,6 @@ def test_untrained_model_finds_what_looks_like_the_reference() -> None:
         assert float((found & truth).sum() / (found | truth).sum()) > 0.6, name
 
 
-@torch.no_grad()
 def test_the_mask_follows_a_moved_object() -> None:
     """By the stride of the patches, the mask moves by the same share of its grid, through pixels and back."""
     model = small_segmenter()
@@ -125,7 +121,6 @@ def test_the_mask_follows_a_moved_object() -> None:
     assert centres[1] - centres[0] == pytest.approx(14, abs=4) and centres[2] - centres[1] == pytest.approx(14, abs=4)
 
 
-@torch.no_grad()
 def test_skip_adds_the_coarse_logits() -> None:
     with_skip, without = small_segmenter(), small_segmenter(skip=False)
     inputs = episodes(with_skip, 1, 1)
@@ -137,7 +132,6 @@ def test_skip_adds_the_coarse_logits() -> None:
     torch.testing.assert_close(difference, coarse, atol=1e-4, rtol=1e-4)
 
 
-@torch.no_grad()
 def test_position_encoding_is_sams() -> None:
     encoder = small_segmenter().prompt_encoder
     code = grid_code(encoder.pe_layer.positional_encoding_gaussian_matrix, (8, 8))

@@ -102,9 +102,8 @@ def changed_config(place: Place, **values: object) -> None:
 def other_memory(place: Place) -> Path:
     save(small_segmenter(seed=1), place.root / "other")
     path = place.root / "cat.fsmem"
-    assert (
-        main(["remember", "--support", str(place.cat), "--out", str(path), "--model", str(place.root / "other")]) == 0
-    )
+    arguments = ["remember", "--support", str(place.cat), "--out", str(path), "--model", str(place.root / "other")]
+    assert main(arguments) == 0
     return path
 
 
@@ -243,17 +242,13 @@ def test_broken_input_is_one_sentence(place: Place, case: str, capsys: pytest.Ca
     assert any(part in said for part in message.split("|")), said
 
 
-def frames(path: Path) -> None:
-    path.write_bytes(b"\x00\x00\x00\x18ftypmp42" + bytes(500))
-
-
 UNREADABLE: dict[str, Callable[[Place], object]] = {
     "cut.jpg": lambda p: (shutil.copy(p.root / "photos" / "a.jpg", p.root / "photos" / "cut.jpg"),
                           cut(p.root / "photos" / "cut.jpg")),
     "text.png": lambda p: p.write("photos/text.png", "no image"),
     "empty.webp": lambda p: p.write("photos/empty.webp", b""),
     "bomb.png": lambda p: bomb(p.root / "photos" / "bomb.png"),
-    "film.mp4": lambda p: frames(p.root / "photos" / "film.mp4"),
+    "film.mp4": lambda p: p.write("photos/film.mp4", b"\x00\x00\x00\x18ftypmp42" + bytes(500)),
     "gone.jpg": lambda p: (p.root / "photos" / "gone.jpg").symlink_to(p.root / "nowhere.jpg"),
 }  # fmt: skip
 

@@ -119,12 +119,9 @@ def test_without_network_the_message_says_what_to_put_where(official, tmp_path, 
         SamTeacher.from_checkpoint("vit_b")
 
 
-def test_missing_file():
+def test_file_that_is_missing_or_no_sam(tmp_path, sam):
     with pytest.raises(FileNotFoundError, match=r"teacher file nowhere.pth does not exist; give a .pth"):
         SamTeacher.from_checkpoint("nowhere.pth")
-
-
-def test_file_that_is_no_sam(tmp_path, sam):
     torch.save({"conv.weight": torch.zeros(1)}, tmp_path / "other.pth")
     with pytest.raises(ValueError, match=r"no SAM checkpoint: it has no 'image_encoder.patch_embed.proj.weight'"):
         SamTeacher.from_checkpoint(tmp_path / "other.pth")

@@ -111,7 +111,6 @@ def test_killed_writer_goes_on_where_it_stood(tmp_path):
         ("views", r"views = \('plain',\), this run needs \('plain', 'hflip'\)"),
         ("mode", r"resize_mode = 'squash', this run needs 'pad'"),
     ],
-    ids=["teacher", "images", "views", "mode"],
 )
 def test_cache_of_another_recipe_is_refused(tmp_path, change, message):
     cached(small_teacher(), image_list(7), tmp_path)

@@ -133,7 +133,6 @@ def test_module_errors(cache):
         ({"sizes": [14, 28], "shares": [1.0]}, "one share for each of the 2 sizes, got 1"),
         ({"batch_size": 9}, "an epoch of 8 images has no full batch of 9"),
     ],
-    ids=["target", "val", "shares", "batch"],
 )
 def test_data_errors(options, message):
     with pytest.raises(ValueError, match=message):
