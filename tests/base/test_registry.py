@@ -1,6 +1,5 @@
 """Methods by name: what they are built from, and what is said of a name or an argument that is wrong."""
 
-
 from fsdino.base.registry import METHODS, build, method_class
 from fsdino.base.storage import describe
 from fsdino.methods.sansa.method import Sansa

@@ -144,6 +144,7 @@ class TestAblation:
         assert "| full | 1 | 44.0 | 40.0 | 37.5–42.5 | 0.20 |" in text and "Paired" not in text
         assert all(path.stat().st_size for path in figures.draw("ablation", tmp_path))
 
+
 def test_the_curve_is_compared_by_seed(tmp_path: Path) -> None:
     rows = [row(f"{kind}-{count}-seed{seed}", "FS-DINO full", 20 + count / 50 + bonus + seed, seed=seed,
                 train_images=count)
