@@ -1,10 +1,12 @@
 """Small models of the real classes with random weights, and images, references and numbers for them."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
@@ -17,60 +19,34 @@ from fsdino.models.segmenter import FewShotSegmenter
 from fsdino.teachers.architecture import SamConfig
 
 SAM_SIZES: dict[str, Any] = {
-    "img_size": 32,
-    "patch_size": 4,
-    "embed_dim": 24,
-    "depth": 2,
-    "num_heads": 3,
-    "window_size": 4,
-    "global_blocks": (1,),
-    "prompt_dim": 32,
-    "decoder_mlp_dim": 32,
-    "decoder_heads": 2,
-    "iou_dim": 16,
-}
+    "img_size": 32, "patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 3, "window_size": 4,
+    "global_blocks": (1,), "prompt_dim": 32, "decoder_mlp_dim": 32, "decoder_heads": 2, "iou_dim": 16,
+}  # fmt: skip
 SAM = SamConfig(**SAM_SIZES)
 TINY_VIT = {"embed_dim": 32, "depth": 4, "num_heads": 2}
 SEGMENTER: dict[str, Any] = {
-    "encoder": "vit_small_patch14_dinov2",
-    "encoder_kwargs": {**TINY_VIT, "patch_size": 7, "init_values": 1.0},
-    "img_size": 56,
-    "adapter_tap": 1,
-    "reader_taps": (2, 3),
-    "prompt_dim": 32,
-    "adapter_dim": 16,
-    "adapter_hidden": 16,
-    "adapter_heads": 2,
-    "decoder_mlp_dim": 32,
-    "decoder_heads": 2,
-    "decoder_iou_dim": 16,
-    "mask_in_chans": 8,
+    "encoder": "vit_small_patch14_dinov2", "encoder_kwargs": {**TINY_VIT, "patch_size": 7, "init_values": 1.0},
+    "img_size": 56, "adapter_tap": 1, "reader_taps": (2, 3), "prompt_dim": 32, "adapter_dim": 16, "adapter_hidden": 16,
+    "adapter_heads": 2, "decoder_mlp_dim": 32, "decoder_heads": 2, "decoder_iou_dim": 16, "mask_in_chans": 8,
     "reader_dim": 16,
-}
+}  # fmt: skip
 SIDE = 64  # pixels of a small SAM2's images: a 4 x 4 map
 # Arguments of `build` that make every method of the registry small.
+VIT = {"encoder": "vit_small_patch14_dinov2", "encoder_kwargs": TINY_VIT}
 METHOD_ARGS: dict[str, dict[str, Any]] = {
     "fsdino": SEGMENTER,
     "all_foreground": {"img_size": 28},
-    "prototype": {
-        "encoder": "vit_small_patch14_dinov2",
-        "img_size": 56,
-        "tap": (1, 3),
-        "score_threshold": 0.1,
-        "encoder_kwargs": TINY_VIT,
-    },
+    "prototype": {**VIT, "img_size": 56, "tap": (1, 3), "score_threshold": 0.1},
     "persam": {"config": SAM_SIZES},
     "sansa": {"size": "mini", "img_size": SIDE, "memory_order": "video"},
-    "fssam": {
-        "size": "mini",
-        "img_size": SIDE,
-        "encoder": "vit_small_patch14_dinov2",
-        "encoder_img_size": 70,
-        "tap": 3,
-        "encoder_kwargs": TINY_VIT,
-        "rounds": 2,
-    },
+    "fssam": {**VIT, "size": "mini", "img_size": SIDE, "encoder_img_size": 70, "tap": 3, "rounds": 2},
 }
+
+
+def refuses(words: str, call: Callable, *args: Any, kind: type[Exception] = ValueError, **kwargs: Any) -> None:
+    """Expects the call to raise an error whose text has these words, a regular expression."""
+    with pytest.raises(kind, match=words):
+        call(*args, **kwargs)
 
 
 def small_config(**overrides: Any) -> SegmenterConfig:
@@ -85,11 +61,11 @@ def small_segmenter(seed: int = 0, **overrides: Any) -> FewShotSegmenter:
         return FewShotSegmenter(small_config(**overrides)).eval()
 
 
-def small_encoder(side: int = 70) -> FeatureEncoder:
-    """A DINOv2 of 70 thousand parameters on a 5 x 5 grid."""
+def small_encoder(side: int = 70, taps: tuple[int, ...] = (3,)) -> FeatureEncoder:
+    """A DINOv2 of 70 thousand parameters; at 70 pixels on a 5 x 5 grid."""
     with torch.random.fork_rng():
         torch.manual_seed(1)
-        return FeatureEncoder("vit_small_patch14_dinov2", side, (3,), model_kwargs=TINY_VIT)
+        return FeatureEncoder("vit_small_patch14_dinov2", side, taps, model_kwargs=TINY_VIT)
 
 
 def twin(size: str) -> HieraSize:
@@ -142,7 +118,7 @@ def write_image(path: Path, height: int = 30, width: int = 40, seed: int = 0) ->
 
 def references(count: int = 1, seed: int = 0) -> list[Reference]:
     """References of different sizes."""
-    found = [scene(60 + 7 * i, 80 - 9 * i, seed + i) for i in range(count)]
+    found = [scene(60 + 7 * (i % 5), 80 - 9 * (i % 5), seed + i) for i in range(count)]
     return [Reference(image, mask=mask, name=f"reference {i}") for i, (image, mask) in enumerate(found)]
 
 

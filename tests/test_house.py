@@ -3,12 +3,14 @@
 import ast
 import io
 import tokenize
+from graphlib import CycleError, TopologicalSorter
 from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 import fsdino
+from fsdino.base.registry import METHODS
 
 PACKAGE = Path(fsdino.__file__).parent
 # Lowest first. A room imports from its own step only itself, and otherwise from lower steps alone.
@@ -84,21 +86,10 @@ def upward(graph: dict[str, set[str]]) -> list[str]:
 
 def circle(graph: dict[str, set[str]]) -> list[str]:
     """Modules that import each other in a ring, or none."""
-    state: dict[str, int] = {}
-
-    def visit(name: str, way: list[str]) -> list[str]:
-        state[name] = 1
-        for target in sorted(graph[name]):
-            if state.get(target) == 1:
-                return [*way[way.index(target) :], target] if target in way else [name, target]
-            if target not in state and (found := visit(target, [*way, target])):
-                return found
-        state[name] = 2
-        return []
-
-    for name in sorted(graph):
-        if name not in state and (found := visit(name, [name])):
-            return found
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return error.args[1]
     return []
 
 
@@ -147,6 +138,18 @@ def test_models_read_no_files() -> None:
             }
             assert not {target.split(".")[0] for target, _ in imports(path)} & forbidden, name
             assert not calls & {"open", "read_text", "read_bytes", "load_file"}, name
+
+
+def test_nobody_outside_asks_which_method_it_is() -> None:
+    classes = {target.partition(":")[2] for target in METHODS.values()} | {"SupportMemory"}
+    asked = []
+    for name, path in modules().items():
+        if room(name) not in ("models", "methods"):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "isinstance":
+                    names = {part.id for part in ast.walk(node.args[1]) if isinstance(part, ast.Name)}
+                    asked += [f"{name}:{node.lineno}"] if names & classes else []
+    assert asked == []
 
 
 def test_predicting_with_graphs_needs_no_torch() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from lightning import Trainer
 from lightning.pytorch.cli import LightningArgumentParser
@@ -32,11 +32,11 @@ class MethodPart:
     """Which system learns; another one than FS-DINO leaves out stages 0, 1 and 3, and `preset` and `model`.
 
     Args:
-        name: "fsdino", "sansa" or "fssam".
+        name: a method of `fsdino.base.registry.METHODS` that learns: "fsdino", "sansa", "fssam".
         args: arguments of the other system's `build`; `bundled:NAME` names a file of `fsdino/assets`.
     """
 
-    name: Literal["fsdino", "sansa", "fssam"] = "fsdino"
+    name: str = "fsdino"
     args: dict[str, Any] = field(default_factory=dict)
 
 

@@ -24,7 +24,6 @@ from fsdino.cache.cache import EmbeddingCache
 from fsdino.cache.image_list import ImageList
 from fsdino.data.splits import TestSet, TrainSet, open_test, open_train
 from fsdino.models.config import preset
-from fsdino.models.segmenter import FewShotSegmenter
 from fsdino.pipeline.recipe import Recipe
 from fsdino.pipeline.teacher import own_teacher
 from fsdino.teachers.sam import SamTeacher
@@ -162,8 +161,7 @@ class Run:
         recipe, part = self.recipe, self.recipe.distill
         # A cache holds all that the embedding loss needs; the mask loss asks the teacher's decoder in every step.
         live = not recipe.cache.teacher
-        model = self.build()
-        assert isinstance(model, FewShotSegmenter)
+        model: Any = self.build()  # FS-DINO, since `distills` holds
         teacher = self.teacher if live or part.mask_weight > 0 else None
         module = DistillModule(model, part, teacher, recipe.seed)
         data = DistillData(

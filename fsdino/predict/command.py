@@ -20,7 +20,7 @@ from fsdino.predict.engines.openvino import OpenvinoEngine
 from fsdino.predict.formats import listed
 from fsdino.predict.images import EndOfVideo, Item, find_images, read_ahead
 from fsdino.predict.memory_file import MEMORY_SUFFIX, SavedMemory, load_memory, save_memory, thumbnail
-from fsdino.predict.outputs import Format, Outputs
+from fsdino.predict.outputs import Outputs
 from fsdino.predict.support import Support, read_support
 from fsdino.predict.tiles import find_tiled
 
@@ -77,7 +77,7 @@ def predict(
     images: str,
     out: str,
     model: str = "tiny",
-    formats: Sequence[Format] | str = ("labels", "overlays"),
+    formats: Sequence[str] | str = ("labels", "overlays"),
     support_images: str | None = None,
     max_references: int = 10,
     min_score: float = 0.0,

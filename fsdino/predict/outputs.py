@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -19,7 +19,6 @@ from fsdino.predict.images import Source
 from fsdino.predict.record import Entry, check_settings, read_record, write_record
 from fsdino.predict.writers import TEXT, WRITERS
 
-Format = Literal["labels", "overlays", "coco", "yolo"]
 RECORD_FILE = "progress.jsonl"
 SUMMARIES = ("classes.json", "scores.csv", *(file for writer in WRITERS.values() for file in writer.summaries))
 

@@ -1,11 +1,11 @@
 """Pre-training of the tiny encoder: targets, strides, and weights that fit the segmenter's encoder."""
 
 import torch
-from lightning import Trainer
 
 from fsdino.assets.pretrain_encoder import PretrainModule, RandomPatches, patch_shares
 from fsdino.assets.scenes import SceneData
 from fsdino.models.encoder import FeatureEncoder
+from tests.training.small import small_trainer
 
 SIZES = {"embed_dim": 32, "depth": 2, "num_heads": 2, "init_values": 1.0}
 
@@ -21,10 +21,7 @@ def test_patch_shares_count_the_pixels_of_each_label() -> None:
 
 def test_a_run_lowers_the_loss_and_its_weights_load_into_the_encoder(tmp_path) -> None:
     module = PretrainModule(encoder_kwargs=SIZES, fine_share=0.5, thin_share=0.5, lr=3e-3)
-    trainer = Trainer(
-        accelerator="cpu", max_epochs=4, logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, reload_dataloaders_every_n_epochs=1, num_sanity_val_steps=0,
-    )  # fmt: skip
+    trainer = small_trainer(tmp_path, max_epochs=4, gradient_clip_val=None)
     trainer.fit(module, SceneData(epoch_length=32, val_length=8, batch_size=8))
     assert trainer.callback_metrics["val/loss"] < 7.6  # log 49 + log 41: what knowing nothing costs
     encoder = FeatureEncoder("vit_small_patch14_dinov2", 112, (0, 1), SIZES, stride=7)

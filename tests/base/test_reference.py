@@ -18,7 +18,7 @@ from fsdino.base.reference import (
     to_square,
 )
 from fsdino.base.resize import Resize
-from tests.small import rand
+from tests.small import rand, refuses
 
 IMAGE = np.zeros((40, 80, 3), np.uint8)
 SQUARE = (40, 40)  # the image's place in a square of 40 pixels, squashed
@@ -73,8 +73,7 @@ def test_every_kind_of_mask_is_the_same_mask() -> None:
     ],
 )
 def test_what_is_not_an_image_with_a_mask_is_refused(reference: Reference, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        reference_arrays(reference)
+    refuses(message, reference_arrays, reference)
 
 
 def test_points_box_and_scribble_add_up() -> None:
@@ -131,8 +130,7 @@ def test_scribbles_become_a_few_points_along_the_stroke() -> None:
     ],
 )
 def test_what_cannot_be_used_is_refused(kinds: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        points_of(**kinds)
+    refuses(message, points_of, **kinds)
 
 
 def test_a_correction_may_be_off_the_object_alone() -> None:

@@ -1,11 +1,9 @@
 """Methods by name: what they are built from, and what is said of a name or an argument that is wrong."""
 
-import pytest
-
 from fsdino.base.registry import METHODS, build, method_class
 from fsdino.base.storage import describe
 from fsdino.methods.sansa.method import Sansa
-from tests.small import METHOD_ARGS, SIDE, small_sam2
+from tests.small import METHOD_ARGS, SIDE, refuses, small_sam2
 
 
 def test_the_registry_and_the_classes_agree() -> None:
@@ -23,9 +21,6 @@ def test_files_of_weights_are_not_needed_again(tmp_path) -> None:
 
 
 def test_errors_say_what_to_do() -> None:
-    with pytest.raises(ValueError, match="unknown method 'matcher'; use one of fsdino, sansa"):
-        build("matcher")
-    with pytest.raises(ValueError, match=r"'all_foreground' does not take these arguments: .*sizes"):
-        build("all_foreground", sizes=3)
-    with pytest.raises(ValueError, match=r"does not know how it was built; make it with fsdino\.base\.registry"):
-        describe(Sansa(small_sam2()))
+    refuses("unknown method 'matcher'; use one of fsdino, sansa", build, "matcher")
+    refuses(r"'all_foreground' does not take these arguments: .*sizes", build, "all_foreground", sizes=3)
+    refuses(r"does not know how it was built; make it with fsdino\.base\.registry", describe, Sansa(small_sam2()))

@@ -18,7 +18,7 @@ from fsdino.base.registry import METHODS, build
 from fsdino.base.storage import CHECKPOINT_KEY, describe, fingerprint, load, read_checkpoint, rewrite_checkpoint, save
 from fsdino.models.segmenter import FewShotSegmenter
 from tests.contract import assert_same, episodes
-from tests.small import METHOD_ARGS, references, scene, small_segmenter
+from tests.small import METHOD_ARGS, references, refuses, scene, small_segmenter
 
 
 @pytest.fixture(scope="module")
@@ -61,14 +61,12 @@ def test_every_method_survives_disk_and_refuses_the_weights_of_another(name: str
     assert json.dumps(describe(loaded)) == json.dumps(describe(method))  # a tuple is a list on disk
     if method.state_dict():
         shutil.copy(save(other, tmp_path / "two") / "model.safetensors", place / "model.safetensors")
-        with pytest.raises(ValueError, match="mixes two models"):
-            load(place)
+        refuses("mixes two models", load, place)
 
 
 def test_a_model_of_another_method_is_refused_where_one_is_wanted(folder: Path, tmp_path: Path) -> None:
     floor = save(build("all_foreground", img_size=56), tmp_path / "floor")
-    with pytest.raises(ValueError, match="holds AllForeground, expected FS-DINO; give a model of that kind"):
-        load(floor, method="fsdino")
+    refuses("holds AllForeground, expected FS-DINO; give a model of that kind", load, floor, method="fsdino")
     assert load(folder, method="fsdino").name == "fsdino"
     with pytest.raises(ValueError, match=r"holds AllForeground, expected FewShotSegmenter; use fsdino\.load"):
         FewShotSegmenter.from_pretrained(floor)
@@ -84,29 +82,18 @@ def test_half_precision_is_half_the_size_and_the_same_fingerprint(model: FewShot
     assert np.abs(probs(loaded) - probs(model)).max() < 0.01
 
 
-def test_files_are_as_readable_as_others(folder: Path) -> None:
-    modes = {path.name: path.stat().st_mode for path in folder.iterdir()}
-    assert set(modes) == {"model.safetensors", "config.json", "README.md"}
-    assert len(set(modes.values())) == 1
-
-
-def test_a_write_that_breaks_leaves_the_older_model(
-    model: FewShotSegmenter, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_write_that_breaks_leaves_the_older_model(model, folder, monkeypatch) -> None:
     def refuse(*_: Any, **__: Any) -> str:
         raise OSError("no space left")
 
     for step in ("fsdino.base.storage.save_file", "fsdino.base.storage.model_card"):
         with monkeypatch.context() as broken:
             broken.setattr(step, refuse)
-            with pytest.raises(OSError, match="no space left"):
-                save(small_segmenter(seed=1), folder)
+            refuses("no space left", save, small_segmenter(seed=1), folder, kind=OSError)
         assert fingerprint(load(folder)) == fingerprint(model)
 
 
-def test_processes_may_write_the_same_model(
-    model: FewShotSegmenter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_processes_may_write_the_same_model(model, tmp_path, monkeypatch) -> None:
     def save_beside_another(tensors: dict[str, torch.Tensor], path: Path, **options: Any) -> None:
         save_file(tensors, path, **options)
         with monkeypatch.context() as other:
@@ -117,7 +104,9 @@ def test_processes_may_write_the_same_model(
     monkeypatch.setattr("fsdino.base.storage.save_file", save_beside_another)
     save(model, tmp_path)
     assert fingerprint(load(tmp_path)) == fingerprint(model)
-    assert {path.name for path in tmp_path.iterdir()} == {"model.safetensors", "config.json", "README.md"}
+    modes = {path.name: path.stat().st_mode for path in tmp_path.iterdir()}
+    assert set(modes) == {"model.safetensors", "config.json", "README.md"}
+    assert len(set(modes.values())) == 1, "files are as readable as others"
 
 
 def test_other_weights_or_sizes_have_other_fingerprints(model: FewShotSegmenter) -> None:
@@ -136,8 +125,7 @@ def test_lightning_checkpoints_open(model: FewShotSegmenter, tmp_path: Path) -> 
 
 def test_a_run_folder_opens_its_best_model(model: FewShotSegmenter, tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("seed: 1")
-    with pytest.raises(FileNotFoundError, match="has no checkpoint of episode training yet"):
-        load(tmp_path)
+    refuses("has no checkpoint of episode training yet", load, tmp_path, kind=FileNotFoundError)
     places = ["train/checkpoints/last.ckpt", "train/checkpoints/best.ckpt", "presence/best.ckpt"]
     for threshold, name in enumerate(places, start=1):  # each is preferred to the ones before it
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -159,8 +147,7 @@ def test_a_checkpoint_is_written_again_with_other_weights(model: FewShotSegmente
 
 def test_distilled_weights_are_not_taken_for_trained_ones(model: FewShotSegmenter, tmp_path: Path) -> None:
     saved = save(model, tmp_path / "m", stage="distilled")
-    with pytest.raises(ValueError, match=r"is a distill checkpoint.*Run the train stage"):
-        load(saved)
+    refuses(r"is a distill checkpoint.*Run the train stage", load, saved)
     assert np.array_equal(probs(load(saved, stage="distilled")), probs(model))
 
 
@@ -169,30 +156,23 @@ def rewrite(folder: Path, **changes: Any) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
-def break_missing_weight(folder: Path) -> None:
-    tensors = load_file(folder / "model.safetensors")
-    tensors.pop("decoder.iou_token.weight")
-    save_file(tensors, folder / "model.safetensors")
+def reweigh(folder: Path, **changed: torch.Tensor | None) -> None:
+    """Puts other weights in; None takes one out."""
+    tensors = {**load_file(folder / "model.safetensors"), **changed}
+    save_file({k: v for k, v in tensors.items() if v is not None}, folder / "model.safetensors")
 
 
-def break_shape(folder: Path) -> None:
-    tensors = load_file(folder / "model.safetensors")
-    save_file({**tensors, "decoder.iou_token.weight": torch.zeros(1, 7)}, folder / "model.safetensors")
-
-
-def break_extra(folder: Path) -> None:
-    save_file({**load_file(folder / "model.safetensors"), "extra": torch.zeros(1)}, folder / "model.safetensors")
-
-
-def break_mixed(folder: Path) -> None:
+def mix(folder: Path) -> None:
     shutil.copy(save(small_segmenter(1), folder / "b") / "model.safetensors", folder / "model.safetensors")
 
 
+TOKEN = "decoder.iou_token.weight"
 BROKEN = {
-    "missing weight": (break_missing_weight, ValueError, r"1 missing \(decoder.iou_token.weight\)"),
-    "unknown weight": (break_extra, ValueError, r"1 unknown \(extra\)"),
-    "other shape": (break_shape, ValueError, r"decoder.iou_token.weight has shape \(1, 7\), its configuration needs"),
-    "two models": (break_mixed, ValueError, "mixes two models"),
+    "missing weight": (lambda f: reweigh(f, **{TOKEN: None}), ValueError, r"1 missing \(decoder.iou_token.weight\)"),
+    "unknown weight": (lambda f: reweigh(f, extra=torch.zeros(1)), ValueError, r"1 unknown \(extra\)"),
+    "other shape": (lambda f: reweigh(f, **{TOKEN: torch.zeros(1, 7)}), ValueError,
+                    r"decoder.iou_token.weight has shape \(1, 7\), its configuration needs"),
+    "two models": (mix, ValueError, "mixes two models"),
     "cut weights": (lambda f: (f / "model.safetensors").write_bytes(b"12345678900"), ValueError, "cut or damaged"),
     "no weights": (lambda f: (f / "model.safetensors").unlink(), FileNotFoundError, "has no model.safetensors"),
     "no config": (lambda f: (f / "config.json").unlink(), FileNotFoundError, "has no config.json"),
@@ -202,37 +182,30 @@ BROKEN = {
     "too old": (lambda f: rewrite(f, format_version=1), ValueError, "version 1, this fsdino reads 2; export it again"),
     "unknown method": (lambda f: rewrite(f, method="matcher"), ValueError, "unknown method 'matcher'; use one of"),
     "unknown setting": (lambda f: rewrite(f, args={"colour": 1}), ValueError, "SegmenterConfig has no colour"),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("case", BROKEN)
 def test_broken_folders_are_named(folder: Path, case: str) -> None:
     damage, kind, message = BROKEN[case]
     damage(folder)
-    with pytest.raises(kind, match=message):
-        load(folder)
+    refuses(message, load, folder, kind=kind)
 
 
 def test_wrong_files_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, more in (("a.onnx", ".*--runtime onnx"), ("a.fsmem", ".*saved memory"), ("a.txt", "")):
         (tmp_path / name).write_bytes(b"x")
-        with pytest.raises(ValueError, match=f"is not a model{more}"):
-            load(tmp_path / name)
+        refuses(f"is not a model{more}", load, tmp_path / name)
     (tmp_path / "cut.ckpt").write_bytes(b"x")
-    with pytest.raises(ValueError, match="cannot be read"):
-        load(tmp_path / "cut.ckpt")
+    refuses("cannot be read", load, tmp_path / "cut.ckpt")
     torch.save({"weights": 1}, tmp_path / "other.ckpt")
-    with pytest.raises(ValueError, match="no state_dict"):
-        load(tmp_path / "other.ckpt")
+    refuses("no state_dict", load, tmp_path / "other.ckpt")
     torch.save({"state_dict": {}}, tmp_path / "foreign.ckpt")
-    with pytest.raises(ValueError, match="not written by `fsdino run`"):
-        load(tmp_path / "foreign.ckpt")
+    refuses("not written by `fsdino run`", load, tmp_path / "foreign.ckpt")
     for name in ("nowhere", "b14"):
-        with pytest.raises(FileNotFoundError, match=f"no model '{name}': give a preset that comes with weights"):
-            load(name)
+        refuses(f"no model '{name}': give a preset that comes with weights", load, name, kind=FileNotFoundError)
     monkeypatch.setitem(bundled.BUNDLED, "tiny", "absent")
-    with pytest.raises(FileNotFoundError, match="bundled weights of 'tiny' are missing"):
-        load("tiny")
+    refuses("bundled weights of 'tiny' are missing", load, "tiny", kind=FileNotFoundError)
 
 
 def test_an_encoder_that_is_bundled_is_not_stored_twice(tmp_path: Path) -> None:
@@ -243,11 +216,7 @@ def test_an_encoder_that_is_bundled_is_not_stored_twice(tmp_path: Path) -> None:
     assert fingerprint(load(folder)) == fingerprint(tiny)
     with torch.no_grad():
         tiny.encoder.backbone.norm.weight.add_(1)
-    with pytest.raises(ValueError, match="another encoder than this model's"):
-        save(tiny, tmp_path / "other", encoder="tiny_encoder")
-
-
-# ---- the Hub
+    refuses("another encoder than this model's", save, tiny, tmp_path / "other", encoder="tiny_encoder")
 
 
 def test_hub_methods_use_the_same_folder(model: FewShotSegmenter, tmp_path: Path) -> None:

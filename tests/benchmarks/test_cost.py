@@ -7,6 +7,7 @@ import torch
 
 from benchmarks.common import read_rows, write_rows
 from benchmarks.cost import params, speed, timing
+from tests.small import refuses
 
 
 class TestParams:
@@ -68,8 +69,7 @@ class TestTiming:
 
     def test_another_process(self) -> None:
         assert timing.apart(os.getpid) != os.getpid()
-        with pytest.raises(ValueError, match="invalid literal"):
-            timing.apart(int, "no number")
+        refuses("invalid literal", timing.apart, int, "no number")
         assert (timing.resident_mb() or 1) > 0
 
     @pytest.mark.parametrize(("value", "bar", "met"), [(0.1, "<= 0.10", "yes"), (7.9, ">= 8", "no"), (8, ">= 8", "yes"),

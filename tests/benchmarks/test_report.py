@@ -23,8 +23,6 @@ class TestDocuments:
         assert "| a | b |" in new and "| 1 | x |" in new and "stale" not in new and "M · 2 threads" in new
         assert new.startswith("before\n") and new.endswith("after\n")
         assert table.fill(new, tmp_path) == new
-
-    def test_an_open_marker_is_refused(self, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=r"table 'choices' is not closed; add <!-- /table:choices --> below"):
             table.fill("<!-- table:choices -->\n", tmp_path)
 
@@ -89,15 +87,6 @@ class TestTables:
         text = cost_tables.bars(pd.DataFrame(rows), RESULTS)
         assert text.endswith("| FS-DINO full · b14 · 518 · segment | 1.09 × bare encoder | <= 1.10 | yes |\n")
 
-    def test_prompts(self) -> None:
-        parts = [("found", "mask"), *((part, "box") for part in accuracy_tables.DRAWN), ("corrected", "1 click"),
-                 ("not this", "with"), ("mistaken", "with")]  # fmt: skip
-        rows = [{"part": part, "prompt": kind, "iou": 50.0, "low": 40.0, "high": 60.0, "number": 9}
-                for part, kind in parts]  # fmt: skip
-        text = accuracy_tables.prompts(texts(rows), RESULTS)
-        assert "| box | 50.0 | 50.0 | 50.0 | 50.0 | 50.0 (40.0–60.0) |" in text
-        assert "| corrections | 1 click | 50.0 (40.0–60.0) | 9 |" in text and "with a negative reference" in text
-
     def test_methods_are_joined_with_seeds_and_times(self, tmp_path: Path) -> None:
         write_rows(tmp_path / "tiny_seeds.csv", [row("a", "FS-DINO full", 48), row("b", "all foreground", 6)])
         sansa = [row(f"sansa-{seed}", "SANSA", 18 + 2 * seed, seed=seed) for seed in range(2)]
@@ -148,14 +137,12 @@ class TestAblation:
         assert b"</svg>" in first and (results / "ablation.svg").read_bytes() == first
 
     def test_one_seed_without_episodes_still_makes_a_table_and_a_figure(self, tmp_path: Path) -> None:
+        with pytest.raises(FileNotFoundError, match=r"there is no '.*ablation.csv'; run `python -m benchmarks"):
+            figures.draw("ablation", tmp_path)
         write_rows(tmp_path / "ablation.csv", [row("full-seed0", "FS-DINO full", 40)])
         text = table.render("ablation", tmp_path)
         assert "| full | 1 | 44.0 | 40.0 | 37.5–42.5 | 0.20 |" in text and "Paired" not in text
         assert all(path.stat().st_size for path in figures.draw("ablation", tmp_path))
-
-    def test_no_results(self, tmp_path: Path) -> None:
-        with pytest.raises(FileNotFoundError, match=r"there is no '.*ablation.csv'; run `python -m benchmarks"):
-            figures.draw("ablation", tmp_path)
 
 
 def test_the_curve_is_compared_by_seed(tmp_path: Path) -> None:

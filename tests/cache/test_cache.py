@@ -1,12 +1,12 @@
 """Image lists, recipes and shards: what a cache is known by, what is still to do, what is refused."""
 
 import numpy as np
-import pytest
 
 from fsdino.base.resize import Resize
 from fsdino.cache.cache import cache_recipe
 from fsdino.cache.image_list import ImageData, ImageList
 from fsdino.cache.shards import ShardStore
+from tests.small import refuses
 from tests.training.small import image_list, noise, small_teacher
 
 
@@ -36,20 +36,15 @@ def test_work_is_split_by_shards():
 def test_writer_errors(tmp_path):
     recipe = cache_recipe(small_teacher(), image_list(7))
     store = ShardStore(tmp_path, recipe)
-    with pytest.raises(ValueError, match=r"expected rows of shape \(1, 32, 8, 8\), got \(3,\)"):
-        store.put([0], np.zeros((1, 3)))
+    refuses(r"expected rows of shape \(1, 32, 8, 8\), got \(3,\)", store.put, [0], np.zeros((1, 3)))
     rows = np.zeros((2, *recipe.entry_shape))
     rows[1, 0, 0, 0, 0] = 1e6
-    with pytest.raises(ValueError, match="embedding of image 5 is not finite in float16"):
-        store.put([4, 5], rows)
-    with pytest.raises(ValueError, match="unknown view 'vflip'"):
-        cache_recipe(small_teacher(), image_list(7), views=("vflip",))
+    refuses("embedding of image 5 is not finite in float16", store.put, [4, 5], rows)
+    refuses("unknown view 'vflip'", cache_recipe, small_teacher(), image_list(7), views=("vflip",))
 
 
 def test_image_list_errors():
-    with pytest.raises(ValueError, match="image list 'none' is empty"):
-        ImageList("none", (), noise)
-    with pytest.raises(ValueError, match="names '1' twice"):
-        ImageList("twice", ("1", "2", "1"), noise)
+    refuses("image list 'none' is empty", ImageList, "none", (), noise)
+    refuses("names '1' twice", ImageList, "twice", ("1", "2", "1"), noise)
     item = ImageData(image_list(7), Resize(16), [5])[0]
     assert item["index"] == 5 and item["image"].shape == (3, 16, 16)

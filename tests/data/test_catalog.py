@@ -8,6 +8,7 @@ import pytest
 from fsdino.data.catalog import DataSet, data_set, data_sets, open_data_set
 from tests.data.small import MemoryIndex
 from tests.data.trees import TREES
+from tests.small import refuses
 
 
 def test_every_reader_is_found_by_the_name_in_its_own_file():
@@ -17,10 +18,8 @@ def test_every_reader_is_found_by_the_name_in_its_own_file():
 
 
 def test_names_and_roots():
-    with pytest.raises(ValueError, match=r"there is no data set 'pascal'; known: .*coco, coco20i"):
-        data_set("pascal")
-    with pytest.raises(ValueError, match=r"data set 'fss1000' \(FSS-1000\) needs the folder it lies in: give --root"):
-        open_data_set("fss1000")
+    refuses(r"there is no data set 'pascal'; known: .*coco, coco20i", data_set, "pascal")
+    refuses(r"data set 'fss1000' \(FSS-1000\) needs the folder it lies in: give --root", open_data_set, "fss1000")
     assert open_data_set("synthetic", role="train").name == "synthetic-base"
     assert open_data_set("synthetic", split="pretrain").name == "synthetic-pretrain"
 

@@ -1,10 +1,10 @@
 """Views on data sets."""
 
 import numpy as np
-import pytest
 
 from fsdino.data.class_index import CombinedIndex, SubsetIndex
 from tests.data.small import MemoryIndex
+from tests.small import refuses
 
 
 def test_novel_and_base_classes_share_nothing():
@@ -12,8 +12,7 @@ def test_novel_and_base_classes_share_nothing():
     for fold in range(4):
         assert not set(index.novel_classes(fold)) & set(index.base_classes(fold))
         assert len(index.novel_classes(fold)) + len(index.base_classes(fold)) == 8
-    with pytest.raises(ValueError, match="data set 'memory' has folds 0 to 3, got fold 4"):
-        index.novel_classes(4)
+    refuses("data set 'memory' has folds 0 to 3, got fold 4", index.novel_classes, 4)
 
 
 def test_a_subset_hides_images_and_nothing_else():
@@ -42,9 +41,6 @@ def test_combined_data_sets_keep_their_classes_and_images_apart():
 
 def test_combined_data_sets_refuse_what_cannot_be_known():
     both = CombinedIndex([MemoryIndex(2, name="a"), MemoryIndex(2, name="b")])
-    with pytest.raises(ValueError, match="has no mask of class 'a:square0': it belongs to another data set"):
-        both.load_mask("b:0_0", 0)
-    with pytest.raises(ValueError, match="image 'c:0_0' is of no data set here; known: a, b"):
-        both.load_image("c:0_0")
-    with pytest.raises(ValueError, match="needs at least one"):
-        CombinedIndex([])
+    refuses("has no mask of class 'a:square0': it belongs to another data set", both.load_mask, "b:0_0", 0)
+    refuses("image 'c:0_0' is of no data set here; known: a, b", both.load_image, "c:0_0")
+    refuses("needs at least one", CombinedIndex, [])

@@ -8,6 +8,7 @@ from fsdino.data.catalog import open_data_set
 from fsdino.data.splits import DataPart, DataSpec, held_out_classes, open_test, open_train
 from tests.data.small import block, labels, photo, write_json
 from tests.data.trees import coco2014_tree, lvis_tree
+from tests.small import refuses
 
 
 @pytest.fixture
@@ -34,16 +35,9 @@ def test_training_sees_no_test_image_and_no_novel_class(label_folder) -> None:
     assert train.class_weights is None, "no share draws all classes equally"
     novel = set(test.index.novel_classes(1))
     assert not novel & {*train.classes, *train.val_classes} and set(train.ignore_classes) == novel
-    assert not set(train.annotated.ids) & test.episodes.images
-    assert not set(train.images.ids) & test.episodes.images
-
-
-def test_held_out_classes_are_not_trained_on(label_folder) -> None:
-    part = _part(label_folder)
-    train = open_train(part, open_test(part))
-    assert train.val_classes and not set(train.val_classes) & set(train.classes)
-    assert train.val_episodes is not None
-    assert set(train.val_episodes.class_ids) <= set(train.val_classes)
+    assert not {*train.annotated.ids, *train.images.ids} & test.episodes.images
+    assert train.val_classes and not set(train.val_classes) & set(train.classes), "held-out classes are not trained on"
+    assert train.val_episodes is not None and set(train.val_episodes.class_ids) <= set(train.val_classes)
 
 
 def test_few_annotated_images_come_in_pairs_and_nest(label_folder) -> None:
@@ -72,8 +66,7 @@ def test_a_set_without_a_pair_is_refused(label_folder) -> None:
     part.test_episodes = 60
     test = open_test(part)
     part.shots = 6
-    with pytest.raises(ValueError, match="no foreground class of 'folder' has two images to train on"):
-        open_train(part, test)
+    refuses("no foreground class of 'folder' has two images to train on", open_train, part, test)
 
 
 def test_refusals_say_what_to_do(label_folder, tmp_path) -> None:

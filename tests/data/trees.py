@@ -238,19 +238,8 @@ def suim_tree(root: Path) -> Path:
 
 
 TREES = {
-    "pascal5i": voc_tree,
-    "coco20i": coco2014_tree,
-    "fss1000": fss_tree,
-    "lvis92i": lvis_tree,
-    "pascal-part": pascal_part_tree,
-    "paco-part": paco_tree,
-    "davis2016": davis_tree,
-    "davis2017": davis_tree,
-    "perseg": perseg_tree,
-    "folder": mask_folder_tree,
-    "chest-xray": chest_xray_tree,
-    "fss1000-cd": fss_tree,
-    "isic": isic_tree,
-    "deepglobe": deepglobe_tree,
-    "suim": suim_tree,
-}
+    "pascal5i": voc_tree, "coco20i": coco2014_tree, "fss1000": fss_tree, "lvis92i": lvis_tree, "perseg": perseg_tree,
+    "pascal-part": pascal_part_tree, "paco-part": paco_tree, "davis2016": davis_tree, "davis2017": davis_tree,
+    "folder": mask_folder_tree, "chest-xray": chest_xray_tree, "fss1000-cd": fss_tree, "isic": isic_tree,
+    "deepglobe": deepglobe_tree, "suim": suim_tree,
+}  # fmt: skip

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from fsdino.demo.marks import reference_from
+from tests.small import refuses
 
 IMAGE = np.zeros((40, 60, 3), np.uint8)
 
@@ -64,5 +65,4 @@ def test_marks_outside_are_moved_to_the_border() -> None:
     ],
 )
 def test_marks_of_another_form_are_refused(marks: Any, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        reference_from(IMAGE, marks)
+    refuses(message, reference_from, IMAGE, marks)

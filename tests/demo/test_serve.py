@@ -20,42 +20,32 @@ from fsdino.demo.drawings import opened
 from fsdino.demo.serve import POLICY, demo, keep_offline, open_studio, shown_name, start
 from fsdino.demo.studio import PROTOTYPE, Studio
 from tests.demo.test_studio import filled, studio
-from tests.small import small_segmenter, write_image
+from tests.small import refuses, small_segmenter, write_image
 
 IMAGE = np.zeros((40, 60, 3), np.uint8)
 
 
-def test_names_on_the_page() -> None:
-    assert shown_name("tiny") == "FS-DINO tiny"
+def test_models_to_compare_are_opened_and_named() -> None:
     assert shown_name("runs/photos/2026-11-20/export") == "photos/2026-11-20"
-
-
-def test_models_to_compare_are_opened() -> None:
     desk = open_studio("tiny", [PROTOTYPE], "cpu")
     assert desk.names == ["FS-DINO tiny", "prototype"] and desk.others == {PROTOTYPE: None}
 
 
 def test_wrong_options_are_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "environ", dict(os.environ))
-    with pytest.raises(ValueError, match="max_upload_mb 0 is not positive"):
-        demo(max_upload_mb=0)
-    with pytest.raises(FileNotFoundError, match="no model 'nothing'"):
-        demo(model="nothing")
+    refuses("max_upload_mb 0 is not positive", demo, max_upload_mb=0)
+    refuses("no model 'nothing'", demo, model="nothing", kind=FileNotFoundError)
     for port in (99999, 0, -1):
-        with pytest.raises(ValueError, match=f"there is no port {port}; choose one from 1 to 65535"):
-            demo(port=port)
+        refuses(f"there is no port {port}; choose one from 1 to 65535", demo, port=port)
     with pytest.raises(ValueError, match=r"^cannot listen on port 7860 of 192.0.2.1: .*; choose another --port or --h"):
         demo(host="192.0.2.1", port=7860)  # an address that is nobody's
-    with pytest.raises(ValueError, match=r"^cannot listen on 192.0.2.1: "):
-        demo(host="192.0.2.1")
+    refuses(r"^cannot listen on 192.0.2.1: ", demo, host="192.0.2.1")
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(ValueError, match="address already in use"):
         demo(port=taken.getsockname()[1])
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
-def test_uploads_are_deleted_when_the_process_is_asked_to_end(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_uploads_are_deleted_when_the_process_is_asked_to_end(name, tmp_path, monkeypatch) -> None:
     number = getattr(signal, name, None)
     if number is None or signal.getsignal(number) is not signal.SIG_DFL:
         pytest.skip(f"{name} is not there, or handled by somebody else")
@@ -88,9 +78,6 @@ def test_a_button_pressed_twice_takes_one_thing_away(monkeypatch: pytest.MonkeyP
     gone = {"key": cards[1].key, "x": 0.5, "y": 0.5, "on": True}
     assert desk.correct(session, ["small"], SimpleNamespace(_data=gone))[0] is session
     assert desk.restore(session, ["small"], SimpleNamespace(_data=gone))[0] is session
-
-
-# ---- in a browser
 
 
 def browser_path() -> str:
@@ -202,22 +189,18 @@ def test_the_server_forbids_other_addresses_and_reads_uploads_alone(served: str,
         assert answer.headers["content-security-policy"] == POLICY
         assert answer.headers["referrer-policy"] == "no-referrer"
     Image.fromarray(IMAGE).save(tmp_path / "secret.png")
-    with pytest.raises(ValueError, match="is not an uploaded file"):
-        opened(str(tmp_path / "secret.png"), "secret.png")
+    refuses("is not an uploaded file", opened, str(tmp_path / "secret.png"), "secret.png")
     uploads = Path(os.environ["GRADIO_TEMP_DIR"])
     Image.fromarray(IMAGE).save(uploads / "mine.png")
     assert opened(str(uploads / "mine.png"), "mine.png")[1].shape == IMAGE.shape
     Image.new("1", (9000, 6000)).save(uploads / "huge.png")
-    with pytest.raises(ValueError, match="has 54 megapixels, this page takes 50"):
-        opened(str(uploads / "huge.png"), "huge.png")
+    refuses("has 54 megapixels, this page takes 50", opened, str(uploads / "huge.png"), "huge.png")
 
 
 def test_a_taken_port_and_a_missing_gradio_are_named(served: str, monkeypatch: pytest.MonkeyPatch) -> None:
-
     desk = Studio(small_segmenter(), "small", {})
     taken = int(served.rstrip("/").rsplit(":", 1)[1])
     with pytest.raises(ValueError, match=f"^port {taken} of 127.0.0.1 is not free; choose another --port or --host.$"):
         start(desk, "127.0.0.1", taken, 1)
     monkeypatch.setitem(sys.modules, "gradio", None)
-    with pytest.raises(ImportError, match=r"pip install fsdino\[demo\]"):
-        start(desk, "127.0.0.1", None, 1)
+    refuses(r"pip install fsdino\[demo\]", start, desk, "127.0.0.1", None, 1, kind=ImportError)

@@ -15,7 +15,7 @@ from fsdino.base.registry import build
 from fsdino.demo.samples import embedded_world
 from fsdino.demo.studio import PROTOTYPE, Card, Session, Studio, masks_zip, prototype_of
 from fsdino.predict.memory_file import load_memory
-from tests.small import scene, small_segmenter
+from tests.small import refuses, scene, small_segmenter
 
 
 def studio(**others: Any) -> Studio:
@@ -81,20 +81,12 @@ def test_examples_are_remembered_once(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(desk.main, "remember", lambda given: asked.append(len(given)) or remember(given))
     for only in (None, session.cards[0], session.cards[1]):
         desk.search(session, ["small"], only=only)
-    desk.save_memory(session, "thing", tmp_path / "thing.fsmem")
+    path = desk.save_memory(session, "thing", tmp_path / "thing.fsmem")
+    assert load_memory(path, desk.main.fingerprint()).class_name == "thing", "the main model's memory"
     assert asked == [1]
     session.examples.append(desk.example(session.examples[0].as_mask))
     desk.search(session, ["small"])
     assert asked == [1, 2]
-
-
-def test_the_memory_is_the_main_models(tmp_path: Path) -> None:
-    desk = studio()
-    session = filled(desk)
-    desk.search(session, ["small"])
-    path = desk.save_memory(session, "thing", tmp_path / "thing.fsmem")
-    memory = load_memory(path, desk.main.fingerprint())
-    assert memory.class_name == "thing" and memory.thumbnail.shape[2] == 3
 
 
 def test_the_prototypes_threshold_fits_the_examples() -> None:
@@ -119,24 +111,17 @@ def test_hints_are_drawn_and_corrections_change_the_answer() -> None:
     assert not np.array_equal(before, after.probs) and after.present
 
 
-def test_what_cannot_be_done_is_said() -> None:
+def test_what_cannot_be_done_is_said(monkeypatch) -> None:
     desk, (image, mask) = studio(), scene()
-    with pytest.raises(ValueError, match="small learns from masks alone"):
-        desk.example(Reference(image, points=[(3, 3)]))
-    with pytest.raises(ValueError, match="no example of the object yet"):
-        desk.search(Session(), ["small"])
+    refuses("small learns from masks alone", desk.example, Reference(image, points=[(3, 3)]))
+    refuses("no example of the object yet", desk.search, Session(), ["small"])
     negative = Session(examples=[desk.example(Reference(image, mask=mask, negative=True))])
-    with pytest.raises(ValueError, match="no example of the object yet"):
-        desk.search(negative, ["small"])
-    with pytest.raises(ValueError, match="needs an FS-DINO model"):
-        prototype_of(build("all_foreground", img_size=56), [Reference(image, mask=mask)])
-
-
-def test_an_empty_drawing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    refuses("no example of the object yet", desk.search, negative, ["small"])
+    refuses("needs an FS-DINO model", prototype_of, build("all_foreground", img_size=56), [Reference(image, mask=mask)])
     model = small_segmenter(promptable=True)
     monkeypatch.setattr(model, "draw_mask", lambda reference: np.zeros((60, 80), bool))
     with pytest.raises(ValueError, match="gave an empty mask"):
-        Studio(model, "small", {}).example(Reference(scene()[0], points=[(3, 3)]))
+        Studio(model, "small", {}).example(Reference(image, points=[(3, 3)]))
 
 
 def test_the_sample_has_images_with_and_without_the_class() -> None:

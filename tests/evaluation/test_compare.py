@@ -10,6 +10,7 @@ from fsdino.evaluation.measure import add_rows
 from fsdino.evaluation.tables import read_episodes
 from fsdino.metrics.few_shot import FewShotIoU
 from tests.evaluation.small import COUNTS, run_evaluate
+from tests.small import refuses
 
 
 def test_the_better_one_is_told(reference, tmp_path, capsys) -> None:
@@ -49,15 +50,12 @@ def test_refusals(reference, tmp_path) -> None:
         (reference.assign(query="x"), "episode 0 of fold 0 has query '.*' in A and 'x' in B: measure both"),
         (reference.assign(inter_bg=1), "one was scored at the image's own size, the other at the network's"),
     ):
-        with pytest.raises(ValueError, match=words):
-            check_same_episodes(reference, change)
+        refuses(words, check_same_episodes, reference, change)
     with pytest.raises(FileNotFoundError, match=r"there is no table '.*a.csv'; make it with `fsdino evaluate`"):
         read_episodes(tmp_path / "a.csv")
     with pytest.raises(FileNotFoundError, match=r"holds no episodes.csv or episodes.parquet; give the folder"):
         read_episodes(tmp_path)
     (tmp_path / "a.csv").write_text("fold,episode\n0,1\n")
-    with pytest.raises(ValueError, match=r"is no table of episodes, it lacks the column\(s\) class_id, query"):
-        read_episodes(tmp_path / "a.csv")
+    refuses(r"is no table of episodes, it lacks the column\(s\) class_id, query", read_episodes, tmp_path / "a.csv")
     (tmp_path / "a.parquet").write_bytes(b"no")
-    with pytest.raises(ValueError, match=r"table '.*a.parquet' cannot be read \(.*\); make it again"):
-        read_episodes(tmp_path / "a.parquet")
+    refuses(r"table '.*a.parquet' cannot be read \(.*\); make it again", read_episodes, tmp_path / "a.parquet")

@@ -4,27 +4,22 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from lightning import Trainer
 
 from fsdino.data.episodes.episode import EpisodeData, collate_episodes
 from fsdino.data.episodes.episode_list import EpisodeList
 from fsdino.data.world.index import SyntheticWorld
 from fsdino.evaluation.measure import Evaluation, RowWriter, evaluate, predict_episode, summarise
-from tests.small import small_segmenter
+from tests.evaluation.small import COUNTS
+from tests.small import refuses, small_segmenter
+from tests.training.small import small_trainer
 
 INDEX = SyntheticWorld("novel", 3)
 EPISODES = EpisodeList.draw(INDEX, 0, 1, 11, seed=4)  # processes and batches divide it unevenly
 
 
-def _quiet(**options) -> Trainer:
-    defaults = {"accelerator": "cpu", "devices": 1, "logger": False, "enable_checkpointing": False,
-                "enable_model_summary": False, "enable_progress_bar": False}  # fmt: skip
-    return Trainer(**{**defaults, **options})
-
-
 def _run(folder, **options) -> Evaluation:
     torch.manual_seed(0)
-    options = {"trainer": _quiet(), **options}
+    options = {"trainer": small_trainer(folder), **options}
     return evaluate(small_segmenter(seed=1), INDEX, EPISODES, folder, fingerprint="small-1", **options)
 
 
@@ -33,25 +28,20 @@ def reference(tmp_path_factory) -> pd.DataFrame:
     return _run(tmp_path_factory.mktemp("reference")).rows
 
 
-def _counts(rows: pd.DataFrame) -> pd.DataFrame:
-    return rows[["episode", "class_id", "inter_bg", "inter_fg", "union_bg", "union_fg"]]
-
-
 @pytest.mark.parametrize(("batch_size", "num_workers"), [(4, 0), (1, 1), (4, 4)])
 def test_workers_and_batches_change_no_count(tmp_path, reference, batch_size, num_workers) -> None:
     rows = _run(tmp_path, batch_size=batch_size, num_workers=num_workers).rows
-    pd.testing.assert_frame_equal(_counts(rows), _counts(reference))
+    pd.testing.assert_frame_equal(rows[COUNTS[1:]], reference[COUNTS[1:]])
 
 
 def test_two_processes_change_no_count(tmp_path, reference) -> None:
-    rows = _run(tmp_path, trainer=_quiet(devices=2, strategy="ddp_fork")).rows
+    rows = _run(tmp_path, trainer=small_trainer(tmp_path, devices=2, strategy="ddp_fork")).rows
     assert len(list(tmp_path.glob("rows.*.csv"))) == 2
-    pd.testing.assert_frame_equal(_counts(rows), _counts(reference))
+    pd.testing.assert_frame_equal(rows[COUNTS[1:]], reference[COUNTS[1:]])
 
 
 def test_missing_episodes_are_no_result(tmp_path) -> None:
-    with pytest.raises(ValueError, match="has 3 of 11 episodes"):
-        _run(tmp_path, trainer=_quiet(limit_predict_batches=3))
+    refuses("has 3 of 11 episodes", _run, tmp_path, trainer=small_trainer(tmp_path, limit_predict_batches=3))
 
 
 class _Dies(RowWriter):
@@ -61,7 +51,7 @@ class _Dies(RowWriter):
 
 
 def test_an_interrupted_evaluation_goes_on_without_repeating(tmp_path, reference) -> None:
-    trainer = _quiet()
+    trainer = small_trainer(tmp_path)
     trainer.callbacks.append(_Dies(tmp_path))
     with pytest.raises(KeyError, match="killed"):
         _run(tmp_path, trainer=trainer)
@@ -72,16 +62,13 @@ def test_an_interrupted_evaluation_goes_on_without_repeating(tmp_path, reference
     rows = _run(tmp_path).rows
     after = path.read_text().splitlines()
     assert after[: len(before)] == before and len(after) == len(EPISODES)
-    pd.testing.assert_frame_equal(_counts(rows), _counts(reference))
+    pd.testing.assert_frame_equal(rows[COUNTS[1:]], reference[COUNTS[1:]])
 
 
 def test_a_folder_of_another_measurement_is_refused(tmp_path) -> None:
     _run(tmp_path)
     with pytest.raises(ValueError, match="holds rows of another measurement: scoring 'original' there, 'network' here"):
         _run(tmp_path, scoring="network")
-
-
-def test_unknown_scoring_is_refused(tmp_path) -> None:
     with pytest.raises(ValueError, match=r"unknown scoring 'half'; use 'original' .* or 'network'"):
         _run(tmp_path, scoring="half")
 

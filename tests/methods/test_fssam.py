@@ -126,7 +126,6 @@ def test_bias() -> None:
     assert not got.requires_grad and float(got.max()) <= 0
 
 
-@torch.no_grad()
 def test_attention_without_calibration_is_sam2s() -> None:
     sam2 = small_sam2(version="2.1", side=128)
     generator = torch.Generator().manual_seed(0)
@@ -182,7 +181,6 @@ def test_attention_is_the_formula() -> None:
     np.testing.assert_allclose(got[0].numpy(), expected, atol=1e-4)
 
 
-@torch.no_grad()
 def test_five_shots_calibrate_the_query_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """The columns that get the bias hold the query's own refined memory, whatever K is, and not another support's."""
     method = small_fssam().eval()
@@ -234,7 +232,6 @@ def test_the_bias_lies_on_the_query_memory_alone(shots: int, monkeypatch: pytest
         assert float(own.max()) <= 0 and float(own.min()) < -1 and float(own.min()) >= -10
 
 
-@torch.no_grad()
 def test_support_masks_act_through_the_calibration() -> None:
     """Which support positions are object matters to the attention, and only where the calibration is on."""
     method = small_fssam().eval()

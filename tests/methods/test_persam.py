@@ -27,7 +27,6 @@ class TestPersamWithPositiveClickAlone(TestPersam):
         return small(dense=False, negative=False, refinements=0, resize_mode="pad")
 
 
-@torch.no_grad()
 def test_clicks_are_the_most_and_least_similar_places() -> None:
     method = small()
     similarity = torch.zeros(2, 1, 8, 8)
@@ -38,7 +37,6 @@ def test_clicks_are_the_most_and_least_similar_places() -> None:
     assert labels.tolist() == [[1, 0], [1, 0]]
 
 
-@torch.no_grad()
 def test_every_option_matters() -> None:
     inputs = episodes(small(), 1, 1)
     reference = small()(*inputs).mask_logits
@@ -47,7 +45,6 @@ def test_every_option_matters() -> None:
         assert not torch.allclose(small(**option)(*inputs).mask_logits, reference, atol=1e-6), option
 
 
-@torch.no_grad()
 def test_masks_are_those_of_segment_anything() -> None:
     """A batch through the image-in-the-prompt way equals segment-anything's own decoder, image by image."""
     method = small(dense=False, refinements=0)

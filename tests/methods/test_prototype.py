@@ -5,23 +5,18 @@ import pytest
 import torch
 
 from fsdino.methods.prototype import AllForeground, PrototypeMethod, correlation_score, masked_average, prototype_score
-from fsdino.models.encoder import FeatureEncoder
 from tests.contract import FewShotContract, episodes
-from tests.small import TINY_VIT
-
-
-def encoder(taps: tuple[int, ...] = (1, 3)) -> FeatureEncoder:
-    return FeatureEncoder("vit_small_patch14_dinov2", 56, taps, model_kwargs=TINY_VIT)
+from tests.small import refuses, small_encoder
 
 
 class TestPrototype(FewShotContract):
     def build(self) -> PrototypeMethod:
-        return PrototypeMethod(encoder(), tap=(1, 3), score_threshold=0.1)
+        return PrototypeMethod(small_encoder(56, (1, 3)), tap=(1, 3), score_threshold=0.1)
 
 
 class TestSoftmaxPrototype(FewShotContract):
     def build(self) -> PrototypeMethod:
-        return PrototypeMethod(encoder(), tap=3, score_threshold=0.3, kind="softmax")
+        return PrototypeMethod(small_encoder(56, (1, 3)), tap=3, score_threshold=0.3, kind="softmax")
 
 
 class TestAllForeground(FewShotContract):
@@ -56,7 +51,7 @@ def test_scores_are_the_formulas() -> None:
 
 
 def test_logit_zero_is_the_threshold() -> None:
-    method = PrototypeMethod(encoder(), tap=3, score_threshold=0.05).eval()
+    method = PrototypeMethod(small_encoder(56, (1, 3)), tap=3, score_threshold=0.05).eval()
     query, images, masks = episodes(method, 2, 1)
     memory = method.encode_support(images, masks)
     found = method.decode_query(memory, query).mask_logits[:, 0] > 0
@@ -67,7 +62,7 @@ def test_logit_zero_is_the_threshold() -> None:
 @torch.no_grad()
 def test_the_reference_finds_itself(kind: str) -> None:
     threshold = 0.5 if kind == "softmax" else 0.0
-    method = PrototypeMethod(encoder(), 3, threshold, kind=kind).eval()  # type: ignore[arg-type]
+    method = PrototypeMethod(small_encoder(56, (1, 3)), 3, threshold, kind=kind).eval()  # type: ignore[arg-type]
     image, mask = torch.rand(1, 3, 56, 56, generator=torch.Generator().manual_seed(0)), torch.zeros(1, 56, 56)
     image[..., 28:] *= 0.2
     mask[..., 28:] = 1
@@ -76,7 +71,6 @@ def test_the_reference_finds_itself(kind: str) -> None:
 
 
 def test_errors_say_what_to_do() -> None:
-    with pytest.raises(ValueError, match="'fg_bg' or 'softmax'"):
-        PrototypeMethod(encoder(), tap=3, score_threshold=0.0, kind="mean")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"not \[2\]; build it with these taps"):
-        PrototypeMethod(encoder(), tap=2, score_threshold=0.0)
+    encoder = small_encoder(56, (1, 3))
+    refuses("'fg_bg' or 'softmax'", PrototypeMethod, encoder, tap=3, score_threshold=0.0, kind="mean")
+    refuses(r"not \[2\]; build it with these taps", PrototypeMethod, encoder, tap=2, score_threshold=0.0)

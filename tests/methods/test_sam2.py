@@ -15,7 +15,7 @@ from fsdino.methods.sam2.sizes import SIZES, sam2_config
 from fsdino.methods.sam2.weights import build_sam2, hub_keys, save_sam2
 from fsdino.methods.sansa.method import Sansa
 from tests.contract import episodes
-from tests.small import SIDE, small_sam2
+from tests.small import SIDE, refuses, small_sam2
 
 
 class OneMaskPointer(Sam2VideoModel):
@@ -132,33 +132,19 @@ def meta_checkpoint(sam2: Sam2) -> dict[str, Tensor]:
 
 # A sample of the names in Meta's released files, so that the inverse above cannot drift together with the mapping.
 REAL_NAMES = (
-    "image_encoder.trunk.pos_embed_window",
-    "image_encoder.trunk.patch_embed.proj.weight",
-    "image_encoder.trunk.blocks.0.norm1.weight",
-    "image_encoder.trunk.blocks.0.mlp.layers.1.bias",
-    "image_encoder.neck.convs.3.conv.weight",
-    "sam_prompt_encoder.pe_layer.positional_encoding_gaussian_matrix",
-    "sam_prompt_encoder.point_embeddings.3.weight",
-    "sam_prompt_encoder.mask_downscaling.6.weight",
+    "image_encoder.trunk.pos_embed_window", "image_encoder.trunk.patch_embed.proj.weight",
+    "image_encoder.trunk.blocks.0.norm1.weight", "image_encoder.trunk.blocks.0.mlp.layers.1.bias",
+    "image_encoder.neck.convs.3.conv.weight", "sam_prompt_encoder.pe_layer.positional_encoding_gaussian_matrix",
+    "sam_prompt_encoder.point_embeddings.3.weight", "sam_prompt_encoder.mask_downscaling.6.weight",
     "sam_mask_decoder.transformer.layers.0.cross_attn_token_to_image.out_proj.weight",
-    "sam_mask_decoder.transformer.layers.0.mlp.layers.0.weight",
-    "sam_mask_decoder.transformer.norm_final_attn.weight",
-    "sam_mask_decoder.output_upscaling.1.weight",
-    "sam_mask_decoder.output_hypernetworks_mlps.3.layers.2.weight",
-    "sam_mask_decoder.pred_obj_score_head.layers.2.weight",
-    "memory_attention.layers.1.cross_attn_image.k_proj.weight",
-    "memory_attention.layers.0.linear2.weight",
-    "memory_encoder.mask_downsampler.encoder.10.weight",
-    "memory_encoder.pix_feat_proj.weight",
-    "memory_encoder.fuser.layers.1.gamma",
-    "memory_encoder.fuser.layers.0.pwconv1.weight",
-    "memory_encoder.out_proj.weight",
-    "maskmem_tpos_enc",
-    "no_mem_pos_enc",
-    "no_obj_ptr",
-    "mask_downsample.weight",
-    "obj_ptr_proj.layers.2.weight",
-)
+    "sam_mask_decoder.transformer.layers.0.mlp.layers.0.weight", "sam_mask_decoder.transformer.norm_final_attn.weight",
+    "sam_mask_decoder.output_upscaling.1.weight", "sam_mask_decoder.output_hypernetworks_mlps.3.layers.2.weight",
+    "sam_mask_decoder.pred_obj_score_head.layers.2.weight", "memory_attention.layers.1.cross_attn_image.k_proj.weight",
+    "memory_attention.layers.0.linear2.weight", "memory_encoder.mask_downsampler.encoder.10.weight",
+    "memory_encoder.pix_feat_proj.weight", "memory_encoder.fuser.layers.1.gamma",
+    "memory_encoder.fuser.layers.0.pwconv1.weight", "memory_encoder.out_proj.weight", "maskmem_tpos_enc",
+    "no_mem_pos_enc", "no_obj_ptr", "mask_downsample.weight", "obj_ptr_proj.layers.2.weight",
+)  # fmt: skip
 
 
 def outputs(sam2: Sam2) -> list[Tensor]:
@@ -170,7 +156,6 @@ def outputs(sam2: Sam2) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("version", ["2.0", "2.1"])
-@torch.no_grad()
 def test_metas_checkpoint_loads_to_equal_outputs(version: str, tmp_path: Path) -> None:
     sam2 = small_sam2(version=version)  # type: ignore[arg-type]
     weights = meta_checkpoint(sam2)
@@ -183,7 +168,6 @@ def test_metas_checkpoint_loads_to_equal_outputs(version: str, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("version", ["2.0", "2.1"])
-@torch.no_grad()
 def test_folder_of_transformers_loads_to_equal_outputs(version: str, tmp_path: Path) -> None:
     sam2 = small_sam2(version=version)  # type: ignore[arg-type]
     sam2.net.save_pretrained(tmp_path)
@@ -211,26 +195,24 @@ def test_incomplete_weights_are_refused_by_name(tmp_path: Path) -> None:
     weights = meta_checkpoint(small_sam2(version="2.0"))
     path = tmp_path / "sam2.pt"
     torch.save({"model": {k: v for k, v in weights.items() if k != "memory_encoder.out_proj.weight"}}, path)
-    with pytest.raises(ValueError, match=r"sam2.pt lacks memory_encoder.projection.weight"):
-        build_sam2(weights=path, img_size=SIDE)
+    refuses(r"sam2.pt lacks memory_encoder.projection.weight", build_sam2, weights=path, img_size=SIDE)
     torch.save({"model": {**weights, "extra.weight": torch.zeros(1)}}, path)
-    with pytest.raises(ValueError, match=r"has unknown extra.weight"):
-        build_sam2(weights=path, img_size=SIDE)
+    refuses(r"has unknown extra.weight", build_sam2, weights=path, img_size=SIDE)
     torch.save({"model": {"conv.weight": torch.zeros(1)}}, path)
-    with pytest.raises(ValueError, match="no SAM2 checkpoint of Meta's"):
-        build_sam2(weights=path, img_size=SIDE)
+    refuses("no SAM2 checkpoint of Meta's", build_sam2, weights=path, img_size=SIDE)
     narrow = {**weights, "image_encoder.trunk.patch_embed.proj.weight": torch.zeros(10, 3, 7, 7)}
     torch.save({"model": narrow}, path)
-    with pytest.raises(ValueError, match="10 wide with 9 blocks, which is no known SAM2"):
-        build_sam2(weights=path, img_size=SIDE)
-    with pytest.raises(ValueError, match="expected 00; download it again"):
-        build_sam2(weights=path, img_size=SIDE, sha256="00")
-    with pytest.raises(FileNotFoundError, match="no SAM2 checkpoint at"):
-        build_sam2(weights=tmp_path / "absent.pt", img_size=SIDE)
+    refuses("10 wide with 9 blocks, which is no known SAM2", build_sam2, weights=path, img_size=SIDE)
+    refuses("expected 00; download it again", build_sam2, weights=path, img_size=SIDE, sha256="00")
+    refuses("no SAM2 checkpoint at", build_sam2, weights=tmp_path / "absent.pt", img_size=SIDE, kind=FileNotFoundError)
+    net = small_sam2(version="2.0").net
+    state = {k: v for k, v in net.state_dict().items() if not k.startswith("memory_attention.layers.0.linear1")}
+    net.save_pretrained(tmp_path / "folder", state_dict=state)
+    with pytest.raises(ValueError, match=r"lacks memory_attention.layers.0.linear1.bias, memory_attention"):
+        build_sam2(weights=str(tmp_path / "folder"), img_size=SIDE)
 
 
 @pytest.mark.parametrize("version", ["2.0", "2.1"])
-@torch.no_grad()
 def test_own_file_loads_to_equal_outputs(version: str, tmp_path: Path) -> None:
     sam2 = small_sam2(version=version)  # type: ignore[arg-type]
     weights = {name: value.clone() for name, value in sam2.net.state_dict().items()}
@@ -249,32 +231,19 @@ def test_damaged_own_file_is_refused_by_name(tmp_path: Path) -> None:
     path = save_sam2(small_sam2(), tmp_path / "mini.safetensors")
     state = load_file(path)
     missing = r"no SAM2 weights at .*; train them with `python -m fsdino.assets.make sam2`"
-    with pytest.raises(FileNotFoundError, match=missing):
-        build_sam2(img_size=SIDE, weights=tmp_path / "absent.safetensors")
+    refuses(missing, build_sam2, img_size=SIDE, weights=tmp_path / "absent.safetensors", kind=FileNotFoundError)
     save_file(state, path)
     with pytest.raises(ValueError, match=r"mini\.safetensors does not say which SAM2 it holds; give a file of"):
         build_sam2(img_size=SIDE, weights=path)
     del state["memory_encoder.projection.weight"]
     save_file(state, path, metadata={"size": "mini", "version": "2.1"})
-    with pytest.raises(ValueError, match=r"mini\.safetensors lacks memory_encoder\.projection\.weight"):
-        build_sam2(img_size=SIDE, weights=path)
-
-
-def test_incomplete_folder_is_refused_by_name(tmp_path: Path) -> None:
-    net = small_sam2(version="2.0").net
-    state = {k: v for k, v in net.state_dict().items() if not k.startswith("memory_attention.layers.0.linear1")}
-    net.save_pretrained(tmp_path, state_dict=state)
-    with pytest.raises(ValueError, match=r"lacks memory_attention.layers.0.linear1.bias, memory_attention"):
-        build_sam2(weights=str(tmp_path), img_size=SIDE)
+    refuses(r"mini\.safetensors lacks memory_encoder\.projection\.weight", build_sam2, img_size=SIDE, weights=path)
 
 
 def test_errors_say_what_to_do() -> None:
-    with pytest.raises(ValueError, match="unknown SAM2 size 'huge'; use one of tiny"):
-        sam2_config("huge")
-    with pytest.raises(ValueError, match=r"unknown SAM2 version '3'; use '2.0' or '2.1'"):
-        sam2_config("tiny", version="3")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="112 is not a multiple of SAM2's coarsest stride 32; use 96 or 128"):
-        sam2_config("tiny", 112)
+    refuses("unknown SAM2 size 'huge'; use one of tiny", sam2_config, "huge")
+    refuses(r"unknown SAM2 version '3'; use '2.0' or '2.1'", sam2_config, "tiny", version="3")
+    refuses("112 is not a multiple of SAM2's coarsest stride 32; use 96 or 128", sam2_config, "tiny", 112)
     with pytest.raises(ValueError, match="expected images of 64 x 64, got 32 x 64"):
         small_sam2().encode(torch.zeros(1, 3, 32, 64))
     assert set(SIZES) == {"tiny", "small", "base_plus", "large", "mini"}

@@ -8,7 +8,7 @@ from fsdino.base.reference import Reference
 from fsdino.methods.sam2.sizes import SIZES
 from fsdino.methods.sansa.method import Sansa
 from tests.contract import FewShotContract, assert_same, episodes, reached, sketch
-from tests.small import SIDE, small_sam2
+from tests.small import SIDE, refuses, small_sam2
 
 
 def random_up_(method: Sansa) -> Sansa:
@@ -41,7 +41,6 @@ class TestSansaAsVideo(FewShotContract):
 
 
 @pytest.mark.parametrize("size", ["mini", "tiny", "small", "base_plus", "large"])
-@torch.no_grad()
 def test_zero_up_projection_is_frozen_sam2_exactly(size: str) -> None:
     inputs = episodes(Sansa(small_sam2(size)), 1, 2)
     plain = Sansa(small_sam2(size), factor=0.0).eval()(*inputs)
@@ -79,20 +78,12 @@ def test_gradients_reach_an_adapter_in_every_block_of_the_last_two_stages_and_no
     assert reached(method) == wanted == {name for name, p in method.named_parameters() if p.requires_grad}
 
 
-def test_mini_fits_the_embedded_world() -> None:
-    with torch.device("meta"):
-        assert sum(p.numel() for p in Sansa.build("mini", img_size=128).parameters()) < 1.5e6
-    assert len(SIZES["mini"].blocks) == 4
-
-
-@torch.no_grad()
 def test_one_reference_is_the_same_in_both_orders() -> None:
     inputs = episodes(Sansa(small_sam2()), 2, 1)
     as_set, as_video = (Sansa(small_sam2(), memory_order=order).eval() for order in ("set", "video"))
     assert_same(as_set(*inputs), as_video(*inputs), 1e-6)
 
 
-@torch.no_grad()
 def test_published_memory_drops_what_does_not_fit() -> None:
     method = Sansa(small_sam2(), memory_order="video").eval()
     query, images, masks = episodes(method, 1, 9)
@@ -124,7 +115,6 @@ def test_targets_become_pseudo_references() -> None:
     assert all(p.grad is not None for p in method.trainable_parameters())
 
 
-@torch.no_grad()
 def test_kinds_mix_and_a_mask_wins() -> None:
     method = random_up_(Sansa(small_sam2())).eval()
     image, mask = sketch(48, 80, 0)
@@ -135,7 +125,6 @@ def test_kinds_mix_and_a_mask_wins() -> None:
     assert together.maps.shape[1] == 2 and torch.equal(together.pointers[:, 1], memories[1].pointers[:, 0])
 
 
-@torch.no_grad()
 def test_a_prompt_is_answered_by_sam2_and_its_mask_remembered() -> None:
     """Points, a box's two corners and every pixel of a scribble, decoded without memory into the single mask."""
     method = random_up_(Sansa(small_sam2())).eval()
@@ -158,7 +147,6 @@ def test_a_prompt_is_answered_by_sam2_and_its_mask_remembered() -> None:
         assert memory.pointers.shape == (1, 1, method.sam2.dim)
 
 
-@torch.no_grad()
 def test_points_are_scaled_with_the_image() -> None:
     method = Sansa(small_sam2(), resize_mode="pad").eval()
     image, _ = sketch(SIDE, 2 * SIDE, 0)
@@ -172,7 +160,5 @@ def test_points_are_scaled_with_the_image() -> None:
 
 
 def test_errors_say_what_to_do() -> None:
-    with pytest.raises(ValueError, match="'set' or 'video'"):
-        Sansa(small_sam2(), memory_order="list")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="'always' or 'object_score'"):
-        Sansa(small_sam2(), presence="never")  # type: ignore[arg-type]
+    refuses("'set' or 'video'", Sansa, small_sam2(), memory_order="list")
+    refuses("'always' or 'object_score'", Sansa, small_sam2(), presence="never")

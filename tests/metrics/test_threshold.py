@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from fsdino.metrics.threshold import ThresholdCurve, choose_threshold
+from tests.small import refuses
 
 
 def test_the_curve_equals_thresholding_at_each_value() -> None:
@@ -58,9 +59,6 @@ def test_of_equals_the_middle_one_is_chosen() -> None:
 
 
 def test_errors_say_what_to_do() -> None:
-    with pytest.raises(ValueError, match="as many scores, truths and class ids"):
-        choose_threshold([], [], [], [0.0])
-    with pytest.raises(ValueError, match="ascending"):
-        choose_threshold([np.zeros((2, 2))], [np.zeros((2, 2))], [0], [1.0, 0.0])
-    with pytest.raises(ValueError, match="resize the scores first"):
-        choose_threshold([np.zeros((2, 2))], [np.zeros((3, 2))], [0], [0.0])
+    refuses("as many scores, truths and class ids", choose_threshold, [], [], [], [0.0])
+    refuses("ascending", choose_threshold, [np.zeros((2, 2))], [np.zeros((2, 2))], [0], [1.0, 0.0])
+    refuses("resize the scores first", choose_threshold, [np.zeros((2, 2))], [np.zeros((3, 2))], [0], [0.0])

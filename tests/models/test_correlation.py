@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from fsdino.models import correlation
-from fsdino.models.correlation import PooledReader, cosine_correlation, pool_correlation, propagate
+from fsdino.models.correlation import PooledReader, pool_correlation, propagate
 from fsdino.models.layers import unit_tokens
 from fsdino.models.memory import SupportMemory
 from tests.small import rand, randn
@@ -27,17 +27,6 @@ def test_unit_tokens_run_along_rows() -> None:
     assert tokens.shape == (2, 12, 5)
     torch.testing.assert_close(tokens.norm(dim=-1), torch.ones(2, 12))
     torch.testing.assert_close(tokens[0, 1 * 4 + 2], feats[0, :, 1, 2] / feats[0, :, 1, 2].norm())
-
-
-def test_cosines_equal_loops() -> None:
-    query, support = randn(2, 3, 5), randn(2, 4, 5, seed=1)
-    unit = [torch.nn.functional.normalize(x, dim=-1) for x in (query, support)]
-    corr = cosine_correlation(*unit)
-    for b in range(2):
-        for q in range(3):
-            for m in range(4):
-                expected = torch.cosine_similarity(query[b, q], support[b, m], dim=0)
-                torch.testing.assert_close(corr[b, q, m], expected, atol=1e-6, rtol=1e-5)
 
 
 def test_pooling_equals_loops(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,14 +104,6 @@ def test_positions_without_weight_change_nothing(reader: torch.nn.Module) -> Non
     before = read(reader, query, support, fg, bg)
     support[:, :, 5:9] = torch.nn.functional.normalize(randn(2, 2, 4, 8, seed=7), dim=-1)
     assert_equal(read(reader, query, support, fg, bg), before)
-
-
-def test_a_reference_without_weight_changes_nothing(reader: torch.nn.Module) -> None:
-    query, support, fg, bg = episode(k=2)
-    before = read(reader, query, support, fg, bg)
-    more = torch.cat([support, support[:, :, :16].flip(-1)], 2)
-    none = torch.zeros(2, 16)
-    assert_equal(read(reader, query, more, torch.cat([fg, none], 1), torch.cat([bg, none], 1)), before)
 
 
 def test_one_memory_broadcasts_over_queries_and_one_query_over_memories(reader: torch.nn.Module) -> None:

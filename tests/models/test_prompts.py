@@ -45,7 +45,6 @@ def test_support_tokens_keep_references_together() -> None:
     torch.testing.assert_close(support_tokens(feats, 2)[1, 4:8], unit_tokens(feats[4:5])[0])
 
 
-@torch.no_grad()
 def test_compact_starts_as_scaled_cosine_difference() -> None:
     memory, query = remembered(), seen()
     prompts = PromptGenerator(12, 2, 8)(memory, query, (3, 5))
@@ -55,7 +54,6 @@ def test_compact_starts_as_scaled_cosine_difference() -> None:
     torch.testing.assert_close(prompts.coarse_logits.flatten(), expected, atol=1e-5, rtol=1e-5)
 
 
-@torch.no_grad()
 def test_full_starts_as_mean_of_both_scores() -> None:
     memory, query, reader = remembered(), seen(), PooledReader(2, 16)
     generator = PromptGenerator(12, 2, 8, reader)
@@ -66,7 +64,6 @@ def test_full_starts_as_mean_of_both_scores() -> None:
     torch.testing.assert_close(coarse, 0.5 * (compact + SCORE_SCALE * score), atol=1e-5, rtol=1e-5)
 
 
-@torch.no_grad()
 def test_without_contrast_the_score_is_the_prototypes() -> None:
     memory, query = remembered(), seen()
     generator = PromptGenerator(12, 2, 8, PooledReader(2, 16, contrastive=False))

@@ -2,13 +2,11 @@ from typing import Any
 
 import pytest
 import torch
-from segment_anything.modeling import MaskDecoder as SamMaskDecoder
-from segment_anything.modeling import PromptEncoder, TwoWayTransformer
 
 from fsdino.models.clicks import grid_code
 from fsdino.models.segmenter import FewShotSegmenter
 from tests.contract import FewShotContract, assert_same, episodes
-from tests.small import rand, small_segmenter
+from tests.small import rand, refuses, small_segmenter
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "compact": {"variant": "compact"},
@@ -39,18 +37,6 @@ def model(request: pytest.FixtureRequest) -> FewShotSegmenter:
     return small_segmenter(**VARIANTS[request.param])
 
 
-@torch.no_grad()
-def test_shapes_and_memory(model: FewShotSegmenter) -> None:
-    query, images, masks = episodes(model, 2, 3)
-    memory = model.encode_support(images, masks)
-    out = model.decode_query(memory, query)
-    assert out.mask_logits.shape == (2, 1, 32, 32) and out.iou_pred.shape == out.presence_logit.shape == (2, 1)
-    full = model.config.variant == "full"
-    assert (memory.tokens is not None and memory.tokens.shape == (2, 2, 3 * 64, 32)) == full
-    assert memory.prototypes.shape == (2, 2, 2, 32)
-
-
-@torch.no_grad()
 def test_features_from_a_cache_give_the_same(model: FewShotSegmenter) -> None:
     query, images, masks = episodes(model, 2, 3)
     memory = model.encode_support_feats(model.encoder(images.flatten(0, 1)), masks)
@@ -92,7 +78,6 @@ def test_embedding_needs_only_the_first_blocks() -> None:
 
 
 @pytest.mark.parametrize("side", [28, 42, 56, 84])
-@torch.no_grad()
 def test_coarse_to_fine_sizes(side: int, model: FewShotSegmenter) -> None:
     cells = side // 7
     assert model.embed(rand(1, 3, side, side)).shape == (1, 32, cells, cells)
@@ -100,7 +85,6 @@ def test_coarse_to_fine_sizes(side: int, model: FewShotSegmenter) -> None:
     assert out.mask_logits.shape == (1, 1, 4 * cells, 4 * cells)
 
 
-@torch.no_grad()
 def test_untrained_model_finds_what_looks_like_the_reference() -> None:
     """Two flat colours: the training-free score alone separates them."""
     for name in ("compact", "full"):
@@ -117,7 +101,6 @@ def test_untrained_model_finds_what_looks_like_the_reference() -> None:
         assert float((found & truth).sum() / (found | truth).sum()) > 0.6, name
 
 
-@torch.no_grad()
 def test_the_mask_follows_a_moved_object() -> None:
     """By the stride of the patches, the mask moves by the same share of its grid, through pixels and back."""
     model = small_segmenter()
@@ -138,7 +121,6 @@ def test_the_mask_follows_a_moved_object() -> None:
     assert centres[1] - centres[0] == pytest.approx(14, abs=4) and centres[2] - centres[1] == pytest.approx(14, abs=4)
 
 
-@torch.no_grad()
 def test_skip_adds_the_coarse_logits() -> None:
     with_skip, without = small_segmenter(), small_segmenter(skip=False)
     inputs = episodes(with_skip, 1, 1)
@@ -150,38 +132,20 @@ def test_skip_adds_the_coarse_logits() -> None:
     torch.testing.assert_close(difference, coarse, atol=1e-4, rtol=1e-4)
 
 
-@torch.no_grad()
 def test_position_encoding_is_sams() -> None:
     encoder = small_segmenter().prompt_encoder
     code = grid_code(encoder.pe_layer.positional_encoding_gaussian_matrix, (8, 8))
     torch.testing.assert_close(code, encoder.get_dense_pe(), atol=1e-4, rtol=1e-4)
 
 
-def small_sam(dim: int = 32) -> dict[str, torch.Tensor]:
-    torch.manual_seed(5)
-    decoder = SamMaskDecoder(
-        transformer_dim=dim,
-        transformer=TwoWayTransformer(depth=2, embedding_dim=dim, num_heads=2, mlp_dim=32),
-        iou_head_hidden_dim=16,
-    )
-    prompt = PromptEncoder(dim, (4, 4), (64, 64), 8)
-    state = {f"mask_decoder.{k}": v for k, v in decoder.state_dict().items()}
-    return {**state, **{f"prompt_encoder.{k}": v for k, v in prompt.state_dict().items()}, "image_encoder.x": rand(1)}
-
-
-def test_loads_a_sam() -> None:
-    model, sam = small_segmenter(), small_sam()
-    assert model.load_sam_(sam) is model
-    assert torch.equal(model.decoder.iou_token.weight, sam["mask_decoder.iou_token.weight"])
-    assert torch.equal(model.prompt_encoder.mask_downscaling[0].weight, sam["prompt_encoder.mask_downscaling.0.weight"])
-
-
 def test_sam_errors_say_what_to_do() -> None:
     model = small_segmenter()
     with pytest.raises(ValueError, match=r"has no 'mask_decoder\.\*' weights; give the state dict of a whole SAM"):
         model.load_sam_({"image_encoder.x": rand(1)})
-    with pytest.raises(ValueError, match=r"does not fit this segmenter \(prompt_dim 32\); set prompt_dim"):
-        model.load_sam_(small_sam(64))
+    other = small_segmenter(prompt_dim=64)
+    parts = {"mask_decoder": other.decoder, "prompt_encoder": other.prompt_encoder}
+    sam = {f"{part}.{key}": value for part, module in parts.items() for key, value in module.state_dict().items()}
+    refuses(r"does not fit this segmenter \(prompt_dim 32\); set prompt_dim", model.load_sam_, sam)
 
 
 def test_memory_and_images_must_match() -> None:

@@ -1,6 +1,5 @@
 """Recipes: every committed one parses and its model can be built; overrides and their errors."""
 
-import argparse
 from dataclasses import asdict
 from pathlib import Path
 
@@ -84,8 +83,6 @@ def test_bundled_files_of_a_method_are_found() -> None:
 def test_stages_are_no_part_of_the_recipe() -> None:
     recipe, _, stages = read_run(["--stages", "train,export"])
     assert stages == ("train", "export") and recipe == read_recipe([])[0]
-    with pytest.raises(ValueError, match="there is no stage 'teach'; use cache, distill, train, evaluate, export"):
-        read_run(["--stages=teach"])
 
 
 def test_overrides_win_over_the_file(tmp_path) -> None:
@@ -96,11 +93,8 @@ def test_overrides_win_over_the_file(tmp_path) -> None:
     )
     assert (recipe.name, recipe.preset, recipe.train.lr, recipe.seed) == ("mine", "s14", 0.25, 7)
     assert trainer == {"devices": "2"}
-
-
-def test_a_trainer_flag_that_is_lightnings_default_is_still_asked_for() -> None:
-    assert read_recipe(["--trainer.devices=auto"])[1] == {"devices": "auto"}
-    assert read_recipe(["--seed=1"])[1] == {}
+    # what is Lightning's default is asked for all the same
+    assert read_recipe(["--trainer.devices=auto"])[1] == {"devices": "auto"} and read_recipe(["--seed=1"])[1] == {}
 
 
 def test_a_run_without_progress_bars(tmp_path) -> None:
@@ -113,19 +107,6 @@ def test_two_runs_of_one_second_have_folders_of_their_own(tmp_path) -> None:
     assert len(folders) == 3
     again = read_recipe(["--seed=1", "--name=quick"])[0]
     assert open_run(again, {}, tmp_path).folder in folders  # unfinished, so it goes on
-
-
-def test_an_unknown_key_is_named(tmp_path) -> None:
-    file = tmp_path / "bad.yaml"
-    file.write_text("train: {learning_rate: 1}\n")
-    with pytest.raises(argparse.ArgumentError, match="'train' does not accept option 'learning_rate'"):
-        read_recipe(["--config", str(file)])
-
-
-def test_an_unknown_model_field_is_named() -> None:
-    recipe, _ = read_recipe(["--model", '{"adaptor_dim": 3}'])
-    with pytest.raises(ValueError, match="SegmenterConfig has no adaptor_dim"):
-        registry.build("fsdino", **recipe.arguments())
 
 
 def test_missing_bundled_weights_say_how_to_make_them() -> None:

@@ -18,8 +18,7 @@ from fsdino.pipeline.recipe import Recipe, read_recipe
 from fsdino.pipeline.report import measure
 from fsdino.pipeline.run import Run
 from tests.contract import assert_same, episodes
-from tests.data.readers.test_own import write
-from tests.small import TINY_VIT, small_segmenter
+from tests.small import VIT, small_segmenter, write_references
 
 RECIPE = """
 preset: tiny
@@ -78,15 +77,7 @@ def test_kill_in_every_stage_changes_no_weight(tmp_path) -> None:
 
 METHODS = {
     "sansa": {"size": "mini", "img_size": 64},
-    "fssam": {
-        "size": "mini",
-        "img_size": 64,
-        "encoder": "vit_small_patch14_dinov2",
-        "encoder_img_size": 56,
-        "encoder_kwargs": TINY_VIT,
-        "encoder_stride": 7,
-        "tap": 1,
-    },
+    "fssam": {**VIT, "size": "mini", "img_size": 64, "encoder_img_size": 56, "encoder_stride": 7, "tap": 1},
 }
 OWN = {
     "sansa": ["--train.num_targets=2"],
@@ -155,7 +146,7 @@ def test_some_stages_alone_and_the_run_s_folder_as_a_model(tmp_path: Path, monke
 
 
 def test_a_trained_segmenter_is_adapted(tmp_path: Path) -> None:
-    root = str(write(tmp_path / "mine", {"cat": 8, "dog": 6}))
+    root = str(write_references(tmp_path / "mine", {"cat": 8, "dog": 6}))
     first = small_segmenter(variant="full", promptable=True)
     model = str(save(first, tmp_path / "model"))
     spec = "{name: own, root: " + root + "}"

@@ -1,5 +1,6 @@
 """Stage 0 of a run: regions first and once for all folds, then the masks of base classes, and nothing twice."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,8 @@ from safetensors.torch import load_file
 
 from fsdino.pipeline.recipe import read_recipe
 from fsdino.pipeline.run import Run
+from tests.small import SAM_SIZES
 
-SMALL_SAM = (
-    "{img_size: 32, patch_size: 4, embed_dim: 24, depth: 2, num_heads: 3, window_size: 4, global_blocks: [1], "
-    "prompt_dim: 32, decoder_mlp_dim: 32, decoder_heads: 2, iou_dim: 16}"
-)
 RECIPE = f"""
 preset: tiny
 data:
@@ -23,7 +21,7 @@ data:
   val_episodes: 4
   test_episodes: 4
 teacher: {{checkpoint: own}}
-teach: {{sam: {SMALL_SAM}, regions: [regions], region_epochs: 1, epochs: 1, epoch_length: 8, batch_size: 4}}
+teach: {{sam: {json.dumps(SAM_SIZES)}, regions: [regions], region_epochs: 1, epochs: 1, epoch_length: 8, batch_size: 4}}
 cache: {{dir: cache}}
 log: {{wandb: "off"}}
 """

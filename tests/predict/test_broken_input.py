@@ -102,9 +102,8 @@ def changed_config(place: Place, **values: object) -> None:
 def other_memory(place: Place) -> Path:
     save(small_segmenter(seed=1), place.root / "other")
     path = place.root / "cat.fsmem"
-    assert (
-        main(["remember", "--support", str(place.cat), "--out", str(path), "--model", str(place.root / "other")]) == 0
-    )
+    arguments = ["remember", "--support", str(place.cat), "--out", str(path), "--model", str(place.root / "other")]
+    assert main(arguments) == 0
     return path
 
 
@@ -171,7 +170,7 @@ BROKEN: dict[str, tuple[Callable[[Place], list[str]], str]] = {
     "fewer than no references": (lambda p: [*p.predict(), "--max_references", "-1"], "max_references -1"),
     "a memory cut short": (lambda p: p.predict(support=p.write("cat.fsmem", "x" * 99)), "cannot be read"),
     "a memory of another model": (lambda p: p.predict(support=other_memory(p)), "was remembered by model"),
-    "a memory that is none": (lambda p: p.predict(support=foreign_memory(p)), "is not a saved memory"),
+    "a memory that is none": (lambda p: p.predict(support=foreign_memory(p)), "is not a saved memory, though in"),
     # images and outputs
     "no images": (lambda p: p.predict(images=p.root / "none"), "no images at"),
     "a glob without hits": (lambda p: p.predict(images=f"{p.root}/*.webp"), "no images at"),
@@ -192,7 +191,7 @@ BROKEN: dict[str, tuple[Callable[[Place], list[str]], str]] = {
     "a checkpoint that is text": (lambda p: p.predict(model=p.write("a.ckpt", "x")), "cannot be read"),
     "a checkpoint with code in it": (lambda p: p.predict(model=code_checkpoint(p)), "cannot be read"),
     "a graph as the model": (lambda p: p.predict(model=p.write("a.onnx", "x")), "--runtime onnx"),
-    "graphs that are not there": (lambda p: p.predict("--runtime", "onnx"), "remember.onnx' does not exist"),
+    "graphs that are not there": (lambda p: p.predict("--runtime", "onnx"), "remember.onnx' does not exist; the"),
     "graphs that are damaged": (lambda p: p.predict("--runtime", "onnx", model=broken_graphs(p)), "cut or damaged"),
     # options
     "an option that is missing": (lambda p: ["predict", "--support", "x"], "required: images, out"),
@@ -213,12 +212,12 @@ BROKEN: dict[str, tuple[Callable[[Place], list[str]], str]] = {
                                             ["remember", "--support", str(p.root / "refs"), "--out",
                                              str(p.root / "a.fsmem"), "--model", str(p.model)])[1], "one file for 2"),
     "an unknown export format": (lambda p: ["export", "--model", str(p.model), "--out", str(p.root / "o"), "--formats",
-                                            "coreml"], "export format 'coreml' is unknown"),
+                                            "coreml"], "export format 'coreml' is unknown; use safetensors"),
     "an export of no format": (lambda p: ["export", "--model", str(p.model), "--out", str(p.root / "o"), "--formats",
                                           "[]"], "export format 'nothing' is unknown"),
     "an export of another method": (lambda p: ["export", "--model", str(floor_method(p)), "--out", str(p.root / "o")],
                                     "which has no graphs"),
-    "a run without recipe": (lambda p: ["run"], "give a recipe to run"),
+    "a run without recipe": (lambda p: ["run"], "give a recipe to run: --config recipes/"),
     "a recipe that is not there": (lambda p: ["run", "--config", str(p.root / "none.yaml")], "none.yaml"),
     "a recipe that is no YAML": (lambda p: ["run", "--config", str(p.write("a.yaml", "{[: x"))], "parsing config"),
     "a recipe with an unknown key": (lambda p: ["run", "--config", str(p.write("a.yaml", "colour: red"))], "colour"),
@@ -243,17 +242,13 @@ def test_broken_input_is_one_sentence(place: Place, case: str, capsys: pytest.Ca
     assert any(part in said for part in message.split("|")), said
 
 
-def frames(path: Path) -> None:
-    path.write_bytes(b"\x00\x00\x00\x18ftypmp42" + bytes(500))
-
-
 UNREADABLE: dict[str, Callable[[Place], object]] = {
     "cut.jpg": lambda p: (shutil.copy(p.root / "photos" / "a.jpg", p.root / "photos" / "cut.jpg"),
                           cut(p.root / "photos" / "cut.jpg")),
     "text.png": lambda p: p.write("photos/text.png", "no image"),
     "empty.webp": lambda p: p.write("photos/empty.webp", b""),
     "bomb.png": lambda p: bomb(p.root / "photos" / "bomb.png"),
-    "film.mp4": lambda p: frames(p.root / "photos" / "film.mp4"),
+    "film.mp4": lambda p: p.write("photos/film.mp4", b"\x00\x00\x00\x18ftypmp42" + bytes(500)),
     "gone.jpg": lambda p: (p.root / "photos" / "gone.jpg").symlink_to(p.root / "nowhere.jpg"),
 }  # fmt: skip
 

@@ -64,9 +64,6 @@ def test_reading_ahead_keeps_order_and_hands_errors_on(photos: Path) -> None:
     assert [isinstance(image, Exception) for _, image in results] == [False, False, True, False]
 
 
-# ---- videos
-
-
 def write_video(path: Path, frames: int = 5) -> Path:
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 5, (64, 48))  # type: ignore[attr-defined]
     for i in range(frames):
@@ -117,9 +114,7 @@ def film(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("header", [0.0, -9.2e18, float("nan"), 1e15])
-def test_frames_are_counted_where_the_header_does_not(
-    film: Path, monkeypatch: pytest.MonkeyPatch, header: float
-) -> None:
+def test_frames_are_counted_where_the_header_does_not(film, monkeypatch, header) -> None:
     monkeypatch.setattr(Film, "header", header)
     assert names(film, frame_step=2) == ["clip.mp4/000000", "clip.mp4/000002", "clip.mp4/000004"]
 
@@ -146,9 +141,7 @@ def test_a_video_is_closed_after_its_last_frame(film: Path, monkeypatch: pytest.
     assert Film.opened == 0
 
 
-def test_a_short_video_goes_through_predict(
-    model_dir: str, support_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
-) -> None:
+def test_a_short_video_goes_through_predict(model_dir, support_dir, tmp_path, monkeypatch, capsys) -> None:
     video = write_video(tmp_path / "clip.avi", frames=3)
     monkeypatch.setattr(images._Video, "_count", lambda self: 6)
     assert predict(str(support_dir), str(video), str(tmp_path / "out"), model_dir) == 0

@@ -16,9 +16,7 @@ from fsdino.predict import hints, predict, read_support, remember
 from fsdino.predict.command import open_engine
 from fsdino.predict.formats import annotation
 from fsdino.predict.memory_file import load_memory
-from tests.small import references, scene, write_references
-
-# ---- Python and the command see the same
+from tests.small import references, refuses, scene, write_references
 
 
 def odd_images(folder: Path) -> dict[str, Path]:
@@ -77,9 +75,6 @@ def test_masks_are_the_same_from_python_and_from_files(tmp_path: Path) -> None:
         assert (found != mask).mean() < 0.01, path.name
 
 
-# ---- layouts
-
-
 def names_and_counts(path: Path, **options: Any) -> dict[str, int]:
     return {name: len(references) for name, references in read_support(path, **options).references.items()}
 
@@ -99,15 +94,18 @@ def test_trees_of_images_and_masks(support_dir: Path, tmp_path: Path) -> None:
     assert read_support(tmp_path).digest() == read_support(support_dir).digest()
 
 
-def write_coco(folder: Path) -> Path:
+def write_coco(folder: Path, names: tuple[str, ...] = ("box",)) -> Path:
+    """A COCO file with two images; the second one's mask is of the last class."""
     (folder / "images").mkdir()
     images, annotations = [], []
     for i, reference in enumerate(references(2)):
         Image.fromarray(reference.image).save(folder / "images" / f"{i}.png")
         height, width = reference.mask.shape
         images.append({"id": i, "file_name": f"{i}.png", "height": height, "width": width})
-        annotations.append({"id": i, "image_id": i, **annotation(reference.mask, 7, 1.0)})
-    content = {"images": images, "annotations": annotations, "categories": [{"id": 7, "name": "box"}]}
+        category = min(i + 1, len(names))
+        annotations.append({"id": i, "image_id": i, **annotation(reference.mask, category, 1.0)})
+    categories = [{"id": i, "name": name} for i, name in enumerate(names, start=1)]
+    content = {"images": images, "annotations": annotations, "categories": categories}
     (folder / "refs.json").write_text(json.dumps(content))
     return folder / "refs.json"
 
@@ -121,32 +119,12 @@ def test_a_coco_file(tmp_path: Path) -> None:
     assert names_and_counts(path, images=tmp_path / "elsewhere") == {"box": 2}
 
 
-# ---- names of classes
-
-
-def two_classes(folder: Path, names: tuple[str, str]) -> Path:
-    """A COCO file with an image and a mask for each of two categories."""
-    image, mask = scene()
-    Image.fromarray(image).save(folder / "0.png")
-    rows, cols = np.nonzero(mask)
-    left, top, right, bottom = (int(n) for n in (cols.min(), rows.min(), cols.max(), rows.max()))
-    box = [left, top, right, top, right, bottom, left, bottom]
-    content = {
-        "images": [{"id": 0, "file_name": "0.png", "height": image.shape[0], "width": image.shape[1]}],
-        "annotations": [{"id": i, "image_id": 0, "category_id": i, "segmentation": [box]} for i in (1, 2)],
-        "categories": [{"id": i, "name": name} for i, name in enumerate(names, start=1)],
-    }
-    (folder / "refs.json").write_text(json.dumps(content))
-    return folder / "refs.json"
-
-
 def test_two_classes_of_one_name_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="'refs' has two classes of the name 'cup'; rename one"):
-        read_support(two_classes(tmp_path, ("cup", "cup")))
+    refuses("'refs' has two classes of the name 'cup'; rename one", read_support, write_coco(tmp_path, ("cup", "cup")))
 
 
 def test_memories_of_like_names_stay_apart_and_keep_their_names(model_dir: str, tmp_path: Path) -> None:
-    files = remember(str(two_classes(tmp_path, ("cup/big", "cup:big"))), str(tmp_path / "memory"), model_dir)
+    files = remember(str(write_coco(tmp_path, ("cup/big", "cup:big"))), str(tmp_path / "memory"), model_dir)
     assert [path.name for path in files] == ["cup_big.fsmem", "cup_big-2.fsmem"]
     assert read_support(tmp_path / "memory").memory_files == {"cup/big": files[0], "cup:big": files[1]}
     renamed = shutil.copy(files[0], tmp_path / "mine.fsmem")
@@ -154,9 +132,6 @@ def test_memories_of_like_names_stay_apart_and_keep_their_names(model_dir: str, 
     shutil.copy(files[0], tmp_path / "memory" / "again.fsmem")
     with pytest.raises(ValueError, match=r"again\.fsmem' and .*cup_big\.fsmem' both remember class 'cup/big'; take"):
         read_support(tmp_path / "memory")
-
-
-# ---- what is read
 
 
 def hinted(folder: Path, count: int = 3) -> Path:

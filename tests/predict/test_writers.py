@@ -5,10 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from fsdino.base.result import LabelMap
-from fsdino.predict.writers import WRITERS, CocoWriter, LabelsWriter
+from fsdino.predict.writers import WRITERS, CocoWriter
 
 IMAGE = np.zeros((4, 6, 3), np.uint8)
 
@@ -30,12 +29,6 @@ def test_each_instance_has_its_own_score(tmp_path: Path, split: bool, scores: li
     assert [one["category_id"] for one in content["annotations"]] == [2] * len(scores)
     assert content["images"] == [{"id": 1, "file_name": "a.jpg", "height": 4, "width": 6}]
     assert [one["name"] for one in content["categories"]] == ["cat", "dog"]
-
-
-def test_a_label_map_is_written_whole(tmp_path: Path) -> None:
-    LabelsWriter(tmp_path, ["cat", "dog"], False).write(tmp_path / "a.png", IMAGE, label_map())
-    assert np.array_equal(np.asarray(Image.open(tmp_path / "a.png")), label_map().labels)
-    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
 
 
 def test_every_format_writes_something_and_says_where(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from fsdino.teachers.architecture import (
     load_vit_,
 )
 from tests.small import SAM as SMALL
+from tests.small import refuses
 
 
 @pytest.mark.parametrize("name", ["vit_b", "vit_l", "vit_h"])
@@ -44,8 +45,7 @@ def test_seed_decides_the_start():
 
 
 def test_size_that_does_not_split_into_patches():
-    with pytest.raises(ValueError, match=r"img_size 30 is not a multiple of the patch size 4; use 28 or 32"):
-        SamConfig(img_size=30)
+    refuses(r"img_size 30 is not a multiple of the patch size 4; use 28 or 32", SamConfig, img_size=30)
 
 
 def test_the_image_encoder_starts_as_the_vit():
@@ -63,8 +63,7 @@ def test_the_image_encoder_starts_as_the_vit():
         plain = vit.patch_embed((pixels - 0.5) / 0.5) + vit.pos_embed[:, 1:]  # without the class token
         assert torch.allclose(tokens.flatten(1, 2), plain, atol=1e-5)
         assert torch.allclose(encoder.blocks[0](tokens).flatten(1, 2), vit.blocks[0](plain), atol=1e-5)
-    with pytest.raises(ValueError, match="use the ViT's sizes"):
-        load_vit_(build_sam(dataclasses.replace(config, mlp_ratio=2.0)), vit.state_dict())
+    refuses("use the ViT's sizes", load_vit_, build_sam(dataclasses.replace(config, mlp_ratio=2.0)), vit.state_dict())
 
 
 def test_prompting_starts_as_another_sams():

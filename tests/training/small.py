@@ -34,17 +34,10 @@ def student(seed=0, **overrides) -> FewShotSegmenter:
 
 def small_trainer(folder, **kwargs):
     options = {
-        "accelerator": "cpu",
-        "devices": 1,
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "num_sanity_val_steps": 0,
-        "reload_dataloaders_every_n_epochs": 1,
-        "default_root_dir": folder,
-        "gradient_clip_val": 1.0,
-    }
+        "accelerator": "cpu", "devices": 1, "logger": False, "enable_checkpointing": False, "num_sanity_val_steps": 0,
+        "enable_progress_bar": False, "enable_model_summary": False, "reload_dataloaders_every_n_epochs": 1,
+        "default_root_dir": folder, "gradient_clip_val": 1.0,
+    }  # fmt: skip
     return Trainer(**{**options, **kwargs})
 
 

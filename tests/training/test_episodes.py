@@ -22,8 +22,8 @@ from fsdino.training.episode_data import CachedMaps, EpisodeDataModule, Episodes
 from fsdino.training.episodes import EpisodeModule, TrainPart
 from fsdino.training.fit import checkpoints
 from tests.contract import assert_same, episodes
-from tests.small import METHOD_ARGS, small_segmenter
-from tests.training.small import train_set, weights
+from tests.small import METHOD_ARGS, refuses, small_segmenter
+from tests.training.small import small_trainer, train_set, weights
 
 VAL = [1, 5]
 PART = TrainPart(epoch_length=8, batch_size=4, absent_prob=0.2)
@@ -43,17 +43,8 @@ def _data(module: EpisodeModule, num_val: int = 4) -> EpisodeDataModule:
 
 
 def _trainer(folder, epochs: int, **options: Any) -> Trainer:
-    return Trainer(
-        accelerator="cpu",
-        max_epochs=epochs,
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        reload_dataloaders_every_n_epochs=1,
-        num_sanity_val_steps=0,
-        callbacks=checkpoints(folder, "val/miou"),
-        **options,
-    )
+    fixed = {"callbacks": checkpoints(folder, "val/miou"), "enable_checkpointing": True, "gradient_clip_val": None}
+    return small_trainer(folder, max_epochs=epochs, **fixed, **options)
 
 
 class _Stop(Exception):
@@ -198,8 +189,7 @@ def test_cached_maps_belong_to_the_images_of_the_episode(tmp_path) -> None:
     assert maps["query_id"] == pixels["query_id"] and "query_image" not in maps
     expected = torch.stack(model.encoder(pixels["query_image"]), dim=1)
     assert torch.allclose(maps["query_feats"].float(), expected, atol=1e-2)
-    with pytest.raises(ValueError, match="give the list that the cache was made of"):
-        CachedMaps(cache, replace(images, ids=images.ids[:9]))
+    refuses("give the list that the cache was made of", CachedMaps, cache, replace(images, ids=images.ids[:9]))
     with pytest.raises(ValueError, match="crops and colours need pixels"):
         EpisodeDataModule(chosen, replace(part, augment=True), model.resize, maps=CachedMaps(cache, images))
 
@@ -226,10 +216,8 @@ def test_training_reads_maps_beside_the_images_in_place_of_the_encoder(tmp_path)
 
 def test_errors_say_what_to_do() -> None:
     sansa = registry.build("sansa", **METHOD_ARGS["sansa"])
-    with pytest.raises(ValueError, match="unknown loss 'mse'"):
-        EpisodeModule(sansa, part=TrainPart(loss="mse"))  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="AllForeground has nothing to train"):
-        EpisodeModule(registry.build("all_foreground"))
+    refuses("unknown loss 'mse'", EpisodeModule, sansa, part=TrainPart(loss="mse"))
+    refuses("AllForeground has nothing to train", EpisodeModule, registry.build("all_foreground"))
     with pytest.raises(ValueError, match="Fssam has no chain of targets"):
         fssam = registry.build("fssam", **METHOD_ARGS["fssam"])
         EpisodeModule(fssam, part=TrainPart(num_targets=3)).training_step(_batch(fssam), 0)

@@ -9,7 +9,6 @@ from fsdino.base.resize import Resize
 from fsdino.base.storage import CHECKPOINT_KEY, describe, load
 from fsdino.data.class_index import ClassIndex
 from fsdino.data.readers.folder import MaskFolderIndex
-from fsdino.models.presence import PresenceHead
 from fsdino.training.presence import (
     Evidence,
     PresenceData,
@@ -139,8 +138,3 @@ def test_a_class_of_every_image_is_left_out() -> None:
     drawn = [data.episodes(Resize(56), 8, held_out) for held_out in (False, True)]
     assert [{item["class_id"] for item in (part[i] for i in range(8))} for part in drawn] == [{0}, {1}]
     assert not PresenceData(train_set(Everywhere(), [2])).trained
-
-
-def test_new_head_starts_present() -> None:
-    head = PresenceHead(8, statistics=True)
-    assert bool((head(torch.zeros(3, 19)) > 0).all())

@@ -8,6 +8,7 @@ import pytest
 from fsdino.data.class_index import SubsetIndex
 from fsdino.data.episodes.episode_list import EpisodeList, EpisodeSpec, PortableRandom
 from tests.data.small import MemoryIndex, shared_data
+from tests.small import refuses
 
 
 def test_portable_numbers_are_uniform_and_never_change():
@@ -64,8 +65,7 @@ def test_a_class_without_enough_images():
     assert EpisodeList.draw(index, 0, shots=2, skip_rare=True).class_ids == [4]
     with pytest.raises(ValueError, match="no class of 'memory' fold 0 has the 4 images that 3-shot episodes need"):
         EpisodeList.draw(index, 0, shots=3, skip_rare=True)
-    with pytest.raises(ValueError, match="at least 1 shot, got 0"):
-        EpisodeList.draw(index, 0, shots=0)
+    refuses("at least 1 shot, got 0", EpisodeList.draw, index, 0, shots=0)
 
 
 class _SomeEmpty(MemoryIndex):
@@ -87,8 +87,7 @@ def test_empty_masks_are_passed_over(order, per_class):
 def test_nothing_but_empty_masks():
     index = _SomeEmpty(per_class=6)
     index.empty = tuple(f"0_{k}" for k in range(5))
-    with pytest.raises(ValueError, match=r"class 'square0' of 'memory' fold 0 has 1 image\(s\) with a mask"):
-        EpisodeList.draw(index, 0, shots=1)
+    refuses(r"class 'square0' of 'memory' fold 0 has 1 image\(s\) with a mask", EpisodeList.draw, index, 0, shots=1)
 
 
 def test_save_and_load(tmp_path):
@@ -103,14 +102,12 @@ def test_a_changed_list_is_refused(tmp_path):
     EpisodeList.draw(MemoryIndex(), 1, num_episodes=20).save(tmp_path / "a.json")
     path = tmp_path / "a.json"
     path.write_text(path.read_text().replace('"seed": 0', '"seed": 1'))
-    with pytest.raises(ValueError, match=r"'.*a\.json' was changed: .* restore the file or draw it again"):
-        EpisodeList.load(path)
+    refuses(r"'.*a\.json' was changed: .* restore the file or draw it again", EpisodeList.load, path)
 
 
 def test_what_is_no_list(tmp_path):
     (tmp_path / "a.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"'.*a\.json' is no episode list .* `fsdino episodes`"):
-        EpisodeList.load(tmp_path / "a.json")
+    refuses(r"'.*a\.json' is no episode list .* `fsdino episodes`", EpisodeList.load, tmp_path / "a.json")
     with pytest.raises(FileNotFoundError, match=r"'.*c\.json' does not exist: draw one with `fsdino episodes`"):
         EpisodeList.load(tmp_path / "c.json")
 

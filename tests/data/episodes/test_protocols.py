@@ -6,6 +6,7 @@ import pytest
 from fsdino.data.episodes.filters import PFENET_MIN_PIXELS, novel_as_ignore, training_view
 from fsdino.data.episodes.protocols import PROTOCOLS, protocol
 from tests.data.small import MemoryIndex
+from tests.small import refuses
 
 
 class _Large(MemoryIndex):
@@ -48,8 +49,7 @@ def test_presets_say_what_they_do():
     assert protocol("hsnet").scoring == "network" and protocol("hsnet").replacement
     assert protocol("pfenet").num_episodes("coco20i") == 4000 and protocol("pfenet").train_filter == "pfenet"
     assert protocol("matcher-lvis").num_episodes("lvis92i") == 2300
-    with pytest.raises(ValueError, match="there is no protocol 'panet'; known: fsdino, hsnet"):
-        protocol("panet")
+    refuses("there is no protocol 'panet'; known: fsdino, hsnet", protocol, "panet")
 
 
 def test_a_preset_draws_its_list():

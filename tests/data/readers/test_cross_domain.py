@@ -7,6 +7,7 @@ from fsdino.data.episodes.protocols import PROTOCOLS
 from fsdino.data.files import DataSetError
 from tests.data import trees
 from tests.data.small import block
+from tests.small import refuses
 
 
 def test_only_masks_of_the_benchmarks_name_count(tmp_path):
@@ -16,8 +17,7 @@ def test_only_masks_of_the_benchmarks_name_count(tmp_path):
     assert index.images(0) == ["lung/CXR_0", "lung/CXR_1", "lung/CXR_2"]
     assert index.load_mask("lung/CXR_1", 0).sum() == 2500
     (root / "LungSegmentation/CXR_png/CXR_2.png").unlink()
-    with pytest.raises(DataSetError, match=r"CXR_2\.png' \(the X-ray of a mask\) does not exist"):
-        open_data_set("chest-xray", root)
+    refuses(r"CXR_2\.png' \(the X-ray of a mask\) does not exist", open_data_set, "chest-xray", root, kind=DataSetError)
     for mask in (root / "LungSegmentation/masks").glob("*_mask.png"):
         mask.unlink()
     with pytest.raises(DataSetError, match=r"masks' has no file called '<image>_mask\.png': unpack the archive again"):
@@ -55,8 +55,7 @@ def test_a_tile_of_two_classes_is_one_image(tmp_path):
     assert index.folds == [[1, 2, 3, 4, 5, 6]] and index.class_names[5] == "water" and len(index.all_images()) == 13
     assert index.classes_in("10_sat_55") == {1, 2} and index.images(1)[0] == index.images(2)[0] == "10_sat_55"
     assert (index.load_mask("10_sat_55", 2) == block(1, left=16)).all() and not index.load_mask("10_sat_55", 3).any()
-    with pytest.raises(DataSetError, match="data set 'deepglobe' has no image '10_sat_56'"):
-        index.load_image("10_sat_56")
+    refuses("data set 'deepglobe' has no image '10_sat_56'", index.load_image, "10_sat_56", kind=DataSetError)
     (root / "Deepglobe/6/test/groundtruth/6_sat_01.png").unlink()
     with pytest.raises(DataSetError, match=r"6_sat_01\.jpg' has no mask '.*6_sat_01\.png' .*: unpack the"):
         open_data_set("deepglobe", root)
@@ -77,8 +76,7 @@ def test_colours_of_underwater_masks_are_classes(tmp_path):
     }
     assert (index.load_mask("d_r_1_", 6) == block(1)).all() and not index.load_mask("d_r_1_", 7).any()
     assert open_data_set("suim", root, min_pixels=2500).images(1) == ["d_r_0_", "d_r_3_"]
-    with pytest.raises(ValueError, match="unknown split 'val' of SUIM; use 'train' or 'test'"):
-        open_data_set("suim", root, split="val")
+    refuses("unknown split 'val' of SUIM; use 'train' or 'test'", open_data_set, "suim", root, split="val")
     (root / "SUIM/TEST/masks/d_r_1_.bmp").unlink()
     with pytest.raises(DataSetError, match=r"d_r_1_\.jpg' has no mask '.*d_r_1_\.bmp' \(1 such image\(s\)\): unpack"):
         open_data_set("suim", root)

@@ -7,6 +7,7 @@ from fsdino.data.files import DataSetError
 from fsdino.data.readers.folder import folder, read_classes
 from tests.data.small import block, labels, photo, shared_data, write_json
 from tests.data.trees import label_folder_tree, mask_folder_tree
+from tests.small import refuses
 
 
 def _check(index: ClassIndex, classes: list[str], per_class: int) -> None:
@@ -71,11 +72,9 @@ def test_classes_as_a_list(tmp_path):
     path = write_json(tmp_path / "classes.json", ["background", "cup", "pen"])
     assert read_classes(path) == {1: "cup", 2: "pen"}
     write_json(path, {"one": "cup"})
-    with pytest.raises(DataSetError, match=r"classes\.json' is no table of classes .* expected"):
-        read_classes(path)
+    refuses(r"classes\.json' is no table of classes .* expected", read_classes, path, kind=DataSetError)
     write_json(path, 3)
-    with pytest.raises(DataSetError, match="is no table of classes"):
-        read_classes(path)
+    refuses("is no table of classes", read_classes, path, kind=DataSetError)
 
 
 def _all_white(root) -> None:
@@ -113,8 +112,7 @@ DAMAGE = {
 def test_damage_is_named_with_the_remedy(tmp_path, case):
     make, damage, words = DAMAGE[case]
     damage(make(tmp_path))
-    with pytest.raises(DataSetError, match=words):
-        folder(tmp_path)
+    refuses(words, folder, tmp_path, kind=DataSetError)
 
 
 @pytest.mark.parametrize(("make", "image"), [(mask_folder_tree, "cup/shot9"), (label_folder_tree, "0099")])

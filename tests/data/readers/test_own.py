@@ -2,25 +2,10 @@
 
 from pathlib import Path
 
-import numpy as np
-import pytest
-from PIL import Image
-
 from fsdino.data.catalog import open_data_set
 from fsdino.data.readers.own import own_folder, spread_images
 from fsdino.data.splits import DataPart, DataSpec, open_test, open_train
-from tests.small import scene
-
-
-def write(root: Path, counts: dict[str, int]) -> Path:
-    """`<class>/<number>.jpg` with masks."""
-    for c, (name, count) in enumerate(counts.items()):
-        (root / name).mkdir(parents=True)
-        for i in range(count):
-            image, mask = scene(40, 50, seed=100 * c + i)
-            Image.fromarray(image).save(root / name / f"{i:02d}.jpg")
-            Image.fromarray(mask * np.uint8(255)).save(root / name / f"{i:02d}.png")
-    return root
+from tests.small import refuses, write_references
 
 
 def part(root: Path, **changes: object) -> DataPart:
@@ -30,7 +15,7 @@ def part(root: Path, **changes: object) -> DataPart:
 
 
 def test_no_image_has_two_roles(tmp_path: Path) -> None:
-    root = write(tmp_path, {"cat": 12, "dog": 6})
+    root = write_references(tmp_path, {"cat": 12, "dog": 6})
     chosen = part(root)
     test = open_test(chosen)
     train = open_train(chosen, test)
@@ -45,7 +30,7 @@ def test_no_image_has_two_roles(tmp_path: Path) -> None:
 
 
 def test_one_class_alone_is_enough(tmp_path: Path) -> None:
-    chosen = part(write(tmp_path, {"cat": 8}))
+    chosen = part(write_references(tmp_path, {"cat": 8}))
     train = open_train(chosen, open_test(chosen))
     assert train.classes == [0] and len(train.index.images(0)) == 4
     without = open_train(part(tmp_path, val_share=0.0), open_test(chosen))
@@ -60,13 +45,9 @@ def test_images_are_spread_evenly() -> None:
 
 
 def test_errors_say_what_to_do(tmp_path: Path) -> None:
-    write(tmp_path / "a", {"cat": 5})
-    with pytest.raises(ValueError, match="class 'cat' has 5 images and needs 6: two to learn from"):
-        own_folder(tmp_path / "a")
-    with pytest.raises(ValueError, match=r"test_share 1\.0 leaves nothing to train or to test on"):
-        own_folder(tmp_path / "a", test_share=1.0)
-    with pytest.raises(ValueError, match="unknown split 'val' of one's own folder"):
-        own_folder(tmp_path / "a", "val")  # type: ignore[arg-type]
-    chosen = part(write(tmp_path / "b", {"cat": 6}), shots=2)
-    with pytest.raises(ValueError, match="no class of 'own' has 3 images left to train on"):
-        open_train(chosen, open_test(part(tmp_path / "b")))
+    write_references(tmp_path / "a", {"cat": 5})
+    refuses("class 'cat' has 5 images and needs 6: two to learn from", own_folder, tmp_path / "a")
+    refuses(r"test_share 1\.0 leaves nothing to train or to test on", own_folder, tmp_path / "a", test_share=1.0)
+    refuses("unknown split 'val' of one's own folder", own_folder, tmp_path / "a", "val")
+    chosen = part(write_references(tmp_path / "b", {"cat": 6}), shots=2)
+    refuses("no class of 'own' has 3 images left to train on", open_train, chosen, open_test(part(tmp_path / "b")))

@@ -21,6 +21,7 @@ from fsdino.data.readers.perseg import PersegIndex
 from fsdino.data.readers.voc import VocIndex, read_mat
 from tests.data import trees
 from tests.data.small import block, labels, rle, shared_data, square, text, write_json
+from tests.small import refuses
 
 
 @pytest.mark.parametrize("name", trees.TREES)
@@ -85,16 +86,14 @@ class TestPascal:
         index = VocIndex(root, "train")
         assert "2007_003000" in index.images(3) and index.object_pixels("2007_003000", 3) == 2500
         savemat(sbd / "2007_003000.mat", {"other": 1})
-        with pytest.raises(DataSetError, match=r"2007_003000\.mat' has no GTcls"):
-            VocIndex(root, "train")
+        refuses(r"2007_003000\.mat' has no GTcls", VocIndex, root, "train", kind=DataSetError)
         (sbd / "2007_003000.mat").write_bytes(b"MATLAB?")
         with pytest.raises(DataSetError, match=r"2007_003000\.mat' cannot be read \(.*\): download it again"):
             VocIndex(root, "train")
 
     def test_matlab_files_need_scipy(self, tmp_path, monkeypatch):
         monkeypatch.setitem(sys.modules, "scipy.io", None)
-        with pytest.raises(ImportError, match=r"reading '.*a\.mat' needs scipy: pip install scipy"):
-            read_mat(tmp_path / "a.mat")
+        refuses(r"reading '.*a\.mat' needs scipy: pip install scipy", read_mat, tmp_path / "a.mat", kind=ImportError)
 
     def test_what_is_missing(self, tmp_path):
         root = trees.voc_tree(tmp_path)
@@ -112,8 +111,7 @@ class TestPascal:
             VocIndex(root, "val")
         text(base / "ImageSets/Segmentation/val.txt", "\n")
         (base / "gone").rename(base / "SegmentationClass")
-        with pytest.raises(DataSetError, match=r"list '.*val\.txt' is empty: copy or download it again"):
-            VocIndex(root, "val")
+        refuses(r"list '.*val\.txt' is empty: copy or download it again", VocIndex, root, "val", kind=DataSetError)
 
 
 class TestFss:
@@ -142,15 +140,12 @@ class TestFss:
     def test_what_is_missing(self, tmp_path):
         root = trees.fss_tree(tmp_path)
         (root / "FSS-1000/cat/3.png").unlink()
-        with pytest.raises(DataSetError, match=r"cat/3\.png' \(the mask of an image of FSS-1000\) does not exist"):
-            fss1000(root)
+        refuses(r"cat/3\.png' \(the mask of an image of FSS-1000\) does not exist", fss1000, root, kind=DataSetError)
         for path in (root / "FSS-1000/cat").iterdir():
             path.unlink()
-        with pytest.raises(DataSetError, match=r"class folder '.*cat' has no \.jpg image: unpack FSS-1000 again"):
-            fss1000(root)
+        refuses(r"class folder '.*cat' has no \.jpg image: unpack FSS-1000 again", fss1000, root, kind=DataSetError)
         (root / "FSS-1000/cat").rmdir()
-        with pytest.raises(DataSetError, match=r"cat' \(a class folder of FSS-1000\) does not exist"):
-            fss1000(root)
+        refuses(r"cat' \(a class folder of FSS-1000\) does not exist", fss1000, root, kind=DataSetError)
         with pytest.raises(DataSetError, match=r"has no class folder of FSS-1000 such as .* give --root as the folder"):
             fss1000(tmp_path / "splits")
 
@@ -178,8 +173,7 @@ class TestLvis:
         root = trees.lvis_tree(tmp_path)
         for folder in ("train2017", "val2017"):
             (root / f"LVIS/{folder}").rename(root / f"LVIS/gone_{folder}")
-        with pytest.raises(DataSetError, match=r"LVIS/val2017' \(COCO's val2017 images\) does not exist"):
-            LvisIndex(root)
+        refuses(r"LVIS/val2017' \(COCO's val2017 images\) does not exist", LvisIndex, root, kind=DataSetError)
 
     def test_bare_file_names_take_their_folder_from_the_url(self):
         entry = {"file_name": "1.jpg", "coco_url": "http://images.cocodataset.org/val2017/1.jpg"}
@@ -224,8 +218,7 @@ class TestParts:
             PascalPartIndex(root, "val")
         for path in (root / "Annotations_Part").iterdir():
             path.unlink()
-        with pytest.raises(DataSetError, match="data set 'pascal-part' has no object with a part"):
-            PascalPartIndex(root, "val")
+        refuses("data set 'pascal-part' has no object with a part", PascalPartIndex, root, "val", kind=DataSetError)
         (root / "Annotations_Part").rmdir()
         with pytest.raises(DataSetError, match=r"Annotations_Part' \(PASCAL-Part's trainval\.tar\.gz\) does not exist"):
             PascalPartIndex(root, "val")
@@ -238,8 +231,7 @@ class TestParts:
         assert image == "val2017/000000000001.jpg@10" and index.load_image(image).shape == (50, 50, 3)
         assert (index.load_mask(image, 102) == block(1, 16, 20, 6)[10:60, 10:60]).all()
         assert (index.load_mask(image, 108) == 0).all()
-        with pytest.raises(DataSetError, match=r"has no crop 'val2017/1\.jpg@3'"):
-            index.load_image("val2017/1.jpg@3")
+        refuses(r"has no crop 'val2017/1\.jpg@3'", index.load_image, "val2017/1.jpg@3", kind=DataSetError)
 
     def test_paco_parts_as_polygons_and_plain_rle(self, tmp_path):
         path = trees.paco_tree(tmp_path) / "PACO-Part/annotations/paco_lvis_v1_test.json"

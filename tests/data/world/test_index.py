@@ -1,13 +1,13 @@
 """The embedded world: fixed classes, scenes that repeat, nothing of the novel classes elsewhere."""
 
 import numpy as np
-import pytest
 import torch
 
 from fsdino.data.world.index import NUM_CLASSES, SPLITS, SyntheticWorld, draw_scene, world_split
 from fsdino.data.world.shapes import NUM_SHAPES, shape_template
 from fsdino.data.world.stream import SyntheticScenes
 from fsdino.data.world.textures import NUM_TEXTURES, texture_tile
+from tests.small import refuses
 
 
 def test_splits_share_no_class_and_have_the_documented_sizes() -> None:
@@ -49,10 +49,8 @@ def test_index_shows_its_class_in_each_of_its_images() -> None:
 def test_another_seed_is_another_set_of_images_and_errors_say_what_to_do() -> None:
     one, two = SyntheticWorld("base", 2, seed=0), SyntheticWorld("base", 2, seed=1)
     assert not np.array_equal(one.load_image("000/0000"), two.load_image("000/0000"))
-    with pytest.raises(ValueError, match="unknown split 'test' of the embedded world; use one of pretrain, base, n"):
-        world_split("test")
-    with pytest.raises(ValueError, match="images_per_class 1 is too few for an episode; use 2 or more"):
-        SyntheticWorld("base", 1)
+    refuses("unknown split 'test' of the embedded world; use one of pretrain, base, n", world_split, "test")
+    refuses("images_per_class 1 is too few for an episode; use 2 or more", SyntheticWorld, "base", 1)
 
 
 def test_stream_depends_on_seed_epoch_and_number_alone() -> None:
