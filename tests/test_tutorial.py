@@ -39,7 +39,7 @@ def empty_graphs(model: Any, folder: Path, formats: Any) -> dict[str, float]:
 def test_every_block_runs_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("fsdino.export.command.export_graphs", empty_graphs)
-    monkeypatch.setattr("fsdino.predict.engines.onnx.OnnxEngine", lambda folder: open_engine("tiny"))
+    monkeypatch.setattr("fsdino.predict.command.OnnxEngine", lambda folder: open_engine("tiny"))
     names: dict[str, Any] = {}
     for language, block in blocks():
         if language == "python":

@@ -72,7 +72,6 @@ def test_lists_are_drawn_and_verified_by_command(tmp_path, capsys):
     assert main([*draw, "--out", out]) == 0 and "30 episodes of 1 classes" in capsys.readouterr().out
     first = (tmp_path / "list.json").read_text()
     assert main([*draw, "--out", out]) == 0 and (tmp_path / "list.json").read_text() == first
-    capsys.readouterr()
     assert main([*draw, "--verify", out]) == 0 and "verified" in capsys.readouterr().out
     assert main([*draw, "--shots", "5"]) == 2 and "leave such classes out with skip_rare" in capsys.readouterr().err
     assert main(["episodes", "lvis92i", "--root", root, "--shots", "5", "--skip_rare", "true"]) == 2

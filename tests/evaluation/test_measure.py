@@ -70,7 +70,7 @@ def test_a_folder_of_another_measurement_is_refused(tmp_path) -> None:
     with pytest.raises(ValueError, match="holds rows of another measurement: scoring 'original' there, 'network' here"):
         _run(tmp_path, scoring="network")
     with pytest.raises(ValueError, match=r"unknown scoring 'half'; use 'original' .* or 'network'"):
-        _run(tmp_path, scoring="half")
+        _run(tmp_path / "half", scoring="half")
 
 
 def test_cached_maps_give_what_pixels_give(tmp_path, reference) -> None:

@@ -72,5 +72,6 @@ def test_the_reference_finds_itself(kind: str) -> None:
 
 def test_errors_say_what_to_do() -> None:
     encoder = small_encoder(56, (1, 3))
-    refuses("'fg_bg' or 'softmax'", PrototypeMethod, encoder, tap=3, score_threshold=0.0, kind="mean")
+    with pytest.raises(ValueError, match="'fg_bg' or 'softmax'"):
+        PrototypeMethod(encoder, tap=3, score_threshold=0.0, kind="mean")  # type: ignore[arg-type]
     refuses(r"not \[2\]; build it with these taps", PrototypeMethod, encoder, tap=2, score_threshold=0.0)
