@@ -178,6 +178,16 @@ def test_few_imports_hide_in_functions() -> None:
     assert len(lines) <= MAX_INNER_IMPORTS, sorted(lines)
 
 
+def test_no_call_is_a_row_of_positions() -> None:
+    long = []
+    for name, path in modules().items():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            # layers in a row are a list, not arguments with meanings of their own
+            if isinstance(node, ast.Call) and len(node.args) > 5 and ast.unparse(node.func) != "nn.Sequential":
+                long.append(f"{name}:{node.lineno}")
+    assert long == []
+
+
 def test_comments_say_why_often_enough() -> None:
     lines = comments = 0
     for path in modules().values():

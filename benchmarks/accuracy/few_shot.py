@@ -70,7 +70,7 @@ def cell(model: str, data: str, shots: int, folds: str, protocol: str, number: i
     places += [Path(root) / "episodes" / "fold{fold}_{shots}shot.json"] if root else []
     lists = [str(place) for place in places if Path(str(place).format(fold=0, shots=shots)).is_file()]
     fixed = lists[0] if lists and number is None else None
-    test = EpisodeChoice(name, root or None, folds, shots, protocol, fixed, number)
+    test = EpisodeChoice(name, root or None, folds, shots, protocol, list=fixed, episodes=number)
     manner = "fixed list, original size" if fixed else f"{protocol}, {protocol_named(protocol).scoring} size"
     return Cell(model, method_choice(model), test, manner + (f", {number} episodes" if number else ""))
 
@@ -118,7 +118,7 @@ def main(
     """
     work = Work(devices, device, num_workers=num_workers)
     wanted = [(model, name, number) for name in data for number in shots for model in methods]
-    for one in [cell(model, name, number, folds, protocol, episodes) for model, name, number in wanted]:
+    for one in [cell(model, name, number, folds, protocol, number=episodes) for model, name, number in wanted]:
         old = read_rows(csv)
         if not again and len(old) and one.key in set(old[list(KEY)].itertuples(index=False, name=None)):
             print(f"{' · '.join(one.key)}: there already", flush=True)

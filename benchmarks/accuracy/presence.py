@@ -58,7 +58,7 @@ def with_absent(index: ClassIndex, episodes: EpisodeList, seed: int = 0) -> Epis
         others = [image for image in pool if spec.class_id not in shows[image]]
         absent.append(EpisodeSpec(spec.class_id, others[int(rng.integers(len(others)))], spec.support))
     whole = (*episodes.episodes, *absent)
-    return EpisodeList(episodes.dataset, episodes.fold, episodes.shots, seed, whole, "half absent")
+    return EpisodeList(episodes.dataset, episodes.fold, episodes.shots, seed, whole, protocol="half absent")
 
 
 @torch.no_grad()

@@ -54,7 +54,7 @@ def episodes(
         drawn = EpisodeList.load(Path(verify), index.name)
         drawn.verify(index)
     else:
-        drawn = protocol_named(protocol).draw(index, fold, shots, number, seed, skip_rare)
+        drawn = protocol_named(protocol).draw(index, fold, shots, number, seed=seed, skip_rare=skip_rare)
         if out is not None:
             drawn.save(Path(out))
     print(

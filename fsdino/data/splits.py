@@ -163,7 +163,17 @@ def open_train(part: DataPart, test: TestSet, seed: int = 0) -> TrainSet:
     episodes = validation_episodes(seen, val, part.shots, part.val_episodes) if val else None
     view = _fewer(view, classes, part.max_train_images, seed)
     weights = _class_weights(shares, [set(table.values()) & set(classes) for table in tables])
-    return TrainSet(view, classes, seen, val, episodes, ignore, annotated, images, weights)
+    return TrainSet(
+        index=view,
+        classes=classes,
+        val_index=seen,
+        val_classes=val,
+        val_episodes=episodes,
+        ignore_classes=ignore,
+        annotated=annotated,
+        images=images,
+        class_weights=weights,
+    )
 
 
 def held_out_classes(classes: Sequence[int], share: float, seed: int = 0) -> list[int]:

@@ -59,7 +59,7 @@ class EpisodeChoice:
     def _list(self, index: ClassIndex, fold: int) -> EpisodeList:
         if self.list is None:
             plan = protocol_named(self.protocol)
-            drawn = plan.draw(index, fold, self.shots, self.episodes, self.seed, self.skip_rare)
+            drawn = plan.draw(index, fold, self.shots, self.episodes, seed=self.seed, skip_rare=self.skip_rare)
             return drawn if self.episodes is None else spread(drawn, self.episodes)
         path = self.list.format(fold=fold, shots=self.shots)
         given = EpisodeList.load(path, index.name)

@@ -111,17 +111,17 @@ def graphs(model: FewShotSegmenter) -> list[Graph]:
             "remember",
             remember,
             (images, masks),
-            ["support_images", "support_masks"],
-            list(names),
-            {"support_images": {0: shot_dim}, "support_masks": {0: shot_dim}},
+            input_names=["support_images", "support_masks"],
+            output_names=list(names),
+            dynamic_shapes={"support_images": {0: shot_dim}, "support_masks": {0: shot_dim}},
         ),
         Graph(
             "segment",
             SegmentGraph(model, names),
             (torch.rand(2, 3, side, side, generator=generator), *stacked),
-            ["images", *names],
-            ["mask_logits", "iou_pred", "presence_logit"],
-            {"images": {0: image_dim}, "memory": tuple(first_only)},
+            input_names=["images", *names],
+            output_names=["mask_logits", "iou_pred", "presence_logit"],
+            dynamic_shapes={"images": {0: image_dim}, "memory": tuple(first_only)},
         ),
     ]
 

@@ -44,7 +44,7 @@ def bootstrap_interval(
 
     Source: Efron, 1979 (percentile interval).
     """
-    values = resampled_miou(class_ids, intersection, union, folds, num_resamples, seed)
+    values = resampled_miou(class_ids, intersection, union, folds, num_resamples=num_resamples, seed=seed)
     return percentile_interval(values, level)
 
 

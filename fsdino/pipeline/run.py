@@ -62,7 +62,8 @@ class Run:
     def fitter(self) -> Fitter:
         """Makes the stages' trainers."""
         recipe = self.recipe
-        return Fitter(self.folder, recipe.name, self.trainer_options, recipe.log, recipe.seed, asdict(recipe))
+        options = self.trainer_options
+        return Fitter(self.folder, recipe.name, options, log=recipe.log, seed=recipe.seed, config=asdict(recipe))
 
     @property
     def is_fsdino(self) -> bool:

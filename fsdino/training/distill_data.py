@@ -133,7 +133,8 @@ class DistillData(EpochData):
 
     def _dataset(self, places: list[int], flips: list[bool], size: int) -> DistillImages:
         teacher = None if self.cache is not None else Resize(self.teacher_size or 1, self.resize_mode)
-        return DistillImages(self.images, places, flips, Resize(size, self.resize_mode), self.cache, teacher)
+        resize = Resize(size, self.resize_mode)
+        return DistillImages(self.images, places, flips, resize, cache=self.cache, teacher_resize=teacher)
 
     def _check(self) -> None:
         if self.num_train < 1:

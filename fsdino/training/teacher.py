@@ -132,7 +132,7 @@ class TeachModule(LightningModule):
         draw = (self.seed * 1_000_003 + self.global_step) * 1024 + self.global_rank
         generator = torch.Generator(self.device).manual_seed(draw)
         losses = [
-            self._group_loss(embedding, image[rows], masks[rows], use_click, use_box, generator)
+            self._group_loss(embedding, image[rows], masks[rows], use_click, use_box, generator=generator)
             for rows, use_click, use_box in self._groups(len(image), generator)
         ]
         loss = torch.cat(losses).mean()
@@ -175,7 +175,7 @@ class TeachModule(LightningModule):
             labels = torch.ones(points.shape[:2], device=points.device)
         if use_box:
             boxes = noisy_boxes(truth, generator)
-        logits, iou_pred = decode_prompts(self.sam, embedding, image, points, labels, boxes)
+        logits, iou_pred = decode_prompts(self.sam, embedding, image, points, labels, boxes=boxes)
         # One click is ambiguous, so its three masks compete; the single mask learns from every prompt.
         loss, best = self._mask_losses(logits, iou_pred, masks, multimask=not use_box)
         # A second round shows the model its own mask and a click where it was wrong, as a person would.
@@ -185,7 +185,7 @@ class TeachModule(LightningModule):
         click, label = _corrective_click(previous[:, 0], masks, generator)
         points = click[:, None] if points is None else torch.cat([points, click[:, None]], dim=1)
         labels = label[:, None] if labels is None else torch.cat([labels, label[:, None]], dim=1)
-        logits, iou_pred = decode_prompts(self.sam, embedding, image, points, labels, boxes, previous)
+        logits, iou_pred = decode_prompts(self.sam, embedding, image, points, labels, boxes=boxes, masks=previous)
         corrected, _ = self._mask_losses(logits, iou_pred, masks, multimask=False)
         return torch.cat([loss, corrected])
 

@@ -120,7 +120,7 @@ class EpisodeList:
                 for class_id in pools.classes
                 for query in pools[class_id][shots:]
             ]
-            return cls(index.name, fold, shots, seed, tuple(chosen), protocol)
+            return cls(index.name, fold, shots, seed, tuple(chosen), protocol=protocol)
         if order == "each":
             # Over a copy: `usable` takes images without an object out of the pool.
             queries = [(c, q) for c in pools.classes for q in list(pools[c]) if pools.usable(c, q)]
@@ -135,7 +135,7 @@ class EpisodeList:
             while len(support) < shots:
                 support.append(pools.pick(class_id, random, (query,) if replacement else (query, *support)))
             episodes.append(EpisodeSpec(class_id, query, tuple(support)))
-        return cls(index.name, fold, shots, seed, tuple(episodes), protocol)
+        return cls(index.name, fold, shots, seed, tuple(episodes), protocol=protocol)
 
     def save(self, path: str | Path) -> None:
         """Write the list as JSON, one episode a line, with its content hash."""
@@ -162,7 +162,8 @@ class EpisodeList:
                 for e in raw["episodes"]
             )
             name = raw.get("dataset", dataset)
-            found = cls(name, int(raw["fold"]), int(raw["shots"]), int(raw["seed"]), episodes, raw.get("protocol", ""))
+            fold, shots, seed = (int(raw[key]) for key in ("fold", "shots", "seed"))
+            found = cls(name, fold, shots, seed, episodes, protocol=raw.get("protocol", ""))
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 f"'{file}' is no episode list ({type(error).__name__}: {error}): draw one with `fsdino episodes`."
