@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 
 def file_sha256(path: str | Path) -> str:
@@ -13,4 +15,14 @@ def file_sha256(path: str | Path) -> str:
         # Block by block: cache shards and weights are larger than what should be held at once.
         while block := file.read(1 << 20):
             digest.update(block)
+    return digest.hexdigest()
+
+
+def weights_sha256(told: str, state_dict: Mapping[str, Any]) -> str:
+    """Sha256 over what else decides a network's answers, as text, and all of its weights."""
+    digest = hashlib.sha256(told.encode())
+    for key, value in sorted(state_dict.items()):
+        digest.update(key.encode())
+        # In float32 whatever the network runs in: the precision is told apart by the cache's own recipe.
+        digest.update(value.detach().cpu().float().contiguous().numpy().tobytes())
     return digest.hexdigest()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from fsdino.base.digest import weights_sha256
 
 
 @dataclass(frozen=True)
@@ -35,12 +36,7 @@ class FrozenMaps:
     @property
     def fingerprint(self) -> str:
         """sha256 over the settings and all weights."""
-        # In float32 whatever the network runs in: half precision is how a cache was made, which its recipe says apart.
-        digest = hashlib.sha256(repr(self.settings).encode())
-        for key, value in sorted(self.network.state_dict().items()):
-            digest.update(key.encode())
-            digest.update(value.detach().cpu().float().contiguous().numpy().tobytes())
-        return digest.hexdigest()
+        return weights_sha256(repr(self.settings), self.network.state_dict())
 
     def to(self, device: torch.device | str) -> FrozenMaps:
         """Moves the network."""

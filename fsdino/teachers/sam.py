@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import re
 from pathlib import Path
@@ -17,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from segment_anything.modeling import Sam
 from torch import Tensor
 
-from fsdino.base.digest import file_sha256
+from fsdino.base.digest import file_sha256, weights_sha256
 from fsdino.teachers.architecture import SAM_CONFIGS, SamConfig, build_sam, config_from_state_dict
 
 # Each official name ends in the first digits of the file's sha256; a download is held to them.
@@ -102,11 +101,7 @@ class SamTeacher:
         """sha256 over the sizes and all weights; equal for equal teachers, whatever file they came from."""
         # Kept: a teacher is frozen, and vit_h takes seconds to digest.
         if self._fingerprint is None:
-            digest = hashlib.sha256(_config_json(self.config).encode())
-            for key, value in sorted(self.sam.state_dict().items()):
-                digest.update(key.encode())
-                digest.update(value.detach().cpu().float().contiguous().numpy().tobytes())
-            self._fingerprint = digest.hexdigest()
+            self._fingerprint = weights_sha256(_config_json(self.config), self.sam.state_dict())
         return self._fingerprint
 
     def to(self, device: torch.device | str) -> SamTeacher:
