@@ -1,9 +1,9 @@
 """The training-free chain beside the plain prototype, on real photographs: `python -m benchmarks.accuracy.chain`.
 
-Both choose their blocks and cut in every fold on episodes of base classes, from images that the fold's test list does not
-show; then both are measured as `fsdino evaluate` does, at each image's own size. Lists are the fixed ones of the data
+Both choose their blocks and cut in every fold on episodes of base classes, from images that the fold's test list does
+not show; then both are measured as `fsdino evaluate` does, at each image's own size. Lists are the fixed ones in the data
 set's folder, or with `--seed` drawn anew. Intervals draw query images, with all of their episodes. Every image goes
-through the encoder once, whatever asks for its maps. `chain.csv` keeps the rows of other lists.
+through the encoder once, whoever asks for its maps. `chain.csv` keeps the rows of other lists.
 """
 
 from __future__ import annotations
@@ -68,7 +68,9 @@ def measure_fold(
         folder = runs / f"{method.name}-fold{one.episodes.fold}-{identity(method)}"
         measured = evaluate(method, one.index, one.episodes, folder, fingerprint=identity(method))
         found[method.name] = (method, 100 * choice.miou, measured)
-        print(f"fold {one.episodes.fold}, {method.name} ({method.remark()}): {100 * measured.score.miou:.2f}", flush=True)
+        print(
+            f"fold {one.episodes.fold}, {method.name} ({method.remark()}): {100 * measured.score.miou:.2f}", flush=True
+        )
     return found
 
 

@@ -141,7 +141,7 @@ class MethodChoice:
                 return method
             known = {"means": read_means(self.options["means"], method.encoder)} if "means" in given else {}
             taps = [method.encoder.taps] if "taps" in given else None
-            held = {name: getattr(method, name) for name in method.silent_args - {"cut"}}
+            held = {name: getattr(method, name) for name in {"mirror", *method.silent_args} - {"cut"}}
             choice = choose_chain(method.encoder, method.resize, *base(True), taps, **known, **held)
             # Random weights must be those that the choice was made with.
             torch.manual_seed(RANDOM_SEED)
