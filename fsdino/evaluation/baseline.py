@@ -129,7 +129,7 @@ def choose_chain(
     """Take the means of training images, and choose blocks and cut on episodes of base classes.
 
     Args:
-        taps: the sets of blocks to try; None: those of `chain_taps`.
+        taps: the sets of blocks to try; None: those of `chain_taps`. Every set costs as much as one.
         means: (depth, C), a row for each block of the encoder; None takes them of images of the index.
         mirror, options: of `ChainMethod`, held fixed.
     """

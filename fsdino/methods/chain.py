@@ -32,6 +32,11 @@ from fsdino.models.smoothing import affinity, best_prototype, side_by_side, smoo
 Encoded = tuple[Tensor, Tensor]  # tokens (B, Q, L*C) and affinities (B, Q, Q) of images
 
 
+def default_taps(depth: int) -> tuple[int, ...]:
+    """The blocks from 5/12 of the depth on, 5 to 11 of 12: where features begin to tell classes apart."""
+    return tuple(range(round(depth * 5 / 12), depth))
+
+
 @torch.no_grad()
 def mean_features(encoder: FeatureEncoder, squares: Iterable[Tensor]) -> Tensor:
     """Mean feature (L, C) of each tap over images (3, S, S) float in [0, 1] and their positions.
@@ -101,7 +106,7 @@ class ChainMethod(FewShotMethod):
         self,
         encoder: FeatureEncoder,
         background_weight: float = 0.25,
-        smoothing_steps: int = 3,
+        smoothing_steps: int = 4,
         smoothing_scale: float = 10.0,
         own_share: float = 0.075,
         own_weight: float = 0.3,
@@ -146,7 +151,7 @@ class ChainMethod(FewShotMethod):
         Args:
             encoder: timm's name of the Vision Transformer; the `encoder_...` options are those of `FeatureEncoder`.
             img_size: side of the square input in pixels.
-            taps: blocks (counted from 0) whose features are compared; None: those from 5/12 of the depth on.
+            taps: blocks (counted from 0) whose features are compared; None: `default_taps`.
             encoder_kwargs: `model_kwargs` there.
             encoder_weights: "timm", a path, or None for random.
             encoder_stride: pixels between patches where they overlap; None: the patch size.
@@ -160,7 +165,7 @@ class ChainMethod(FewShotMethod):
             encoder, img_size, taps or (0,), model_kwargs=encoder_kwargs, weights=encoder_weights, stride=encoder_stride
         )
         if taps is None:
-            reader = reader.reading(range(round(reader.depth * 5 / 12), reader.depth))
+            reader = reader.reading(default_taps(reader.depth))
         method = cls(reader, **kwargs)
         if means is not None:
             method.means.copy_(read_means(means, reader)[list(reader.taps)])

@@ -158,8 +158,9 @@ class TestMethods:
             return choose(encoder, resize, index, episodes, *args, **kwargs)
 
         monkeypatch.setattr(method_choice, "choose_chain", spied)
-        args = {name: value for name, value in METHOD_ARGS["chain"].items() if name != "taps"}
-        measured, _ = measure_folds(MethodChoice("chain", options=args), test, tmp_path / "out")
+        measured, _ = measure_folds(
+            MethodChoice("chain", options={**METHOD_ARGS["chain"], "taps": "auto"}), test, tmp_path / "out"
+        )
         assert opened and not opened & tested.images, "means or cut were taken of a tested image"
         assert "chain: its encoder is random; give --options.encoder_weights FILE." in capsys.readouterr().err
         method = measured.method
