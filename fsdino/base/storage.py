@@ -17,8 +17,10 @@ from torch import Tensor, nn
 from fsdino.base import registry
 from fsdino.base.bundled import BUNDLED, bundled_file, bundled_folder
 from fsdino.base.card import model_card
+from fsdino.base.catalog import CATALOG
 from fsdino.base.checkpoint import CHECKPOINT_KEY, MODEL_PREFIX, read_checkpoint
 from fsdino.base.digest import file_sha256, told_sha256
+from fsdino.base.foundation import chain_on, is_encoder, unknown_model
 from fsdino.base.hub import download, looks_like_id
 from fsdino.base.processes import write_once
 
@@ -134,15 +136,18 @@ def load(
     stage: Stage = "trained",
     method: str | None = None,
     hub: Mapping[str, Any] | None = None,
+    encoder_weights: str | Path | None = None,
 ) -> Any:
     """Open a model, ready to segment.
 
     Args:
-        source: a preset with bundled weights ("tiny"), a folder written by `save`, its model.safetensors, a run folder
+        source: a preset with bundled weights ("tiny"), a frozen encoder for the training-free chain ("dinov2-b14", or
+            timm's name of any Vision Transformer), a folder written by `save`, its model.safetensors, a run folder
             (its export, or else its best checkpoint), a Lightning checkpoint (.ckpt), or a Hub id ("owner/name").
         stage: "distilled" also opens an FS-DINO that has not been trained on episodes.
         method: the only method that will do, for what works with no other; None opens any.
         hub: options of a download from the Hub.
+        encoder_weights: file with a frozen encoder's weights; None takes them from this disk or the Hub.
 
     Returns:
         The `FewShotMethod` in float32, in evaluation mode.
@@ -157,10 +162,12 @@ def load(
         place_of_weights = torch.device(device)
     except RuntimeError as error:
         raise ValueError(f"device {device!r} is unknown; use cpu, cuda or cuda:1.") from error
-    name, path = str(source), Path(source)
-    if isinstance(source, str) and name in BUNDLED:
-        path = bundled_folder(name)
-    if path.is_file():
+    name = str(source)
+    path = bundled_folder(name) if isinstance(source, str) and name in BUNDLED else Path(source)
+    # With weights of an encoder it can be nothing else, and what it is not is said there.
+    if encoder_weights is not None or name in CATALOG or (not path.exists() and is_encoder(name)):
+        loaded = chain_on(name, encoder_weights)
+    elif path.is_file():
         loaded = _load_checkpoint(path, stage) if path.suffix == ".ckpt" else _load_weights_file(path, stage)
     elif path.is_dir():
         place = _in_run_folder(path)
@@ -168,10 +175,7 @@ def load(
     elif looks_like_id(name):
         loaded = _load_folder(download(name, [WEIGHTS_FILE, CONFIG_FILE], **(hub or {})), stage)
     else:
-        raise FileNotFoundError(
-            f"no model {name!r}: give a preset that comes with weights ({', '.join(BUNDLED)}), a folder with "
-            f"{CONFIG_FILE}, a run folder, a {WEIGHTS_FILE} or .ckpt file, or a Hub id like owner/name."
-        )
+        raise unknown_model(name)
     if method is not None and loaded.name != method:
         wanted = registry.method_class(method).title
         raise ValueError(f"'{source}' holds {type(loaded).__name__}, expected {wanted}; give a model of that kind.")
