@@ -1,0 +1,123 @@
+"""The frozen encoders that have a short name here: pure data, so that listing them needs neither torch nor timm.
+
+A short name stands for the training-free chain on that encoder. Numbers and licences are those of timm 1.0.31, where each
+encoder has a page of its own, which also names the terms in full; no checksums are published with it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+HUB = "https://huggingface.co"
+WEIGHTS = "model.safetensors"  # what an encoder's file is called on the Hub
+# Smaller inputs than this leave too few positions to draw a mask on: 28 x 28 with patches of 16 pixels.
+LEAST_SIDE = 448
+APACHE, DINOV3, NVIDIA = "apache-2.0", "dinov3-license", "nvidia-open-model-license"
+NONCOMMERCIAL = "fair-noncommercial-research-license"
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """One frozen Vision Transformer.
+
+    Args:
+        name: the short name.
+        timm: timm's name, with the tag of the weights.
+        licence: of the weights, as timm records it.
+        parameters: without a classifier.
+        depth: number of blocks.
+        img_size: side in pixels of the square that it is used at.
+        owner: of the repository on the Hub, whose name is timm's.
+    """
+
+    name: str
+    timm: str
+    licence: str
+    parameters: int
+    depth: int
+    img_size: int
+    owner: str = "timm"
+
+    @property
+    def repository(self) -> str:
+        """On the Hub."""
+        return f"{self.owner}/{self.timm}"
+
+    @property
+    def megabytes(self) -> int:
+        """Size of the weights' file, which holds float32."""
+        return round(self.parameters * 4 / 1e6)
+
+    @property
+    def may_be_chosen(self) -> bool:
+        """Whether `--model auto` may take it: not too slow for a computer without a GPU, and free to be used at work."""
+        return self.parameters < 500e6 and self.licence != NONCOMMERCIAL
+
+
+# Best first, since "auto" takes the first whose weights are there: the families in the order in which training-free
+# segmentation has been published to fare on them (DINOv3 before PE-Spatial before DINOv2), the largest of each first.
+CATALOG: dict[str, Encoder] = {
+    entry.name: entry
+    for entry in (
+        Encoder("dinov3-7b16", "vit_7b_patch16_dinov3.lvd1689m", DINOV3, 6_716_030_976, 40, 512),
+        Encoder("dinov3-h16plus", "vit_huge_plus_patch16_dinov3.lvd1689m", DINOV3, 840_509_440, 32, 512),
+        Encoder("dinov3-l16", "vit_large_patch16_dinov3.lvd1689m", DINOV3, 303_079_424, 24, 512),
+        Encoder("dinov3-b16", "vit_base_patch16_dinov3.lvd1689m", DINOV3, 85_641_216, 12, 512),
+        Encoder("dinov3-s16plus", "vit_small_plus_patch16_dinov3.lvd1689m", DINOV3, 28_683_264, 12, 512),
+        Encoder("dinov3-s16", "vit_small_patch16_dinov3.lvd1689m", DINOV3, 21_586_944, 12, 512),
+        Encoder("pe-spatial-g14", "vit_pe_spatial_gigantic_patch14_448.fb", APACHE, 1_851_887_104, 50, 448),
+        Encoder("pe-spatial-l14", "vit_pe_spatial_large_patch14_448.fb", APACHE, 303_964_160, 24, 448),
+        Encoder("pe-spatial-b16", "vit_pe_spatial_base_patch16_512.fb", APACHE, 86_433_792, 12, 512),
+        Encoder("pe-spatial-s16", "vit_pe_spatial_small_patch16_512.fb", APACHE, 21_983_232, 12, 512),
+        Encoder("dinov2-g14-reg", "vit_giant_patch14_reg4_dinov2.lvd142m", APACHE, 1_136_483_840, 40, 518),
+        Encoder("dinov2-l14-reg", "vit_large_patch14_reg4_dinov2.lvd142m", APACHE, 304_370_688, 24, 518),
+        Encoder("dinov2-b14-reg", "vit_base_patch14_reg4_dinov2.lvd142m", APACHE, 86_582_016, 12, 518),
+        Encoder("dinov2-s14-reg", "vit_small_patch14_reg4_dinov2.lvd142m", APACHE, 22_057_344, 12, 518),
+        Encoder("dinov2-g14", "vit_giant_patch14_dinov2.lvd142m", APACHE, 1_136_479_232, 40, 518),
+        Encoder("dinov2-l14", "vit_large_patch14_dinov2.lvd142m", APACHE, 304_367_616, 24, 518),
+        Encoder("dinov2-b14", "vit_base_patch14_dinov2.lvd142m", APACHE, 86_579_712, 12, 518),
+        Encoder("dinov2-s14", "vit_small_patch14_dinov2.lvd142m", APACHE, 22_056_192, 12, 518),
+        Encoder("c-radiov4-h16", "vit_huge_patch16_radio_v4.c_radio", NVIDIA, 631_985_920, 32, 512),
+        Encoder("c-radiov4-so400m16", "vit_so400m_patch16_radio_v4.c_radio", NVIDIA, 413_543_664, 27, 512),
+        Encoder("c-radiov3-g16", "vit_giant_patch16_radio_v3.c_radio", NVIDIA, 1_136_027_136, 40, 512),
+        Encoder("c-radiov3-h16", "vit_huge_patch16_radio_v3.c_radio", NVIDIA, 631_983_360, 32, 512),
+        Encoder("c-radiov3-l16", "vit_large_patch16_radio_v3.c_radio", NVIDIA, 304_202_752, 24, 512),
+        Encoder("c-radiov3-b16", "vit_base_patch16_radio_v3.c_radio", NVIDIA, 86_456_064, 12, 512),
+        Encoder("tipsv2-g14", "vit_giant_patch14_reg1_tipsv2.webli", APACHE, 1_135_949_312, 40, 448),
+        Encoder("tipsv2-so400m14", "vit_so400m_patch14_reg1_tipsv2.webli", APACHE, 413_391_600, 27, 448),
+        Encoder("tipsv2-l14", "vit_large_patch14_reg1_tipsv2.webli", APACHE, 304_014_336, 24, 448),
+        Encoder("tipsv2-b14", "vit_base_patch14_reg1_tipsv2.webli", APACHE, 86_314_752, 12, 448),
+        Encoder("lingbot-g16", "vit_giant_patch16_lingbot.robbyant", APACHE, 1_134_473_216, 40, 512, "belfner"),
+        Encoder("lingbot-l16", "vit_large_patch16_lingbot.robbyant", APACHE, 303_128_576, 24, 512, "belfner"),
+        Encoder("lingbot-b16", "vit_base_patch16_lingbot.robbyant", APACHE, 85_659_648, 12, 512, "belfner"),
+        Encoder("lingbot-s16", "vit_small_patch16_lingbot.robbyant", APACHE, 21_596_160, 12, 512, "belfner"),
+        Encoder("eupe-b16", "vit_base_patch16_dinov3_qkvb.eupe_lvd1689m", NONCOMMERCIAL, 85_659_648, 12, 512),
+        Encoder("eupe-s16", "vit_small_patch16_dinov3_qkvb.eupe_lvd1689m", NONCOMMERCIAL, 21_596_160, 12, 512),
+        Encoder("eupe-t16", "vit_tiny_patch16_dinov3_qkvb.eupe_lvd1689m", NONCOMMERCIAL, 5_489_664, 12, 512),
+        # So small, and so far from the others in what it was taught, that everything above is likely to be better.
+        Encoder("pe-spatial-t16", "vit_pe_spatial_tiny_patch16_512.fb", APACHE, 5_683_200, 12, 512),
+    )
+}
+
+
+def blocks_read(depth: int) -> tuple[int, ...]:
+    """Which blocks of a transformer the chain reads, counted from 0: five, evenly over the last five twelfths.
+
+    Measured on twelve blocks, where it is 7 to 11; the share of the depth is carried over to others, unmeasured.
+    """
+    first = depth * 7 / 12
+    # Five of any depth: what follows the encoder costs as much as their channels side by side.
+    return tuple(sorted({round(first + (depth - 1 - first) * i / 4) for i in range(5)}))
+
+
+def entry_of(name: str) -> Encoder | None:
+    """The entry of a short name, or of timm's name with or without its tag."""
+    plain = {entry.timm.partition(".")[0]: entry for entry in CATALOG.values()}
+    tagged = {entry.timm: entry for entry in CATALOG.values()}
+    return CATALOG.get(name) or tagged.get(name) or plain.get(name)
+
+
+def likely_meant(name: str) -> list[str]:
+    """Short names that look like a mistyped one, the likeliest first; none where nothing does."""
+    return get_close_matches(name.lower(), CATALOG, n=3, cutoff=0.6)
