@@ -50,6 +50,12 @@ class Encoder:
         return round(self.parameters * 4 / 1e6)
 
     @property
+    def authors_file(self) -> str | None:
+        """What its authors call the file of the weights, by which torch.hub keeps it; None where that is not known."""
+        family, size, *registers = self.name.split("-")
+        return f"dinov2_vit{size}{'_reg4' * bool(registers)}_pretrain.pth" if family == "dinov2" else None
+
+    @property
     def may_be_chosen(self) -> bool:
         """Whether `--model auto` may take it: not too slow for a computer without a GPU, and free to be used at work."""
         return self.parameters < 500e6 and self.licence != NONCOMMERCIAL
