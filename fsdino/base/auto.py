@@ -24,12 +24,16 @@ def chosen_model(encoder_weights: str | None = None) -> tuple[str, str]:
     """
     if encoder_weights is not None:
         entry = next((one for one in CATALOG.values() if Path(encoder_weights).name in _file_names(one)), None)
-        if entry is None:
+        if entry is not None:
+            return entry.name, f"named by '{encoder_weights}'"
+        # Any other encoder of timm is known by its name alone, which most of its Vision Transformers begin alike.
+        stem = Path(encoder_weights).stem
+        if not stem.startswith("vit_"):
             raise ValueError(
                 f"the name of '{encoder_weights}' does not tell which encoder its weights are of; add --model with its "
                 "name, for instance dinov2-s14, or timm's."
             )
-        return entry.name, f"named by '{encoder_weights}'"
+        return stem, f"named by '{encoder_weights}'"
     for entry in encoders_on_disk():
         if entry.may_be_chosen:
             return entry.name, "its weights are on this disk"
