@@ -34,10 +34,11 @@ class MethodChoice:
     """What is measured, before it is opened; a prototype chooses its layer and threshold anew in every fold.
 
     Args:
-        method: what `fsdino.load` opens (tiny, a folder, a run's folder, a checkpoint, a Hub id; {fold} is filled in),
-            or prototype, sansa, fssam, persam, all_foreground.
+        method: what `fsdino.load` opens (a name of `fsdino models`, a folder, a run's folder, a checkpoint, a Hub id;
+            {fold} is filled in), or prototype, chain, sansa, fssam, persam, all_foreground.
         preset: of the prototype: whose encoder and size.
-        encoder_weights: of the prototype: auto (bundled for tiny, else timm's), timm, random, bundled:NAME or a file.
+        encoder_weights: of the prototype: auto (bundled for tiny, else timm's), timm, random, bundled:NAME or a file;
+            of an encoder that is named as the method: auto (on this disk, else fetched) or a file.
         tap: of the prototype: block that is compared; auto chooses it on base classes.
         score_threshold: of the prototype: score above which a position is object; auto chooses it on base classes.
         kind: of the prototype: fg_bg or softmax; auto chooses it on base classes.
@@ -70,8 +71,8 @@ class MethodChoice:
             with torch.random.fork_rng():
                 torch.manual_seed(RANDOM_SEED)
                 method = registry.build(self.method, **self.options)
-            if not {"weights", "checkpoint"} & set(self.options) and any(True for _ in method.parameters()):
-                needs = "checkpoint" if self.method == "persam" else "weights"
+            if not {"weights", "checkpoint", "encoder_weights"} & set(self.options) and any(True for _ in method.parameters()):
+                needs = {"persam": "checkpoint", "chain": "encoder_weights"}.get(self.method, "weights")
                 print(f"{self.method}: its weights are random; give --options.{needs} FILE.", file=sys.stderr)
         else:
             if self.options:
@@ -80,7 +81,9 @@ class MethodChoice:
                     f"'{self.method}' is opened as it was saved, options {sorted(self.options)} do not fit; they "
                     f"go with {named}."
                 )
-            method = load(self.method.format(fold=fold) if "{fold}" in self.method else self.method)
+            weights = None if self.encoder_weights == "auto" else self.encoder_weights
+            name = self.method.format(fold=fold) if "{fold}" in self.method else self.method
+            method = load(name, encoder_weights=weights)
         if self.threshold is not None:
             if not 0.0 < self.threshold < 1.0:
                 raise ValueError(f"threshold {self.threshold} is not a probability; use a value above 0 and below 1.")

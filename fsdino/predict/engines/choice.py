@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from fsdino.base.auto import AUTO, chosen_model
@@ -60,13 +60,13 @@ class EngineChoice:
         # A RuntimeError is an unknown name or number; a torch built without CUDA asserts instead.
         except (RuntimeError, AssertionError) as error:
             raise ValueError(f"device {self.device!r} is not available here; use --device cpu.") from error
-        method: Engine = load(self._named(), device=chosen, encoder_weights=self.encoder_weights)
+        method: Engine = load(self.settled().model, device=chosen, encoder_weights=self.encoder_weights)
         return method
 
-    def _named(self) -> str:
-        """The model's name; where it had to be chosen, the choice is said on standard error."""
+    def settled(self) -> EngineChoice:
+        """The same with a model that has a name; where one had to be chosen, it is said on standard error."""
         if self.model != AUTO:
-            return self.model
+            return self
         name, reason = chosen_model(self.encoder_weights)
         print(f"model {name} ({reason})", file=sys.stderr)
-        return name
+        return replace(self, model=name)
