@@ -1,8 +1,8 @@
 """How often the bundled model's caution fires: `python -m benchmarks.accuracy.drawn --photos '{coco386: DIR, ...}'`.
 
 Photographs should set it off, images of the embedded world should not. The cut is the one with the fewest errors, both
-sides counted alike, on the first half of every folder and on the world's base classes; the rates are those of the cut in
-`fsdino.predict.drawn` on either half, so the second halves and the novel classes played no part in its choice.
+sides counted alike, on the first half of every folder and on the world's base classes; the rates are those of the cut
+in `fsdino.predict.drawn` on either half, so the second halves and the novel classes played no part in its choice.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from fsdino.base.catalog import CATALOG, Encoder, entry_of
+from fsdino.base.catalog import CATALOG, Encoder
 from fsdino.base.encoder_file import file_on_disk
 
 AUTO, LAST_RESORT = "auto", "tiny"

@@ -53,8 +53,8 @@ Masks of things that a few examples show: labelling aid, counting, cut-outs, res
 
 ## Licence
 
-Apache-2.0 for the code and for what was trained here. The encoder and the teacher that it comes from have their own terms
-(DINOv2, SAM and SAM2: Apache-2.0; DINOv3: its own licence){encoder_licence}.
+Apache-2.0 for the code and for what was trained here. The encoder and the teacher that it comes from have their own
+terms (DINOv2, SAM and SAM2: Apache-2.0; DINOv3: its own licence){encoder_licence}.
 """
 
 

@@ -1,7 +1,7 @@
 """The frozen encoders that have a short name here: pure data, so that listing them needs neither torch nor timm.
 
-A short name stands for the training-free chain on that encoder. Numbers and licences are those of timm 1.0.31, where each
-encoder has a page of its own, which also names the terms in full; no checksums are published with it.
+A short name stands for the training-free chain on that encoder. Numbers and licences are those of timm 1.0.31; the
+encoder's page on the Hub has the terms in full, and the checksum of its file, which timm does not record.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Encoder:
 
     @property
     def may_be_chosen(self) -> bool:
-        """Whether `--model auto` may take it: not too slow for a computer without a GPU, and free to be used at work."""
+        """Whether `--model auto` may take it: not too slow without a GPU, and its licence allows use at work."""
         return self.parameters < 500e6 and self.licence != NONCOMMERCIAL
 
 

@@ -77,8 +77,8 @@ def demo(
     """Serve a local page: draw on an example, drop images, see and keep the masks.
 
     Args:
-        model: a name of `fsdino models`, timm's name of a Vision Transformer, a model folder, checkpoint or Hub id; auto
-            takes the best that is on this disk.
+        model: a name of `fsdino models`, timm's name of a Vision Transformer, a model folder, checkpoint or Hub id;
+            auto takes the best that is on this disk.
         compare: further models to compare, comma-separated; "prototype" is the training-free baseline on the model's
             own encoder, an empty string none.
         host: address to listen on; anything but 127.0.0.1 lets others on the network in.

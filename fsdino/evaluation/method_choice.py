@@ -71,7 +71,8 @@ class MethodChoice:
             with torch.random.fork_rng():
                 torch.manual_seed(RANDOM_SEED)
                 method = registry.build(self.method, **self.options)
-            if not {"weights", "checkpoint", "encoder_weights"} & set(self.options) and any(True for _ in method.parameters()):
+            given = registry.FILE_ARGUMENTS & set(self.options)
+            if not given and any(True for _ in method.parameters()):
                 needs = {"persam": "checkpoint", "chain": "encoder_weights"}.get(self.method, "weights")
                 print(f"{self.method}: its weights are random; give --options.{needs} FILE.", file=sys.stderr)
         else:

@@ -180,7 +180,9 @@ def _create(name: str, img_size: int, model_kwargs: dict[str, Any], weights: str
     except TypeError as error:  # convolutional networks know neither img_size nor dynamic_img_size
         raise ValueError(f"encoder {name!r} does not take {sorted(kwargs)}; use a Vision Transformer.") from error
     except Exception as error:  # each architecture has its own way to trip over the weights of another
-        raise misfit(name, file, error) if tensors else error
+        if not tensors:
+            raise
+        raise misfit(name, file, error) from error
     if not (hasattr(model, "blocks") and hasattr(model, "patch_embed") and hasattr(model, "forward_intermediates")):
         raise ValueError(f"encoder {name!r} has no transformer blocks to read; use a Vision Transformer.")
     if tensors:

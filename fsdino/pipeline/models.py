@@ -1,4 +1,4 @@
-"""`fsdino models`: every model that has a name, and whether its weights are on this disk. Nothing here imports torch."""
+"""`fsdino models`: every model with a name, and whether its weights are on this disk. Nothing here imports torch."""
 
 from __future__ import annotations
 
@@ -113,8 +113,8 @@ def models(runs: str = "runs", json: bool = False) -> int:
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip())
     print(
-        f"\n--model auto takes {name} ({reason}). Encoders are used without training; any other Vision Transformer goes "
-        "by timm's name,\nand --encoder-weights FILE takes the weights from a file. A licence is timm's record of it: "
-        "the model's page on the Hub has the terms."
+        f"\n--model auto takes {name} ({reason}).\nEncoders are used without training; any other Vision Transformer "
+        "goes by timm's name, and\n--encoder-weights FILE takes the weights from a file. A licence is timm's record of "
+        "it: the model's page on the Hub\nhas the terms."
     )
     return 0

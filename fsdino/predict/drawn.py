@@ -18,8 +18,8 @@ ENOUGH = 5  # images that are looked at
 def shared_detail(image: np.ndarray) -> float:
     """How much the fine detail of an image's colours goes together, as a correlation in [-1, 1].
 
-    Light and shade change all three channels of a photograph alike, and a grey image has but one; the drawn world paints
-    every texture in two colours drawn at random. Images without any detail give -1: nothing is known of them.
+    Light and shade change all three channels of a photograph alike, and a grey image has but one; the drawn world
+    paints every texture in two colours drawn at random. Images without any detail give -1: nothing is known of them.
 
     Args:
         image: (H, W, 3) uint8.

@@ -45,7 +45,7 @@ class EngineChoice:
                     "torch."
                 )
             if self.model == AUTO:
-                raise ValueError(f"the {self.runtime} runtime has no model of its own; give --model with exported graphs.")
+                raise ValueError(f"the {self.runtime} runtime has no model of its own; give --model GRAPHS.")
             return OpenvinoEngine(self.model) if self.runtime == "openvino" else OnnxEngine(self.model)
         if self.runtime != "torch":
             raise ValueError(f"runtime {self.runtime!r} is unknown; use 'torch', 'onnx' or 'openvino'.")
