@@ -112,7 +112,7 @@ def blocks_read(depth: int) -> tuple[int, ...]:
 
     Measured on twelve blocks, where it is 7 to 11; the share of the depth is carried over to others, unmeasured.
     """
-    first = depth * 7 / 12
+    first = min(depth * 7 / 12, depth - 1)
     # Five of any depth: what follows the encoder costs as much as their channels side by side.
     return tuple(sorted({round(first + (depth - 1 - first) * i / 4) for i in range(5)}))
 

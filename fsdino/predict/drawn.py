@@ -48,7 +48,7 @@ def caution(fingerprint: str, images: Iterable[np.ndarray]) -> str | None:
     if name is None or look_drawn(images):
         return None
     return (
-        f"the bundled model '{name}' knows drawn shapes and textures alone, and these images look like photographs: "
-        "expect poor masks. --model dinov2-s14 takes a model for photographs, --encoder-weights FILE its weights from "
-        "a file, and `fsdino models` lists others."
+        f"the bundled model '{name}' knows drawn shapes and textures alone, and these images are not of that kind, "
+        "photographs most likely: expect poor masks. --model dinov2-s14 takes a model for photographs, "
+        "--encoder-weights FILE its weights from a file, and `fsdino models` lists others."
     )
