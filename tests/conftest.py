@@ -1,4 +1,4 @@
-"""No test looks for models on the network or in this machine's caches: what is there differs from machine to machine."""
+"""No test looks for models on the network or in the caches of the machine: what is there differs between machines."""
 
 import os
 import tempfile

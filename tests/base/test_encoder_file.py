@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
@@ -54,9 +53,12 @@ def test_offline_says_what_to_fetch_and_where_to_put_it(cache: Path) -> None:
 def test_without_an_answer_it_does_not_try_again(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
+    class ConnectError(Exception):
+        """As of a library of HTTP, which is no OSError."""
+
     def unreachable(address: str, timeout: float) -> None:
         asked.append((address, timeout))
-        raise httpx.ConnectError("no route")
+        raise ConnectError("no route")
 
     monkeypatch.setattr("fsdino.base.encoder_file.get_hf_file_metadata", unreachable)
     refuses(rf"could not be had from the Hub \(ConnectError\); fetch {ADDRESS}", encoder_file, *WHERE, kind=OSError)
