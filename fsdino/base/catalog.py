@@ -23,26 +23,24 @@ class Encoder:
 
     Args:
         name: the short name.
-        timm: timm's name, with the tag of the weights.
+        repository: on the Hub; its name is timm's, with the tag of the weights.
         licence: of the weights, as timm records it.
         parameters: without a classifier.
         depth: number of blocks.
         img_size: side in pixels of the square that it is used at.
-        owner: of the repository on the Hub, whose name is timm's.
     """
 
     name: str
-    timm: str
+    repository: str
     licence: str
     parameters: int
     depth: int
     img_size: int
-    owner: str = "timm"
 
     @property
-    def repository(self) -> str:
-        """On the Hub."""
-        return f"{self.owner}/{self.timm}"
+    def timm(self) -> str:
+        """Timm's name, with the tag of the weights."""
+        return self.repository.partition("/")[2]
 
     @property
     def megabytes(self) -> int:
@@ -61,50 +59,49 @@ class Encoder:
         return self.parameters < 500e6 and self.licence != NONCOMMERCIAL
 
 
-# Best first, since "auto" takes the first whose weights are there: the families in the order in which training-free
-# segmentation has been published to fare on them (DINOv3 before PE-Spatial before DINOv2), the largest of each first.
-CATALOG: dict[str, Encoder] = {
-    entry.name: entry
-    for entry in (
-        Encoder("dinov3-7b16", "vit_7b_patch16_dinov3.lvd1689m", DINOV3, 6_716_030_976, 40, 512),
-        Encoder("dinov3-h16plus", "vit_huge_plus_patch16_dinov3.lvd1689m", DINOV3, 840_509_440, 32, 512),
-        Encoder("dinov3-l16", "vit_large_patch16_dinov3.lvd1689m", DINOV3, 303_079_424, 24, 512),
-        Encoder("dinov3-b16", "vit_base_patch16_dinov3.lvd1689m", DINOV3, 85_641_216, 12, 512),
-        Encoder("dinov3-s16plus", "vit_small_plus_patch16_dinov3.lvd1689m", DINOV3, 28_683_264, 12, 512),
-        Encoder("dinov3-s16", "vit_small_patch16_dinov3.lvd1689m", DINOV3, 21_586_944, 12, 512),
-        Encoder("pe-spatial-g14", "vit_pe_spatial_gigantic_patch14_448.fb", APACHE, 1_851_887_104, 50, 448),
-        Encoder("pe-spatial-l14", "vit_pe_spatial_large_patch14_448.fb", APACHE, 303_964_160, 24, 448),
-        Encoder("pe-spatial-b16", "vit_pe_spatial_base_patch16_512.fb", APACHE, 86_433_792, 12, 512),
-        Encoder("pe-spatial-s16", "vit_pe_spatial_small_patch16_512.fb", APACHE, 21_983_232, 12, 512),
-        Encoder("dinov2-g14-reg", "vit_giant_patch14_reg4_dinov2.lvd142m", APACHE, 1_136_483_840, 40, 518),
-        Encoder("dinov2-l14-reg", "vit_large_patch14_reg4_dinov2.lvd142m", APACHE, 304_370_688, 24, 518),
-        Encoder("dinov2-b14-reg", "vit_base_patch14_reg4_dinov2.lvd142m", APACHE, 86_582_016, 12, 518),
-        Encoder("dinov2-s14-reg", "vit_small_patch14_reg4_dinov2.lvd142m", APACHE, 22_057_344, 12, 518),
-        Encoder("dinov2-g14", "vit_giant_patch14_dinov2.lvd142m", APACHE, 1_136_479_232, 40, 518),
-        Encoder("dinov2-l14", "vit_large_patch14_dinov2.lvd142m", APACHE, 304_367_616, 24, 518),
-        Encoder("dinov2-b14", "vit_base_patch14_dinov2.lvd142m", APACHE, 86_579_712, 12, 518),
-        Encoder("dinov2-s14", "vit_small_patch14_dinov2.lvd142m", APACHE, 22_056_192, 12, 518),
-        Encoder("c-radiov4-h16", "vit_huge_patch16_radio_v4.c_radio", NVIDIA, 631_985_920, 32, 512),
-        Encoder("c-radiov4-so400m16", "vit_so400m_patch16_radio_v4.c_radio", NVIDIA, 413_543_664, 27, 512),
-        Encoder("c-radiov3-g16", "vit_giant_patch16_radio_v3.c_radio", NVIDIA, 1_136_027_136, 40, 512),
-        Encoder("c-radiov3-h16", "vit_huge_patch16_radio_v3.c_radio", NVIDIA, 631_983_360, 32, 512),
-        Encoder("c-radiov3-l16", "vit_large_patch16_radio_v3.c_radio", NVIDIA, 304_202_752, 24, 512),
-        Encoder("c-radiov3-b16", "vit_base_patch16_radio_v3.c_radio", NVIDIA, 86_456_064, 12, 512),
-        Encoder("tipsv2-g14", "vit_giant_patch14_reg1_tipsv2.webli", APACHE, 1_135_949_312, 40, 448),
-        Encoder("tipsv2-so400m14", "vit_so400m_patch14_reg1_tipsv2.webli", APACHE, 413_391_600, 27, 448),
-        Encoder("tipsv2-l14", "vit_large_patch14_reg1_tipsv2.webli", APACHE, 304_014_336, 24, 448),
-        Encoder("tipsv2-b14", "vit_base_patch14_reg1_tipsv2.webli", APACHE, 86_314_752, 12, 448),
-        Encoder("lingbot-g16", "vit_giant_patch16_lingbot.robbyant", APACHE, 1_134_473_216, 40, 512, "belfner"),
-        Encoder("lingbot-l16", "vit_large_patch16_lingbot.robbyant", APACHE, 303_128_576, 24, 512, "belfner"),
-        Encoder("lingbot-b16", "vit_base_patch16_lingbot.robbyant", APACHE, 85_659_648, 12, 512, "belfner"),
-        Encoder("lingbot-s16", "vit_small_patch16_lingbot.robbyant", APACHE, 21_596_160, 12, 512, "belfner"),
-        Encoder("eupe-b16", "vit_base_patch16_dinov3_qkvb.eupe_lvd1689m", NONCOMMERCIAL, 85_659_648, 12, 512),
-        Encoder("eupe-s16", "vit_small_patch16_dinov3_qkvb.eupe_lvd1689m", NONCOMMERCIAL, 21_596_160, 12, 512),
-        Encoder("eupe-t16", "vit_tiny_patch16_dinov3_qkvb.eupe_lvd1689m", NONCOMMERCIAL, 5_489_664, 12, 512),
-        # So small, and so far from the others in what it was taught, that everything above is likely to be better.
-        Encoder("pe-spatial-t16", "vit_pe_spatial_tiny_patch16_512.fb", APACHE, 5_683_200, 12, 512),
-    )
-}
+# The columns are the fields of `Encoder`. Best first, since "auto" takes the first whose weights are there: the families
+# in the order in which training-free segmentation is published to fare on them (DINOv3, PE-Spatial, DINOv2), then those of
+# which nothing is known here; in each the largest first.
+_TABLE = (
+    ("dinov3-7b16", "timm/vit_7b_patch16_dinov3.lvd1689m", DINOV3, 6_716_030_976, 40, 512),
+    ("dinov3-h16plus", "timm/vit_huge_plus_patch16_dinov3.lvd1689m", DINOV3, 840_509_440, 32, 512),
+    ("dinov3-l16", "timm/vit_large_patch16_dinov3.lvd1689m", DINOV3, 303_079_424, 24, 512),
+    ("dinov3-b16", "timm/vit_base_patch16_dinov3.lvd1689m", DINOV3, 85_641_216, 12, 512),
+    ("dinov3-s16plus", "timm/vit_small_plus_patch16_dinov3.lvd1689m", DINOV3, 28_683_264, 12, 512),
+    ("dinov3-s16", "timm/vit_small_patch16_dinov3.lvd1689m", DINOV3, 21_586_944, 12, 512),
+    ("pe-spatial-g14", "timm/vit_pe_spatial_gigantic_patch14_448.fb", APACHE, 1_851_887_104, 50, 448),
+    ("pe-spatial-l14", "timm/vit_pe_spatial_large_patch14_448.fb", APACHE, 303_964_160, 24, 448),
+    ("pe-spatial-b16", "timm/vit_pe_spatial_base_patch16_512.fb", APACHE, 86_433_792, 12, 512),
+    ("pe-spatial-s16", "timm/vit_pe_spatial_small_patch16_512.fb", APACHE, 21_983_232, 12, 512),
+    ("dinov2-g14-reg", "timm/vit_giant_patch14_reg4_dinov2.lvd142m", APACHE, 1_136_483_840, 40, 518),
+    ("dinov2-l14-reg", "timm/vit_large_patch14_reg4_dinov2.lvd142m", APACHE, 304_370_688, 24, 518),
+    ("dinov2-b14-reg", "timm/vit_base_patch14_reg4_dinov2.lvd142m", APACHE, 86_582_016, 12, 518),
+    ("dinov2-s14-reg", "timm/vit_small_patch14_reg4_dinov2.lvd142m", APACHE, 22_057_344, 12, 518),
+    ("dinov2-g14", "timm/vit_giant_patch14_dinov2.lvd142m", APACHE, 1_136_479_232, 40, 518),
+    ("dinov2-l14", "timm/vit_large_patch14_dinov2.lvd142m", APACHE, 304_367_616, 24, 518),
+    ("dinov2-b14", "timm/vit_base_patch14_dinov2.lvd142m", APACHE, 86_579_712, 12, 518),
+    ("dinov2-s14", "timm/vit_small_patch14_dinov2.lvd142m", APACHE, 22_056_192, 12, 518),
+    ("c-radiov4-h16", "timm/vit_huge_patch16_radio_v4.c_radio", NVIDIA, 631_985_920, 32, 512),
+    ("c-radiov4-so400m16", "timm/vit_so400m_patch16_radio_v4.c_radio", NVIDIA, 413_543_664, 27, 512),
+    ("c-radiov3-g16", "timm/vit_giant_patch16_radio_v3.c_radio", NVIDIA, 1_136_027_136, 40, 512),
+    ("c-radiov3-h16", "timm/vit_huge_patch16_radio_v3.c_radio", NVIDIA, 631_983_360, 32, 512),
+    ("c-radiov3-l16", "timm/vit_large_patch16_radio_v3.c_radio", NVIDIA, 304_202_752, 24, 512),
+    ("c-radiov3-b16", "timm/vit_base_patch16_radio_v3.c_radio", NVIDIA, 86_456_064, 12, 512),
+    ("tipsv2-g14", "timm/vit_giant_patch14_reg1_tipsv2.webli", APACHE, 1_135_949_312, 40, 448),
+    ("tipsv2-so400m14", "timm/vit_so400m_patch14_reg1_tipsv2.webli", APACHE, 413_391_600, 27, 448),
+    ("tipsv2-l14", "timm/vit_large_patch14_reg1_tipsv2.webli", APACHE, 304_014_336, 24, 448),
+    ("tipsv2-b14", "timm/vit_base_patch14_reg1_tipsv2.webli", APACHE, 86_314_752, 12, 448),
+    ("lingbot-g16", "belfner/vit_giant_patch16_lingbot.robbyant", APACHE, 1_134_473_216, 40, 512),
+    ("lingbot-l16", "belfner/vit_large_patch16_lingbot.robbyant", APACHE, 303_128_576, 24, 512),
+    ("lingbot-b16", "belfner/vit_base_patch16_lingbot.robbyant", APACHE, 85_659_648, 12, 512),
+    ("lingbot-s16", "belfner/vit_small_patch16_lingbot.robbyant", APACHE, 21_596_160, 12, 512),
+    ("eupe-b16", "timm/vit_base_patch16_dinov3_qkvb.eupe_lvd1689m", NONCOMMERCIAL, 85_659_648, 12, 512),
+    ("eupe-s16", "timm/vit_small_patch16_dinov3_qkvb.eupe_lvd1689m", NONCOMMERCIAL, 21_596_160, 12, 512),
+    ("eupe-t16", "timm/vit_tiny_patch16_dinov3_qkvb.eupe_lvd1689m", NONCOMMERCIAL, 5_489_664, 12, 512),
+    # So small, and so far from the others in what it was taught, that everything above is likely to be better.
+    ("pe-spatial-t16", "timm/vit_pe_spatial_tiny_patch16_512.fb", APACHE, 5_683_200, 12, 512),
+)
+CATALOG: dict[str, Encoder] = {row[0]: Encoder(*row) for row in _TABLE}
 
 
 def blocks_read(depth: int) -> tuple[int, ...]:

@@ -7,6 +7,7 @@ would have to come from somewhere, and be the same when a run goes on or a memor
 from __future__ import annotations
 
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
 import timm
@@ -39,7 +40,7 @@ def recorded(name: str) -> Any:
         raise ValueError(f"timm {timm.__version__} has no weights '{tag}' of encoder '{plain}'.") from error
 
 
-def chain_on(name: str, encoder_weights: str | None = None) -> Any:
+def chain_on(name: str, encoder_weights: str | Path | None = None) -> Any:
     """The chain on a frozen encoder, as a `FewShotMethod`.
 
     Args:
@@ -50,6 +51,11 @@ def chain_on(name: str, encoder_weights: str | None = None) -> Any:
         FileNotFoundError: if the weights are not there and cannot be had.
         ValueError: if it is no Vision Transformer, or the file does not fit.
     """
+    if not is_encoder(name):
+        raise ValueError(
+            f"'{name}' is no encoder, so encoder weights do not go with it; name one, for instance dinov2-s14 or "
+            "vit_tiny_patch16_224 (`fsdino models` lists them)."
+        )
     encoder, side, depth = sizes(name)
     # Drawn in vain: every weight comes from the file, and the caller's random numbers stay.
     with torch.random.fork_rng(devices=[]):
@@ -58,7 +64,7 @@ def chain_on(name: str, encoder_weights: str | None = None) -> Any:
             encoder=encoder,
             img_size=side,
             taps=blocks_read(depth),
-            encoder_weights=encoder_weights or "timm",
+            encoder_weights="timm" if encoder_weights is None else str(encoder_weights),
         )
 
 

@@ -145,8 +145,7 @@ def load(
         stage: "distilled" also opens an FS-DINO that has not been trained on episodes.
         method: the only method that will do, for what works with no other; None opens any.
         hub: options of a download from the Hub.
-        encoder_weights: file with a frozen encoder's weights (.safetensors or .pth); None takes them from this disk or
-            from the Hub.
+        encoder_weights: file with a frozen encoder's weights; None takes them from this disk or the Hub.
 
     Returns:
         The `FewShotMethod` in float32, in evaluation mode.
@@ -158,13 +157,9 @@ def load(
     name, path = str(source), Path(source)
     if isinstance(source, str) and name in BUNDLED:
         path = bundled_folder(name)
-    if name in CATALOG or (not path.exists() and is_encoder(name)):
-        loaded = chain_on(name, None if encoder_weights is None else str(encoder_weights))
-    elif encoder_weights is not None:
-        raise ValueError(
-            f"'{name}' is no encoder, so encoder weights do not go with it; name one, for instance dinov2-s14 or "
-            "vit_tiny_patch16_224 (`fsdino models` lists them)."
-        )
+    # With weights of an encoder it can be nothing else, and what it is not is said there.
+    if encoder_weights is not None or name in CATALOG or (not path.exists() and is_encoder(name)):
+        loaded = chain_on(name, encoder_weights)
     elif path.is_file():
         loaded = _load_checkpoint(path, stage) if path.suffix == ".ckpt" else _load_weights_file(path, stage)
     elif path.is_dir():
