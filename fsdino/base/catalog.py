@@ -59,9 +59,9 @@ class Encoder:
         return self.parameters < 500e6 and self.licence != NONCOMMERCIAL
 
 
-# The columns are the fields of `Encoder`. Best first, since "auto" takes the first whose weights are there: the families
-# in the order in which training-free segmentation is published to fare on them (DINOv3, PE-Spatial, DINOv2), then those of
-# which nothing is known here; in each the largest first.
+# The columns are the fields of `Encoder`. Best first, since "auto" takes the first whose weights are there: families in
+# the order in which training-free segmentation is published to fare on them (DINOv3, PE-Spatial, DINOv2), then those
+# of which nothing is known here; in each the largest first.
 _TABLE = (
     ("dinov3-7b16", "timm/vit_7b_patch16_dinov3.lvd1689m", DINOV3, 6_716_030_976, 40, 512),
     ("dinov3-h16plus", "timm/vit_huge_plus_patch16_dinov3.lvd1689m", DINOV3, 840_509_440, 32, 512),
