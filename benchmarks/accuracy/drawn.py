@@ -54,7 +54,8 @@ def main(photos: dict[str, Path], per_class: int = 10, csv: Path = RESULTS / "dr
     about = provenance(protocol="photographs should fire, the embedded world should not")
     rows = [
         {"images of": name, "half": half, "images": len(values), "fires, %": f"{100 * float((values >= CUT).mean()):.2f}",
-         "cut": CUT, "best cut of the first halves": cut} | about
+         "cut": CUT,
+         "best cut of the first halves": cut} | about
         for name, pair in halves.items()
         for half, values in zip(("first", "second"), pair)
     ]  # fmt: skip

@@ -48,7 +48,9 @@ def bootstrap_interval(
 
     Source: Efron, 1979 (percentile interval); Field and Welsh, 2007 (drawing clusters).
     """
-    values = resampled_miou(class_ids, intersection, union, folds, num_resamples=num_resamples, seed=seed, groups=groups)
+    values = resampled_miou(
+        class_ids, intersection, union, folds, num_resamples=num_resamples, seed=seed, groups=groups
+    )
     return percentile_interval(values, level)
 
 
