@@ -11,12 +11,8 @@ from fsdino.data.catalog import open_data_set
 from fsdino.data.class_index import ClassIndex
 from fsdino.data.episodes.episode_list import EpisodeList
 from fsdino.data.episodes.protocols import protocol as protocol_named
-<<<<<<< HEAD
 from fsdino.data.part import DataPart, DataSpec, list_file
-from fsdino.data.splits import TestSet, open_train
-=======
-from fsdino.data.splits import DataPart, DataSpec, TestSet, base_episodes, open_train
->>>>>>> chain
+from fsdino.data.splits import TestSet, base_episodes, open_train
 
 
 @dataclass(frozen=True)
