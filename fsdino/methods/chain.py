@@ -167,6 +167,10 @@ class ChainMethod(FewShotMethod):
         self.means.copy_(mean_features(self.encoder, squares))
         return self
 
+    def shared_encoder(self) -> FeatureEncoder:
+        """See `FewShotMethod.shared_encoder`."""
+        return self.encoder
+
     def remark(self) -> str:
         """See `FewShotMethod.remark`."""
         return f"blocks {'+'.join(str(tap) for tap in self.encoder.taps)} cut {self.cut:.2f}"
