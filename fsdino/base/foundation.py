@@ -27,8 +27,8 @@ def is_encoder(name: str) -> bool:
 def unknown_model(name: str) -> FileNotFoundError:
     """What is said of a name that is no model's, with those that it may have been meant to be."""
     return FileNotFoundError(
-        f"no model {name!r}: give a name of `fsdino models` ({', '.join(likely_meant(name) or BUNDLED)}), a folder with "
-        "config.json, a run folder, a model.safetensors or .ckpt file, or a Hub id like owner/name."
+        f"no model {name!r}: give a name of `fsdino models` ({', '.join(likely_meant(name) or BUNDLED)}), a folder "
+        "with config.json, a run folder, a model.safetensors or .ckpt file, or a Hub id like owner/name."
     )
 
 
