@@ -82,10 +82,10 @@ def predict(
     wanted = read_support(support, images=support_images, max_references=max_references)
     opened = engine.open()
     limit = opened.threshold if threshold is None else threshold
-    kinds = listed(formats)
+    kinds, fingerprint = listed(formats), opened.fingerprint()
     # Results of other settings are not continued, so whatever changes a pixel is named here.
     settings = {
-        "model": opened.fingerprint(),
+        "model": fingerprint,
         "runtime": engine.runtime,
         "graph": None if engine.runtime == "torch" else _graph_digest(Path(engine.model)),
         "support": wanted.digest(),
@@ -96,7 +96,7 @@ def predict(
         "split_instances": split_instances,
     }
     first = (image for _, image in read_ahead(items[:ENOUGH]) if isinstance(image, np.ndarray))
-    warn(caution(settings["model"], first))
+    warn(caution(fingerprint, first))
     joined, names = opened.join(list(remember_all(opened, wanted).values())), wanted.class_names()
     sources = {item.name: item.source for item in items}
     options = {"split_instances": split_instances, "overwrite": overwrite}
