@@ -50,6 +50,7 @@ class FewShotMethod(nn.Module, PyTorchModelHubMixin, ABC):
     takes_negatives: ClassVar[bool] = False
     learns_absence: ClassVar[bool] = False
     silent_args: ClassVar[frozenset[str]] = frozenset()
+    _threshold: float
 
     def __init__(self, resize: Resize, threshold: float = 0.5) -> None:
         super().__init__()
