@@ -41,6 +41,8 @@ class FewShotMethod(nn.Module, PyTorchModelHubMixin, ABC):
         takes_negatives: whether references may show what is not meant.
         learns_absence: whether a presence head can be trained after the episodes.
         silent_args: arguments of `build` that change no memory, and so leave the fingerprint as it is.
+        arithmetic: counted up when the same weights and arguments come to mean another answer; models that were saved
+            with another number are refused.
     """
 
     name: ClassVar[str] = ""
@@ -49,6 +51,7 @@ class FewShotMethod(nn.Module, PyTorchModelHubMixin, ABC):
     takes_negatives: ClassVar[bool] = False
     learns_absence: ClassVar[bool] = False
     silent_args: ClassVar[frozenset[str]] = frozenset()
+    arithmetic: ClassVar[int] = 1
 
     def __init__(self, resize: Resize, threshold: float = 0.5) -> None:
         super().__init__()

@@ -37,7 +37,8 @@ def fingerprint(method: Any) -> str:
     """
     # The threshold does not count: it changes masks, not what a memory means, and moving it must not lose memories.
     told = {key: value for key, value in (method.arguments() or {}).items() if key not in method.silent_args}
-    digest = hashlib.sha256(json.dumps([method.name, told], sort_keys=True).encode())
+    about = [method.name, told] + ([] if method.arithmetic == 1 else [method.arithmetic])
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
     for name, tensor in sorted(method.state_dict().items()):
         value = tensor.detach().cpu()
         # In half precision, so that a model and its half-precision copy on disk have the same fingerprint.
@@ -56,7 +57,8 @@ def describe(method: Any, stage: Stage = "trained") -> dict[str, Any]:
             f"this {type(method).__name__} does not know how it was built; make it with fsdino.base.registry.build()."
         )
     told = {"method": method.name, "args": args, "threshold": method.threshold, "stage": stage}
-    return {"format_version": FORMAT_VERSION, **told}
+    newer = {} if method.arithmetic == 1 else {"arithmetic": method.arithmetic}
+    return {"format_version": FORMAT_VERSION, **told, **newer}
 
 
 def save(
@@ -274,6 +276,14 @@ def _rebuild(info: Mapping[str, Any], tensors: dict[str, Tensor], where: str, st
     if version != FORMAT_VERSION:
         advice = "update fsdino" if version > FORMAT_VERSION else "export it again from its training with this version"
         raise ValueError(f"'{where}' has format version {version}, this fsdino reads {FORMAT_VERSION}; {advice}.")
+    kind = registry.method_class(info["method"])
+    made, known = info.get("arithmetic", 1), kind.arithmetic
+    if made != known:
+        advice = "update fsdino" if made > known else "train it again with this version"
+        raise ValueError(
+            f"'{where}' was made for arithmetic {made} of {kind.title}, and this fsdino computes {known}, which gives "
+            f"other masks; {advice}."
+        )
     if stage == "trained" and info.get("stage") != "trained":
         raise ValueError(
             f"'{where}' is a distill checkpoint: its decoder and prompts are not trained. Run the train stage "
