@@ -113,6 +113,8 @@ class Fssam(FewShotMethod):
         self.calibration: Calibration = calibration
         for part in self._trained():
             part.requires_grad_(True)
+        # The score only switches, so no published loss teaches it.
+        sam2.net.mask_decoder.pred_obj_score_head.requires_grad_(False)
         self.train(self.training)
 
     @classmethod
