@@ -67,7 +67,8 @@ class Resize:
         near = _nearest(mask, first, exact=False)
         # An object so small that every nearest pixel misses it would be no reference at all: then what it touches.
         missed = ~(near > 0).flatten(-2).any(-1)
-        near = torch.where(missed[..., None, None], _bilinear(mask, first), near)
+        touched = F.adaptive_max_pool2d(mask.reshape(-1, 1, *mask.shape[-2:]), first).reshape(near.shape)
+        near = torch.where(missed[..., None, None], touched, near)
         return self._pad((_bilinear(near, content) > 0).to(mask.dtype), 0.0)
 
     def truth(self, mask: Tensor, exact: bool = True) -> Tensor:

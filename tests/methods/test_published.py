@@ -1,4 +1,4 @@
-"""Checkpoints of SANSA's and FSSAM's authors: read by their own names, whatever lies around them, or refused by name."""
+"""Checkpoints of SANSA's and FSSAM's authors: read by their own names, whatever is around, or refused by name."""
 
 import argparse
 from pathlib import Path
