@@ -97,7 +97,9 @@ class EvaluateModule(LightningModule):
         rows = []
         for i, class_id in enumerate(batch["class_id"].tolist()):
             logits, score, presence = predict_episode(self.method, batch, i)
-            truth = batch["query_mask_original"][i] if self.scoring == "original" else batch["query_mask"][i]
+            truth = batch["query_mask_original"][i]
+            if self.scoring == "network":  # as the field shrinks truths, not as losses read them
+                truth = self.method.resize.truth(truth, exact=False)
             # Logits are resized, not masks: the border then lies between pixels as the network meant it.
             logits = self.method.resize.invert(logits, (truth.shape[-2], truth.shape[-1]))
             mask = logits.sigmoid() > self.method.threshold

@@ -66,6 +66,22 @@ def test_every_method_survives_disk_and_refuses_the_weights_of_another(name: str
         refuses("mixes two models", load, place)
 
 
+@pytest.mark.parametrize("name", ["sansa", "fssam"])
+def test_a_model_of_older_arithmetic_is_refused(name: str, tmp_path: Path) -> None:
+    """Equal weights and arguments that mean other masks now must not pass for what was measured."""
+    method = build(name, **METHOD_ARGS[name])
+    place, now = save(method, tmp_path), method.fingerprint()
+    assert json.loads((place / "config.json").read_text())["arithmetic"] == 2
+    rewrite(place, arithmetic=1)
+    title = type(method).title
+    refuses(f"made for arithmetic 1 of {title}, and this fsdino computes 2, which .* train it again", load, place)
+    rewrite(place, arithmetic=9)
+    refuses("made for arithmetic 9 of .*; update fsdino", load, place)
+    older = type(name, (type(method),), {"arithmetic": 1})
+    method.__class__ = older
+    assert method.fingerprint() != now and "arithmetic" not in describe(method)
+
+
 def test_a_model_of_another_method_is_refused_where_one_is_wanted(folder: Path, tmp_path: Path) -> None:
     floor = save(build("all_foreground", img_size=56), tmp_path / "floor")
     refuses("holds AllForeground, expected FS-DINO; give a model of that kind", load, floor, method="fsdino")
