@@ -15,14 +15,14 @@ from benchmarks.common import RESULTS, Row, provenance, run_script, write_rows
 from benchmarks.cost.subjects import noise, reference
 from benchmarks.cost.timing import apart, resident_mb
 from fsdino.base.result import resolve
-from fsdino.predict.command import open_engine
+from fsdino.predict.engines.choice import EngineChoice
 from fsdino.predict.tiles import segment_tiled
 
 
 def watch(model: str, size: tuple[int, int], classes: int, tile: int, min_score: float) -> tuple[float, float, float]:
     """Segment one image (H, W); megabytes held before, at the peak, and seconds."""
     torch.set_num_threads(1)
-    engine = open_engine(model, "torch", "cpu")
+    engine = EngineChoice(model, "torch", "cpu").open()
     joined = engine.join([engine.remember([reference(seed % 10)]) for seed in range(classes)])
     names, image = [f"class {i}" for i in range(classes)], noise(size=size)
     before, started = resident_mb() or float("nan"), time.perf_counter()
