@@ -98,9 +98,9 @@ class Once:
         if self._spec is spec:
             Once.saved += self._seconds
         else:
-            started = time.perf_counter()
+            started = time.process_time()
             self._answer, self._spec = self._way(spec, image), spec
-            self._seconds = time.perf_counter() - started
+            self._seconds = time.process_time() - started
         return self._answer
 
 
@@ -204,9 +204,9 @@ def measure(
             if first:
                 Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
             Once.saved = 0.0
-            before, started = resident_mb() or 0.0, time.perf_counter()
+            before, started = resident_mb() or 0.0, time.process_time()
             logits = way(spec, image)
-            found[name].add(logits, truth, time.perf_counter() - started + Once.saved)
+            found[name].add(logits, truth, time.process_time() - started + Once.saved)
             if first:
                 found[name].extra_mb = (resident_mb("VmHWM") or float("nan")) - before
     return found
@@ -256,7 +256,8 @@ def main(
     merged = {}
     for name in chosen:
         all_folds = [one[name] for one in parts]
-        joined = [sum((getattr(one, kind) for one in all_folds), []) for kind in ("area", "band", "f", "seconds")]
+        kinds = ("area", "band", "f", "seconds")
+        joined = [[value for one in all_folds for value in getattr(one, kind)] for kind in kinds]
         merged[name] = Measured(*joined, extra_mb=max(one.extra_mb for one in all_folds))
     classes, of_fold, queries = (np.array(column) for column in zip(*keys))
     rows = rows_of(merged, classes, of_fold, queries, f"{part}, folds {' '.join(map(str, folds))}")

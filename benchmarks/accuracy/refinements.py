@@ -26,6 +26,13 @@ def _logit(probs: np.ndarray) -> np.ndarray:
     return np.log(probs / (1 - probs)).clip(-LIMIT, LIMIT)
 
 
+def reduced(image: np.ndarray, side: int = 320) -> np.ndarray:
+    """An image with its longer side at so many pixels, where the slow ways work."""
+    factor = side / max(image.shape[:2])
+    size = (max(1, round(image.shape[1] * factor)), max(1, round(image.shape[0] * factor)))
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+
+
 def bilinear(logits: np.ndarray, image: np.ndarray) -> np.ndarray:
     """As `Resize.invert` does."""
     return enlarge(logits, image.shape[:2])
@@ -43,6 +50,7 @@ def guided(logits: np.ndarray, image: np.ndarray, radius: float, epsilon: float)
         radius: of the window in cells of the map.
         epsilon: variance of colours in [0, 1] that counts as flat.
     """
+    size, image = image.shape[:2], reduced(image)
     guide, p = image.astype(np.float32) / 255, _probability(bilinear(logits, image))
     side = 2 * max(1, round(radius * max(image.shape[:2]) / logits.shape[-1])) + 1
 
@@ -58,7 +66,7 @@ def guided(logits: np.ndarray, image: np.ndarray, radius: float, epsilon: float)
             spread[..., i, j] = spread[..., j, i] = product + (epsilon if i == j else 0)
     slope = np.linalg.solve(spread, cross[..., None])[..., 0].astype(np.float32)
     offset = average - (slope * colour).sum(-1)
-    return _logit((mean(slope) * guide).sum(-1) + mean(offset))
+    return enlarge(_logit((mean(slope) * guide).sum(-1) + mean(offset)), size)
 
 
 def joint_bilateral(logits: np.ndarray, image: np.ndarray, colour: float, reach: int = 2) -> np.ndarray:
@@ -68,6 +76,7 @@ def joint_bilateral(logits: np.ndarray, image: np.ndarray, colour: float, reach:
         colour: standard deviation of colour differences in [0, 1] that count as alike.
         reach: cells in each direction.
     """
+    size, image = image.shape[:2], reduced(image)
     height, width = image.shape[:2]
     grid = logits.shape[-1]
     pixels = image.astype(np.float32) / 255
@@ -83,24 +92,21 @@ def joint_bilateral(logits: np.ndarray, image: np.ndarray, colour: float, reach:
             weight = (near * like).astype(np.float32)
             total += weight * logits[y][:, x]
             weights += weight
-    return total / weights
+    return enlarge(total / weights, size)
 
 
-def random_walk(
-    logits: np.ndarray, image: np.ndarray, steps: int, colour: float, side: int = 320, keep: float = 0.0
-) -> np.ndarray:
+def random_walk(logits: np.ndarray, image: np.ndarray, steps: int, colour: float, keep: float = 0.0) -> np.ndarray:
     """Araslanov and Roth, 2020: a probability is averaged over dilated neighbours of like colour, again and again.
 
     Args:
         steps: how often.
         colour: distance in units of the local standard deviation that counts as alike.
-        side: of the image where this is done, in pixels.
         keep: share of the first probabilities that every step returns to (a mean field's unary term).
     """
     height, width = image.shape[:2]
-    factor = side / max(height, width)
-    small = (max(1, round(width * factor)), max(1, round(height * factor)))
-    pixels = cv2.resize(image, small, interpolation=cv2.INTER_AREA).astype(np.float32) / 255
+    image = reduced(image)
+    small = (image.shape[1], image.shape[0])
+    pixels = image.astype(np.float32) / 255
     first = _probability(enlarge(logits, (small[1], small[0])))
     pad = 12
     padded = cv2.copyMakeBorder(pixels, pad, pad, pad, pad, cv2.BORDER_REPLICATE)
@@ -120,35 +126,33 @@ def random_walk(
     return enlarge(_logit(p).astype(np.float32), (height, width))
 
 
-def grabcut(logits: np.ndarray, image: np.ndarray, sure: float, side: int = 320) -> np.ndarray:
+def grabcut(logits: np.ndarray, image: np.ndarray, sure: float) -> np.ndarray:
     """Rother et al., 2004: a cut by mixtures of colours where the map is not sure; sure is outside of (1 - sure, sure).
 
     The colours' answer replaces the map's between the two.
     """
     height, width = image.shape[:2]
-    factor = side / max(height, width)
-    small = (max(1, round(width * factor)), max(1, round(height * factor)))
+    image = reduced(image)
+    small = (image.shape[1], image.shape[0])
     p = _probability(enlarge(logits, (small[1], small[0])))
     marks = np.where(p > 0.5, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
     marks[p > sure], marks[p < 1 - sure] = cv2.GC_FGD, cv2.GC_BGD
     if not (p > 0.5).any() or (p > 0.5).all():
-        return bilinear(logits, image)
+        return enlarge(logits, (height, width))
     cv2.setRNGSeed(0)
-    pixels = cv2.resize(image, small, interpolation=cv2.INTER_AREA)
-    cv2.grabCut(pixels, marks, None, np.zeros((1, 65)), np.zeros((1, 65)), 1, cv2.GC_INIT_WITH_MASK)  # type: ignore[call-overload]
+    cv2.grabCut(image, marks, None, np.zeros((1, 65)), np.zeros((1, 65)), 1, cv2.GC_INIT_WITH_MASK)  # type: ignore[call-overload]
     inside = np.isin(marks, (cv2.GC_FGD, cv2.GC_PR_FGD))
     return enlarge(np.where(inside, 4.0, -4.0).astype(np.float32), (height, width))
 
 
-def superpixels(logits: np.ndarray, image: np.ndarray, count: int, share: float = 1.0, side: int = 320) -> np.ndarray:
+def superpixels(logits: np.ndarray, image: np.ndarray, count: int, share: float = 1.0) -> np.ndarray:
     """Achanta et al., 2012 (scikit-image's SLIC): the mean probability of each superpixel, mixed in by `share`."""
     from skimage.segmentation import slic  # type: ignore[import-not-found]
 
     height, width = image.shape[:2]
-    factor = side / max(height, width)
-    small = (max(1, round(width * factor)), max(1, round(height * factor)))
-    pixels = cv2.resize(image, small, interpolation=cv2.INTER_AREA)
-    parts = slic(pixels, n_segments=count, compactness=10, start_label=0)
+    image = reduced(image)
+    small = (image.shape[1], image.shape[0])
+    parts = slic(image, n_segments=count, compactness=10, start_label=0)
     p = _probability(enlarge(logits, (small[1], small[0])))
     mean = np.bincount(parts.ravel(), p.ravel()) / np.bincount(parts.ravel()).clip(1)
     mixed = share * mean[parts] + (1 - share) * p
