@@ -36,6 +36,7 @@ from fsdino.metrics.edges import band_counts
 from fsdino.predict.tiles import tiles
 
 BASELINE = "bilinear"
+BASE_FOLDS = (0, 1)
 Part = Literal["base", "lists"]
 Way = Callable[[EpisodeSpec, np.ndarray], np.ndarray]  # episode, query (H, W, 3) uint8 -> logits (H, W)
 Change = Callable[[Tensor], Tensor]
@@ -236,7 +237,7 @@ def rows_of(
 
 def main(
     part: Part = "base",
-    folds: tuple[int, ...] = (0, 1),
+    folds: tuple[int, ...] = BASE_FOLDS,
     number: int = 60,
     only: tuple[str, ...] = (),
     shared: Path = Path("../shared"),
