@@ -52,7 +52,7 @@ def corner(mask: np.ndarray) -> None:
 
 def disc_with_a_knob(mask: np.ndarray) -> None:
     disc(mask, 80, 60, 40)
-    disc(mask, 124, 60, 8)
+    disc(mask, 128, 60, 10)
 
 
 @pytest.mark.parametrize(
