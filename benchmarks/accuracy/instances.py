@@ -132,12 +132,12 @@ class Precision:
         }
         with contextlib.redirect_stdout(io.StringIO()):
             truth.createIndex()
-            self._eval = COCOeval(truth, truth.loadRes(answers), "segm")
-            self._eval.params.areaRng, self._eval.params.areaRngLbl = [[0, 1e10]], ["all"]
-            self._eval.params.maxDets = [100]
-            self._eval.evaluate()
-        self._points = self._eval.params.recThrs
-        matched = np.array(self._eval.evalImgs, dtype=object).reshape(len(categories), len(asked))
+            self.coco = COCOeval(truth, truth.loadRes(answers), "segm")
+            self.coco.params.areaRng, self.coco.params.areaRngLbl = [[0, 1e10]], ["all"]
+            self.coco.params.maxDets = [100]
+            self.coco.evaluate()
+        self._points = self.coco.params.recThrs
+        matched = np.array(self.coco.evalImgs, dtype=object).reshape(len(categories), len(asked))
         self._classes = [_by_score(row) for row in matched]
 
     def of(self, weights: np.ndarray) -> np.ndarray:
