@@ -56,6 +56,9 @@ SCRIPTS: dict[str, tuple[str, Options]] = {
     "cost.params": ("params", lambda folder: {"only": "mini + tiny"}),
     "cost.methods": ("methods_times", lambda folder: {"repetitions": 1}),
     "cost.memory": ("memory", lambda folder: {"model": small_model(folder), "number": 10, "runtimes": ("torch",)}),
+    "cost.tiles": ("tiles", lambda folder: {
+        "model": small_model(folder), "sizes": ((90, 120),), "classes": (1, 2), "tiles": (0, 64),
+    }),
     "cost.speed": ("speed", lambda folder: {"what": ["classes", "distill"], "small": True, "repetitions": 1}),
 }  # fmt: skip
 
