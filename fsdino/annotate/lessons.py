@@ -6,7 +6,7 @@ import hashlib
 import threading
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -15,9 +15,13 @@ from fsdino.base.reference import Reference
 from fsdino.base.result import LabelMap, resolve
 from fsdino.predict.engines import Engine
 from fsdino.predict.memory_file import load_memory
-from fsdino.predict.support import Support
+from fsdino.predict.support import Support, read_support
 
 UNREADABLE = (ValueError, OSError)
+
+
+class NothingShown(ValueError):
+    """Nothing of use is drawn, and no support was given."""
 
 
 @dataclass(frozen=True)
@@ -39,45 +43,64 @@ class Lesson:
     name: str
 
 
+@dataclass(frozen=True)
+class Teaching:
+    """What is known before anything is drawn, and how what is drawn is used.
+
+    Args:
+        support: further references, in any form that predict takes; a saved memory counts until its class is drawn.
+        support_images: folder of the images of a COCO JSON, when it is not beside it.
+        max_references: pictures that a class is learnt from, the latest first; 0 takes all.
+        min_score: classes whose score in an image is below, in [0, 1], count as absent.
+        threshold: probability above which a pixel belongs to a class; the model's own when left out.
+    """
+
+    support: str | None = None
+    support_images: str | None = None
+    max_references: int = 10
+    min_score: float = 0.0
+    threshold: float | None = None
+
+    def read(self) -> Support:
+        """Check the options and read the support."""
+        if self.max_references < 0:
+            raise ValueError(f"max_references {self.max_references} is not a number of pictures; 0 takes all.")
+        if not 0.0 <= self.min_score <= 1.0:
+            raise ValueError(f"min_score {self.min_score} is not a score; use a value from 0 to 1.")
+        if self.threshold is not None and not 0.0 < self.threshold < 1.0:
+            raise ValueError(f"threshold {self.threshold} is not a probability; use a value above 0 and below 1.")
+        if self.support is None:
+            return Support()
+        return read_support(self.support, images=self.support_images, max_references=self.max_references)
+
+
+AS_ASKED = Teaching()
+
+
 class Lessons:
     """What an engine remembers of a project; safe to use from several threads.
 
     Args:
-        engine: may be shared with others that do not use it at the same time.
-        support: what is known before anything is drawn; a saved memory counts until its class is drawn.
-        max_references: pictures that a memory is made of, the latest; 0 takes all.
-        min_score: classes whose score in an image is below count as absent.
-        threshold: probability above which a pixel belongs to a class; None: the model's own.
+        engine: may be shared by several lessons, which then wait for each other.
+        support: what `teaching` has read.
 
     Attributes:
-        notes: sentences on what could not be used, by picture and class; of the last search.
+        notes: sentences on what could not be used, by picture and class.
     """
 
-    def __init__(
-        self,
-        engine: Engine,
-        support: Support | None = None,
-        *,
-        max_references: int = 10,
-        min_score: float = 0.0,
-        threshold: float | None = None,
-    ) -> None:
-        if max_references < 0:
-            raise ValueError(f"max_references {max_references} is not a number of pictures; 0 takes all.")
-        if not 0.0 <= min_score <= 1.0:
-            raise ValueError(f"min_score {min_score} is not a score; use a value from 0 to 1.")
-        if threshold is not None and not 0.0 < threshold < 1.0:
-            raise ValueError(f"threshold {threshold} is not a probability; use a value above 0 and below 1.")
-        self.engine, self.support = engine, support or Support()
-        self.max_references, self.min_score = max_references, min_score
-        self.threshold = engine.threshold if threshold is None else threshold
+    # One for all: an engine is shared, and none of them is made to be called by two threads at once.
+    _lock: ClassVar[Any] = threading.RLock()
+
+    def __init__(self, engine: Engine, support: Support, teaching: Teaching = AS_ASKED) -> None:
+        self.engine, self.support, self.teaching = engine, support, teaching
+        self.threshold = engine.threshold if teaching.threshold is None else teaching.threshold
         self.notes: dict[tuple[str, str], str] = {}
         self._lessons: dict[Hashable, Lesson] = {}
         # Class to what its memory was made of, and the memory; None where nothing could be made of it.
         self._memories: dict[str, tuple[tuple[str, ...], Any]] = {}
         self._joined: tuple[list[str], Sequence[Any]] = ([], [])
-        self._lock = threading.RLock()
-        self._fixed = f"{engine.fingerprint()} {self.support.digest()} {max_references} {min_score} {self.threshold}"
+        settings = (teaching.max_references, teaching.min_score, self.threshold)
+        self._fixed = f"{engine.fingerprint()} {support.digest()} {settings}"
 
     def put(self, key: Hashable, lesson: Lesson) -> None:
         """Add an annotated picture, or replace what was known of it."""
@@ -116,12 +139,12 @@ class Lessons:
         """Search an image (H, W, 3) uint8 for all that has been shown, or for those classes of it.
 
         Raises:
-            ValueError: if nothing of use has been shown.
+            NothingShown: if nothing of use has been shown.
         """
         with self._lock:
             names, joined = self._join(None if only is None else frozenset(only))
             found = zip(names, self.engine.find(joined, image))
-            return resolve(found, (image.shape[0], image.shape[1]), self.threshold, self.min_score)
+            return resolve(found, (image.shape[0], image.shape[1]), self.threshold, self.teaching.min_score)
 
     def draw(self, hint: Reference) -> np.ndarray | None:
         """The mask (H, W) bool that points or a box mark in an image; None from a model that draws none."""
@@ -142,7 +165,7 @@ class Lessons:
         usable = [name for name in wanted if self._memory(name) is not None]
         if not usable:
             reason = next(iter(self.notes.values()), "draw one of its labels in a picture, or give --support.")
-            raise ValueError(f"there is nothing to look for yet: {reason}")
+            raise NothingShown(f"there is nothing to look for yet: {reason}")
         changed = any(self._memories[name] is not before[name] for name in usable)
         if changed or usable != self._joined[0]:
             self._joined = usable, self.engine.join([self._memories[name][1] for name in usable])
@@ -164,7 +187,7 @@ class Lessons:
     def _remember(self, name: str, lessons: Sequence[Lesson]) -> Any:
         references = list(self.support.references.get(name, []))
         for lesson in lessons:
-            if self.max_references and len(references) >= self.max_references:
+            if self.teaching.max_references and len(references) >= self.teaching.max_references:
                 break
             # One picture that is gone must not take the class away, whose others are there.
             try:

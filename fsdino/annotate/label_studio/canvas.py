@@ -108,6 +108,13 @@ def clicked(region: Mapping[str, Any]) -> Drawn:
     return hint
 
 
+def named(region: Mapping[str, Any]) -> list[str]:
+    """The labels that stand in a region."""
+    value = region.get("value")
+    labels = value.get(str(region.get("type"))) if isinstance(value, dict) else None
+    return [label for label in labels if isinstance(label, str)] if isinstance(labels, list) else []
+
+
 def size_of(region: Mapping[str, Any]) -> tuple[int, int]:
     """(H, W) of the image that a region is drawn on."""
     height, width = int(region["original_height"]), int(region["original_width"])
@@ -117,13 +124,10 @@ def size_of(region: Mapping[str, Any]) -> tuple[int, int]:
 
 
 def _labels(canvas: Canvas, region: Mapping[str, Any]) -> list[str]:
-    kind = region.get("type")
     # Of an image with several pages the first counts: it is the one that a task's address gives.
-    if kind not in KINDS or region.get("to_name") != canvas.image or region.get("item_index"):
+    if region.get("type") not in KINDS or region.get("to_name") != canvas.image or region.get("item_index"):
         return []
-    value = region.get("value")
-    labels = value.get(kind) if isinstance(value, dict) else None
-    return [label for label in labels if isinstance(label, str)] if isinstance(labels, list) else []
+    return named(region)
 
 
 def _add(one: Drawn, region: Mapping[str, Any]) -> None:

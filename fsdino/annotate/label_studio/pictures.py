@@ -16,7 +16,7 @@ from PIL import Image
 from fsdino.base.image import to_rgb
 from fsdino.data.images import UNREADABLE
 
-MAX_PIXELS = 100_000_000  # of one picture, before it is decoded
+MAX_PIXELS = 80_000_000  # of one picture, before it is decoded
 KEPT_BYTES = 2**28  # of pictures that are kept, since an annotation is used again when the next one comes
 LOCAL_FILES = "/data/local-files/"
 MAX_REDIRECTS = 3
@@ -69,7 +69,10 @@ class Pictures:
     def _bytes(self, address: str) -> bytes:
         if not isinstance(address, str) or not address:
             raise ValueError("the task has no picture's address; check the value of the Image tag.")
-        parts = urlsplit(address)
+        try:
+            parts, _ = urlsplit(address), httpx.URL(address)
+        except (ValueError, httpx.InvalidURL) as error:
+            raise ValueError(f"picture '{_short(address)}' has no address that can be read ({error}).") from error
         if self.files is not None and parts.path == LOCAL_FILES and self._is_studio(address):
             return self._local(self.files, unquote(parse_qs(parts.query).get("d", [""])[0]))
         return self._fetched(address)
@@ -114,7 +117,7 @@ class Pictures:
                 "addresses, or import the files."
             )
         if not self.hosts & {"*", parts.hostname, parts.netloc}:
-            raise ValueError(f"pictures of {parts.netloc} are not read; name the host with --hosts, or import the files.")
+            raise ValueError(f"pictures of {parts.netloc} are not read; name the host with --picture-hosts, or import the files.")
         return self._others
 
     def _is_studio(self, address: str) -> bool:
@@ -137,21 +140,15 @@ class Pictures:
 
     def _decoded(self, content: bytes, address: str) -> np.ndarray:
         try:
-            with Image.open(io.BytesIO(content)) as image:
-                # Opening reads the header alone, so a small file of a huge image costs nothing before it is refused.
-                if image.width * image.height > MAX_PIXELS:
-                    text = f"has {image.width}x{image.height} pixels, more than {MAX_PIXELS // 10**6} million; shrink it."
-                    raise _TooManyPixels(f"picture '{_short(address)}' {text}")
+            image = Image.open(io.BytesIO(content))
+            # Opening reads the header alone, so a small file of a huge image costs nothing before it is refused.
+            if image.width * image.height <= MAX_PIXELS:
                 image.load()
                 return to_rgb(image)
-        except _TooManyPixels as error:
-            raise ValueError(str(error)) from error
         except UNREADABLE as error:
             raise ValueError(f"picture '{_short(address)}' cannot be read as an image ({error}).") from error
-
-
-class _TooManyPixels(Exception):
-    """Told apart from what decoders raise."""
+        size = f"{image.width}x{image.height} pixels, more than {MAX_PIXELS // 10**6} million"
+        raise ValueError(f"picture '{_short(address)}' has {size}; shrink it.")
 
 
 def _short(address: str) -> str:
