@@ -50,9 +50,9 @@ def reference(drawn: Drawn, image: np.ndarray, name: str, draw: Draw | None, neg
     mask = None if drawn.mask is None else _of_size(drawn.mask, size)
     # One by one and then together: a reference has one box, and a picture with three objects of which only one is
     # marked would teach that the others are background.
-    for hint in _hints(drawn, image, name) if draw else ():
-        found = draw(hint) if draw else None
-        mask = found if mask is None or found is None else mask | found
+    masks = [] if draw is None else [draw(hint) for hint in _hints(drawn, image, name)]
+    for found in masks:
+        mask = found if mask is None else mask | found
     if mask is None or not mask.any():
         return None
     return Reference(image, mask=mask.astype(np.uint8), negative=negative, name=name)

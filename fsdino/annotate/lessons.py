@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from fsdino.annotate.drawn import Drawn, meant, reference
+from fsdino.annotate.drawn import Draw, Drawn, meant, reference
 from fsdino.base.reference import Reference
 from fsdino.base.result import LabelMap, resolve
 from fsdino.predict.engines import Engine
@@ -146,18 +146,18 @@ class Lessons:
             found = zip(names, self.engine.find(joined, image))
             return resolve(found, (image.shape[0], image.shape[1]), self.threshold, self.teaching.min_score)
 
-    def draw(self, hint: Reference) -> np.ndarray | None:
-        """The mask (H, W) bool that points or a box mark in an image; None from a model that draws none."""
-        drawer = self._drawer()
-        if drawer is None:
-            return None
-        with self._lock:
-            return drawer(hint)
-
-    def _drawer(self) -> Callable[[Reference], np.ndarray] | None:
+    def drawer(self) -> Draw | None:
+        """Gives the mask (H, W) bool that points or a box mark in an image; None where the model draws none."""
         # Exported graphs have neither attribute; they take masks of the object alone.
-        drawer: Callable[[Reference], np.ndarray] | None = getattr(self.engine, "draw_mask", None)
-        return drawer if getattr(self.engine, "takes_hints", False) else None
+        drawer: Draw | None = getattr(self.engine, "draw_mask", None)
+        if drawer is None or not getattr(self.engine, "takes_hints", False):
+            return None
+
+        def draw(hint: Reference) -> np.ndarray:
+            with self._lock:
+                return drawer(hint)
+
+        return draw
 
     def _join(self, only: frozenset[str] | None) -> tuple[list[str], Sequence[Any]]:
         wanted = [name for name in self.class_names() if only is None or name in only]
@@ -209,7 +209,7 @@ class Lessons:
             if negative and not getattr(self.engine, "takes_negatives", False):
                 self.notes[lesson.name, name] = f"the model has no use for what is not meant, so {label!r} is left out."
                 continue
-            one = reference(drawn, image, f"{lesson.name} ({label})", self._drawer(), negative)
+            one = reference(drawn, image, f"{lesson.name} ({label})", self.drawer(), negative)
             if one is None:
                 self.notes[lesson.name, name] = (
                     f"{label!r} in {lesson.name} has no area that this model can learn from; draw a mask."

@@ -14,8 +14,6 @@ SECONDS = 30.0
 class Key(httpx.Auth):
     """Signs requests with a personal access token, which is changed for short-lived ones, or with a legacy token."""
 
-    requires_response_body = True
-
     def __init__(self, url: str, api_key: str) -> None:
         self.refresh_url, self.api_key = f"{url}/api/token/refresh/", api_key
         self._access: str | None = None
@@ -39,6 +37,8 @@ class Key(httpx.Auth):
 
     def _refresh(self) -> Generator[httpx.Request, httpx.Response, None]:
         response = yield httpx.Request("POST", self.refresh_url, json={"refresh": self.api_key})
+        # Only here, and not by `requires_response_body`, which reads every answer whole, endless pictures as well.
+        response.read()
         if response.status_code == 200:
             self._access = str(response.json().get("access"))
 

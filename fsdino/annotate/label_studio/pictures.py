@@ -54,6 +54,8 @@ class Pictures:
             ValueError: if it may not be read, is too large, or is not a picture.
             OSError: if it cannot be reached.
         """
+        if not isinstance(address, str) or not address:
+            raise ValueError("the task has no picture's address; check the value of the Image tag.")
         with self._lock:
             if address in self._kept:
                 self._kept.move_to_end(address)
@@ -67,8 +69,6 @@ class Pictures:
         return image
 
     def _bytes(self, address: str) -> bytes:
-        if not isinstance(address, str) or not address:
-            raise ValueError("the task has no picture's address; check the value of the Image tag.")
         try:
             parts, _ = urlsplit(address), httpx.URL(address)
         except (ValueError, httpx.InvalidURL) as error:

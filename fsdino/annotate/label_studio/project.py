@@ -104,13 +104,15 @@ class Project:
         Raises:
             ValueError: if the model draws no masks from clicks, or the label has no mask to be drawn with.
         """
+        if (drawer := self.lessons.drawer()) is None:
+            raise ValueError("this model draws no masks from clicks; run one in torch that takes points, as FS-DINO.")
         image = self._picture(task)
         label = next((name for region in regions for name in named(region)), "")
         hint = clicked(regions[0])
         for region in regions[1:]:
             more = clicked(region)
             hint.boxes, hint.points = hint.boxes + more.boxes, hint.points + more.points
-        one = reference(hint, image, f"task {task['id']}", self.lessons.draw)
+        one = reference(hint, image, f"task {task['id']}", drawer)
         mask = np.zeros(image.shape[:2], bool) if one is None else np.asarray(one.mask) > 0
         found = LabelMap(mask.astype(np.uint8), mask.astype(np.float32), {label: 1.0}, {label: None})
         if label not in self.canvas.labels:
