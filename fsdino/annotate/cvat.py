@@ -1,7 +1,7 @@
 """A function for CVAT's automatic annotation, which its command line and its agents run.
 
-`cvat-cli task auto-annotate 12 --function-module fsdino.annotate.cvat -p support=str:refs` annotates a task with it, and
-`cvat-cli function create-native` makes it a model that anybody can choose in CVAT while an agent runs it.
+`cvat-cli task auto-annotate 12 --function-module fsdino.annotate.cvat -p support=str:refs` annotates a task with it,
+and `cvat-cli function create-native` makes it a model that anybody can choose in CVAT while an agent runs it.
 """
 
 from __future__ import annotations
@@ -34,9 +34,7 @@ class Function:
         labels = [cvataa.label_spec(name, number, type=MASK) for name, number in self._numbers.items()]
         self.spec = cvataa.DetectionFunctionSpec(labels=labels)
 
-    def detect(
-        self, context: cvataa.DetectionFunctionContext, image: Image.Image
-    ) -> list[models.LabeledShapeRequest]:
+    def detect(self, context: cvataa.DetectionFunctionContext, image: Image.Image) -> list[models.LabeledShapeRequest]:
         """A mask per class that is found, or polygons where CVAT asks for them."""
         kind = POLYGON if context.conv_mask_to_poly else MASK
         found = self.lessons.find(to_rgb(image))

@@ -175,7 +175,8 @@ def _connected(url: str, token: str | None, user: str | None) -> Client:
         return make_client(url, access_token=secret)
     if not user or not password:
         raise ValueError(
-            "CVAT asks who you are: set CVAT_ACCESS_TOKEN to a personal access token, or give --user and set CVAT_PASSWORD."
+            "CVAT asks who you are: set CVAT_ACCESS_TOKEN to a personal access token, or give --user and set "
+            "CVAT_PASSWORD."
         )
     return make_client(url, credentials=(user, password))
 

@@ -40,7 +40,9 @@ def meant(label: str) -> tuple[str, bool]:
     return (label.removeprefix(NEGATIVE) if negative else label), negative
 
 
-def reference(drawn: Drawn, image: np.ndarray, name: str, draw: Draw | None, negative: bool = False) -> Reference | None:
+def reference(
+    drawn: Drawn, image: np.ndarray, name: str, draw: Draw | None, negative: bool = False
+) -> Reference | None:
     """The reference of one picture (H, W, 3) uint8; None where nothing of use is drawn.
 
     Args:

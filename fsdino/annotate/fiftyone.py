@@ -76,7 +76,7 @@ def references(
                 known += [one] if one is not None else []
     found = {name: known for name, known in sorted(found.items()) if known}
     if not found:
-        raise ValueError(f"field '{field}' shows no area in any sample; expected masks, closed polylines or label maps.")
+        raise ValueError(f"field '{field}' shows no area in any sample; expected masks, polylines or label maps.")
     return found
 
 

@@ -132,7 +132,8 @@ class Lessons:
     def class_names(self) -> list[str]:
         """Everything that has been shown, sorted; classes of which nothing can be used are among them."""
         with self._lock:
-            drawn = {name for one in self._lessons.values() for name, negative in map(meant, one.labels) if not negative}
+            labels = {label for one in self._lessons.values() for label in one.labels}
+        drawn = {name for name, negative in map(meant, labels) if not negative}
         return sorted({*self.support.class_names(), *drawn})
 
     def find(self, image: np.ndarray, only: Iterable[str] | None = None) -> LabelMap:

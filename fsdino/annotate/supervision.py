@@ -1,4 +1,4 @@
-"""Results as `supervision.Detections`, which its annotators, trackers and counters take, and detections as references."""
+"""Results as `supervision.Detections`, for its annotators, trackers and counters, and detections as references."""
 
 from __future__ import annotations
 
@@ -82,8 +82,8 @@ def to_references(
             references[class_name] = Reference(image, box=(x0, y0, x1 - 1, y1 - 1), name=f"{name} ({class_name})")
         else:
             raise ValueError(
-                f"{name}: {len(of_class)} boxes of '{class_name}' without masks; a reference has one box, so give masks, "
-                "or detections of a single object."
+                f"{name}: {len(of_class)} boxes of '{class_name}' without masks; a reference has one box, so give "
+                "masks, or detections of a single object."
             )
     return references
 

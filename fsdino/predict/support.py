@@ -19,7 +19,6 @@ from fsdino.data.readers.yolo import is_yolo, yolo_folder
 from fsdino.predict.hints import HINTS, check_mask, hinted_folder
 from fsdino.predict.memory_file import MEMORY_SUFFIX, load_memory
 
-
 YOLO = "images/, labels/*.txt and data.yaml of YOLO's segmentation format"
 
 

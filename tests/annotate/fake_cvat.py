@@ -2,7 +2,7 @@
 
 import io
 import zipfile
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from cvat_sdk.masks import encode_mask
@@ -120,7 +120,7 @@ class FakeCvat:
             return {"version": 0, "tags": [], "tracks": [], "shapes": self.shapes}
 
         @app.patch("/api/tasks/{task}/annotations/")
-        def create(task: int, request: Request, action: str, body: dict[str, Any] = Body()) -> dict[str, Any]:
+        def create(task: int, request: Request, action: str, body: Annotated[dict[str, Any], Body()]) -> dict[str, Any]:
             known(task, request)
             assert action == "create"
             self.add(body)

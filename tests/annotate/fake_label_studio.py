@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import uvicorn
@@ -16,7 +16,8 @@ from PIL import Image
 from fsdino.annotate.label_studio.brush import encode_brush
 
 CONFIG = """<View><Image name="image" value="$image"/>
-<BrushLabels name="tag" toName="image"><Label value="thing"/><Label value="other"/><Label value="not thing"/></BrushLabels>
+<BrushLabels name="tag" toName="image"><Label value="thing"/><Label value="other"/><Label value="not thing"/>
+</BrushLabels>
 <PolygonLabels name="outline" toName="image"><Label value="outlined"/></PolygonLabels>
 <RectangleLabels name="box" toName="image"><Label value="thing"/><Label value="boxed"/></RectangleLabels>
 <EllipseLabels name="round" toName="image"><Label value="thing"/></EllipseLabels>
@@ -82,7 +83,7 @@ class FakeLabelStudio:
                 raise HTTPException(401, "Invalid token.")
 
         @app.post("/api/token/refresh/")
-        def refresh(body: dict[str, str] = Body()) -> dict[str, str]:
+        def refresh(body: Annotated[dict[str, str], Body()]) -> dict[str, str]:
             if body.get("refresh") != PERSONAL:
                 raise HTTPException(401, "Token is invalid")
             self.refreshed += 1
@@ -103,7 +104,7 @@ class FakeLabelStudio:
             return {"tasks": every[(page - 1) * page_size : page * page_size], "total": len(every)}
 
         @app.post("/api/predictions/", status_code=201)
-        def predict(request: Request, body: dict[str, Any] = Body()) -> dict[str, Any]:
+        def predict(request: Request, body: Annotated[dict[str, Any], Body()]) -> dict[str, Any]:
             check(request)
             made = sum(len(task["predictions"]) for task in self.tasks.values())
             if self.refuse_predictions_after is not None and made >= self.refuse_predictions_after:

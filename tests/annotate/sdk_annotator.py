@@ -111,7 +111,7 @@ def click(backend: str, task: str, x: str, y: str) -> Any:
     one = {"type": "keypointlabels", "value": value, "from_name": "click", "to_name": "image", "is_positive": True}
     size = {"original_width": 1, "original_height": 1} | json.loads((Path(FOLDER) / "size.json").read_text())
     answer = call(f"/api/ml/{backend}/interactive-annotating", task=int(task), context={"result": [one | size]})
-    if "data" in answer and answer["data"]:
+    if answer.get("data"):
         for label, mask in masks_of(answer["data"]["result"]).items():
             np.save(Path(FOLDER) / f"clicked-{task}-{label}.npy", mask)
     return answer.get("errors", [])

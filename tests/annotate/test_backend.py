@@ -87,7 +87,9 @@ def test_a_changed_annotation_is_learnt(place: Place) -> None:
     assert place.mask(2, "thing") is None and (place.mask(2, "other") == square(14, 20)).all()
 
 
-@pytest.mark.parametrize(("action", "key", "number"), [("ANNOTATIONS_DELETED", "annotations", 7), ("TASKS_DELETED", "tasks", 1)])
+@pytest.mark.parametrize(
+    ("action", "key", "number"), [("ANNOTATIONS_DELETED", "annotations", 7), ("TASKS_DELETED", "tasks", 1)]
+)
 def test_what_is_deleted_is_forgotten(place: Place, action: str, key: str, number: int) -> None:
     assert place.mask(2) is not None
     place.hook(action, **{key: [{"id": number}]})

@@ -23,7 +23,8 @@ def test_a_configuration_is_read() -> None:
 
 
 def test_an_alias_is_the_label() -> None:
-    text = '<View><Image name="i" value="$u"/><BrushLabels name="b" toName="i"><Label value="x" alias="y"/></BrushLabels></View>'
+    brush = '<BrushLabels name="b" toName="i"><Label value="x" alias="y"/></BrushLabels>'
+    text = f'<View><Image name="i" value="$u"/>{brush}</View>'
     assert read_canvas(text).labels == ["y"]
 
 

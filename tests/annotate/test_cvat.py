@@ -14,20 +14,20 @@ from PIL import Image
 
 pytest.importorskip("cvat_sdk", reason="cvat-sdk is not installed: pip install fsdino[annotate]")
 
-from cvat_sdk import auto_annotation as cvataa  # noqa: E402
-from cvat_sdk.masks import decode_mask  # noqa: E402
+from cvat_sdk import auto_annotation as cvataa
+from cvat_sdk.masks import decode_mask
 
-from fsdino.annotate.cvat import create, shapes  # noqa: E402
-from fsdino.annotate.cvat_task import cvat  # noqa: E402
-from fsdino.annotate.lessons import Teaching  # noqa: E402
-from fsdino.annotate.outlines import filled  # noqa: E402
-from fsdino.base.result import LabelMap  # noqa: E402
-from fsdino.cli import main  # noqa: E402
-from tests.annotate import world  # noqa: E402
-from tests.annotate.colour_engine import ColourEngine, HintedEngine, picture, square  # noqa: E402
-from tests.annotate.fake_cvat import TASK, TOKEN, FakeCvat, mask_shape, shape  # noqa: E402
-from tests.annotate.fake_label_studio import serving  # noqa: E402
-from tests.small import refuses  # noqa: E402
+from fsdino.annotate.cvat import create, shapes
+from fsdino.annotate.cvat_task import cvat
+from fsdino.annotate.lessons import Teaching
+from fsdino.annotate.outlines import filled
+from fsdino.base.result import LabelMap
+from fsdino.cli import main
+from tests.annotate import world
+from tests.annotate.colour_engine import ColourEngine, HintedEngine, picture, square
+from tests.annotate.fake_cvat import TASK, TOKEN, FakeCvat, mask_shape, shape
+from tests.annotate.fake_label_studio import serving
+from tests.small import refuses
 
 RED = (250, 10, 10)
 LABELS = {"thing": "any", "outlined": "polygon", "boxed": "rectangle", "not thing": "any", "named": "tag"}
@@ -188,7 +188,9 @@ def test_parts_can_be_shapes_of_their_own() -> None:
     assert shapes(found, {"b": (1, "mask")}, split_instances=False) == []
 
 
-def test_cvats_own_command_line_runs_the_function(server: FakeCvat, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cvats_own_command_line_runs_the_function(
+    server: FakeCvat, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cli = pytest.importorskip("cvat_cli.__main__", reason="cvat-cli is not installed: pip install fsdino[annotate]")
     image, truth = world.pictures(4)[3]
     server.frames, server.shapes, server.labels = [image], [], server.labels[:1]

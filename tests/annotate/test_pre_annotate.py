@@ -1,16 +1,12 @@
 """A whole project before anybody opens it: what is predicted, going on after a stop, and what is broken."""
 
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-import httpx
 import numpy as np
 import pytest
+import uvicorn
+from fastapi.testclient import TestClient
 
 from fsdino.annotate.label_studio.canvas import drawn, read_canvas
 from fsdino.annotate.label_studio.command import label_studio, pre_annotate
@@ -138,31 +134,23 @@ def test_a_port_that_is_taken_is_one_sentence(studio: FakeLabelStudio) -> None:
     refuses("there is no port 70000", label_studio, connection=Connection(studio.url, LEGACY), port=70000)
 
 
-def test_the_bundled_model_learns_and_predicts_over_the_network(tmp_path: Path) -> None:
+def test_the_bundled_model_learns_and_predicts(monkeypatch: pytest.MonkeyPatch) -> None:
+    served: list[tuple[Any, Any]] = []
+    monkeypatch.setenv("LABEL_STUDIO_API_KEY", LEGACY)
+    monkeypatch.setenv("FSDINO_BACKEND_PASSWORD", "secret")
     fake, scenes = FakeLabelStudio(), world.pictures(4)
     for image, mask in scenes[:3]:
         fake.add_task(image, annotation(len(fake.tasks) + 1, brushed(mask)))
     fake.add_task(scenes[3][0])
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     with serving(fake.app()) as fake.url:
-        command = [sys.executable, "-m", "fsdino.cli", "label-studio", "--url", fake.url, "--port", str(port)]
-        environment = {"LABEL_STUDIO_API_KEY": LEGACY, "PYTHONPATH": str(Path(__file__).parents[2]), "PATH": ""}
-        server = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, cwd=tmp_path)
-        try:
-            url = f"http://127.0.0.1:{port}"
-            for _ in range(600):
-                try:
-                    assert httpx.get(f"{url}/health").status_code == 200
-                    break
-                except httpx.HTTPError:
-                    assert server.poll() is None
-                    time.sleep(0.1)
-            asked = {"tasks": [fake.tasks[4]], "project": "1.17", "label_config": CONFIG}
-            [prediction] = httpx.post(f"{url}/predict", json=asked, timeout=60).json()["results"]
-        finally:
-            server.terminate()
-            assert server.wait(20) in (0, -15)
+        # All but the loop that waits for Ctrl+C; that runs in the test with a real Label Studio.
+        monkeypatch.setattr(uvicorn.Server, "run", lambda server, sockets: served.append((server.config.app, sockets)))
+        assert main(["label-studio", "--url", fake.url, "--port", "0"]) == 0
+        [(app, [listening])] = served
+        assert listening.fileno() == -1, "the port is given back"
+        client = TestClient(app)
+        asked = {"tasks": [fake.tasks[4]], "project": "1.17", "label_config": CONFIG}
+        assert client.post("/predict", json=asked).status_code == 401
+        [prediction] = client.post("/predict", json=asked, auth=("x", "secret")).json()["results"]
     mask = drawn(read_canvas(CONFIG), prediction["result"])["thing"].mask
     assert mask is not None and world.iou(mask, scenes[3][1]) > 0.6 and 0 < prediction["score"] <= 1

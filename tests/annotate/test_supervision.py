@@ -68,4 +68,5 @@ def test_a_box_alone_is_a_hint() -> None:
 def test_what_has_no_class_or_another_size_is_one_sentence() -> None:
     plain = sv.Detections(xyxy=np.array([[6, 4, 14, 12]]), mask=square()[None])
     refuses("have no classes", to_references, IMAGE, plain)
-    refuses("the masks are .24, 32., the image is .10, 10.", to_references, IMAGE[:10, :10], to_detections(SCENE.classes))
+    found = to_detections(SCENE.classes)
+    refuses("the masks are .24, 32., the image is .10, 10.", to_references, IMAGE[:10, :10], found)

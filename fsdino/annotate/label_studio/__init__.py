@@ -1,1 +1,1 @@
-"""Label Studio: a server that it asks for masks (`backend`), and a whole project before anybody opens it (`project`)."""
+"""Label Studio: a server that it asks for masks (`backend`), and whole projects before anybody opens them."""

@@ -10,7 +10,7 @@ import logging
 import secrets
 import threading
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Annotated, Any
 
 from fastapi import Body, Depends, FastAPI, HTTPException, Request
 from fastapi.responses import JSONResponse
@@ -25,6 +25,8 @@ SETUP_SECONDS = 2.0  # Label Studio waits three for an answer to /setup, and one
 LEARN_SECONDS = 90.0  # and a hundred for one to /predict
 MALFORMED = (KeyError, TypeError, AttributeError)
 Message = Mapping[str, Any]
+Sent = Annotated[dict[str, Any], Body()]
+BASIC = HTTPBasic()
 
 
 class Backend:
@@ -113,7 +115,7 @@ class Backend:
         return project
 
     def _learning(self, number: int, project: Project) -> threading.Thread:
-        """Read a project's annotations in a thread of its own: those of thousands of tasks take longer than is waited."""
+        """Read a project's annotations in a thread of its own: a large project takes longer than is waited."""
         thread = threading.Thread(target=self._learn, args=(number, project), name=f"project-{number}", daemon=True)
         thread.start()
         return thread
@@ -147,20 +149,20 @@ def build_app(backend: Backend, password: str | None = None) -> FastAPI:
         return {"status": "UP", "model_class": "FS-DINO"}
 
     @app.post("/setup", dependencies=[allowed])
-    def setup(message: dict[str, Any] = Body()) -> dict[str, str]:
+    def setup(message: Sent) -> dict[str, str]:
         return _checked(backend.setup, message)
 
     @app.post("/predict", dependencies=[allowed])
-    def predict(message: dict[str, Any] = Body()) -> dict[str, Any]:
+    def predict(message: Sent) -> dict[str, Any]:
         return _checked(backend.predict, message)
 
     @app.post("/webhook", status_code=201, dependencies=[allowed])
-    def webhook(message: dict[str, Any] = Body()) -> dict[str, str]:
+    def webhook(message: Sent) -> dict[str, str]:
         return _checked(backend.webhook, message)
 
     # What an older Label Studio sends for its button "Start training".
     @app.post("/train", status_code=201, dependencies=[allowed])
-    def train(message: dict[str, Any] = Body()) -> dict[str, str]:
+    def train(message: Sent) -> dict[str, str]:
         project = {"id": _number(message.get("project")), "label_config": message.get("label_config")}
         return _checked(backend.webhook, {"action": "START_TRAINING", "project": project})
 
@@ -175,7 +177,7 @@ def _asking_for(password: str | None) -> Callable[..., None]:
     if password is None:
         return lambda: None
 
-    def check(given: HTTPBasicCredentials = Depends(HTTPBasic())) -> None:
+    def check(given: Annotated[HTTPBasicCredentials, Depends(BASIC)]) -> None:
         # In a time that does not tell how much of it was right.
         if not secrets.compare_digest(given.password.encode(), password.encode()):
             raise HTTPException(401, "wrong password", headers={"WWW-Authenticate": "Basic"})

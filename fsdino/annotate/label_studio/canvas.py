@@ -1,7 +1,7 @@
 """What a project of Label Studio draws on and with, and its regions as masks and hints, and back.
 
-Positions of regions are percentages of the image's width and height, from its corner; a rotation is in degrees clockwise,
-of a rectangle around its top left corner and of an ellipse around its centre.
+Positions of regions are percentages of the image's width and height, from its corner; a rotation is in degrees
+clockwise, of a rectangle around its top left corner and of an ellipse around its centre.
 """
 
 from __future__ import annotations
@@ -94,7 +94,8 @@ def drawn(canvas: Canvas, results: Sequence[Mapping[str, Any]]) -> dict[str, Dra
             try:
                 _add(found.setdefault(label, Drawn()), region)
             except (KeyError, TypeError, IndexError, OverflowError) as error:
-                raise ValueError(f"a region of {label!r} is not of Label Studio's form ({error}); draw it again.") from error
+                text = f"a region of {label!r} is not of Label Studio's form ({error}); draw it again."
+                raise ValueError(text) from error
     return found
 
 
@@ -140,7 +141,8 @@ def _add(one: Drawn, region: Mapping[str, Any]) -> None:
     elif kind == POLYGON:
         one.add(filled(np.asarray(value["points"], np.float64).reshape(-1, 2) * scale, size))
     elif kind == "ellipselabels":
-        centre, radii = np.array([value["x"], value["y"]]) * scale, np.array([value["radiusX"], value["radiusY"]]) * scale
+        centre = np.array([value["x"], value["y"]]) * scale
+        radii = np.array([value["radiusX"], value["radiusY"]]) * scale
         one.add(filled(ellipse((centre[0], centre[1]), (radii[0], radii[1]), value.get("rotation") or 0), size))
     elif kind == RECTANGLE:
         one.boxes.append(_box(value, scale))

@@ -94,7 +94,8 @@ class Studio:
             response = self.client.request(method, path, **options)
         except httpx.HTTPError as error:
             reason = str(error) or type(error).__name__
-            raise OSError(f"Label Studio at {self.url} cannot be reached ({reason}); start it, or give --url.") from error
+            where = f"Label Studio at {self.url}"
+            raise OSError(f"{where} cannot be reached ({reason}); start it, or give --url.") from error
         if response.status_code in (401, 403):
             raise OSError(
                 f"Label Studio at {self.url} refuses the token ({response.status_code}); copy it again from Account & "

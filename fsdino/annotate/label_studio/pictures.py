@@ -1,4 +1,4 @@
-"""The pictures of tasks: from folders of this machine, from Label Studio, and from hosts that are named; with limits."""
+"""The pictures of tasks: from a folder of this machine, from Label Studio, and from hosts that are named."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Pictures:
         if max_mb < 1:
             raise ValueError(f"max_picture_mb {max_mb} is not positive; 50 takes photographs of any camera.")
         if files is not None and not Path(files).is_dir():
-            raise ValueError(f"the folder of local files '{files}' does not exist; give the one that Label Studio serves.")
+            raise ValueError(f"the folder '{files}' does not exist; give the one that Label Studio serves.")
         self.client, self.max_bytes, self.hosts = client, max_mb * 2**20, frozenset(hosts)
         self.files = None if files is None else Path(files).resolve()
         # For pictures of others: it knows no token, so it can send none.
@@ -117,7 +117,8 @@ class Pictures:
                 "addresses, or import the files."
             )
         if not self.hosts & {"*", parts.hostname, parts.netloc}:
-            raise ValueError(f"pictures of {parts.netloc} are not read; name the host with --picture-hosts, or import the files.")
+            text = f"pictures of {parts.netloc} are not read; name the host with --picture-hosts, or import the files."
+            raise ValueError(text)
         return self._others
 
     def _is_studio(self, address: str) -> bool:
@@ -135,8 +136,8 @@ class Pictures:
         return bytes(content)
 
     def _too_large(self, address: str) -> ValueError:
-        limit = self.max_bytes // 2**20
-        return ValueError(f"picture '{_short(address)}' has more than {limit} MB; shrink it, or raise --max-picture-mb.")
+        limit = f"more than {self.max_bytes // 2**20} MB"
+        return ValueError(f"picture '{_short(address)}' has {limit}; shrink it, or raise --max-picture-mb.")
 
     def _decoded(self, content: bytes, address: str) -> np.ndarray:
         try:

@@ -144,7 +144,8 @@ def _chosen(annotations: Iterable[Mapping[str, Any]]) -> Mapping[str, Any] | Non
 
 
 def _by_id(annotations: Iterable[Mapping[str, Any]]) -> dict[int, Mapping[str, Any]]:
-    return {int(one["id"]): {**one, "result": [_packed(region) for region in one.get("result") or ()]} for one in annotations}
+    packed = ((one, [_packed(region) for region in one.get("result") or ()]) for one in annotations)
+    return {int(one["id"]): {**one, "result": regions} for one, regions in packed}
 
 
 def _packed(region: Region) -> Region:

@@ -1,8 +1,8 @@
 """Folders of YOLO's segmentation format: images, a text file of polygons for each, and `data.yaml` with the classes.
 
 The format is described in the documentation of Ultralytics (Instance Segmentation Datasets): a line a polygon, of the
-class's number and x, y, x, y, ... as shares of width and height. What `fsdino predict` writes in this format is read back
-to the same masks.
+class's number and x, y, x, y, ... as shares of width and height. What `fsdino predict` writes in this format is read
+back to the same masks.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ class YoloIndex(ClassIndex):
         class_ids = list(self.class_names)
         self.folds = [class_ids[fold::num_folds] for fold in range(num_folds)]
         if not any(self._polygons.values()):
-            raise DataSetError(f"'{name}' has no polygon in any text file of its labels; expected <class> x y x y x y ...")
+            text = "has no polygon in any text file of its labels; expected <class> x y x y x y ..."
+            raise DataSetError(f"'{name}' {text}")
 
     def images(self, class_id: int) -> list[str]:
         return [image for image in self._files if class_id in self.classes_in(image)]
@@ -88,7 +89,7 @@ class YoloIndex(ClassIndex):
         if len(numbers) == 4:
             raise DataSetError(f"{where} is a box and not a polygon: masks are needed; export for segmentation.")
         if len(numbers) < 6 or len(numbers) % 2:
-            raise DataSetError(f"{where} has {len(numbers)} numbers after its class: expected x y of three corners or more.")
+            raise DataSetError(f"{where} has {len(numbers)} numbers after its class: expected x y of three corners.")
         # "not all inside" rather than "any outside" refuses NaN as well.
         if not ((numbers >= -SLACK) & (numbers <= 1 + SLACK)).all():
             raise DataSetError(f"{where} has positions outside of [0, 1]: they are shares of the width and the height.")
@@ -99,7 +100,7 @@ def is_yolo(path: Path) -> bool:
     """Whether a path looks like a data set of this format: its folder or its `data.yaml`."""
     if path.is_file():
         return path.suffix.lower() in (".yaml", ".yml")
-    return (path / DATA_FILE).is_file() or (path / "labels").is_dir() and (path / CLASSES_FILE).is_file()
+    return (path / DATA_FILE).is_file() or ((path / "labels").is_dir() and (path / CLASSES_FILE).is_file())
 
 
 def yolo_folder(
@@ -115,7 +116,8 @@ def yolo_folder(
     file = base if base.is_file() else base / DATA_FILE
     if not file.is_file():
         class_names = dict(enumerate(read_names(base / CLASSES_FILE)))
-        return YoloIndex(name, _files(base, [existing(base / "images", "the folder of images")]), class_names, num_folds)
+        images = existing(base / "images", "the folder of images")
+        return YoloIndex(name, _files(base, [images]), class_names, num_folds)
     said = _read_yaml(file)
     # `path` is where the data set lay when it was written; where it has moved since, the file's own folder is meant.
     home = file.parent / str(said.get("path") or ".")
@@ -156,7 +158,7 @@ def _place(home: Path, entry: str, file: Path) -> Path:
     for place in (home / entry, home / entry.replace("../", ""), file.parent / entry):
         if place.exists():
             return place
-    raise DataSetError(f"'{file}' names '{entry}', which does not exist in '{home}': check `path`, or fetch the images.")
+    raise DataSetError(f"'{file}' names '{entry}', which does not exist in '{home}': check `path`, or fetch it.")
 
 
 def _files(home: Path, places: list[Path]) -> dict[str, tuple[Path, Path]]:
