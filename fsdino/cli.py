@@ -29,7 +29,7 @@ COMMANDS: dict[str, tuple[str, tuple[str, ...], str]] = {
         ("project",),
         "masks for a whole project of Label Studio, before anybody opens it",
     ),
-    "cvat": ("fsdino.annotate.cvat_task:cvat", ("task",), "masks for the frames of a CVAT task that have none"),
+    "cvat": ("fsdino.annotate.cvat.task:cvat", ("task",), "masks for the frames of a CVAT task that have none"),
     "data": ("fsdino.data.command:data", ("name",), "what of a data set is on disk, what is missing, where it is"),
     "episodes": ("fsdino.data.command:episodes", ("name",), "draw or verify a fixed list of test episodes"),
 }

@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any
 
 import cv2
-import fiftyone as fo
 import numpy as np
 
 from fsdino.annotate.drawn import Draw, Drawn, reference
@@ -18,6 +17,11 @@ from fsdino.base.result import LabelMap
 from fsdino.data.images import read_image
 from fsdino.predict.engines import Engine
 from fsdino.predict.support import Support
+
+try:
+    import fiftyone as fo
+except ImportError as error:
+    raise ImportError(f"{error.name} is missing; install it with `pip install fiftyone`.") from error
 
 UNREADABLE = (ValueError, OSError)
 

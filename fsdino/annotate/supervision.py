@@ -6,10 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import supervision as sv
 
 from fsdino.base.reference import ImageLike, Reference, image_array
 from fsdino.base.result import Instance, Segmentation
+
+try:
+    import supervision as sv
+except ImportError as error:
+    raise ImportError(f"{error.name} is missing; install it with `pip install fsdino[annotate]`.") from error
 
 
 def to_detections(found: Mapping[str, Segmentation], split_instances: bool = True) -> sv.Detections:

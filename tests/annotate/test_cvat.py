@@ -17,8 +17,9 @@ pytest.importorskip("cvat_sdk", reason="cvat-sdk is not installed: pip install f
 from cvat_sdk import auto_annotation as cvataa
 from cvat_sdk.masks import decode_mask
 
-from fsdino.annotate.cvat import create, shapes
-from fsdino.annotate.cvat_task import cvat
+from fsdino.annotate.cvat import create
+from fsdino.annotate.cvat.function import shapes
+from fsdino.annotate.cvat.task import cvat
 from fsdino.annotate.lessons import Teaching
 from fsdino.annotate.outlines import filled
 from fsdino.base.result import LabelMap

@@ -2,13 +2,13 @@
 
 import re
 import shlex
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from fsdino.annotate.cvat import create
 from fsdino.annotate.label_studio.canvas import read_canvas
 from fsdino.cli import COMMANDS, named, options, resolve
 from tests.annotate import world
@@ -40,6 +40,7 @@ def test_commands_have_these_options(words: list[str]) -> None:
 
 
 def test_parameters_of_the_function_exist() -> None:
+    create = import_module("fsdino.annotate.cvat").create
     given = [word for words in commands("cvat-cli") for word in words if re.match(r"\w+=(str|int|float|bool):", word)]
     assert given and {word.partition("=")[0] for word in given} <= set(create.__annotations__)
 

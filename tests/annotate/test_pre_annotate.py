@@ -1,6 +1,8 @@
 """A whole project before anybody opens it: what is predicted, going on after a stop, and what is broken."""
 
+import sys
 from collections.abc import Iterator
+from importlib import import_module, reload
 from typing import Any
 
 import numpy as np
@@ -126,6 +128,15 @@ def test_bad_input_is_one_sentence_and_changes_nothing(
     said = capsys.readouterr().err.strip()
     assert words in said and "\n" not in said
     assert not any(task["predictions"] for task in studio.tasks.values())
+
+
+@pytest.mark.parametrize(
+    ("module", "missing"), [("label_studio", "uvicorn"), ("label_studio", "fastapi"), ("cvat", "cvat_sdk")]
+)
+def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch, module: str, missing: str) -> None:
+    package = import_module(f"fsdino.annotate.{module}")
+    monkeypatch.setitem(sys.modules, missing, None)
+    refuses(f"needs {missing}; install it with `pip install fsdino.annotate.`", reload, package, kind=ImportError)
 
 
 def test_a_port_that_is_taken_is_one_sentence(studio: FakeLabelStudio) -> None:

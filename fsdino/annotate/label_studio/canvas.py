@@ -65,7 +65,7 @@ def read_canvas(label_config: str) -> Canvas:
         kind, image = tag.tag.lower(), tag.get("toName", "")
         if kind in KINDS and image in images:
             # A label's alias is what stands in annotations.
-            labels = [one.get("alias") or one.get("value", "") for one in tag if one.tag.lower() == "label"]
+            labels = [one.get("alias") or one.get("value") or "" for one in tag if one.tag.lower() == "label"]
             for label in labels:
                 found.setdefault(image, {}).setdefault((kind, label), tag.get("name", ""))
     for image, tags in found.items():

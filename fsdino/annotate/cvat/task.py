@@ -18,7 +18,7 @@ from cvat_sdk.datasets import MediaDownloadPolicy, Sample, TaskDataset
 from cvat_sdk.masks import decode_mask
 from tqdm import tqdm
 
-from fsdino.annotate.cvat import MASK, POLYGON, RECTANGLE, Answers, shapes
+from fsdino.annotate.cvat.function import MASK, POLYGON, RECTANGLE, Answers, shapes
 from fsdino.annotate.drawn import Drawn, meant
 from fsdino.annotate.lessons import AS_ASKED, Lesson, Lessons, NothingShown, Teaching
 from fsdino.annotate.outlines import ellipse, filled, turned

@@ -1,8 +1,4 @@
-"""A function for CVAT's automatic annotation, which its command line and its agents run.
-
-`cvat-cli task auto-annotate 12 --function-module fsdino.annotate.cvat -p support=str:refs` annotates a task with it,
-and `cvat-cli function create-native` makes it a model that anybody can choose in CVAT while an agent runs it.
-"""
+"""A function for CVAT's automatic annotation, and what was found as shapes of CVAT."""
 
 from __future__ import annotations
 
