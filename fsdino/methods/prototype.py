@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fsdino.base.memory import Memory, SegmenterOutput
+from fsdino.base.memory import Memory, SegmenterOutput, Shape
 from fsdino.base.method import FewShotMethod
 from fsdino.base.resize import Resize, ResizeMode
 from fsdino.models.encoder import FeatureEncoder
@@ -143,6 +143,10 @@ class PrototypeMethod(FewShotMethod):
         )
         return cls(reader, taps, score_threshold, **kwargs)
 
+    def remark(self) -> str:
+        """See `FewShotMethod.remark`."""
+        return f"{self.kind} block {'+'.join(str(tap) for tap in self.taps)} threshold {self.score_threshold:.3f}"
+
     def encode_support(self, support_images: Tensor, support_masks: Tensor) -> PrototypeMemory:
         """Prototypes (or all tokens) of the references, pooled over all shots; shapes as in `FewShotMethod`."""
         batch, shots = support_images.shape[:2]
@@ -177,6 +181,10 @@ class PrototypeMethod(FewShotMethod):
         inside = (logits > 0).to(logits.dtype)
         confidence = (logits.sigmoid() * inside).sum((2, 3)) / inside.sum((2, 3)).clamp_min(1)
         return SegmenterOutput(logits, confidence, logits.amax((2, 3)))
+
+    def memory_shapes(self) -> dict[str, Shape]:
+        """See `FewShotMethod.memory_shapes`."""
+        return {"features": (1, len(self.taps), "M", self.encoder.dim), "weights": (1, "M")}
 
     def _tokens(self, images: Tensor) -> Tensor:
         """(N, 3, S, S) -> (N, L, h*w, C)."""

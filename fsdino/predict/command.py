@@ -22,10 +22,12 @@ from fsdino.predict.images import EndOfVideo, Item, find_images, read_ahead
 from fsdino.predict.memory_file import MEMORY_SUFFIX, SavedMemory, load_memory, save_memory, thumbnail
 from fsdino.predict.outputs import Outputs
 from fsdino.predict.support import Support, read_support
-from fsdino.predict.tiles import find_tiled
+from fsdino.predict.tiles import segment_tiled
 
 AS_ASKED = EngineChoice()
-WRITES_WAITING = 8  # results that may wait for the disk: bounds the memory when it is slower than the model
+# Results that may wait for the disk, and pixels of all of them (each is 8 bytes): bounds the memory when the disk is
+# slower than the model.
+WRITES_WAITING, PIXELS_WAITING = 8, 24_000_000
 
 
 def remember_all(engine: Engine, support: Support) -> dict[str, Any]:
@@ -100,9 +102,9 @@ def predict(
     outputs = Outputs(out, names, kinds, settings, sources, **options)
 
     def find(image: np.ndarray) -> LabelMap:
-        is_large = tile > 0 and max(image.shape[:2]) > tile
-        found = find_tiled(opened, joined, len(names), image, tile) if is_large else opened.find(joined, image)
-        return resolve(zip(names, found), (image.shape[0], image.shape[1]), limit, min_score)
+        if tile > 0 and max(image.shape[:2]) > tile:
+            return segment_tiled(opened, joined, names, image, tile, threshold=limit, min_score=min_score)
+        return resolve(zip(names, opened.find(joined, image)), (image.shape[0], image.shape[1]), limit, min_score)
 
     failed = run_all(items, outputs, find)
     done = outputs.finish()
@@ -132,6 +134,7 @@ def run_all(items: Sequence[Item], outputs: Outputs, find: Callable[[np.ndarray]
     failed: dict[str, str] = {}
     todo = [item for item in items if item.name not in outputs.done]
     writes: list[Future[None]] = []
+    waiting: list[int] = []  # pixels of each
     with (
         ThreadPoolExecutor(2, thread_name_prefix="write") as writers,
         tqdm(total=len(items), initial=len(items) - len(todo), unit="image", desc="predict") as bar,
@@ -139,12 +142,14 @@ def run_all(items: Sequence[Item], outputs: Outputs, find: Callable[[np.ndarray]
         for item, image in read_ahead(todo):
             if isinstance(image, np.ndarray):
                 writes.append(writers.submit(outputs.write, item.name, image, find(image)))
+                waiting.append(image.shape[0] * image.shape[1])
             # Headers of videos often promise more frames than there are: that is not a failure.
             elif not isinstance(image, EndOfVideo):
                 failed[item.name] = str(image).splitlines()[0] if str(image) else type(image).__name__
             # `result` raises here what went wrong in the writing thread, where it would be lost.
-            while len(writes) > WRITES_WAITING:
+            while len(writes) > WRITES_WAITING or sum(waiting) > PIXELS_WAITING:
                 writes.pop(0).result()
+                waiting.pop(0)
             bar.update()
         for write in writes:
             write.result()
