@@ -1,0 +1,133 @@
+"""Uploaded images and what was said of them, as references of classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import PurePosixPath
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+from fastapi import HTTPException
+from PIL import Image
+from pydantic import TypeAdapter, ValidationError
+
+from fsdino.base.image import to_mask, to_rgb
+from fsdino.base.reference import Reference
+from fsdino.predict.hints import HINTS, check_mask
+from fsdino.serve.limits import Limits
+from fsdino.serve.schemas import Said
+
+# What cameras and annotation tools write. Pillow knows many more, and some of those start other programs.
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "TIFF")
+SAID = TypeAdapter(list[Said])
+
+
+class Upload(NamedTuple):
+    """A file of a request, and what its sender calls it."""
+
+    file: BinaryIO
+    name: str
+
+
+def shown_name(name: str | None, otherwise: str) -> str:
+    """The last part of a file's name, which is used in messages and answers and never as a path."""
+    plain = PurePosixPath((name or "").replace("\\", "/")).name[:80]
+    return plain if plain.isprintable() and plain else otherwise
+
+
+def header(upload: Upload, limits: Limits) -> Image.Image:
+    """Open an image and look at its size before any pixel of it is decoded."""
+    try:
+        upload.file.seek(0)
+        image = Image.open(upload.file, formats=FORMATS)
+        pixels = image.width * image.height
+    except Image.DecompressionBombError:
+        pixels = None
+    # Decoders raise whatever they like on files that were made to.
+    except Exception as error:
+        raise _unreadable(upload) from error
+    if pixels is None or pixels > limits.max_megapixels * 10**6:
+        much = "more than 178" if pixels is None else f"{pixels / 1e6:.0f}"
+        raise HTTPException(
+            413, f"'{upload.name}' has {much} megapixels, {limits.max_megapixels} are taken; make it smaller."
+        )
+    return image
+
+
+def decoded(upload: Upload, limits: Limits) -> np.ndarray:
+    """An image as RGB bytes (H, W, 3)."""
+    try:
+        return to_rgb(header(upload, limits))
+    except HTTPException:
+        raise
+    except Exception as error:
+        raise _unreadable(upload) from error
+
+
+def decoded_mask(upload: Upload, limits: Limits) -> np.ndarray:
+    """A black and white image as a mask (H, W) uint8 in {0, 1}."""
+    try:
+        return (to_mask(header(upload, limits)) == 1).astype(np.uint8)
+    except HTTPException:
+        raise
+    except Exception as error:
+        raise _unreadable(upload) from error
+
+
+def _unreadable(upload: Upload) -> HTTPException:
+    return HTTPException(422, f"'{upload.name}' is not an image that can be read; send a JPEG or PNG.")
+
+
+def what_was_said(text: str | None, count: int, class_name: str | None) -> list[Said]:
+    """Check the JSON on references; without one, image i has mask i and all are of one class.
+
+    Args:
+        text: a list of `Said`.
+        count: of the images.
+        class_name: of those whose class is not said.
+    """
+    try:
+        entries = [Said(mask=i) for i in range(count)] if text is None else SAID.validate_json(text)
+    except ValidationError as error:
+        raise HTTPException(422, f"references: {first_error(error.errors())}") from error
+    given = [one.model_copy(update={"class_name": one.class_name or class_name}) for one in entries]
+    if any(one.class_name is None for one in given):
+        raise HTTPException(422, "a reference has no class; send class_name, or say it in references.")
+    return given
+
+
+def first_error(errors: Sequence[Any]) -> str:
+    """The first of pydantic's errors as a part of a sentence: where, and what."""
+    place = ".".join(str(part) for part in errors[0]["loc"] if part != "body")
+    text = str(errors[0]["msg"])
+    return f"{place}: {text[0].lower()}{text[1:]}." if place else f"{text[0].lower()}{text[1:]}."
+
+
+def read_references(
+    said: Sequence[Said], images: Sequence[Upload], masks: Sequence[Upload], limits: Limits
+) -> dict[str, list[Reference]]:
+    """Class name to references; several may share an image.
+
+    Raises:
+        HTTPException: 413 if an image has too many pixels, 422 if something is missing, unused or cannot be read.
+    """
+    chosen = [i if one.image is None else one.image for i, one in enumerate(said)]
+    wanted = [one.mask for one in said if one.mask is not None]
+    for kind, files, used in (("image", images, chosen), ("mask", masks, wanted)):
+        if missing := sorted(set(used) - set(range(len(files)))):
+            raise HTTPException(422, f"{kind} {missing[0]} is asked for, {len(files)} came (counted from 0).")
+        if unused := sorted(set(range(len(files))) - set(used)):
+            raise HTTPException(422, f"{kind} {unused[0]} ('{files[unused[0]].name}') belongs to no reference.")
+    pixels = [decoded(upload, limits) for upload in images]
+    found: dict[str, list[Reference]] = {}
+    for one, place in zip(said, chosen):
+        hints = {name: value for name in HINTS if (value := getattr(one, name)) is not None}
+        name, image = f"{images[place].name} ({one.class_name})", pixels[place]
+        if one.mask is None and not hints:
+            raise HTTPException(422, f"{name} has neither a mask nor points, a box or a scribble; give one.")
+        mask = None if one.mask is None else decoded_mask(masks[one.mask], limits)
+        if mask is not None:
+            check_mask(mask, image, name)
+        reference = Reference(image, mask=mask, negative=one.negative, name=name, **hints)
+        found.setdefault(str(one.class_name), []).append(reference)
+    return found
