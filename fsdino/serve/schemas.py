@@ -16,7 +16,7 @@ ClassName = Annotated[
     StringConstraints(strip_whitespace=True, min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f]+$"),
 ]
 MemoryId = Annotated[str, StringConstraints(pattern=ID_PATTERN)]
-Pixel = Annotated[float, Field(allow_inf_nan=False)]
+Pixel = Annotated[float, Field(ge=-1e6, le=1e6)]
 Point = Annotated[list[Pixel], Field(min_length=2, max_length=2)]
 Index = Annotated[int, Field(ge=0)]
 

@@ -113,7 +113,8 @@ class Runner:
         except FileNotFoundError as error:
             raise HTTPException(404, f"memory {record.id} was deleted.") from error
         except ValueError as error:
-            raise HTTPException(409, f"memory {record.id} is damaged; delete it and remember the class again.") from error
+            text = f"memory {record.id} is damaged; delete it and remember the class again."
+            raise HTTPException(409, text) from error
         with self._lock:
             self._ready[record.id] = memory
             while len(self._ready) > self.limits.max_loaded:

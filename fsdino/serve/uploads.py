@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import PurePosixPath
+import logging
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
@@ -14,11 +18,13 @@ from pydantic import TypeAdapter, ValidationError
 from fsdino.base.image import to_mask, to_rgb
 from fsdino.base.reference import Reference
 from fsdino.predict.hints import HINTS, check_mask
+from fsdino.predict.memory_file import MEMORY_SUFFIX, SavedMemory, load_memory
 from fsdino.serve.limits import Limits
 from fsdino.serve.schemas import Said
 
 # What cameras and annotation tools write. Pillow knows many more, and some of those start other programs.
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "TIFF")
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
+LOGGER = logging.getLogger("fsdino.serve")
 SAID = TypeAdapter(list[Said])
 
 
@@ -35,47 +41,56 @@ def shown_name(name: str | None, otherwise: str) -> str:
     return plain if plain.isprintable() and plain else otherwise
 
 
+@contextmanager
+def reading(upload: Upload) -> Iterator[None]:
+    """Whatever is raised inside says that the upload is no image."""
+    try:
+        yield
+    except HTTPException:
+        raise
+    # Decoders raise anything on files that were made to fool them.
+    except Exception as error:
+        LOGGER.info("an image could not be read: %r", error)
+        raise HTTPException(422, f"'{upload.name}' is not an image that can be read; send a JPEG or PNG.") from error
+
+
 def header(upload: Upload, limits: Limits) -> Image.Image:
     """Open an image and look at its size before any pixel of it is decoded."""
-    try:
+    with reading(upload):
         upload.file.seek(0)
-        image = Image.open(upload.file, formats=FORMATS)
-        pixels = image.width * image.height
-    except Image.DecompressionBombError:
-        pixels = None
-    # Decoders raise whatever they like on files that were made to.
-    except Exception as error:
-        raise _unreadable(upload) from error
-    if pixels is None or pixels > limits.max_megapixels * 10**6:
-        much = "more than 178" if pixels is None else f"{pixels / 1e6:.0f}"
-        raise HTTPException(
-            413, f"'{upload.name}' has {much} megapixels, {limits.max_megapixels} are taken; make it smaller."
-        )
-    return image
+        try:
+            image = Image.open(upload.file, formats=FORMATS)
+            millions = image.width * image.height / 1e6
+        except Image.DecompressionBombError:
+            millions = math.inf
+        if millions > limits.max_megapixels:
+            much = f"{millions:.0f}" if millions < math.inf else "far too many"
+            text = f"'{upload.name}' has {much} megapixels, {limits.max_megapixels} are taken; make it smaller."
+            raise HTTPException(413, text)
+        return image
 
 
 def decoded(upload: Upload, limits: Limits) -> np.ndarray:
     """An image as RGB bytes (H, W, 3)."""
-    try:
+    with reading(upload):
         return to_rgb(header(upload, limits))
-    except HTTPException:
-        raise
-    except Exception as error:
-        raise _unreadable(upload) from error
 
 
 def decoded_mask(upload: Upload, limits: Limits) -> np.ndarray:
     """A black and white image as a mask (H, W) uint8 in {0, 1}."""
-    try:
+    with reading(upload):
         return (to_mask(header(upload, limits)) == 1).astype(np.uint8)
-    except HTTPException:
-        raise
-    except Exception as error:
-        raise _unreadable(upload) from error
 
 
-def _unreadable(upload: Upload) -> HTTPException:
-    return HTTPException(422, f"'{upload.name}' is not an image that can be read; send a JPEG or PNG.")
+def saved_memory(data: bytes, name: str) -> SavedMemory:
+    """The memory of a .fsmem file; a 422 if it is none, or damaged."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / f"upload{MEMORY_SUFFIX}"
+        path.write_bytes(data)
+        try:
+            return load_memory(path)
+        except ValueError as error:
+            raise HTTPException(422, str(error).replace(str(path), name)) from error
 
 
 def what_was_said(text: str | None, count: int, class_name: str | None) -> list[Said]:
