@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 from fsdino.predict.engines import Engine
 from fsdino.predict.engines.choice import EngineChoice
@@ -40,8 +41,10 @@ def serve(
     port: int = 8000,
     key_file: str | None = None,
     quiet: bool = False,
-) -> int:
+) -> None:
     """Serve models over HTTP: references in, memories kept, images in, masks out; /docs shows how.
+
+    At Ctrl+C or SIGTERM, requests that run are finished first, for at most four seconds.
 
     Args:
         engine: the model, and what runs it.
@@ -52,9 +55,6 @@ def serve(
         port: port to listen on; 0 takes a free one.
         key_file: file with the key that requests must carry; without it the variable FSDINO_API_KEY.
         quiet: no line for each request on standard error.
-
-    Returns:
-        Exit code, after Ctrl+C or when the process is asked to end (SIGTERM): requests that run are finished first.
     """
     key = read_key(key_file)
     if key is None and not is_local(host):
@@ -68,11 +68,10 @@ def serve(
         store = MemoryStore(folder, limits.max_memories)
         opened: dict[str, Engine] = {name: one.open() for name, one in chosen.items()}
         run(Service(opened, store, limits), door, host, key, quiet)
-    return 0
 
 
-def run(service: Service, door: socket.socket, host: str, key: str | None, quiet: bool) -> None:
-    """Answer at an open socket until the process is asked to end."""
+def run(service: Service, door: socket.socket, host: str, key: str | None, quiet: bool) -> NoReturn:
+    """Answer at an open socket until the process is asked to end, and end it."""
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.WARNING if quiet else logging.INFO)
     # Where a key is asked for, pages of other sites have none, and the service may be known by any name.
     hosts = ["*"] if key is not None else ["localhost", "127.0.0.1", "[::1]", "::1", host]
@@ -92,10 +91,12 @@ def run(service: Service, door: socket.socket, host: str, key: str | None, quiet
     shown = f"[{host}]" if ":" in host else host
     print(f"FS-DINO serves {', '.join(service.runners)} at http://{shown}:{door.getsockname()[1]}/docs", flush=True)
     server.run(sockets=[door])
-    if not service.close():
-        # A call of the network cannot be interrupted, and Python would tear down what it stands on.
-        sys.stderr.flush()
-        os._exit(0)
+    service.close()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # All is done and on the disk. Python would take seconds to tear down what torch has imported, and could not do it
+    # under a call of the network that still runs: such a call cannot be interrupted.
+    os._exit(0)
 
 
 def read_key(key_file: str | None) -> str | None:

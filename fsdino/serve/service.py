@@ -181,8 +181,8 @@ class Service:
         except ValueError as error:
             raise HTTPException(422, str(error)) from error
 
-    def close(self, seconds: float = 0.5) -> bool:
-        """Take no more work; whether every model came to an end of its own within a time each."""
-        ended = [one.worker.close(seconds) for one in self.runners.values()]
+    def close(self, seconds: float = 0.5) -> None:
+        """Take no more work; calls that run get that much time to end."""
+        for one in self.runners.values():
+            one.worker.close(seconds)
         self.store.close()
-        return all(ended)
