@@ -229,9 +229,9 @@ async def healthz() -> schemas.Ready:
 
 @plain.get("/readyz", tags=["service"], summary="Does it take work", responses=problems(503))
 async def readyz(service: Serving) -> schemas.Ready:
-    """Whether every model runs and has room in its queue, and the folder of the memories is there."""
+    """Whether every model has room in its queue, and the folder of the memories is there."""
     for name, one in service.runners.items():
-        if not one.worker.alive or one.worker.waiting >= service.limits.max_waiting:
+        if one.worker.waiting >= service.limits.max_waiting:
             raise HTTPException(503, f"model {name} takes no more requests now.", {"Retry-After": "1"})
     if not service.store.folder.is_dir():
         raise HTTPException(503, "the folder of the memories is gone.")

@@ -72,7 +72,8 @@ def serve(
 
 def run(service: Service, door: socket.socket, host: str, key: str | None, quiet: bool) -> NoReturn:
     """Answer at an open socket until the process is asked to end, and end it."""
-    logging.basicConfig(format="%(asctime)s %(message)s", level=logging.WARNING if quiet else logging.INFO)
+    logging.basicConfig(format="%(asctime)s %(message)s")
+    logging.getLogger("fsdino.serve").setLevel(logging.WARNING if quiet else logging.INFO)
     # Where a key is asked for, pages of other sites have none, and the service may be known by any name.
     hosts = ["*"] if key is not None else ["localhost", "127.0.0.1", "[::1]", "::1", host]
     app = create_app(service, key, hosts)

@@ -88,7 +88,7 @@ class Gate:
         self.metrics.requests.labels(scope["method"], route, status).inc()
         self.metrics.seconds.labels(scope["method"], route).observe(seconds)
         client, path = (scope.get("client") or ("-",))[0], scope["path"][:200]
-        ACCESS.info("%s %s %r %d %.0f ms %d bytes", client, scope["method"], path, status, 1000 * seconds, taken)
+        ACCESS.info(f"{client} {scope['method']} {path!r} {status} {1000 * seconds:.0f} ms {taken} bytes")
 
 
 def _content_length(scope: Any) -> int:

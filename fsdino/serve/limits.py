@@ -13,7 +13,7 @@ class Limits:
 
     Args:
         max_upload_mb: largest body of a request, in megabytes.
-        max_megapixels: most pixels of one image, in millions.
+        max_megapixels: most pixels of one image, in millions; the references of a request may have four times as many.
         max_references: most references of one request.
         max_images: most images that one request may have segmented.
         max_classes: most memories that one request may look for.
@@ -25,7 +25,7 @@ class Limits:
     """
 
     max_upload_mb: int = 64
-    max_megapixels: int = 50
+    max_megapixels: int = 25
     max_references: int = 20
     max_images: int = 32
     max_classes: int = 32

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
 
@@ -19,15 +17,7 @@ class Metrics:
         self.seconds = Histogram("fsdino_request_seconds", "Time of a request", labels, registry=self.registry)
         self.images = Counter("fsdino_images", "Images segmented", ("model",), registry=self.registry)
         self.remembered = Counter("fsdino_remembered", "Memories made", ("model",), registry=self.registry)
-        self._waiting = Gauge("fsdino_waiting", "Requests that wait for a model", ("model",), registry=self.registry)
-        self._loaded = Gauge("fsdino_loaded", "Memories held ready", ("model",), registry=self.registry)
-        self._stored = Gauge("fsdino_memories", "Memories in the folder", registry=self.registry)
-
-    def watch_model(self, name: str, waiting: Callable[[], float], loaded: Callable[[], float]) -> None:
-        """Ask these whenever the numbers are read."""
-        self._waiting.labels(name).set_function(waiting)
-        self._loaded.labels(name).set_function(loaded)
-
-    def watch_store(self, stored: Callable[[], float]) -> None:
-        """Ask this whenever the numbers are read."""
-        self._stored.set_function(stored)
+        # Set by functions, which are asked whenever the numbers are read.
+        self.waiting = Gauge("fsdino_waiting", "Requests that wait for a model", ("model",), registry=self.registry)
+        self.loaded = Gauge("fsdino_loaded", "Memories held ready", ("model",), registry=self.registry)
+        self.memories = Gauge("fsdino_memories", "Memories in the folder", registry=self.registry)

@@ -134,9 +134,10 @@ class Service:
     def __init__(self, engines: Mapping[str, Engine], store: MemoryStore, limits: Limits) -> None:
         self.store, self.limits, self.metrics = store, limits, Metrics()
         self.runners = {name: Runner(name, engine, store, limits) for name, engine in engines.items()}
+        self.metrics.memories.set_function(lambda: len(store.list()))
         for name, one in self.runners.items():
-            self.metrics.watch_model(name, lambda one=one: one.worker.waiting, lambda one=one: one.loaded)
-        self.metrics.watch_store(lambda: len(store.list()))
+            self.metrics.waiting.labels(name).set_function(lambda one=one: one.worker.waiting)
+            self.metrics.loaded.labels(name).set_function(lambda one=one: one.loaded)
 
     def names_of(self, fingerprint: str) -> list[str]:
         """The served models of a fingerprint."""
@@ -181,8 +182,8 @@ class Service:
         except ValueError as error:
             raise HTTPException(422, str(error)) from error
 
-    def close(self, seconds: float = 0.5) -> None:
-        """Take no more work; calls that run get that much time to end."""
+    def close(self) -> None:
+        """Begin no other work, and let another service have the folder."""
         for one in self.runners.values():
-            one.worker.close(seconds)
+            one.worker.close()
         self.store.close()

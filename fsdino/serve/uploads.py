@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
@@ -70,16 +70,10 @@ def header(upload: Upload, limits: Limits) -> Image.Image:
         return image
 
 
-def decoded(upload: Upload, limits: Limits) -> np.ndarray:
-    """An image as RGB bytes (H, W, 3)."""
+def decoded(upload: Upload, limits: Limits, turned: Callable[[Image.Image], np.ndarray] = to_rgb) -> np.ndarray:
+    """An image as RGB bytes (H, W, 3), or what `turned` makes of it."""
     with reading(upload):
-        return to_rgb(header(upload, limits))
-
-
-def decoded_mask(upload: Upload, limits: Limits) -> np.ndarray:
-    """A black and white image as a mask (H, W) uint8 in {0, 1}."""
-    with reading(upload):
-        return (to_mask(header(upload, limits)) == 1).astype(np.uint8)
+        return turned(header(upload, limits))
 
 
 def saved_memory(data: bytes, name: str) -> SavedMemory:
@@ -133,6 +127,11 @@ def read_references(
             raise HTTPException(422, f"{kind} {missing[0]} is asked for, {len(files)} came (counted from 0).")
         if unused := sorted(set(range(len(files))) - set(used)):
             raise HTTPException(422, f"{kind} {unused[0]} ('{files[unused[0]].name}') belongs to no reference.")
+    # All are held at once, unlike the images to segment.
+    millions = sum(math.prod(header(upload, limits).size) for upload in images) / 1e6
+    if millions > 4 * limits.max_megapixels:
+        text = f"the references have {millions:.0f} megapixels, {4 * limits.max_megapixels} are taken together"
+        raise HTTPException(413, f"{text}; make them smaller.")
     pixels = [decoded(upload, limits) for upload in images]
     found: dict[str, list[Reference]] = {}
     for one, place in zip(said, chosen):
@@ -140,7 +139,7 @@ def read_references(
         name, image = f"{images[place].name} ({one.class_name})", pixels[place]
         if one.mask is None and not hints:
             raise HTTPException(422, f"{name} has neither a mask nor points, a box or a scribble; give one.")
-        mask = None if one.mask is None else decoded_mask(masks[one.mask], limits)
+        mask = None if one.mask is None else (decoded(masks[one.mask], limits, to_mask) == 1).astype(np.uint8)
         if mask is not None:
             check_mask(mask, image, name)
         reference = Reference(image, mask=mask, negative=one.negative, name=name, **hints)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-import queue
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 
@@ -32,21 +31,15 @@ class Worker:
     """
 
     def __init__(self, name: str, depth: int) -> None:
-        self._calls: queue.Queue[tuple[Future[Any], Callable[[], Any]] | None] = queue.Queue(depth)
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix=f"model {name}")
+        # The pool's own queue has no bound.
+        self._open, self._depth, self._lock = 0, depth, threading.Lock()
         self._seconds = 0.0  # that a call takes, lately
-        # Not a ThreadPoolExecutor: its queue has no bound, and the interpreter waits for its threads before it ends.
-        self._thread = threading.Thread(target=self._work, name=f"model {name}", daemon=True)
-        self._thread.start()
 
     @property
     def waiting(self) -> int:
         """Calls that have not begun."""
-        return self._calls.qsize()
-
-    @property
-    def alive(self) -> bool:
-        """Whether the thread still takes calls."""
-        return self._thread.is_alive()
+        return max(0, self._open - 1)
 
     def submit(self, call: Callable[[], Any]) -> Future[Any]:
         """Queue a call; the future's `cancel` takes it out again unless it has begun.
@@ -54,32 +47,26 @@ class Worker:
         Raises:
             Busy: if as many calls wait as may.
         """
-        future: Future[Any] = Future()
-        try:
-            self._calls.put_nowait((future, call))
-        except queue.Full as error:
-            raise Busy(max(1, math.ceil(self._seconds * self.waiting / 2))) from error
+        with self._lock:
+            if self._open > self._depth:
+                # Half of the queue: whoever comes again then finds room, and the model is not idle before.
+                raise Busy(max(1, math.ceil(self._seconds * self._open / 2)))
+            self._open += 1
+        future = self._pool.submit(self._timed, call)
+        future.add_done_callback(self._ended)
         return future
 
-    def close(self, seconds: float) -> bool:
-        """Take no more calls; whether the one that runs came to its end within a time."""
-        while not self._calls.empty():
-            if (entry := self._calls.get_nowait()) is not None:
-                entry[0].cancel()
-        self._calls.put(None)
-        self._thread.join(seconds)
-        return not self._thread.is_alive()
+    def close(self) -> None:
+        """Begin no other call; the one that runs is not waited for."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def _work(self) -> None:
-        while (entry := self._calls.get()) is not None:
-            future, call = entry
-            if future.set_running_or_notify_cancel():
-                started = time.perf_counter()
-                try:
-                    future.set_result(call())
-                # Whatever it is belongs to who asked; the thread goes on with the next call.
-                except BaseException as error:
-                    future.set_exception(error)
-                self._seconds = 0.8 * self._seconds + 0.2 * (time.perf_counter() - started)
-            # The images of a request must not stay in memory until the next one comes.
-            del entry, future, call
+    def _timed(self, call: Callable[[], Any]) -> Any:
+        started = time.perf_counter()
+        try:
+            return call()
+        finally:
+            self._seconds = 0.8 * self._seconds + 0.2 * (time.perf_counter() - started)
+
+    def _ended(self, _: Future[Any]) -> None:
+        with self._lock:
+            self._open -= 1

@@ -18,7 +18,7 @@ from fsdino.serve.store import MemoryStore
 
 KEY = "a-key-of-tests-only"
 LIMITS = Limits(
-    max_upload_mb=1, max_megapixels=1, max_references=3, max_images=3, max_classes=2, max_memories=4, max_loaded=1
+    max_upload_mb=1, max_megapixels=1, max_references=5, max_images=3, max_classes=2, max_memories=4, max_loaded=1
 )
 
 

@@ -15,6 +15,8 @@ from fsdino.predict.memory_file import SavedMemory, load_memory, save_memory
 from tests.serve.small import files, png, square, taught
 
 IMAGE, MASK = square()
+FIVE = json.dumps([{"points": [[1, 1]]}] * 5)
+LARGE = png(np.zeros((999, 999), np.uint8))
 LOST = "0123456789abcdef"
 
 
@@ -38,6 +40,7 @@ REMEMBER: dict[str, tuple[dict[str, Any], dict[str, Any], int, str]] = {
     "cut image": ({"images": IMAGE[:90], "masks": MASK}, {}, 422, "'images 0.png' is not an image"),
     "bomb of 180 megapixels": ({"images": bomb(20_000, 9_000), "masks": MASK}, {}, 413, "far too many megapixels"),
     "bomb of 60 megapixels": ({"images": bomb(10_000, 6_000), "masks": MASK}, {}, 413, "has 60 megapixels, 1 are"),
+    "large together": ({"images": [LARGE] * 5}, {"references": FIVE}, 413, "have 5 megapixels, 4 are"),
     "bomb as mask": ({"images": IMAGE, "masks": bomb(50_000, 50_000)}, {}, 413, "megapixels"),
     "mask of other size": ({"images": IMAGE, "masks": square(side=30)[1]}, {}, 422, "the mask is 40x30 pixels and the"),
     "empty mask": ({"images": IMAGE, "masks": png(np.zeros((40, 50), np.uint8))}, {}, 422, "has no foreground pixel"),
@@ -51,8 +54,8 @@ REMEMBER: dict[str, tuple[dict[str, Any], dict[str, Any], int, str]] = {
     "JSON of another kind": ({"images": IMAGE}, {"references": '{"points": 1}'}, 422, "references: input should be a"),
     "nested JSON": ({"images": IMAGE}, {"references": "[" * 100_000}, 422, "references: invalid JSON: recursion limit"),
     "unknown hint": ({"images": IMAGE}, {"references": '[{"polygon": []}]'}, 422, "references: 0.polygon: extra"),
-    "no reference": ({"images": IMAGE}, {"references": "[]"}, 422, "0 references came, 1 to 3 are taken"),
-    "too many references": ({"images": IMAGE}, {"references": json.dumps([{"image": 0}] * 4)}, 422, "4 references"),
+    "no reference": ({"images": IMAGE}, {"references": "[]"}, 422, "0 references came, 1 to 5 are taken"),
+    "too many references": ({"images": IMAGE}, {"references": json.dumps([{"image": 0}] * 6)}, 422, "6 references"),
     "image that is not there": ({"images": IMAGE}, {"references": '[{"image": 7, "box": [1,1,5,5]}]'}, 422, "image 7"),
     "no hint": ({"images": IMAGE}, {"references": "[{}]"}, 422, "has neither a mask nor points"),
     "point outside": ({"images": IMAGE}, {"references": '[{"points": [[900, 1]]}]'}, 422, "(900, 1) is outside"),

@@ -102,14 +102,17 @@ def test_what_a_colour_engine_finds_is_the_square(tmp_path) -> None:
 def test_a_worker_runs_in_turn_bounds_its_queue_and_ends() -> None:
     worker, may, order = Worker("test", 2), threading.Event(), []
     first = worker.submit(may.wait)
-    while worker.waiting:
-        time.sleep(0.001)
     second, third = (worker.submit(lambda i=i: order.append(i)) for i in range(2))
     with pytest.raises(Busy):
         worker.submit(print)
-    assert second.cancel() and not worker.close(0.01) and third.cancelled(), "what waits is not begun any more"
+    assert second.cancel() and worker.waiting == 1
+    fourth = worker.submit(lambda: order.append(3))
     may.set()
-    assert first.result(10) and worker.close(10) and order == [] and not worker.alive
+    assert first.result(10) and fourth.result(10) is None and third.done() and order == [1, 3]
+    worker.submit(may.wait).result(10)
+    worker.close()
+    with pytest.raises(RuntimeError):
+        worker.submit(print)
 
 
 def test_limits_are_positive_and_shown(slow) -> None:
