@@ -25,6 +25,7 @@ from fsdino.serve.service import Question, Service
 from fsdino.serve.store import ID_PATTERN, Record
 from fsdino.serve.uploads import Upload, first_error, saved_memory, shown_name, what_was_said
 
+Described = dict[int | str, dict[str, Any]]
 REASONS = {
     400: "The request is cut or damaged.",
     401: "The key is missing or wrong.",
@@ -35,15 +36,21 @@ REASONS = {
     503: "The model has too many requests waiting; Retry-After says when to come again.",
     504: "It took too long.",
 }
+BINARY = {"schema": {"type": "string", "format": "binary"}}
+MEMORY_FILE: Described = {200: {"content": {"application/octet-stream": BINARY}, "description": "The .fsmem."}}
+ANSWERS: Described = {
+    200: {
+        "description": "JSON; or the file of one image; or a ZIP of several with answer.json.",
+        "content": {kind: BINARY for kind in ("image/png", "image/jpeg", "application/zip")},
+    }
+}
 SENTENCES = {
     "Not Found": "there is nothing at this address; /docs lists what there is.",
     "Method Not Allowed": "this address does not take that method; /docs lists what it takes.",
     "There was an error parsing the body": "the body is cut or damaged; send the form again.",
 }
-Described = dict[int | str, dict[str, Any]]
 REFERENCES = '[{"image": 0, "box": [60, 40, 300, 260]}, {"image": 1, "points": [[120, 80]], "negative": true}]'
 ID = "0123456789abcdef"
-BINARY = {"schema": {"type": "string", "format": "binary"}}
 
 
 def problems(*codes: int) -> Described:
@@ -132,7 +139,7 @@ async def upload_memory(
 @router.get("/memories", tags=["memories"], summary="List")
 async def list_memories(service: Serving) -> schemas.Memories:
     """All memories, the oldest first."""
-    return listed(service, service.store.list())
+    return listed(service, service.store.records())
 
 
 @router.get("/memories/{memory_id}", tags=["memories"], summary="Describe", responses=problems(404))
@@ -146,7 +153,7 @@ async def get_memory(service: Serving, memory_id: MemoryPath) -> schemas.Memory:
     tags=["memories"],
     summary="Download",
     response_class=Response,
-    responses={200: {"content": {"application/octet-stream": BINARY}, "description": "The .fsmem."}} | problems(404),
+    responses=MEMORY_FILE | problems(404),
 )
 async def download_memory(service: Serving, memory_id: MemoryPath) -> Response:
     """The memory as a file, for `fsdino predict --support` or another service of the same model."""
@@ -168,13 +175,7 @@ async def delete_memory(service: Serving, memory_id: MemoryPath) -> None:
     tags=["segment"],
     summary="Segment images",
     response_model=schemas.Answer,
-    responses={
-        200: {
-            "description": "JSON; or the file of one image; or a ZIP of several with answer.json.",
-            "content": {kind: BINARY for kind in ("image/png", "image/jpeg", "application/zip")},
-        }
-    }
-    | problems(404, 409, 413, 503, 504),
+    responses=ANSWERS | problems(404, 409, 413, 503, 504),
 )
 async def segment(
     service: Serving,

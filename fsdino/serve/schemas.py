@@ -26,18 +26,24 @@ class Said(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    class_name: ClassName | None = Field(None, description="Its class; the form's `class_name` when left out.")
+    class_name: ClassName | None = Field(default=None, description="Its class; the form's `class_name` when left out.")
     image: Index | None = Field(
-        None, description="Which of `images`, counted from 0; the reference's own place when left out."
+        default=None, description="Which of `images`, counted from 0; the reference's own place when left out."
     )
-    mask: Index | None = Field(None, description="Which of `masks`, counted from 0.")
-    points: list[Point] | None = Field(None, max_length=1000, description="Clicks [x, y] in pixels of the image.")
-    labels: list[int] | None = Field(None, max_length=1000, description="1 for a click on the object, 0 off it.")
-    box: list[Pixel] | None = Field(None, min_length=4, max_length=4, description="[x0, y0, x1, y1] around the object.")
+    mask: Index | None = Field(default=None, description="Which of `masks`, counted from 0.")
+    points: list[Point] | None = Field(
+        default=None, max_length=1000, description="Clicks [x, y] in pixels of the image."
+    )
+    labels: list[int] | None = Field(
+        default=None, max_length=1000, description="1 for a click on the object, 0 off it."
+    )
+    box: list[Pixel] | None = Field(
+        default=None, min_length=4, max_length=4, description="[x0, y0, x1, y1] around the object."
+    )
     scribble: list[Point] | None = Field(
-        None, min_length=1, max_length=1000, description="A stroke on the object: the corners [x, y] of a line."
+        default=None, min_length=1, max_length=1000, description="A stroke on the object: the corners [x, y] of a line."
     )
-    negative: bool = Field(False, description='The reference shows what is not meant: "not this".')
+    negative: bool = Field(default=False, description='The reference shows what is not meant: "not this".')
 
 
 class Problem(BaseModel):

@@ -8,6 +8,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -134,10 +135,10 @@ class Service:
     def __init__(self, engines: Mapping[str, Engine], store: MemoryStore, limits: Limits) -> None:
         self.store, self.limits, self.metrics = store, limits, Metrics()
         self.runners = {name: Runner(name, engine, store, limits) for name, engine in engines.items()}
-        self.metrics.memories.set_function(lambda: len(store.list()))
+        self.metrics.memories.set_function(lambda: len(store.records()))
         for name, one in self.runners.items():
-            self.metrics.waiting.labels(name).set_function(lambda one=one: one.worker.waiting)
-            self.metrics.loaded.labels(name).set_function(lambda one=one: one.loaded)
+            self.metrics.waiting.labels(name).set_function(partial(getattr, one.worker, "waiting"))
+            self.metrics.loaded.labels(name).set_function(partial(getattr, one, "loaded"))
 
     def names_of(self, fingerprint: str) -> list[str]:
         """The served models of a fingerprint."""

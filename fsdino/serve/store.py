@@ -67,7 +67,7 @@ class MemoryStore:
         """The file of a memory."""
         return self.folder / f"{memory_id}{MEMORY_SUFFIX}"
 
-    def list(self) -> list[Record]:
+    def records(self) -> list[Record]:
         """All memories, the oldest first."""
         with self._lock:
             return sorted(self._records.values(), key=lambda record: (record.created, record.id))

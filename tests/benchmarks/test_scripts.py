@@ -54,6 +54,7 @@ SCRIPTS: dict[str, tuple[str, Options]] = {
     "cost.params": ("params", lambda folder: {"only": "prototype tiny"}),
     "cost.methods": ("methods_times", lambda folder: {"repetitions": 1}),
     "cost.memory": ("memory", lambda folder: {"model": small_model(folder), "number": 10, "runtimes": ("torch",)}),
+    "cost.server": ("server", lambda folder: {"model": small_model(folder), "clients": 3, "requests": (20,)}),
     "cost.speed": ("speed", lambda folder: {"what": ["classes", "distill"], "small": True, "repetitions": 1}),
 }  # fmt: skip
 

@@ -136,5 +136,5 @@ def test_memories_all_or_none(tmp_path, monkeypatch) -> None:
     image, mask = square()
     answer = client.post("/v1/memories", files=files(images=image, masks=mask), data={"references": said})
     assert answer.status_code == 500 and not list(tmp_path.glob("*.fsmem"))
-    assert np.size(service.store.list()) == 0
+    assert np.size(service.store.records()) == 0
     service.close()
