@@ -29,6 +29,7 @@ Described = dict[int | str, dict[str, Any]]
 REASONS = {
     400: "The request is cut or damaged.",
     401: "The key is missing or wrong.",
+    403: "A page of another site asked, and the service has no key.",
     404: "There is no such memory or model.",
     409: "There are as many memories as there may be, or the memory's file is damaged.",
     413: "The request or an image is too large.",
@@ -70,7 +71,7 @@ ModelName = Annotated[str | None, Form(max_length=200, description="A name of GE
 Images = Annotated[list[UploadFile], File(description="JPEG, PNG, WebP, BMP or TIFF; EXIF orientation is applied.")]
 
 bearer = HTTPBearer(auto_error=False, description="The service's key, where it has one.")
-router = APIRouter(prefix="/v1", dependencies=[Depends(bearer)], responses=problems(400, 401, 422))
+router = APIRouter(prefix="/v1", dependencies=[Depends(bearer)], responses=problems(400, 401, 403, 422))
 plain = APIRouter()
 
 
@@ -294,7 +295,7 @@ def create_app(service: Service, key: str | None = None, hosts: Sequence[str] = 
         exception_handlers={AnyHTTPException: told, RequestValidationError: invalid, Exception: failed},
     )
     app.state.service = service
-    # Pages of other sites can send requests to this machine under names of theirs, so only its own are heard.
+    # A page of another site can have a name of its own lead to this machine, so only its own names are heard.
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))
     app.add_middleware(Gate, limits=service.limits, metrics=service.metrics, key=key)
     app.include_router(router)

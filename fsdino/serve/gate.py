@@ -65,6 +65,10 @@ class Gate:
                 answer = JSONResponse({"detail": text}, 401, {"WWW-Authenticate": "Bearer"})
                 await answer(scope, receive, noted)
                 return
+            if self._is_foreign(scope):
+                text = "this service takes no requests from pages of other sites; give it a key, and send that."
+                await JSONResponse({"detail": text}, 403)(scope, receive, noted)
+                return
             with anyio.move_on_after(self.limits.max_seconds) as patience:
                 await self.app(scope, counted, noted)
             # Where an answer had begun, the connection is simply closed.
@@ -81,6 +85,12 @@ class Gate:
         word, _, key = sent.partition(b" ")
         # Compared in a time that does not tell how much of it was right.
         return hmac.compare_digest(word.lower() + b" " + key.strip(), self._key)
+
+    def _is_foreign(self, scope: Any) -> bool:
+        # A browser lets any page send forms to this machine, without a look at the answer; it says who sent them.
+        sent = dict(scope["headers"])
+        origin = sent.get(b"origin", b"")
+        return self._key is None and origin != b"" and origin.partition(b"://")[2] != sent.get(b"host")
 
     def _note(self, scope: Any, status: int, seconds: float, taken: int) -> None:
         # Routes, not paths: whoever asks for a thousand paths must not make a thousand counters.

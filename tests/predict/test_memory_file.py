@@ -11,7 +11,16 @@ from safetensors.torch import save_file
 from fsdino.base.registry import METHODS, build
 from fsdino.models.correlation import pool_correlation
 from fsdino.models.segmenter import FewShotSegmenter
-from fsdino.predict.memory_file import SavedMemory, _digest, _to_text, load_memory, save_memory, thin_out, thumbnail
+from fsdino.predict.memory_file import (
+    FORMAT_VERSION,
+    SavedMemory,
+    _digest,
+    _to_text,
+    load_memory,
+    save_memory,
+    thin_out,
+    thumbnail,
+)
 from tests.small import METHOD_ARGS, references, refuses, scene, small_segmenter
 
 
@@ -89,8 +98,8 @@ def test_wrong_memorys_are_named(memory: SavedMemory, tmp_path: Path) -> None:
 
 def test_files_made_to_harm_are_refused(tmp_path: Path) -> None:
     def refused(words: str, arrays: dict[str, np.ndarray], **metadata: str) -> None:
-        told = {"format": "fsmem", "format_version": "2", "sha256": _digest(arrays)} | metadata
-        (tmp_path / "made.fsmem").write_bytes(save(arrays, told))
+        told = {"format": "fsmem", "format_version": str(FORMAT_VERSION)} | metadata
+        (tmp_path / "made.fsmem").write_bytes(save(arrays, told | {"sha256": _digest(arrays, told)}))
         refuses(words, load_memory, tmp_path / "made.fsmem")
 
     named = {"fingerprint": "f", "class_name": "c"}

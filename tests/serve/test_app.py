@@ -149,6 +149,14 @@ def test_a_service_without_a_key_is_called_by_its_own_names_only(service) -> Non
     assert TestClient(app, base_url="http://elsewhere.example").get("/v1/memories").status_code == 400
 
 
+def test_pages_of_other_sites_need_the_key(client, service) -> None:
+    alone = TestClient(create_app(service, None, ["localhost"]), base_url="http://localhost:8000")
+    codes = {"http://localhost:8000": 200, "https://elsewhere.example": 403, "http://localhost:9000": 403, "null": 403}
+    for origin, code in codes.items():
+        assert alone.get("/v1/memories", headers={"Origin": origin}).status_code == code
+        assert client.get("/v1/memories", headers={"Origin": origin}).status_code == 200
+
+
 def test_requests_are_counted_by_route_and_logged_without_contents(client, caplog) -> None:
     caplog.set_level("INFO", "fsdino.serve.access")
     memory = taught(client, "secret name")
