@@ -31,6 +31,7 @@ COMMANDS: dict[str, tuple[str, tuple[str, ...], str]] = {
         "masks for a whole project of Label Studio, before anybody opens it",
     ),
     "cvat": ("fsdino.annotate.cvat.task:cvat", ("task",), "masks for the frames of a CVAT task that have none"),
+    "serve": ("fsdino.serve.command:serve", (), "an HTTP service: references in, memories kept, images in, masks out"),
     "data": ("fsdino.data.command:data", ("name",), "what of a data set is on disk, what is missing, where it is"),
     "episodes": ("fsdino.data.command:episodes", ("name",), "draw or verify a fixed list of test episodes"),
 }

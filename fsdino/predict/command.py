@@ -20,7 +20,7 @@ from fsdino.predict.engines.choice import EngineChoice
 from fsdino.predict.engines.onnx import REMEMBER_FILE, SEGMENT_FILE
 from fsdino.predict.formats import listed
 from fsdino.predict.images import EndOfVideo, Item, find_images, read_ahead
-from fsdino.predict.memory_file import MEMORY_SUFFIX, SavedMemory, load_memory, save_memory, thumbnail
+from fsdino.predict.memory_file import MEMORY_SUFFIX, load_memory, remembered, save_memory
 from fsdino.predict.outputs import Outputs
 from fsdino.predict.support import Support, read_support
 from fsdino.predict.tiles import segment_tiled
@@ -196,12 +196,7 @@ def remember(
     warn(caution(fingerprint, (np.asarray(one.image) for name in names for one in wanted.references[name])))
     for name in names:
         references = wanted.references[name]
-        arrays = opened.pack(opened.remember(references))
-        # The thumbnail shows the object, where possible by a mask.
-        shown = next((one for one in references if one.mask is not None and not one.negative), references[0])
-        image = np.asarray(shown.image)
-        mask = np.zeros(image.shape[:2], np.uint8) if shown.mask is None else np.asarray(shown.mask)
-        memory = SavedMemory(name, fingerprint, arrays, thumbnail(image, mask))
+        memory = remembered(opened, name, references, fingerprint)
         path = Path(out) if is_file else Path(out) / f"{files[name]}{MEMORY_SUFFIX}"
         written.append(save_memory(memory, path))
         print(f"{name}: {len(references)} reference{'s' * (len(references) > 1)} in {written[-1]}")
