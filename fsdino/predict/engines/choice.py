@@ -40,6 +40,8 @@ class EngineChoice:
         """
         if self.model == AUTO:
             return self.settled().open()
+        if self.encoder_weights is not None and self.runtime != "torch":
+            raise ValueError("exported graphs bring their weights along; leave --encoder-weights out.")
         if self.runtime in ("onnx", "openvino"):
             if self.device not in ("auto", "cpu"):
                 raise ValueError(
