@@ -38,14 +38,16 @@ class EngineChoice:
             ValueError: if the runtime is unknown or cannot run on that device, or the model cannot be used.
             OSError: if nothing is there under the model's name.
         """
+        if self.model == AUTO:
+            return self.settled().open()
+        if self.encoder_weights is not None and self.runtime != "torch":
+            raise ValueError("exported graphs bring their weights along; leave --encoder-weights out.")
         if self.runtime in ("onnx", "openvino"):
             if self.device not in ("auto", "cpu"):
                 raise ValueError(
                     f"the {self.runtime} runtime runs on the CPU, not on {self.device!r}; leave --device out, or use "
                     "torch."
                 )
-            if self.model == AUTO:
-                raise ValueError(f"the {self.runtime} runtime has no model of its own; give --model GRAPHS.")
             return OpenvinoEngine(self.model) if self.runtime == "openvino" else OnnxEngine(self.model)
         if self.runtime != "torch":
             raise ValueError(f"runtime {self.runtime!r} is unknown; use 'torch', 'onnx' or 'openvino'.")
@@ -60,13 +62,19 @@ class EngineChoice:
         # A RuntimeError is an unknown name or number; a torch built without CUDA asserts instead.
         except (RuntimeError, AssertionError) as error:
             raise ValueError(f"device {self.device!r} is not available here; use --device cpu.") from error
-        method: Engine = load(self.settled().model, device=chosen, encoder_weights=self.encoder_weights)
+        method: Engine = load(self.model, device=chosen, encoder_weights=self.encoder_weights)
         return method
 
     def settled(self) -> EngineChoice:
-        """The same with a model that has a name; where one had to be chosen, it is said on standard error."""
+        """The same with a model that has a name; where one had to be chosen, it is said on standard error.
+
+        Raises:
+            ValueError: for graphs, which are always somebody's own, or weights that do not tell their encoder.
+        """
         if self.model != AUTO:
             return self
+        if self.runtime in ("onnx", "openvino"):
+            raise ValueError(f"the {self.runtime} runtime has no model of its own; give --model with exported graphs.")
         name, reason = chosen_model(self.encoder_weights)
         print(f"model {name} ({reason})", file=sys.stderr)
         return replace(self, model=name)
