@@ -205,10 +205,15 @@ def chain(rows: pd.DataFrame, _: Path) -> str:
         found += (
             f"\nAn image costs {float(first(timed, 'ratio')):.2f} of what the bare encoder takes in the same run.\n"
         )
-    tried = rows[rows["part"] == "tried"]
-    if len(tried):
-        names = [text("method", "changed"), md.number("base_miou", "mIoU on base classes"), text("choice", "cut")]
-        found += "\n" + markdown_table(md.each(tried), names)
+    shown = {
+        "tried": md.number("base_miou", "mIoU on base classes"),
+        "presence": md.number("value", "AUROC, there or not"),
+    }
+    shown["classes"] = md.number("base_miou", "mIoU, several classes")
+    for part, column in shown.items():
+        some = rows[rows["part"] == part]
+        if len(some):
+            found += "\n" + markdown_table(md.each(some), [text("method", part), column, text("choice", "cut")])
     return found
 
 
