@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from fsdino.base.memory import SegmenterOutput
+from fsdino.base.memory import SegmenterOutput, Shape
 from fsdino.base.method import FewShotMethod
 from fsdino.base.reference import ImageLike, image_array
 from fsdino.base.resize import Resize, ResizeMode
@@ -270,6 +270,10 @@ class ChainMethod(FewShotMethod):
         side = int(score.shape[-1] ** 0.5)
         presence = self.sharpness * (likeness - self.presence_cut)
         return SegmenterOutput(logits.unflatten(-1, (side, side))[:, None], confidence, presence)
+
+    def memory_shapes(self) -> dict[str, Shape]:
+        """See `FewShotMethod.memory_shapes`."""
+        return {"prototypes": (1, len(self.means), 2, self.encoder.dim)}
 
     def join(self, memories: Sequence[SupportMemory]) -> list[SupportMemory]:
         """See `FewShotMethod.join`: classes are decoded as one batch."""
