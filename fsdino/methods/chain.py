@@ -2,9 +2,8 @@
 
 None of its five steps learns: (1) the features of several blocks, each less its mean over pictures without labels and
 of unit length, side by side; (2) similarity to the references' object prototype less part of that to their background;
-(3) the map smoothed over the query's own similarities in the first of the blocks; (4) the query's own prototype, of its
-best positions, mixed into the references', and 2 and 3 again; (5) a cut between the mean and the maximum of the query's
-own scores.
+(3) the map smoothed over the query's own similarities; (4) the query's own prototype, of its best positions, mixed into
+the references', and 2 and 3 again; (5) a cut between the mean and the maximum of the query's own scores.
 
 Sources: masked-average prototypes, PANet (Wang et al. 2019); the query's own prototype, SSP (Fan et al. 2022).
 """
@@ -25,7 +24,6 @@ from fsdino.base.reference import ImageLike, image_array
 from fsdino.base.resize import Resize, ResizeMode
 from fsdino.base.result import MAX_CLASSES_AT_ONCE
 from fsdino.models.encoder import FeatureEncoder
-from fsdino.models.layers import unit_tokens
 from fsdino.models.memory import SupportMemory, grid_weights, prototypes, stack_memories, support_tokens
 from fsdino.models.smoothing import affinity, best_prototype, side_by_side, smooth
 
@@ -108,7 +106,7 @@ class ChainMethod(FewShotMethod):
         self,
         encoder: FeatureEncoder,
         background_weight: float = 0.25,
-        smoothing_steps: int = 4,
+        smoothing_steps: int = 6,
         smoothing_scale: float = 10.0,
         own_share: float = 0.075,
         own_weight: float = 0.3,
@@ -217,9 +215,8 @@ class ChainMethod(FewShotMethod):
 
     def encode_query_maps(self, maps: Sequence[Tensor]) -> Encoded:
         """The same from the images' feature maps, one (B, C, h, w) a tap."""
-        maps = self.centre(maps)
-        # The first block alone smooths as well as all together, and its product is a fraction of theirs.
-        return side_by_side(maps), affinity(unit_tokens(maps[0]), self.smoothing_scale)
+        tokens = side_by_side(self.centre(maps))
+        return tokens, affinity(tokens, self.smoothing_scale)
 
     # ---- scores
 
