@@ -11,6 +11,7 @@ Sources: masked-average prototypes, PANet (Wang et al. 2019); the query's own pr
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -187,8 +188,11 @@ class ChainMethod(FewShotMethod):
         return self
 
     def remark(self) -> str:
-        """See `FewShotMethod.remark`."""
-        return f"blocks {'+'.join(str(tap) for tap in self.encoder.taps)} cut {self.cut:.2f}"
+        """See `FewShotMethod.remark`: blocks, cut, and the options that are not the defaults."""
+        defaults = signature(type(self).__init__).parameters
+        others = {name: getattr(self, name) for name in sorted({"mirror", *self.silent_args} - {"cut"})}
+        changed = [f" {name} {value}" for name, value in others.items() if value != defaults[name].default]
+        return f"blocks {'+'.join(str(tap) for tap in self.encoder.taps)} cut {self.cut:.2f}{''.join(changed)}"
 
     # ---- features
 
