@@ -187,6 +187,10 @@ class ChainMethod(FewShotMethod):
         self.means.copy_(mean_features(self.encoder, squares))
         return self
 
+    def shared_encoder(self) -> FeatureEncoder:
+        """See `FewShotMethod.shared_encoder`."""
+        return self.encoder
+
     def remark(self) -> str:
         """See `FewShotMethod.remark`: blocks, cut, and the options that are not the defaults."""
         defaults = signature(type(self).__init__).parameters
