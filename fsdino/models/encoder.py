@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import difflib
 from collections.abc import Sequence
 from typing import Any
 
@@ -70,6 +71,11 @@ class FeatureEncoder(nn.Module):
         """Side of the feature map at the native input size."""
         return self.img_size // self.patch_size
 
+    @property
+    def rotary(self) -> bool:
+        """Whether positions enter as rotations (RoPE), as in DINOv3, PE-Spatial and LingBot."""
+        return getattr(self.backbone, "rope", None) is not None
+
     def check_size(self, size: int) -> None:
         """Check that a square input of this side splits into patches.
 
@@ -119,11 +125,12 @@ class FeatureEncoder(nn.Module):
 
     def freeze_size_(self) -> FeatureEncoder:
         """Accept the native size alone from now on, for export: no resampling of the position embedding remains."""
-        # Three switches of timm that belong together; a ViT with rotary positions alone has nothing to resample.
-        if getattr(self.backbone, "pos_embed", None) is not None:
+        self.backbone.patch_embed.strict_img_size = True
+        # timm keeps rotary positions either for one size or for any; made for any, they need the grid that only the
+        # dynamic path hands them, and there learnt positions of the native size pass as they are.
+        if not self.rotary:
             self.backbone.dynamic_img_size = False
             self.backbone.patch_embed.flatten = True
-            self.backbone.patch_embed.strict_img_size = True
         return self
 
 
@@ -167,6 +174,13 @@ def set_stride_(vit: Any, stride: int) -> None:
 
 
 def _create(name: str, img_size: int, model_kwargs: dict[str, Any], weights: str | None) -> Any:
+    # A name with a colon is an address (hf-hub:owner/name, local-dir:path), which timm looks up by itself.
+    if ":" not in name and not timm.is_model(name):
+        near = difflib.get_close_matches(name, timm.list_models(), n=3)
+        raise ValueError(
+            f"timm {timm.__version__} has no encoder {name!r}{_among(near)}; correct the name, or get a newer timm with "
+            "`pip install --upgrade timm`."
+        )
     kwargs: dict[str, Any] = {"img_size": img_size, "dynamic_img_size": True, "num_classes": 0, **model_kwargs}
     if weights not in (None, "timm"):
         kwargs["pretrained_cfg_overlay"] = {"file": weights}
@@ -177,3 +191,7 @@ def _create(name: str, img_size: int, model_kwargs: dict[str, Any], weights: str
     if not (hasattr(model, "blocks") and hasattr(model, "patch_embed") and hasattr(model, "forward_intermediates")):
         raise ValueError(f"encoder {name!r} has no transformer blocks to read; use a Vision Transformer.")
     return model
+
+
+def _among(names: Sequence[str]) -> str:
+    return f" (it has {', '.join(names)})" if names else ""
