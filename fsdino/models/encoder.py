@@ -178,7 +178,7 @@ def _create(name: str, img_size: int, model_kwargs: dict[str, Any], weights: str
     if ":" not in name and not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models(), n=3)
         raise ValueError(
-            f"timm {timm.__version__} has no encoder {name!r}{_among(near)}; correct the name, or get a newer timm with "
+            f"timm {timm.__version__} has no encoder {name!r}{_among(near)}; correct the name, or get a newer timm: "
             "`pip install --upgrade timm`."
         )
     kwargs: dict[str, Any] = {"img_size": img_size, "dynamic_img_size": True, "num_classes": 0, **model_kwargs}

@@ -154,9 +154,9 @@ def test_errors_name_the_legal_sizes_and_taps() -> None:
 
 
 def test_names_that_this_timm_does_not_have() -> None:
-    with pytest.raises(ValueError, match=r"timm [\d.]+ has no encoder 'vit_base_patch16_dinov9' \(it has .*vit_base_pa"):
+    with pytest.raises(ValueError, match=r"timm [\d.]+ has no encoder 'vit_base_patch16_dinov9' \(it has .*vit_base"):
         FeatureEncoder("vit_base_patch16_dinov9", 64, (0,))
-    refuses("get a newer timm with `pip install --upgrade timm`", FeatureEncoder, "zzzzzzzz", 64, (0,))
+    refuses("get a newer timm: `pip install --upgrade timm`", FeatureEncoder, "zzzzzzzz", 64, (0,))
 
 
 def test_only_transformers() -> None:
