@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
@@ -29,7 +30,13 @@ class SegmenterOutput:
 
 @dataclass
 class Memory:
-    """Base of what a method keeps of the references: a dataclass whose tensors have a leading batch dimension B."""
+    """Base of what a method keeps of the references: a dataclass whose tensors have a leading batch dimension B.
+
+    Attributes:
+        growing: tensor's name to its axis that grows with the references; there, positions of zeros change nothing.
+    """
+
+    growing: ClassVar[Mapping[str, int]] = {}
 
     def tensors(self) -> dict[str, Tensor]:
         """The tensors by field name, without the absent ones; they rebuild the memory."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, overload
@@ -40,6 +40,7 @@ class FewShotMethod(nn.Module, PyTorchModelHubMixin, ABC):
         memory_type: what `encode_support` returns.
         takes_negatives: whether references may show what is not meant.
         learns_absence: whether a presence head can be trained after the episodes.
+        exportable: whether `encode_support`, `encode_query` (one tensor or a tuple) and `decode_all` trace to graphs.
         silent_args: arguments of `build` that change no memory, and so leave the fingerprint as it is.
     """
 
@@ -48,6 +49,7 @@ class FewShotMethod(nn.Module, PyTorchModelHubMixin, ABC):
     memory_type: ClassVar[type[Memory]]
     takes_negatives: ClassVar[bool] = False
     learns_absence: ClassVar[bool] = False
+    exportable: bool = False
     silent_args: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, resize: Resize, threshold: float = 0.5) -> None:
@@ -99,6 +101,16 @@ class FewShotMethod(nn.Module, PyTorchModelHubMixin, ABC):
     def decode_encoded(self, memory: Any, encoded: Any) -> SegmenterOutput:
         """Segment from what `encode_query` returned, with a memory of `join`; a batch of its classes."""
         return self.decode_query(memory, encoded)
+
+    def decode_all(self, memory: Any, encoded: Any) -> SegmenterOutput:
+        """Segment each of B encoded images with each class of a memory of batch N: B * N rows, image by image."""
+        parts = encoded if isinstance(encoded, tuple) else (encoded,)
+        images, classes = parts[0].shape[0], memory.batch_size
+        # Every pair of image and class is a row; what is costly ran before, once per image.
+        each = tuple(x[:, None].expand(-1, classes, *x.shape[1:]).flatten(0, 1) for x in parts)
+        tensors = memory.tensors().items()
+        tiled = replace(memory, **{name: x[None].expand(images, *x.shape).flatten(0, 1) for name, x in tensors})
+        return self.decode_encoded(tiled, each if isinstance(encoded, tuple) else each[0])
 
     # ---- what training and measuring ask for
 

@@ -56,6 +56,7 @@ class ChainMethod(FewShotMethod):
     name = "chain"
     title = "chain"
     memory_type = SupportMemory
+    exportable = True
     # They change what is made of a memory, not the memory.
     silent_args = frozenset(
         {"background_weight", "smoothing_steps", "smoothing_scale", "own_share", "own_weight", "own_rounds", "cut",
@@ -175,11 +176,19 @@ class ChainMethod(FewShotMethod):
 
     def scores(self, memory: SupportMemory, encoded: Encoded) -> Tensor:
         """Smoothed scores (B, G, Q) before the cut: B images and one class each, or one image and G classes."""
-        tokens, similar = encoded
-        pair = memory.prototypes.to(tokens.dtype).transpose(1, 2).flatten(2) / len(self.means) ** 0.5  # (N, 2, L*C)
+        pair, images = self._pair(memory), len(encoded[0])
         # Several classes of one image are maps of one image, so its affinities are never repeated.
-        pair = pair[None] if len(tokens) == 1 else pair[:, None].expand(len(tokens), -1, -1, -1)
-        reference, background = pair.unbind(2)  # (B, G, L*C)
+        return self._scores(pair[None] if images == 1 else pair[:, None].expand(images, -1, -1, -1), encoded)
+
+    def _pair(self, memory: SupportMemory) -> Tensor:
+        """Object and background prototype of a memory of batch N, all taps side by side, (N, 2, L*C)."""
+        pair = memory.prototypes.to(self.means.dtype).transpose(1, 2).flatten(2)
+        return pair / len(self.means) ** 0.5
+
+    def _scores(self, pair: Tensor, encoded: Encoded) -> Tensor:
+        """Scores (B, G, Q) of B images for prototypes (B, G, 2, L*C)."""
+        tokens, similar = encoded
+        reference, background = pair.to(tokens.dtype).unbind(2)  # (B, G, L*C)
         number = max(1, round(self.own_share * tokens.shape[1]))
         target, score = reference, tokens.new_zeros(())
         for remaining in range(self.own_rounds, -1, -1):
@@ -196,7 +205,15 @@ class ChainMethod(FewShotMethod):
 
     def decode_encoded(self, memory: SupportMemory, encoded: Encoded) -> SegmenterOutput:
         """Scores above the relative cut as logits; predicted IoU is the mean probability inside the mask."""
-        score = self.scores(memory, encoded).flatten(0, 1)  # (B or G, Q)
+        return self._cut(self.scores(memory, encoded).flatten(0, 1))
+
+    def decode_all(self, memory: SupportMemory, encoded: Encoded) -> SegmenterOutput:
+        """See `FewShotMethod.decode_all`."""
+        pair = self._pair(memory)[None].expand(encoded[0].shape[0], -1, -1, -1)
+        return self._cut(self._scores(pair, encoded).flatten(0, 1))
+
+    def _cut(self, score: Tensor) -> SegmenterOutput:
+        """Scores (N, Q) of N pairs of an image and a class as an output."""
         mean, peak = score.mean(-1, keepdim=True), score.amax(-1, keepdim=True)
         logits = self.sharpness * (score - mean - self.cut * (peak - mean))
         inside = (logits > 0).to(logits.dtype)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ from fsdino.predict.engines.array_resize import ArrayResize
 FORMAT_VERSION = 1
 METADATA_KEY = "fsdino"
 REMEMBER_FILE, SEGMENT_FILE = "remember.onnx", "segment.onnx"
-POSITION_AXES = {"tokens": 2, "fg": 1, "bg": 1}  # of the memory's arrays that grow with the references
+# Axes of the memory's arrays that grow with the references, for files that were written before these were noted.
+GROWING = {"tokens": 2, "fg": 1, "bg": 1}
 Memory = dict[str, np.ndarray]
 
 
@@ -40,7 +41,7 @@ class OnnxEngine:
         self.info = info
         self.threshold = float(info["threshold"])
         self.resize = ArrayResize(int(info["img_size"]), str(info["resize_mode"]))
-        self._memory_names = [output.name for output in self._remember.get_outputs()]
+        self.memory_names = [output.name for output in self._remember.get_outputs()]
 
     @staticmethod
     def open_graph(path: Path, threads: int) -> Any:
@@ -82,7 +83,8 @@ class OnnxEngine:
     def join(self, memories: Sequence[Memory]) -> list[Memory]:
         """See `Engine.join`."""
         starts = range(0, len(memories), MAX_CLASSES_AT_ONCE)
-        return [stack_arrays(memories[start : start + MAX_CLASSES_AT_ONCE]) for start in starts]
+        growing = self.info.get("growing", GROWING)
+        return [stack_arrays(memories[start : start + MAX_CLASSES_AT_ONCE], growing) for start in starts]
 
     def find(self, joined: Sequence[Memory], image: np.ndarray) -> Iterator[Segmentation]:
         """See `Engine.find`."""
@@ -101,7 +103,7 @@ class OnnxEngine:
     def encode(self, images: np.ndarray, masks: np.ndarray) -> Memory:
         """Images (K, 3, S, S) and masks (K, S, S), float32 in [0, 1], to a memory of batch 1."""
         outputs = self._remember.run(None, {"support_images": images, "support_masks": masks})
-        return dict(zip(self._memory_names, outputs))
+        return dict(zip(self.memory_names, outputs))
 
     def decode(self, memory: Memory, images: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """A memory of batch N and images (B, 3, S, S), float32 in [0, 1], to what the segment graph gives.
@@ -118,15 +120,18 @@ class OnnxEngine:
 
     def unpack(self, arrays: dict[str, np.ndarray]) -> Memory:
         """See `Engine.unpack`."""
-        return {name: arrays[name] for name in self._memory_names}
+        return {name: arrays[name] for name in self.memory_names}
 
 
-def stack_arrays(memories: Sequence[Memory]) -> Memory:
-    """One memory of batch N of N classes' of batch 1, whatever their numbers of references."""
+def stack_arrays(memories: Sequence[Memory], growing: Mapping[str, int]) -> Memory:
+    """One memory of batch N of N classes' of batch 1, whatever their numbers of references.
+
+    `growing` has the axes of arrays that grow with the references; they are filled up with zeros.
+    """
     stacked = {}
     for name in memories[0]:
         parts = [memory[name] for memory in memories]
-        if axis := POSITION_AXES.get(name):
+        if axis := growing.get(name):
             longest = max(part.shape[axis] for part in parts)
             parts = [_fill(part, longest, axis) for part in parts]
         stacked[name] = np.concatenate(parts)
