@@ -24,6 +24,7 @@ from fsdino.base.method import FewShotMethod
 from fsdino.base.reference import ImageLike, image_array
 from fsdino.base.resize import Resize, ResizeMode
 from fsdino.base.result import MAX_CLASSES_AT_ONCE
+from fsdino.models.debias import positional_directions, wanted_directions, without_directions
 from fsdino.models.encoder import FeatureEncoder
 from fsdino.models.memory import SupportMemory, grid_weights, prototypes, stack_memories, support_tokens
 from fsdino.models.smoothing import affinity, best_prototype, side_by_side, smooth
@@ -44,10 +45,13 @@ class ChainMethod(FewShotMethod):
         own_rounds: how often it is made anew; 0 leaves it out.
         cut: part of the way from the mean score to the highest one above which a position is object, in (0, 1).
         sharpness: mask logits are `sharpness * (score - cut score)`.
+        debias: directions in which features tell their place, left out of every tap; None: half of the channels for
+            rotary encoders (DINOv3), none for others. See `fsdino.models.debias`.
         resize_mode: "squash" or "pad", see `Resize`.
 
     Attributes:
         means: (L, C), the mean of each tap over pictures without labels; zeros until `fit_means` or weights set it.
+        directions: (L, C, debias), what is left out; zeros, so nothing, until `fit_directions` or weights set it.
 
     Raises:
         ValueError: an option is out of its range.
@@ -63,6 +67,7 @@ class ChainMethod(FewShotMethod):
          "sharpness"}
     )  # fmt: skip
     means: Tensor
+    directions: Tensor
 
     def __init__(
         self,
@@ -75,6 +80,7 @@ class ChainMethod(FewShotMethod):
         own_rounds: int = 1,
         cut: float = 0.4,
         sharpness: float = 20.0,
+        debias: int | None = None,
         resize_mode: ResizeMode = "squash",
     ) -> None:
         super().__init__(Resize(encoder.img_size, resize_mode))
@@ -93,6 +99,8 @@ class ChainMethod(FewShotMethod):
         self.cut = cut
         self.sharpness = sharpness
         self.register_buffer("means", torch.zeros(len(encoder.taps), encoder.dim))
+        count = wanted_directions(encoder, debias)
+        self.register_buffer("directions", torch.zeros(len(encoder.taps), encoder.dim, count))
 
     @classmethod
     def build(
@@ -125,6 +133,8 @@ class ChainMethod(FewShotMethod):
             encoder, img_size, taps, model_kwargs=encoder_kwargs, weights=encoder_weights, stride=encoder_stride
         )
         method = cls(reader, **kwargs)
+        if encoder_weights is not None:
+            method.fit_directions()
         if means is not None:
             found = load_file(Path(means)).get("means")
             if found is None or found.shape != (reader.depth, reader.dim):
@@ -154,11 +164,18 @@ class ChainMethod(FewShotMethod):
         self.means.copy_(total / count)
         return self
 
+    def fit_directions(self) -> ChainMethod:
+        """Set `directions` to those of the encoder's present weights."""
+        if self.directions.shape[-1]:
+            self.directions.copy_(positional_directions(self.encoder, self.directions.shape[-1]))
+        return self
+
     # ---- features
 
     def centre(self, maps: Sequence[Tensor]) -> list[Tensor]:
-        """Feature maps (N, C, h, w) of the taps without what all pictures share."""
-        return [m - mean[:, None, None] for m, mean in zip(maps, self.means.to(maps[0].dtype))]
+        """Feature maps (N, C, h, w) of the taps without what all pictures share, and without what tells the place."""
+        shared = zip(maps, self.means.to(maps[0].dtype), self.directions.to(maps[0].dtype))
+        return [without_directions(m - mean[:, None, None], directions) for m, mean, directions in shared]
 
     def encode_support(self, support_images: Tensor, support_masks: Tensor) -> SupportMemory:
         """Object and background prototype of each tap, over all references; shapes as in `FewShotMethod`."""

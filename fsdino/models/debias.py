@@ -14,10 +14,22 @@ from torch import Tensor
 from fsdino.models.encoder import FeatureEncoder
 
 
-def default_directions(encoder: FeatureEncoder) -> int:
-    """Directions to leave out: none for learnt positions, half of the channels for rotary ones."""
-    # The published share; on a grid with few positions it would be all that a map can say.
-    return min(encoder.dim, encoder.grid_size**2) // 2 if encoder.rotary else 0
+def wanted_directions(encoder: FeatureEncoder, count: int | None = None) -> int:
+    """How many directions to leave out; None: none for learnt positions, half of the channels for rotary ones.
+
+    Raises:
+        ValueError: if the count is negative, or a map has not so many directions.
+    """
+    fewer = min(encoder.dim, encoder.grid_size**2)
+    if count is None:
+        # The published share; on a grid with few positions it would be all that a map can say.
+        return fewer // 2 if encoder.rotary else 0
+    if not 0 <= count < fewer:
+        raise ValueError(
+            f"debias {count} is out of range: maps of {encoder.grid_size} x {encoder.grid_size} positions and "
+            f"{encoder.dim} channels allow 0 to {fewer - 1} directions."
+        )
+    return count
 
 
 @torch.no_grad()
@@ -25,31 +37,27 @@ def positional_directions(encoder: FeatureEncoder, count: int, seed: int = 0) ->
     """What a picture of noise varies in most, at every tap of an encoder and at its native size.
 
     Args:
-        count: directions to find at each tap, fewer than there are channels and positions.
+        count: directions to find at each tap, see `wanted_directions`.
         seed: of the noise; equal seeds give equal directions.
 
     Returns:
         (L, C, count) float32, orthonormal columns, the strongest first.
-
-    Raises:
-        ValueError: if the count is negative, or a map has no so many directions.
     """
-    most = min(encoder.dim, encoder.grid_size**2) - 1
-    if not 0 <= count <= most:
-        raise ValueError(
-            f"debias {count} is out of range: maps of {encoder.grid_size} x {encoder.grid_size} positions and "
-            f"{encoder.dim} channels allow 0 to {most} directions."
-        )
+    count = wanted_directions(encoder, count)
     side, generator = encoder.img_size, torch.Generator().manual_seed(seed)
     # Normal in the encoder's own units, where every patch of noise looks alike; drawn on the CPU, so that the device
     # does not change the directions.
     noise = torch.randn(1, 3, side, side, generator=generator).to(encoder.mean.device)
     maps = encoder(noise * encoder.std.float() + encoder.mean.float())
-    found = [torch.linalg.svd(m[0].flatten(1).T.float(), full_matrices=False)[2][:count].T for m in maps]
-    return torch.stack(found)
+    # The right singular vectors of a map's positions are the eigenvectors of its channels' products, which are fewer.
+    flat = torch.stack([m[0].flatten(1).double() for m in maps])  # (L, C, h*w)
+    return torch.linalg.eigh(flat @ flat.mT).eigenvectors.flip(-1)[..., :count].float()
 
 
-def without_directions(tokens: Tensor, directions: Tensor) -> Tensor:
-    """Tokens (..., C) without their part along orthonormal directions (C, r); not of unit length."""
-    # Two thin products: they cost less than the C x C projector, and r = 0 leaves the tokens as they are.
-    return tokens - (tokens @ directions) @ directions.transpose(-1, -2)
+def without_directions(maps: Tensor, directions: Tensor) -> Tensor:
+    """Feature maps (N, C, h, w) without their part along orthonormal directions (C, r); not of unit length."""
+    if directions.shape[-1] == 0:
+        return maps
+    # Two thin products cost less than the C x C projector.
+    flat = maps.flatten(2)
+    return (flat - directions @ (directions.transpose(-1, -2) @ flat)).unflatten(2, maps.shape[-2:])
