@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fsdino.models.debias import wanted_directions, positional_directions, without_directions
+from fsdino.models.debias import positional_directions, wanted_directions, without_directions
 from fsdino.models.encoder import FeatureEncoder
 from tests.small import rand, randn, refuses
 

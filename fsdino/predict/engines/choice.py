@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from fsdino.base import registry
 from fsdino.predict.engines import Engine
 from fsdino.predict.engines.onnx import OnnxEngine
 from fsdino.predict.engines.openvino import OpenvinoEngine
@@ -21,11 +22,14 @@ class EngineChoice:
             segment.onnx.
         runtime: torch, or onnx or openvino for exported graphs without torch.
         device: cpu, cuda, or auto, which takes a GPU where there is one; graphs run on the CPU alone.
+        sam: a SAM that redraws the masks, for models without a mask decoder: a file in segment-anything's format, or
+            vit_b, vit_l or vit_h for the official ones; torch alone.
     """
 
     model: str = "tiny"
     runtime: Runtime = "torch"
     device: str = "auto"
+    sam: str | None = None
 
     def open(self) -> Engine:
         """Make what runs the model.
@@ -34,6 +38,8 @@ class EngineChoice:
             ValueError: if the runtime is unknown or cannot run on that device, or the model cannot be used.
             OSError: if nothing is there under the model's name.
         """
+        if self.sam is not None and self.runtime != "torch":
+            raise ValueError(f"masks are redrawn by SAM in torch alone, not in {self.runtime}; leave --sam out.")
         if self.runtime in ("onnx", "openvino"):
             if self.device not in ("auto", "cpu"):
                 raise ValueError(
@@ -54,5 +60,6 @@ class EngineChoice:
         # A RuntimeError is an unknown name or number; a torch built without CUDA asserts instead.
         except (RuntimeError, AssertionError) as error:
             raise ValueError(f"device {self.device!r} is not available here; use --device cpu.") from error
-        method: Engine = load(self.model, device=chosen)
+        found = load(self.model, device=chosen)
+        method: Engine = found if self.sam is None else registry.method_class("refined").over(found, self.sam)
         return method
