@@ -26,12 +26,11 @@ from benchmarks.common import RESULTS, Row, provenance, read_rows, run_script, u
 from fsdino.base import registry
 from fsdino.base.catalog import CATALOG, blocks_read
 from fsdino.base.reference import Reference
-from fsdino.base.storage import save
 from fsdino.data.world.index import SyntheticWorld
-from fsdino.export.command import export
+from fsdino.export.command import export_graphs
 from fsdino.methods.chain import ChainMethod
 from fsdino.models.encoder import FeatureEncoder
-from fsdino.predict import EngineChoice
+from fsdino.predict.engines.onnx import OnnxEngine
 
 SIZES = (518, 224)
 PLAIN = ("vit_tiny_patch16_224", "vit_small_patch16_224", "vit_base_patch16_224", "vit_large_patch16_224")
@@ -96,19 +95,17 @@ def masks(engine: Any) -> np.ndarray:
     return np.stack([found.mask for image in images for found in engine.find(joined, image)])
 
 
-def predicts(method: ChainMethod) -> str:
-    """Yes where the masks have something in them and are not everything."""
-    share = float(masks(method).mean())
+def verdict(found: np.ndarray) -> str:
+    """Yes where masks have something in them and are not everything."""
+    share = float(found.mean())
     return "yes" if 0 < share < 1 else f"no, masks of {100 * share:.0f} %"
 
 
-def agreement(method: ChainMethod) -> float:
-    """Share in [0, 1] of pixels that the exported graphs, read back, put on the same side as the model from disk."""
+def exported(method: ChainMethod) -> np.ndarray:
+    """The masks of a method's graphs, written and read back."""
     with TemporaryDirectory() as folder:
-        model = str(save(method, Path(folder) / "model"))
-        graphs = str(export(model, str(Path(folder) / "graphs"), ("onnx",)))
-        found = [masks(EngineChoice(where, runtime).open()) for where, runtime in ((model, "torch"), (graphs, "onnx"))]
-    return float((found[0] == found[1]).mean())
+        export_graphs(method, Path(folder), ("onnx",))
+        return masks(OnnxEngine(folder))
 
 
 def row(case: Case, size: int, blocks: int, exports: bool, small: bool = False) -> Row:
@@ -122,10 +119,15 @@ def row(case: Case, size: int, blocks: int, exports: bool, small: bool = False) 
     if parameters > LARGEST:
         found |= {"predicts": "not tried: too large here", "predicts_blocks": ""}
     else:
-        found |= {"predicts": predicts(chain(case.timm, side, used, small)), "predicts_blocks": used}
+        method = chain(case.timm, side, used, small)
+        there = masks(method)
+        found |= {"predicts": verdict(there), "predicts_blocks": used}
     if exports:
-        same = agreement(chain(case.timm, side, min(blocks, depth), small))
-        found |= {"exports": "yes", "exports_blocks": min(blocks, depth), "agreement": round(same, 6)}
+        if used > blocks:
+            method = chain(case.timm, side, blocks, small)
+            there = masks(method)
+        same = float((there == exported(method)).mean())
+        found |= {"exports": "yes", "exports_blocks": min(used, blocks), "agreement": round(same, 6)}
     else:
         found |= {"exports": "as the smallest of its family", "exports_blocks": "", "agreement": ""}
     return found | {"seconds": round(time.perf_counter() - started, 1)}

@@ -2,11 +2,13 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from benchmarks.accuracy import families
-from benchmarks.accuracy.families import cases, main, row, wanted, whole
+from benchmarks.accuracy.families import cases, main, verdict, wanted, whole
 from benchmarks.common import read_rows
+from fsdino.methods.chain import ChainMethod
 
 
 def test_every_family_has_its_smallest_encoder_exported() -> None:
@@ -25,7 +27,12 @@ def test_sizes_are_multiples_of_the_patch() -> None:
 
 def test_a_row_says_what_was_tried(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     asked: list[int] = []
-    monkeypatch.setattr(families, "agreement", lambda method: asked.append(method.encoder.depth) or 1.0)
+
+    def exported(method: ChainMethod) -> np.ndarray:
+        asked.append(method.encoder.depth)
+        return families.masks(method)
+
+    monkeypatch.setattr(families, "exported", exported)
     args = {"csv": tmp_path / "families.csv", "only": "lingbot", "sizes": (64,), "blocks": 1, "small": True}
     main(**args)
     rows = {one["timm"]: one for one in read_rows(args["csv"]).to_dict("records")}
@@ -38,6 +45,6 @@ def test_a_row_says_what_was_tried(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     assert len(read_rows(args["csv"])) == len(rows)
 
 
-def test_masks_of_everything_are_no_prediction(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(families, "predicts", lambda method: "no, masks of 100 %")
-    assert row(cases()[0], 64, 1, exports=False, small=True)["predicts"] == "no, masks of 100 %"
+def test_masks_of_everything_are_no_prediction() -> None:
+    assert verdict(np.array([True, False])) == "yes"
+    assert verdict(np.ones(3, bool)) == "no, masks of 100 %" and verdict(np.zeros(3, bool)) == "no, masks of 0 %"
