@@ -259,6 +259,10 @@ class FewShotMethod(nn.Module, PyTorchModelHubMixin, ABC):
         """One phrase for the model card: what it is, on which encoder."""
         return f"at {self.img_size} px ({self.resize.mode})"
 
+    def remark(self) -> str:
+        """What was chosen for the data at hand, for tables: layers and cut of a training-free method; else empty."""
+        return ""
+
     def fingerprint(self) -> str:
         """See `fsdino.base.storage.fingerprint`."""
         return storage.fingerprint(self)

@@ -21,7 +21,7 @@ from fsdino.data.splits import TestSet
 from fsdino.evaluation.episode_choice import EpisodeChoice, check_list_path
 from fsdino.evaluation.measure import Scoring, read_rows
 from fsdino.evaluation.measure import evaluate as evaluate_list
-from fsdino.evaluation.method_choice import MethodChoice, identity, remark
+from fsdino.evaluation.method_choice import MethodChoice, identity
 from fsdino.evaluation.sheet import contact_sheet
 from fsdino.evaluation.tables import (
     EPISODES,
@@ -117,7 +117,7 @@ def _measure_fold(
         raise plain_error(error) from error
     finally:
         torch.set_num_threads(threads)
-    return FoldResult(episodes.fold, found, remark(method), episodes.content_hash)
+    return FoldResult(episodes.fold, found, method.remark(), episodes.content_hash)
 
 
 def _folder_name(choice: MethodChoice, test: EpisodeChoice, scoring: str, method: str) -> str:

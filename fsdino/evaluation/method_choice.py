@@ -18,12 +18,13 @@ from fsdino.base.resize import Resize
 from fsdino.base.storage import load
 from fsdino.data.class_index import ClassIndex
 from fsdino.data.episodes.episode_list import EpisodeList
-from fsdino.evaluation.baseline import choose_prototype
+from fsdino.evaluation.baseline import choose_chain, choose_prototype
+from fsdino.methods.chain import read_means
 from fsdino.methods.prototype import Kind
 from fsdino.models.config import preset
 from fsdino.models.encoder import FeatureEncoder
 
-Base = Callable[[], tuple[ClassIndex, EpisodeList]]
+Base = Callable[..., tuple[ClassIndex, EpisodeList]]
 KINDS: tuple[Kind, ...] = ("fg_bg", "softmax")
 # Weights that were asked to be random are the same at every start, so that an evaluation can go on.
 RANDOM_SEED = 0
@@ -31,17 +32,20 @@ RANDOM_SEED = 0
 
 @dataclass(frozen=True)
 class MethodChoice:
-    """What is measured, before it is opened; a prototype chooses its layer and threshold anew in every fold.
+    """What is measured, before it is opened; prototype and chain choose their layers and cut anew in every fold.
 
     Args:
         method: what `fsdino.load` opens (tiny, a folder, a run's folder, a checkpoint, a Hub id; {fold} is filled in),
-            or prototype, sansa, fssam, persam, all_foreground.
-        preset: of the prototype: whose encoder and size.
-        encoder_weights: of the prototype: auto (bundled for tiny, else timm's), timm, random, bundled:NAME or a file.
+            or prototype, chain, sansa, fssam, persam, all_foreground.
+        preset: of prototype and chain: whose encoder and size.
+        encoder_weights: of prototype and chain: auto (bundled for tiny, else timm's), timm, random, bundled:NAME or a
+            file.
         tap: of the prototype: block that is compared; auto chooses it on base classes.
         score_threshold: of the prototype: score above which a position is object; auto chooses it on base classes.
         kind: of the prototype: fg_bg or softmax; auto chooses it on base classes.
-        options: of the named methods: their arguments, for instance --options.weights FILE --options.size large.
+        options: of the named methods: their arguments, for instance --options.weights FILE --options.size large. Of the
+            chain, taps and cut are chosen on base classes where they are not given, and means are taken of training
+            images.
         threshold: probability above which a pixel is object; the method's own when left out.
     """
 
@@ -58,7 +62,8 @@ class MethodChoice:
         """The method for a fold, in evaluation mode.
 
         Args:
-            base: gives training images and episodes of base classes, where something is to be chosen.
+            base: gives training images and episodes of base classes, where something is to be chosen; called with
+                True for episodes of all base classes instead of held-out ones.
 
         Raises:
             FileNotFoundError: nothing is there under that name.
@@ -66,6 +71,8 @@ class MethodChoice:
         """
         if self.method == "prototype":
             method = self._prototype(base)
+        elif self.method == "chain":
+            method = self._chain(base)
         elif self.method in registry.METHODS and self.method != "fsdino":
             with torch.random.fork_rng():
                 torch.manual_seed(RANDOM_SEED)
@@ -117,6 +124,31 @@ class MethodChoice:
                 **self.options,
             )
 
+    def _chain(self, base: Base) -> FewShotMethod:
+        config = preset(self.preset)
+        built: dict[str, Any] = {"img_size": config.img_size, "resize_mode": config.resize_mode, **self.options}
+        if "encoder" not in self.options:
+            built |= {"encoder": config.encoder, "encoder_kwargs": config.encoder_kwargs}
+            built |= {"encoder_stride": config.encoder_stride}
+            built |= {"encoder_weights": encoder_weights(self.preset, self.encoder_weights), **self.options}
+        elif self.options.get("encoder_weights") is None:
+            print("chain: its encoder is random; give --options.encoder_weights FILE.", file=sys.stderr)
+        given = {"taps", "cut", "means"} & set(self.options)
+        with torch.random.fork_rng():
+            torch.manual_seed(RANDOM_SEED)
+            method = registry.build("chain", **built)
+            if len(given) == 3:
+                return method
+            known = {"means": read_means(self.options["means"], method.encoder)} if "means" in given else {}
+            taps = [method.encoder.taps] if "taps" in given else None
+            held = {name: getattr(method, name) for name in method.silent_args - {"cut"}}
+            choice = choose_chain(method.encoder, method.resize, *base(True), taps, **known, **held)
+            # Random weights must be those that the choice was made with.
+            torch.manual_seed(RANDOM_SEED)
+            method = registry.build("chain", **{"cut": choice.cut, **built, "taps": choice.taps})
+        method.means.copy_(choice.means)
+        return method
+
 
 def encoder_weights(preset_name: str, wanted: str) -> str | None:
     """Where the weights of a preset's encoder come from: a file, "timm", or None for random ones."""
@@ -130,14 +162,6 @@ def encoder_weights(preset_name: str, wanted: str) -> str | None:
 def identity(method: FewShotMethod) -> str:
     """Sixteen digits of everything that decides a method's answers: weights, configuration, options and threshold."""
     # Weights alone would not do: the same ones answer differently at another size or threshold.
-    built = [method.img_size, method.resize.mode, method.threshold, method.arguments(), remark(method)]
+    built = [method.img_size, method.resize.mode, method.threshold, method.arguments(), method.remark()]
     parts = [type(method).__name__, method.fingerprint(), *built]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def remark(method: FewShotMethod) -> str:
-    """What was chosen for a fold, for tables: a prototype's layer and threshold; empty for others."""
-    if not all(hasattr(method, name) for name in ("taps", "score_threshold", "kind")):
-        return ""
-    taps = "+".join(str(tap) for tap in method.taps)  # type: ignore[union-attr]
-    return f"{method.kind} block {taps} threshold {method.score_threshold:.3f}"

@@ -1,12 +1,11 @@
 """Training-free chain on one frozen encoder: centred features of several blocks, smoothed scores, a relative cut.
 
-Five steps, none of which learns: (1) the features of several blocks, each less its mean over pictures without labels and
-of unit length, side by side; (2) similarity to the references' object prototype less part of that to their background;
+None of its five steps learns: (1) the features of several blocks, each less its mean over pictures without labels and of
+unit length, side by side; (2) similarity to the references' object prototype less part of that to their background;
 (3) the map smoothed over the query's own similarities; (4) the query's own prototype, of its best positions, mixed into
 the references', and 2 and 3 again; (5) a cut between the mean and the maximum of the query's own scores.
 
-Masked-average prototypes: PANet, Wang et al. 2019. Background subtracted from features: INSID3 and FoRIS centre theirs as
-well. The query's own prototype: SSP, Fan et al. 2022 (self-support matching).
+Sources: masked-average prototypes, PANet (Wang et al. 2019); the query's own prototype, SSP (Fan et al. 2022).
 """
 
 from __future__ import annotations
@@ -30,6 +29,33 @@ from fsdino.models.memory import SupportMemory, grid_weights, prototypes, stack_
 from fsdino.models.smoothing import affinity, best_prototype, side_by_side, smooth
 
 Encoded = tuple[Tensor, Tensor]  # tokens (B, Q, L*C) and affinities (B, Q, Q) of images
+
+
+@torch.no_grad()
+def mean_features(encoder: FeatureEncoder, squares: Iterable[Tensor]) -> Tensor:
+    """Mean feature (L, C) of each tap over images (3, S, S) float in [0, 1] and their positions.
+
+    Raises:
+        ValueError: there is no image.
+    """
+    sums = [torch.stack([m.double().mean((0, 2, 3)) for m in encoder(square[None])]) for square in squares]
+    if not sums:
+        raise ValueError("there is no image to take means of; give a few dozen pictures, no labels are needed.")
+    return torch.stack(sums).mean(0).float()
+
+
+def read_means(path: str | Path, encoder: FeatureEncoder) -> Tensor:
+    """Means (depth, C) of a safetensors file, a row for each block of the encoder.
+
+    Raises:
+        ValueError: they are those of another encoder.
+    """
+    found = load_file(path).get("means")
+    wanted = (encoder.depth, encoder.dim)
+    if found is None or found.shape != wanted:
+        has = "no means" if found is None else f"means of shape {tuple(found.shape)}"
+        raise ValueError(f"'{path}' holds {has}, this encoder needs {wanted}; give the file that was made with it.")
+    return found.float()
 
 
 class ChainMethod(FewShotMethod):
@@ -136,14 +162,7 @@ class ChainMethod(FewShotMethod):
         if encoder_weights is not None:
             method.fit_directions()
         if means is not None:
-            found = load_file(Path(means)).get("means")
-            if found is None or found.shape != (reader.depth, reader.dim):
-                shape = None if found is None else tuple(found.shape)
-                raise ValueError(
-                    f"'{means}' holds means of shape {shape}, {encoder} needs {(reader.depth, reader.dim)}; give the "
-                    "file that was made with this encoder."
-                )
-            method.means.copy_(found[list(reader.taps)])
+            method.means.copy_(read_means(means, reader)[list(reader.taps)])
         return method
 
     @torch.no_grad()
@@ -155,13 +174,8 @@ class ChainMethod(FewShotMethod):
         Raises:
             ValueError: there is no image.
         """
-        total, count = torch.zeros_like(self.means, dtype=torch.float64), 0
-        for count, image in enumerate(images, start=1):
-            maps = self.encoder(self._square(image_array(image, f"image {count - 1}"))[None])
-            total += torch.stack([m.double().mean((0, 2, 3)) for m in maps])
-        if count == 0:
-            raise ValueError("fit_means() got no image; give a few dozen pictures, no labels are needed.")
-        self.means.copy_(total / count)
+        squares = (self._square(image_array(image, f"image {i}")) for i, image in enumerate(images))
+        self.means.copy_(mean_features(self.encoder, squares))
         return self
 
     def fit_directions(self) -> ChainMethod:
@@ -169,6 +183,10 @@ class ChainMethod(FewShotMethod):
         if self.directions.shape[-1]:
             self.directions.copy_(positional_directions(self.encoder, self.directions.shape[-1]))
         return self
+
+    def remark(self) -> str:
+        """See `FewShotMethod.remark`."""
+        return f"blocks {'+'.join(str(tap) for tap in self.encoder.taps)} cut {self.cut:.2f}"
 
     # ---- features
 
@@ -179,14 +197,22 @@ class ChainMethod(FewShotMethod):
 
     def encode_support(self, support_images: Tensor, support_masks: Tensor) -> SupportMemory:
         """Object and background prototype of each tap, over all references; shapes as in `FewShotMethod`."""
-        maps = self.centre(self.encoder(support_images.flatten(0, 1)))
+        return self.encode_support_maps(self.encoder(support_images.flatten(0, 1)), support_masks)
+
+    def encode_support_maps(self, maps: Sequence[Tensor], support_masks: Tensor) -> SupportMemory:
+        """The same from the references' feature maps, one (B*K, C, h, w) a tap."""
+        maps = self.centre(maps)
         weights = grid_weights(support_masks, (maps[0].shape[-2], maps[0].shape[-1]))
         layers = [prototypes(support_tokens(m, len(support_masks)), *weights) for m in maps]
         return SupportMemory(torch.stack(layers, dim=1))
 
     def encode_query(self, query_image: Tensor) -> Encoded:
         """Tokens (B, Q, L*C) and their affinities (B, Q, Q), once for any number of classes."""
-        tokens = side_by_side(self.centre(self.encoder(query_image)))
+        return self.encode_query_maps(self.encoder(query_image))
+
+    def encode_query_maps(self, maps: Sequence[Tensor]) -> Encoded:
+        """The same from the images' feature maps, one (B, C, h, w) a tap."""
+        tokens = side_by_side(self.centre(maps))
         return tokens, affinity(tokens, self.smoothing_scale)
 
     # ---- scores
@@ -215,6 +241,13 @@ class ChainMethod(FewShotMethod):
                 own = best_prototype(score, tokens.float(), number).to(tokens.dtype)
                 target = (1 - self.own_weight) * reference + self.own_weight * own
         return score
+
+    def relative_scores(self, memory: SupportMemory, encoded: Encoded) -> Tensor:
+        """Scores (B or G, 1, h, w) as part of the way from each map's mean, 0, to its maximum, 1; to choose the cut."""
+        score = self.scores(memory, encoded).flatten(0, 1)
+        mean, peak = score.mean(-1, keepdim=True), score.amax(-1, keepdim=True)
+        side = int(score.shape[-1] ** 0.5)
+        return ((score - mean) / (peak - mean).clamp_min(1e-6)).unflatten(-1, (side, side))[:, None]
 
     def decode_query(self, memory: SupportMemory, query_image: Tensor) -> SegmenterOutput:
         """See `FewShotMethod.decode_query`."""
