@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from fsdino.base import registry
 from fsdino.base.bundled import BUNDLED, bundled_file, bundled_folder
 from fsdino.base.card import model_card
+from fsdino.base.catalog import CATALOG, likely_meant
+from fsdino.base.foundation import chain_on, is_encoder
 from fsdino.base.hub import download, looks_like_id
 from fsdino.base.processes import write_once
 
@@ -132,15 +134,18 @@ def load(
     stage: Stage = "trained",
     method: str | None = None,
     hub: Mapping[str, Any] | None = None,
+    encoder_weights: str | Path | None = None,
 ) -> Any:
     """Open a model, ready to segment.
 
     Args:
-        source: a preset with bundled weights ("tiny"), a folder written by `save`, its model.safetensors, a run folder
+        source: a preset with bundled weights ("tiny"), a frozen encoder for the training-free chain ("dinov2-b14", or
+            timm's name of any Vision Transformer), a folder written by `save`, its model.safetensors, a run folder
             (its export, or else its best checkpoint), a Lightning checkpoint (.ckpt), or a Hub id ("owner/name").
         stage: "distilled" also opens an FS-DINO that has not been trained on episodes.
         method: the only method that will do, for what works with no other; None opens any.
         hub: options of a download from the Hub.
+        encoder_weights: file with a frozen encoder's weights; None takes them from this disk or the Hub.
 
     Returns:
         The `FewShotMethod` in float32, in evaluation mode.
@@ -152,7 +157,10 @@ def load(
     name, path = str(source), Path(source)
     if isinstance(source, str) and name in BUNDLED:
         path = bundled_folder(name)
-    if path.is_file():
+    # With weights of an encoder it can be nothing else, and what it is not is said there.
+    if encoder_weights is not None or name in CATALOG or (not path.exists() and is_encoder(name)):
+        loaded = chain_on(name, encoder_weights)
+    elif path.is_file():
         loaded = _load_checkpoint(path, stage) if path.suffix == ".ckpt" else _load_weights_file(path, stage)
     elif path.is_dir():
         place = _in_run_folder(path)
@@ -161,8 +169,8 @@ def load(
         loaded = _load_folder(download(name, [WEIGHTS_FILE, CONFIG_FILE], **(hub or {})), stage)
     else:
         raise FileNotFoundError(
-            f"no model {name!r}: give a preset that comes with weights ({', '.join(BUNDLED)}), a folder with "
-            f"{CONFIG_FILE}, a run folder, a {WEIGHTS_FILE} or .ckpt file, or a Hub id like owner/name."
+            f"no model {name!r}: give a name of `fsdino models` ({', '.join(likely_meant(name) or [*BUNDLED])}), a "
+            f"folder with {CONFIG_FILE}, a run folder, a {WEIGHTS_FILE} or .ckpt file, or a Hub id like owner/name."
         )
     if method is not None and loaded.name != method:
         wanted = registry.method_class(method).title

@@ -35,11 +35,11 @@ class MethodChoice:
     """What is measured, before it is opened; prototype and chain choose their layers and cut anew in every fold.
 
     Args:
-        method: what `fsdino.load` opens (tiny, a folder, a run's folder, a checkpoint, a Hub id; {fold} is filled in),
-            or prototype, chain, sansa, fssam, persam, all_foreground.
+        method: what `fsdino.load` opens (a name of `fsdino models`, a folder, a run's folder, a checkpoint, a Hub id;
+            {fold} is filled in), or prototype, chain, sansa, fssam, persam, refined, all_foreground.
         preset: of prototype and chain: whose encoder and size.
         encoder_weights: of prototype and chain: auto (bundled for tiny, else timm's), timm, random, bundled:NAME or a
-            file.
+            file; of an encoder that is named as the method: auto (on this disk, else fetched) or a file.
         tap: of the prototype: block that is compared; auto chooses it on base classes.
         score_threshold: of the prototype: score above which a position is object; auto chooses it on base classes.
         kind: of the prototype: fg_bg or softmax; auto chooses it on base classes.
@@ -77,8 +77,9 @@ class MethodChoice:
             with torch.random.fork_rng():
                 torch.manual_seed(RANDOM_SEED)
                 method = registry.build(self.method, **self.options)
-            if not {"weights", "checkpoint"} & set(self.options) and any(True for _ in method.parameters()):
-                needs = "checkpoint" if self.method == "persam" else "weights"
+            given = registry.FILE_ARGUMENTS & set(self.options)
+            if not given and any(True for _ in method.parameters()):
+                needs = "checkpoint" if self.method in ("persam", "refined") else "weights"
                 print(f"{self.method}: its weights are random; give --options.{needs} FILE.", file=sys.stderr)
         else:
             if self.options:
@@ -87,7 +88,9 @@ class MethodChoice:
                     f"'{self.method}' is opened as it was saved, options {sorted(self.options)} do not fit; they "
                     f"go with {named}."
                 )
-            method = load(self.method.format(fold=fold) if "{fold}" in self.method else self.method)
+            weights = None if self.encoder_weights == "auto" else self.encoder_weights
+            name = self.method.format(fold=fold) if "{fold}" in self.method else self.method
+            method = load(name, encoder_weights=weights)
         if self.threshold is not None:
             if not 0.0 < self.threshold < 1.0:
                 raise ValueError(f"threshold {self.threshold} is not a probability; use a value above 0 and below 1.")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import difflib
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +10,9 @@ import timm
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from fsdino.base.foundation import recorded
+from fsdino.models.encoder_weights import check_kernels, misfit, overlay, read_weights
 
 
 class FeatureEncoder(nn.Module):
@@ -174,24 +176,22 @@ def set_stride_(vit: Any, stride: int) -> None:
 
 
 def _create(name: str, img_size: int, model_kwargs: dict[str, Any], weights: str | None) -> Any:
-    # A name with a colon is an address (hf-hub:owner/name, local-dir:path), which timm looks up by itself.
-    if ":" not in name and not timm.is_model(name):
-        near = difflib.get_close_matches(name, timm.list_models(), n=3)
-        raise ValueError(
-            f"timm {timm.__version__} has no encoder {name!r}{_among(near)}; correct the name, or get a newer timm: "
-            "`pip install --upgrade timm`."
-        )
+    recorded(name)
     kwargs: dict[str, Any] = {"img_size": img_size, "dynamic_img_size": True, "num_classes": 0, **model_kwargs}
-    if weights not in (None, "timm"):
-        kwargs["pretrained_cfg_overlay"] = {"file": weights}
+    file, tensors = ("", {}) if weights is None else read_weights(name, weights)
+    if tensors:
+        kwargs["pretrained_cfg_overlay"] = overlay(name, tensors)
     try:
-        model: Any = timm.create_model(name, pretrained=weights is not None, **kwargs)
+        model: Any = timm.create_model(name, pretrained=bool(tensors), **kwargs)
     except TypeError as error:  # convolutional networks know neither img_size nor dynamic_img_size
         raise ValueError(f"encoder {name!r} does not take {sorted(kwargs)}; use a Vision Transformer.") from error
+    except Exception as error:  # each architecture has its own way to trip over the weights of another
+        if not tensors:
+            raise
+        raise misfit(name, file, error) from error
     if not (hasattr(model, "blocks") and hasattr(model, "patch_embed") and hasattr(model, "forward_intermediates")):
         raise ValueError(f"encoder {name!r} has no transformer blocks to read; use a Vision Transformer.")
+    if tensors:
+        check_kernels(name, file, tensors, model)
+        del model.pretrained_cfg["state_dict"]  # a second copy of all weights
     return model
-
-
-def _among(names: Sequence[str]) -> str:
-    return f" (it has {', '.join(names)})" if names else ""

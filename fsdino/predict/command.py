@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from fsdino.base.digest import file_sha256
 from fsdino.base.result import LabelMap, resolve
+from fsdino.predict.drawn import ENOUGH, caution
 from fsdino.predict.engines import Engine
 from fsdino.predict.engines.choice import EngineChoice
 from fsdino.predict.engines.onnx import REMEMBER_FILE, SEGMENT_FILE
@@ -94,6 +95,8 @@ def predict(
         "tile": tile,
         "split_instances": split_instances,
     }
+    first = (image for _, image in read_ahead(items[:ENOUGH]) if isinstance(image, np.ndarray))
+    warn(caution(settings["model"], first))
     joined, names = opened.join(list(remember_all(opened, wanted).values())), wanted.class_names()
     sources = {item.name: item.source for item in items}
     options = {"split_instances": split_instances, "overwrite": overwrite}
@@ -110,6 +113,12 @@ def predict(
         print(f"not read: {name}: {reason}", file=sys.stderr)
     print(f"{done} of {done + len(failed)} images, {', '.join(kinds)} and scores.csv in {out}")
     return 1 if failed else 0
+
+
+def warn(text: str | None) -> None:
+    """Say something on standard error, where there is something to say."""
+    if text is not None:
+        print(f"careful: {text}", file=sys.stderr)
 
 
 def _check_options(min_score: float, threshold: float | None, tile: int) -> None:
@@ -179,6 +188,7 @@ def remember(
         raise ValueError(f"'{out}' is one file for {len(names)} classes ({', '.join(names[:5])}); name a folder.")
     opened = engine.open()
     written, files, fingerprint = [], _file_names(names), opened.fingerprint()
+    warn(caution(fingerprint, (np.asarray(one.image) for name in names for one in wanted.references[name])))
     for name in names:
         references = wanted.references[name]
         arrays = opened.pack(opened.remember(references))

@@ -203,7 +203,9 @@ def test_wrong_files_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     torch.save({"state_dict": {}}, tmp_path / "foreign.ckpt")
     refuses("not written by `fsdino run`", load, tmp_path / "foreign.ckpt")
     for name in ("nowhere", "b14"):
-        refuses(f"no model '{name}': give a preset that comes with weights", load, name, kind=FileNotFoundError)
+        refuses(
+            f"no model '{name}': give a name of `fsdino models` .tiny., a folder", load, name, kind=FileNotFoundError
+        )
     monkeypatch.setitem(bundled.BUNDLED, "tiny", "absent")
     refuses("bundled weights of 'tiny' are missing", load, "tiny", kind=FileNotFoundError)
 

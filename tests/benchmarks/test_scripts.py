@@ -12,7 +12,7 @@ from benchmarks.common import COLUMNS, ROOT, load
 from benchmarks.report.table import render
 from fsdino.base.storage import save
 from tests.data.trees import label_folder_tree
-from tests.small import small_segmenter
+from tests.small import small_segmenter, write_image
 
 FEW = "{name: synthetic, options: {images_per_class: 4}}"
 SHORT = ["--trainer.enable_progress_bar=false", f"--data.train=[{FEW}]", f"--data.test={FEW}", "--data.test_list=null",
@@ -48,6 +48,10 @@ SCRIPTS: dict[str, tuple[str, Options]] = {
     }),
     "accuracy.presence": ("presence", lambda folder: {
         "number": 4, "runs": folder / "runs", "overrides": [f"--cache.dir={folder / 'cache'}"],
+    }),
+    "accuracy.drawn": ("drawn", lambda folder: {
+        "photos": {"box": [write_image(folder / "photos" / name).parent for name in ("a.jpg", "b.jpg")][0]},
+        "per_class": 2,
     }),
     "accuracy.prompts": ("prompts", lambda folder: {"episodes": 3}),
     "accuracy.teachers": ("mini_sam2", lambda folder: {"scenes": 3}),

@@ -167,7 +167,7 @@ class TestMethods:
             (MethodChoice("prototype", preset="huge"), "preset 'huge' is unknown"),
         ):
             refuses(words, measure_folds, choice, test, tmp_path)
-        with pytest.raises(FileNotFoundError, match="no model 'nothing': give a preset"):
+        with pytest.raises(FileNotFoundError, match="no model 'nothing': give a name of `fsdino models`"):
             measure_folds(MethodChoice("nothing"), test, tmp_path)
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import sys
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from fsdino.base import registry
+from fsdino.base.auto import AUTO, chosen_model
 from fsdino.predict.engines import Engine
 from fsdino.predict.engines.onnx import OnnxEngine
 from fsdino.predict.engines.openvino import OpenvinoEngine
@@ -18,18 +20,20 @@ class EngineChoice:
     """A model and its runtime, before they are opened.
 
     Args:
-        model: a preset, model folder, checkpoint or Hub id; for onnx and openvino the folder with remember.onnx and
-            segment.onnx.
+        model: a name of `fsdino models`, timm's name of a Vision Transformer, a model folder, checkpoint or Hub id; for
+            onnx and openvino the folder with remember.onnx and segment.onnx; auto takes the best that is on this disk.
         runtime: torch, or onnx or openvino for exported graphs without torch.
         device: cpu, cuda, or auto, which takes a GPU where there is one; graphs run on the CPU alone.
         sam: a SAM that redraws the masks, for models without a mask decoder: a file in segment-anything's format, or
             vit_b, vit_l or vit_h for the official ones; torch alone.
+        encoder_weights: file with the weights of an encoder that is named as the model, in place of a download.
     """
 
-    model: str = "tiny"
+    model: str = AUTO
     runtime: Runtime = "torch"
     device: str = "auto"
     sam: str | None = None
+    encoder_weights: str | None = None
 
     def open(self) -> Engine:
         """Make what runs the model.
@@ -46,6 +50,8 @@ class EngineChoice:
                     f"the {self.runtime} runtime runs on the CPU, not on {self.device!r}; leave --device out, or use "
                     "torch."
                 )
+            if self.model == AUTO:
+                raise ValueError(f"the {self.runtime} runtime has no model of its own; give --model GRAPHS.")
             return OpenvinoEngine(self.model) if self.runtime == "openvino" else OnnxEngine(self.model)
         if self.runtime != "torch":
             raise ValueError(f"runtime {self.runtime!r} is unknown; use 'torch', 'onnx' or 'openvino'.")
@@ -60,6 +66,14 @@ class EngineChoice:
         # A RuntimeError is an unknown name or number; a torch built without CUDA asserts instead.
         except (RuntimeError, AssertionError) as error:
             raise ValueError(f"device {self.device!r} is not available here; use --device cpu.") from error
-        found = load(self.model, device=chosen)
+        found = load(self.settled().model, device=chosen, encoder_weights=self.encoder_weights)
         method: Engine = found if self.sam is None else registry.method_class("refined").over(found, self.sam)
         return method
+
+    def settled(self) -> EngineChoice:
+        """The same with a model that has a name; where one had to be chosen, it is said on standard error."""
+        if self.model != AUTO:
+            return self
+        name, reason = chosen_model(self.encoder_weights)
+        print(f"model {name} ({reason})", file=sys.stderr)
+        return replace(self, model=name)
