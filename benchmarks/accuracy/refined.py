@@ -67,9 +67,10 @@ def main(
     chain.fit_means(index.load_image(name) for name in sorted(index.all_images())[:UNLABELLED])
     teacher = SamTeacher.from_checkpoint(sam or bundled_file("tiny_sam"))
     head = {"data": f"coco386 fold {fold}", "episodes": len(some)}
+    about = provenance(protocol="fixed list, original size")
     for name, agreement, method in subjects(chain, teacher):
         row = {"method": name, "agreement": agreement, **head, **measure(method.eval(), index, some)}
-        update_rows(csv, [row | provenance(protocol="fixed list, original size")], ("method", "agreement", "data"))
+        update_rows(csv, [row | about], ("method", "agreement", "data"))
         print(row, flush=True)
 
 
