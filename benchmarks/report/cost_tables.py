@@ -114,7 +114,7 @@ def families(rows: pd.DataFrame, _: Path) -> str:
     for step in ("predicts", "exports"):
         used = f"{step}_blocks"
         columns += [text(step), Column("blocks", lambda row, n=used: of(first(row, n), first(row, "blocks")))]
-    columns += [number("agreement", "equal pixels, %", 2, 100), number("seconds", "s", 0)]
+    columns += [number("agreement", "equal pixels, %", 2, 100), number("cpu_seconds", "CPU s", 0)]
     return markdown_table(each(rows.sort_values(["family", "parameters", "size"], key=_in_order)), columns)
 
 
