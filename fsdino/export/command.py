@@ -142,6 +142,7 @@ def metadata(model: FewShotMethod) -> dict[str, Any]:
     encoder = encoder_of(model)
     return {
         "format_version": FORMAT_VERSION,
+        "method": model.name,
         "fingerprint": model.fingerprint(),
         "img_size": model.img_size,
         "resize_mode": model.resize.mode,

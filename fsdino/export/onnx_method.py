@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import make_dataclass
 from pathlib import Path
 
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor
 
 from fsdino.base.memory import Memory, SegmenterOutput
 from fsdino.base.method import FewShotMethod
+from fsdino.base.registry import method_class
 from fsdino.base.resize import Resize
 from fsdino.predict.engines.onnx import OnnxEngine
 
@@ -25,9 +25,8 @@ class OnnxMethod(FewShotMethod):
         mode = engine.resize.mode
         super().__init__(Resize(engine.resize.size, "pad" if mode == "pad" else "squash"), engine.threshold)
         self.engine = engine
-        # The graphs say what a memory of theirs is made of, whatever method they are of.
-        names = [(name, Tensor) for name in engine.memory_names]
-        self.memory_type = make_dataclass("GraphMemory", names, bases=(Memory,))  # type: ignore[misc]
+        # Graphs of earlier versions do not name their method: they were FS-DINO's.
+        self.memory_type = method_class(engine.info.get("method", "fsdino")).memory_type  # type: ignore[misc]
 
     def fingerprint(self) -> str:
         """See `FewShotMethod.fingerprint`; the graphs note it."""

@@ -41,7 +41,7 @@ class OnnxEngine:
         self.info = info
         self.threshold = float(info["threshold"])
         self.resize = ArrayResize(int(info["img_size"]), str(info["resize_mode"]))
-        self.memory_names = [output.name for output in self._remember.get_outputs()]
+        self._memory_names = [output.name for output in self._remember.get_outputs()]
 
     @staticmethod
     def open_graph(path: Path, threads: int) -> Any:
@@ -103,7 +103,7 @@ class OnnxEngine:
     def encode(self, images: np.ndarray, masks: np.ndarray) -> Memory:
         """Images (K, 3, S, S) and masks (K, S, S), float32 in [0, 1], to a memory of batch 1."""
         outputs = self._remember.run(None, {"support_images": images, "support_masks": masks})
-        return dict(zip(self.memory_names, outputs))
+        return dict(zip(self._memory_names, outputs))
 
     def decode(self, memory: Memory, images: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """A memory of batch N and images (B, 3, S, S), float32 in [0, 1], to what the segment graph gives.
@@ -120,7 +120,7 @@ class OnnxEngine:
 
     def unpack(self, arrays: dict[str, np.ndarray]) -> Memory:
         """See `Engine.unpack`."""
-        return {name: arrays[name] for name in self.memory_names}
+        return {name: arrays[name] for name in self._memory_names}
 
 
 def stack_arrays(memories: Sequence[Memory], growing: Mapping[str, int]) -> Memory:
