@@ -53,8 +53,8 @@ def main(photos: dict[str, Path], per_class: int = 10, csv: Path = RESULTS / "dr
     cut = best_cut(halves[WORLD][0], [first for name, (first, _) in halves.items() if name != WORLD])
     about = provenance(protocol="photographs should fire, the embedded world should not")
     rows = [
-        {"images of": name, "half": half, "images": len(values), "fires, %": f"{100 * float((values >= CUT).mean()):.2f}",
-         "cut": CUT,
+        {"images of": name, "half": half, "images": len(values),
+         "fires, %": f"{100 * float((values >= CUT).mean()):.2f}", "cut": CUT,
          "best cut of the first halves": cut} | about
         for name, pair in halves.items()
         for half, values in zip(("first", "second"), pair)

@@ -115,10 +115,11 @@ def blocks_read(depth: int) -> tuple[int, ...]:
 
 
 def entry_of(name: str) -> Encoder | None:
-    """The entry of a short name, or of timm's name with or without its tag."""
-    plain = {entry.timm.partition(".")[0]: entry for entry in CATALOG.values()}
-    tagged = {entry.timm: entry for entry in CATALOG.values()}
-    return CATALOG.get(name) or tagged.get(name) or plain.get(name)
+    """The entry of a short name, of timm's name with or without its tag, or of a repository on the Hub."""
+    for entry in CATALOG.values():
+        if name in (entry.name, entry.repository, entry.timm, entry.timm.partition(".")[0]):
+            return entry
+    return None
 
 
 def likely_meant(name: str) -> list[str]:

@@ -15,12 +15,21 @@ import torch
 from timm.models import get_pretrained_cfg
 
 from fsdino.base import registry
+from fsdino.base.bundled import BUNDLED
 from fsdino.base.catalog import LEAST_SIDE, blocks_read, entry_of, likely_meant
 
 
 def is_encoder(name: str) -> bool:
     """Whether an encoder is in the catalogue or in timm; a tag behind the name counts for nothing."""
     return entry_of(name) is not None or timm.is_model(name.partition(".")[0])
+
+
+def unknown_model(name: str) -> FileNotFoundError:
+    """What is said of a name that is no model's, with those that it may have been meant to be."""
+    return FileNotFoundError(
+        f"no model {name!r}: give a name of `fsdino models` ({', '.join(likely_meant(name) or BUNDLED)}), a folder "
+        "with config.json, a run folder, a model.safetensors or .ckpt file, or a Hub id like owner/name."
+    )
 
 
 def recorded(name: str) -> Any:

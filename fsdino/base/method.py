@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from itertools import chain
+from numbers import Real
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, overload
 
@@ -16,8 +17,8 @@ from torch import Tensor, nn
 
 from fsdino.base import storage
 from fsdino.base.frozen import FrozenMaps
-from fsdino.base.memory import Memory, SegmenterOutput, image_tensor
-from fsdino.base.reference import ImageLike, Reference, image_array, reference_arrays
+from fsdino.base.memory import Memory, SegmenterOutput, Shape, check_memory, every_pair, image_tensor, memory_of
+from fsdino.base.reference import ImageLike, Reference, image_array, mask_only, reference_arrays, reference_list
 from fsdino.base.resize import Resize
 from fsdino.base.result import LabelMap, Segmentation, resolve
 
@@ -54,15 +55,25 @@ class FewShotMethod(nn.Module, PyTorchModelHubMixin, ABC):
 
     def __init__(self, resize: Resize, threshold: float = 0.5) -> None:
         super().__init__()
-        if not 0.0 < threshold < 1.0:
-            raise ValueError(f"threshold {threshold} is not a probability; use a value above 0 and below 1.")
         self.resize = resize
         self.threshold = threshold
+        self._marked: tuple[Any, str] = (None, "")
 
     @property
     def img_size(self) -> int:
         """Side of the network's square, in pixels."""
         return self.resize.size
+
+    @property
+    def threshold(self) -> float:
+        """Probability above which a pixel belongs to the object, in (0, 1)."""
+        return self._threshold
+
+    @threshold.setter
+    def threshold(self, value: float) -> None:
+        if not isinstance(value, Real) or not 0.0 < float(value) < 1.0:
+            raise ValueError(f"threshold {value!r} is not a probability; use a value above 0 and below 1.")
+        self._threshold = float(value)
 
     @property
     def device(self) -> torch.device:
@@ -104,13 +115,7 @@ class FewShotMethod(nn.Module, PyTorchModelHubMixin, ABC):
 
     def decode_all(self, memory: Any, encoded: Any) -> SegmenterOutput:
         """Segment each of B encoded images with each class of a memory of batch N: B * N rows, image by image."""
-        parts = encoded if isinstance(encoded, tuple) else (encoded,)
-        images, classes = parts[0].shape[0], memory.batch_size
-        # Every pair of image and class is a row; what is costly ran before, once per image.
-        each = tuple(x[:, None].expand(-1, classes, *x.shape[1:]).flatten(0, 1) for x in parts)
-        tensors = memory.tensors().items()
-        tiled = replace(memory, **{name: x[None].expand(images, *x.shape).flatten(0, 1) for name, x in tensors})
-        return self.decode_encoded(tiled, each if isinstance(encoded, tuple) else each[0])
+        return self.decode_encoded(*every_pair(memory, encoded))
 
     # ---- what training and measuring ask for
 
@@ -164,9 +169,12 @@ class FewShotMethod(nn.Module, PyTorchModelHubMixin, ABC):
             ValueError: if there is no reference, or one cannot be used: an empty mask, one of another size, or a kind
                 that the method does not know.
         """
-        if len(references) == 0:
-            raise ValueError("remember() got no reference; give at least one Reference(image, mask=mask).")
-        pairs = [reference_arrays(self._only_mask(reference)) for reference in references]
+        memory = self.remember_references(reference_list(references))
+        return replace(memory, made_by=self._mark())
+
+    def remember_references(self, references: Sequence[Reference]) -> Any:
+        """What `remember` does once it knows that they are references; a method that takes hints has its own."""
+        pairs = [reference_arrays(mask_only(reference, type(self).__name__)) for reference in references]
         # Every reference goes to the square by itself, as a query does, so they may differ in size.
         images = torch.stack([self._square(image) for image, _ in pairs])
         masks = torch.stack([self._square_mask(mask) for _, mask in pairs])
@@ -174,10 +182,8 @@ class FewShotMethod(nn.Module, PyTorchModelHubMixin, ABC):
 
     @overload
     def segment(self, memory: Mapping[str, Any], image: ImageLike) -> LabelMap: ...
-
     @overload
     def segment(self, memory: Any, image: ImageLike) -> Segmentation: ...
-
     def segment(self, memory: Any, image: ImageLike) -> Segmentation | LabelMap:
         """Find the remembered object, or several remembered classes at once, in one image, at the image's own size.
 
@@ -189,6 +195,8 @@ class FewShotMethod(nn.Module, PyTorchModelHubMixin, ABC):
             return self.segment_batch(memory, [image])[0]
         if not memory:
             raise ValueError("segment() got no memory; give at least one class: {'cat': model.remember(...)}.")
+        for one in memory.values():
+            check_memory(one, self.memory_type, self._mark())
         array = image_array(image, "image")
         # A generator: `resolve` takes one class after the other, so the maps of all classes are never held together.
         found = zip(memory, self.find(self.join(list(memory.values())), array))
@@ -197,7 +205,8 @@ class FewShotMethod(nn.Module, PyTorchModelHubMixin, ABC):
     @torch.no_grad()
     def segment_batch(self, memory: Any, images: Sequence[ImageLike]) -> list[Segmentation]:
         """Find the remembered object in several images of any sizes, in one pass of the network."""
-        if not images:
+        check_memory(memory, self.memory_type, self._mark())
+        if len(images) == 0:
             return []
         arrays = [image_array(image, f"image {i}") for i, image in enumerate(images)]
         output = self.decode_query(memory, torch.stack([self._square(array) for array in arrays]))
@@ -237,9 +246,14 @@ class FewShotMethod(nn.Module, PyTorchModelHubMixin, ABC):
 
     def unpack(self, arrays: Mapping[str, np.ndarray]) -> Any:
         """The memory of packed arrays; names that the method's memory does not have are left out."""
-        known = {field.name for field in fields(self.memory_type)}
-        tensors = {name: torch.from_numpy(a).to(self.device) for name, a in arrays.items() if name in known}
-        return self.memory_type(**tensors)
+        if wrong := [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]:
+            raise ValueError(f"unpack() expected NumPy arrays, got {type(arrays[wrong[0]]).__name__} as {wrong[0]!r}.")
+        tensors = {name: torch.from_numpy(array).to(self.device) for name, array in arrays.items()}
+        return memory_of(self.memory_type, tensors, self.memory_shapes())
+
+    def memory_shapes(self) -> dict[str, Shape]:
+        """Shapes of a packed memory's arrays, see `fsdino.base.memory.memory_of`; those not named may be of any."""
+        return {}
 
     # ---- on disk
 
@@ -272,8 +286,7 @@ class FewShotMethod(nn.Module, PyTorchModelHubMixin, ABC):
 
     @classmethod
     def _from_pretrained(cls: type[MethodT], *, model_id: str, **options: Any) -> MethodT:  # type: ignore[override]
-        # The mixin also passes options of its own way of loading (`map_location`, `strict`), which a download does not
-        # take.
+        # The mixin also passes options of its own way of loading (`map_location`, ...), which a download does not take.
         known = ("revision", "cache_dir", "force_download", "local_files_only", "token")
         model = storage.load(model_id, hub={name: options[name] for name in known if name in options})
         if not isinstance(model, cls):
@@ -281,6 +294,13 @@ class FewShotMethod(nn.Module, PyTorchModelHubMixin, ABC):
         return model
 
     # ---- inside
+
+    def _mark(self) -> str:
+        """The fingerprint, computed anew only where a weight was changed: a large model's takes a second."""
+        state = [(id(t), t.data_ptr(), t._version) for t in chain(self.parameters(), self.buffers())]
+        if state != self._marked[0]:
+            self._marked = (state, self.fingerprint() if self.arguments() is not None else "")
+        return self._marked[1]
 
     def _square(self, image: np.ndarray) -> Tensor:
         """An image of `image_array` as the network's square, (3, S, S) float in [0, 1] on the device."""
@@ -290,25 +310,11 @@ class FewShotMethod(nn.Module, PyTorchModelHubMixin, ABC):
         """A mask (H, W) bool as shares in the network's square, (S, S) float in [0, 1] on the device."""
         return self.resize.soft_mask(torch.from_numpy(mask).float().to(self.device))
 
-    def _only_mask(self, reference: Reference) -> Reference:
-        """The reference, if all that it says is a mask of the object."""
-        kind = type(self).__name__
-        if reference.negative:
-            raise ValueError(f"{reference.name}: {kind} has no use for what is not meant; leave it out or use FS-DINO.")
-        pointed = (reference.points, reference.box, reference.scribble)
-        if reference.mask is None and any(given is not None for given in pointed):
-            raise ValueError(
-                f"{reference.name}: {kind} learns from masks alone; give a mask, or use FS-DINO for points, boxes "
-                "and scribbles."
-            )
-        return reference
-
     def _segmentation(self, output: SegmenterOutput, index: int, size: tuple[int, ...]) -> Segmentation:
         """One element of an output as arrays at the image's own size (H, W)."""
         # Logits are resized, not probabilities: they are nearly linear across an edge, which stays where it is.
         probs = self.resize.invert(output.mask_logits[index, 0].float(), (size[0], size[1])).sigmoid()
         logit = output.presence_logit[index, 0].float()
-        present = bool(logit > 0)
-        score = float(output.iou_pred[index, 0].float().clamp(0.0, 1.0))
-        mask = (probs > self.threshold) & present
-        return Segmentation(mask.cpu().numpy(), probs.cpu().numpy(), score, present, presence=float(logit.sigmoid()))
+        present, score = bool(logit > 0), float(output.iou_pred[index, 0].float().clamp(0.0, 1.0))
+        mask = ((probs > self.threshold) & present).cpu().numpy()
+        return Segmentation(mask, probs.cpu().numpy(), score, present, presence=float(logit.sigmoid()))

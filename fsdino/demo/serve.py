@@ -50,7 +50,7 @@ def open_studio(model: str, compare: Sequence[str], device: str, encoder_weights
     main = EngineChoice(model, device=device, encoder_weights=encoder_weights).settled()
     model, others = main.model, [EngineChoice(name, device=device) for name in compare if name != PROTOTYPE]
     opened: dict[str, Any] = {choice.model: choice.open() for choice in (*others, main)}
-    named = {name: shown_name(name) for name in opened}
+    named = {name: shown_name(name, method.title) for name, method in opened.items()}
     # Answers are kept by the shown name, so two models of one short name are shown by their whole paths.
     if len(set(named.values())) < len(named):
         named = {name: name for name in opened}
@@ -58,10 +58,10 @@ def open_studio(model: str, compare: Sequence[str], device: str, encoder_weights
     return Studio(opened[model], named[model], others)
 
 
-def shown_name(model: str) -> str:
-    """What the page calls a model: a preset by its name, a folder by its last one that says something."""
+def shown_name(model: str, title: str = "FS-DINO") -> str:
+    """What the page calls a model: by its method's title and its name, a folder by its last one that says something."""
     parts = [part for part in Path(model).parts if part not in ("export", "checkpoints", "last.ckpt")]
-    return f"FS-DINO {model}" if len(Path(model).parts) == 1 else "/".join(parts[-2:])
+    return f"{title} {model}" if len(Path(model).parts) == 1 else "/".join(parts[-2:])
 
 
 def demo(

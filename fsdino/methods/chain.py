@@ -184,6 +184,10 @@ class ChainMethod(FewShotMethod):
             self.directions.copy_(positional_directions(self.encoder, self.directions.shape[-1]))
         return self
 
+    def shared_encoder(self) -> FeatureEncoder:
+        """See `FewShotMethod.shared_encoder`."""
+        return self.encoder
+
     def remark(self) -> str:
         """See `FewShotMethod.remark`."""
         return f"blocks {'+'.join(str(tap) for tap in self.encoder.taps)} cut {self.cut:.2f}"

@@ -113,9 +113,9 @@ class RefinedMethod(FewShotMethod):
         """As the coarse method."""
         return self.coarse.takes_hints
 
-    def remember(self, references: Sequence[Reference]) -> Any:
+    def remember_references(self, references: Sequence[Reference]) -> Any:
         """As the coarse method."""
-        return self.coarse.remember(references)
+        return self.coarse.remember_references(references)
 
     def draw_mask(self, reference: Reference) -> np.ndarray:
         """As the coarse method."""

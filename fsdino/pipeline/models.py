@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from json import dumps, loads
 from math import prod
 from pathlib import Path
@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 
 from fsdino.base.auto import chosen_model
 from fsdino.base.bundled import BUNDLED, bundled_file, bundled_folder
-from fsdino.base.catalog import CATALOG, Encoder
+from fsdino.base.catalog import APACHE, CATALOG, Encoder
 from fsdino.base.encoder_file import file_on_disk
 
 _COLUMNS = ("name", "parameters", "licence", "weights", "measured")
@@ -26,20 +26,20 @@ class Listed:
     Args:
         name: what `--model` takes.
         kind: bundled with the package, a frozen encoder with the training-free chain, or trained in a run here.
-        parameters: None where nothing but loading it would tell.
-        licence: of the weights; None for the user's own.
         megabytes: of its files on this disk, or of the download.
         file: where the weights are on this disk; None: they would be fetched.
+        parameters: None where nothing but loading it would tell.
+        licence: of the weights; None for the user's own.
         measured: named scores, as they were recorded with it.
     """
 
     name: str
     kind: Literal["bundled", "encoder", "run"]
-    parameters: int | None
-    licence: str | None
     megabytes: float
     file: str | None
-    measured: dict[str, Any]
+    parameters: int | None = None
+    licence: str | None = None
+    measured: dict[str, Any] = field(default_factory=dict)
 
     def row(self) -> tuple[str, ...]:
         """As text, in the order of the columns."""
@@ -63,14 +63,15 @@ def _bundled(name: str) -> Listed:
     told = loads((folder / "config.json").read_text(encoding="utf-8"))
     files = [folder / "model.safetensors", *([bundled_file(told["encoder"])] if "encoder" in told else [])]
     size = sum(file.stat().st_size for file in files) / 1e6
-    return Listed(name, "bundled", sum(map(_count, files)), "apache-2.0", size, str(folder), told.get("results", {}))
+    known = {"parameters": sum(map(_count, files)), "licence": APACHE, "measured": told.get("results", {})}
+    return Listed(name, "bundled", size, str(folder), **known)
 
 
 def _encoder(entry: Encoder) -> Listed:
     file = file_on_disk(entry.timm, entry.repository)
     size = entry.megabytes if file is None else file.stat().st_size / 1e6
     where = None if file is None else str(file)
-    return Listed(entry.name, "encoder", entry.parameters, entry.licence, size, where, {})
+    return Listed(entry.name, "encoder", size, where, entry.parameters, entry.licence)
 
 
 def _trained(runs: Path) -> Iterator[Listed]:
@@ -85,9 +86,10 @@ def _trained(runs: Path) -> Iterator[Listed]:
             except (SafetensorError, OSError, ValueError):
                 count, told = None, {}
             scores = told.get("results", {}) if isinstance(told, dict) else {}
-            yield Listed(str(folder), "run", count, None, weights.stat().st_size / 1e6, str(weights), scores)
+            size = weights.stat().st_size / 1e6
+            yield Listed(str(folder), "run", size, str(weights), parameters=count, measured=scores)
         elif found := [*folder.glob("train/checkpoints/best.ckpt"), *folder.glob("train/checkpoints/last.ckpt")]:
-            yield Listed(str(folder), "run", None, None, found[0].stat().st_size / 1e6, str(found[0]), {})
+            yield Listed(str(folder), "run", found[0].stat().st_size / 1e6, str(found[0]))
 
 
 def _count(file: Path) -> int:

@@ -39,6 +39,7 @@ def test_blocks_are_the_last_five_twelfths() -> None:
 
 def test_an_entry_by_any_of_its_names() -> None:
     entry = CATALOG["dinov3-l16"]
+    assert entry_of(entry.repository) is entry
     assert entry_of("dinov3-l16") is entry_of("vit_large_patch16_dinov3.lvd1689m") is entry_of(entry.timm[:24]) is entry
     assert entry_of("vit_large_patch16_dinov3.sat493m") is None and entry_of("tiny") is None
     assert likely_meant("dinov2-b41")[0] == "dinov2-b14" and likely_meant("cats") == []

@@ -50,7 +50,7 @@ SCRIPTS: dict[str, tuple[str, Options]] = {
         "number": 4, "runs": folder / "runs", "overrides": [f"--cache.dir={folder / 'cache'}"],
     }),
     "accuracy.drawn": ("drawn", lambda folder: {
-        "photos": {"box": [write_image(folder / "photos" / name).parent for name in ("a.jpg", "b.jpg")][0]},
+        "photos": {name: write_image(write_image(folder / name / "a.jpg").with_name("b.jpg")).parent for name in "xy"},
         "per_class": 2,
     }),
     "accuracy.prompts": ("prompts", lambda folder: {"episodes": 3}),
