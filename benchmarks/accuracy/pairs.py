@@ -1,9 +1,9 @@
 """Differences between runs on the same episodes: `python -m benchmarks.accuracy.pairs GRID`.
 
 Reads the rows that `experiments` left in `runs/experiments/GRID/RUN/evaluate/RUN` and writes `results/paired_GRID.csv`.
-Both runs of a pair are drawn alike in every bootstrap sample, query images with all of their episodes, folds apart; with
-several seeds the mean over the seeds is what is drawn. The interval speaks of the choice of test images, not of the
-choice of seeds.
+Both runs of a pair are drawn alike in every bootstrap sample, query images with all of their episodes, folds apart;
+with several seeds the mean over the seeds is what is drawn. The interval speaks of the choice of test images, not of
+the choice of seeds.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from fsdino.evaluation.measure import read_rows as read_episodes
 from fsdino.metrics.bootstrap import percentile_interval, resampled_miou
 
 RUNS = ROOT / "runs" / "experiments"
-BASELINES = ("prototype", "prototype, random encoder", "all foreground")
+BASELINES = ("prototype", "chain", "prototype, random encoder", "all foreground")
 Samples = dict[str, np.ndarray]  # seed -> (1 + R,) mIoU in percent, the first of the episodes as they are
 
 

@@ -19,7 +19,7 @@ from fsdino.base.resize import Resize
 from fsdino.data.class_index import ClassIndex
 from fsdino.data.episodes.episode import EpisodeData
 from fsdino.data.episodes.episode_list import EpisodeList
-from fsdino.methods.chain import ChainMethod, mean_features
+from fsdino.methods.chain import ChainMethod, mean_features, with_mirrored
 from fsdino.methods.prototype import (
     Kind,
     PrototypeMethod,
@@ -124,14 +124,15 @@ def choose_chain(
     episodes: EpisodeList,
     taps: Sequence[Sequence[int]] | None = None,
     means: Tensor | None = None,
+    mirror: bool = True,
     **options: Any,
 ) -> ChainChoice:
     """Take the means of training images, and choose blocks and cut on episodes of base classes.
 
     Args:
-        taps: the sets of blocks to try; None: those of `chain_taps`.
+        taps: the sets of blocks to try; None: those of `chain_taps`. Every set costs as much as one.
         means: (depth, C), a row for each block of the encoder; None takes them of images of the index.
-        options: of `ChainMethod`, held fixed.
+        mirror, options: of `ChainMethod`, held fixed.
     """
     tried = [tuple(sorted(some)) for some in (taps or chain_taps(encoder.depth))]
     reader = encoder.reading(sorted({tap for some in tried for tap in some}))
@@ -144,16 +145,19 @@ def choose_chain(
     methods = {}
     for some in tried:
         start = ChainChoice(some, 0.5, torch.stack([fitted[tap] for tap in some]), 0.0)
-        methods[some] = start.build(encoder, resize, **options).eval()
+        methods[some] = start.build(encoder, resize, mirror=mirror, **options).eval()
     scores: dict[tuple[int, ...], list[np.ndarray]] = {some: [] for some in tried}
     truths = []
     for item in (EpisodeData(index, episodes, resize)[i] for i in range(len(episodes))):
-        support, query = reader(item["support_images"]), reader(item["query_image"][None])
+        images, masks = item["support_images"][None], item["support_masks"][None]
+        if mirror:
+            images, masks = with_mirrored(images), with_mirrored(masks)
+        support, query = reader(images[0]), reader(item["query_image"][None])
         side = 4 * query[0].shape[-1]
         truths.append(_small(item["query_mask"], side))
         for some, method in methods.items():
             at = [reader.taps.index(tap) for tap in some]
-            memory = method.encode_support_maps([support[i] for i in at], item["support_masks"][None])
+            memory = method.encode_support_maps([support[i] for i in at], masks)
             score = method.relative_scores(memory, method.encode_query_maps([query[i] for i in at]))
             scores[some].append(F.interpolate(score, (side, side), mode="bilinear", align_corners=False)[0, 0].numpy())
     class_ids = [spec.class_id for spec in episodes]

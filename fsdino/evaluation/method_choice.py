@@ -44,8 +44,8 @@ class MethodChoice:
         score_threshold: of the prototype: score above which a position is object; auto chooses it on base classes.
         kind: of the prototype: fg_bg or softmax; auto chooses it on base classes.
         options: of the named methods: their arguments, for instance --options.weights FILE --options.size large. Of the
-            chain, taps and cut are chosen on base classes where they are not given, and means are taken of training
-            images.
+            chain, cut (and with --options.taps auto the blocks) is chosen on base classes where it is not given, and
+            means are taken of training images.
         threshold: probability above which a pixel is object; the method's own when left out.
     """
 
@@ -128,23 +128,26 @@ class MethodChoice:
             )
 
     def _chain(self, base: Base) -> FewShotMethod:
-        config = preset(self.preset)
-        built: dict[str, Any] = {"img_size": config.img_size, "resize_mode": config.resize_mode, **self.options}
-        if "encoder" not in self.options:
+        config, options = preset(self.preset), dict(self.options)
+        every = options.get("taps") == "auto"
+        if every:
+            del options["taps"]
+        built: dict[str, Any] = {"img_size": config.img_size, "resize_mode": config.resize_mode}
+        if "encoder" not in options:
             built |= {"encoder": config.encoder, "encoder_kwargs": config.encoder_kwargs}
             built |= {"encoder_stride": config.encoder_stride}
-            built |= {"encoder_weights": encoder_weights(self.preset, self.encoder_weights), **self.options}
-        elif self.options.get("encoder_weights") is None:
+            built |= {"encoder_weights": encoder_weights(self.preset, self.encoder_weights)}
+        elif options.get("encoder_weights") is None:
             print("chain: its encoder is random; give --options.encoder_weights FILE.", file=sys.stderr)
-        given = {"taps", "cut", "means"} & set(self.options)
+        built |= options
         with torch.random.fork_rng():
             torch.manual_seed(RANDOM_SEED)
             method = registry.build("chain", **built)
-            if len(given) == 3:
+            if {"cut", "means"} <= set(options) and not every:
                 return method
-            known = {"means": read_means(self.options["means"], method.encoder)} if "means" in given else {}
-            taps = [method.encoder.taps] if "taps" in given else None
-            held = {name: getattr(method, name) for name in method.silent_args - {"cut"}}
+            known = {"means": read_means(options["means"], method.encoder)} if "means" in options else {}
+            held = {name: getattr(method, name) for name in {"mirror", *method.silent_args} - {"cut"}}
+            taps = None if every else [method.encoder.taps]
             choice = choose_chain(method.encoder, method.resize, *base(True), taps, **known, **held)
             # Random weights must be those that the choice was made with.
             torch.manual_seed(RANDOM_SEED)

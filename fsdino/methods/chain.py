@@ -1,9 +1,10 @@
 """Training-free chain on one frozen encoder: centred features of several blocks, smoothed scores, a relative cut.
 
-None of its five steps learns: (1) the features of several blocks, each less its mean over pictures without labels and of
-unit length, side by side; (2) similarity to the references' object prototype less part of that to their background;
-(3) the map smoothed over the query's own similarities; (4) the query's own prototype, of its best positions, mixed into
-the references', and 2 and 3 again; (5) a cut between the mean and the maximum of the query's own scores.
+None of its five steps learns: (1) the features of several blocks, each less its mean over pictures without labels and
+of unit length, side by side; (2) similarity to the references' object prototype less part of that to their background;
+(3) the map smoothed over the query's own similarities in the first of the blocks; (4) the query's own prototype, of its
+best positions, mixed into the references', and 2 and 3 again; (5) a cut between the mean and the maximum of the query's
+own scores.
 
 Sources: masked-average prototypes, PANet (Wang et al. 2019); the query's own prototype, SSP (Fan et al. 2022).
 """
@@ -25,10 +26,16 @@ from fsdino.base.resize import Resize, ResizeMode
 from fsdino.base.result import MAX_CLASSES_AT_ONCE
 from fsdino.models.debias import positional_directions, wanted_directions, without_directions
 from fsdino.models.encoder import FeatureEncoder
+from fsdino.models.layers import unit_tokens
 from fsdino.models.memory import SupportMemory, grid_weights, prototypes, stack_memories, support_tokens
 from fsdino.models.smoothing import affinity, best_prototype, side_by_side, smooth
 
 Encoded = tuple[Tensor, Tensor]  # tokens (B, Q, L*C) and affinities (B, Q, Q) of images
+
+
+def default_taps(depth: int) -> tuple[int, ...]:
+    """The blocks from 5/12 of the depth on, 5 to 11 of 12: where features begin to tell classes apart."""
+    return tuple(range(round(depth * 5 / 12), depth))
 
 
 @torch.no_grad()
@@ -42,6 +49,11 @@ def mean_features(encoder: FeatureEncoder, squares: Iterable[Tensor]) -> Tensor:
     if not sums:
         raise ValueError("there is no image to take means of; give a few dozen pictures, no labels are needed.")
     return torch.stack(sums).mean(0).float()
+
+
+def with_mirrored(references: Tensor) -> Tensor:
+    """Images (B, K, 3, S, S) or masks (B, K, S, S) of references, and after them the same mirrored: 2 K of each."""
+    return torch.cat([references, references.flip(-1)], dim=1)
 
 
 def read_means(path: str | Path, encoder: FeatureEncoder) -> Tensor:
@@ -70,6 +82,7 @@ class ChainMethod(FewShotMethod):
         own_weight: weight of that prototype beside the references' object prototype, in [0, 1].
         own_rounds: how often it is made anew; 0 leaves it out.
         cut: part of the way from the mean score to the highest one above which a position is object, in (0, 1).
+        mirror: whether each reference is also remembered mirrored, which costs nothing afterwards.
         sharpness: mask logits are `sharpness * (score - cut score)`.
         debias: directions in which features tell their place, left out of every tap; None: half of the channels for
             rotary encoders (DINOv3), none for others. See `fsdino.models.debias`.
@@ -99,12 +112,13 @@ class ChainMethod(FewShotMethod):
         self,
         encoder: FeatureEncoder,
         background_weight: float = 0.25,
-        smoothing_steps: int = 3,
+        smoothing_steps: int = 4,
         smoothing_scale: float = 10.0,
         own_share: float = 0.075,
         own_weight: float = 0.3,
         own_rounds: int = 1,
         cut: float = 0.4,
+        mirror: bool = True,
         sharpness: float = 20.0,
         debias: int | None = None,
         resize_mode: ResizeMode = "squash",
@@ -123,6 +137,7 @@ class ChainMethod(FewShotMethod):
         self.own_weight = own_weight
         self.own_rounds = own_rounds
         self.cut = cut
+        self.mirror = mirror
         self.sharpness = sharpness
         self.register_buffer("means", torch.zeros(len(encoder.taps), encoder.dim))
         count = wanted_directions(encoder, debias)
@@ -133,7 +148,7 @@ class ChainMethod(FewShotMethod):
         cls,
         encoder: str = "vit_base_patch14_dinov2",
         img_size: int = 518,
-        taps: Sequence[int] = (7, 8, 9, 10, 11),
+        taps: Sequence[int] | None = None,
         encoder_kwargs: dict[str, Any] | None = None,
         encoder_weights: str | None = None,
         encoder_stride: int | None = None,
@@ -145,7 +160,7 @@ class ChainMethod(FewShotMethod):
         Args:
             encoder: timm's name of the Vision Transformer; the `encoder_...` options are those of `FeatureEncoder`.
             img_size: side of the square input in pixels.
-            taps: blocks (counted from 0) whose features are compared.
+            taps: blocks (counted from 0) whose features are compared; None: `default_taps`.
             encoder_kwargs: `model_kwargs` there.
             encoder_weights: "timm", a path, or None for random.
             encoder_stride: pixels between patches where they overlap; None: the patch size.
@@ -156,8 +171,10 @@ class ChainMethod(FewShotMethod):
             ValueError: the means are those of another encoder.
         """
         reader = FeatureEncoder(
-            encoder, img_size, taps, model_kwargs=encoder_kwargs, weights=encoder_weights, stride=encoder_stride
+            encoder, img_size, taps or (0,), model_kwargs=encoder_kwargs, weights=encoder_weights, stride=encoder_stride
         )
+        if taps is None:
+            reader = reader.reading(default_taps(reader.depth))
         method = cls(reader, **kwargs)
         if encoder_weights is not None:
             method.fit_directions()
@@ -201,6 +218,8 @@ class ChainMethod(FewShotMethod):
 
     def encode_support(self, support_images: Tensor, support_masks: Tensor) -> SupportMemory:
         """Object and background prototype of each tap, over all references; shapes as in `FewShotMethod`."""
+        if self.mirror:
+            support_images, support_masks = with_mirrored(support_images), with_mirrored(support_masks)
         return self.encode_support_maps(self.encoder(support_images.flatten(0, 1)), support_masks)
 
     def encode_support_maps(self, maps: Sequence[Tensor], support_masks: Tensor) -> SupportMemory:
@@ -216,8 +235,9 @@ class ChainMethod(FewShotMethod):
 
     def encode_query_maps(self, maps: Sequence[Tensor]) -> Encoded:
         """The same from the images' feature maps, one (B, C, h, w) a tap."""
-        tokens = side_by_side(self.centre(maps))
-        return tokens, affinity(tokens, self.smoothing_scale)
+        maps = self.centre(maps)
+        # The first block alone smooths as well as all together, and its product is a fraction of theirs.
+        return side_by_side(maps), affinity(unit_tokens(maps[0]), self.smoothing_scale)
 
     # ---- scores
 

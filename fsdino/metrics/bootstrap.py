@@ -1,4 +1,4 @@
-"""Intervals of few-shot mIoU by drawing episodes (or query images) anew, for one method and for two on the same ones."""
+"""Intervals of few-shot mIoU by drawing episodes or query images anew, for one method and for two on the same ones."""
 
 from __future__ import annotations
 

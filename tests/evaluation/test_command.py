@@ -13,6 +13,7 @@ from fsdino.base import registry, storage
 from fsdino.cli import main
 from fsdino.data.catalog import open_data_set
 from fsdino.data.episodes.episode_list import EpisodeList
+from fsdino.evaluation import baseline, method_choice
 from fsdino.evaluation.command import measure_folds
 from fsdino.evaluation.episode_choice import EpisodeChoice
 from fsdino.evaluation.measure import EvaluateModule, add_rows
@@ -143,6 +144,36 @@ class TestMethods:
         assert not set(episodes.class_ids) & set(tested.class_ids)
         assert not episodes.images & tested.images and not set(index.all_images()) & tested.images
         assert measured.results[0].remark.startswith("fg_bg block 0 threshold ")
+
+    def test_the_chain_chooses_on_images_of_base_classes(self, tmp_path, monkeypatch, capsys) -> None:
+        root = label_folder_tree(tmp_path / "data", num_classes=8)
+        test = EpisodeChoice("folder", str(root), "2", episodes=3)
+        (tested,) = test.lists(test.open())
+        opened, choose = set(), baseline.choose_chain
+
+        def spied(encoder, resize, index, episodes, *args, **kwargs):
+            load = index.load_image
+            monkeypatch.setattr(index, "load_image", lambda image: opened.add(image) or load(image), raising=False)
+            assert not set(episodes.class_ids) & set(tested.class_ids)
+            return choose(encoder, resize, index, episodes, *args, **kwargs)
+
+        monkeypatch.setattr(method_choice, "choose_chain", spied)
+        measured, _ = measure_folds(
+            MethodChoice("chain", options={**METHOD_ARGS["chain"], "taps": "auto"}), test, tmp_path / "out"
+        )
+        assert opened and not opened & tested.images, "means or cut were taken of a tested image"
+        assert "chain: its encoder is random; give --options.encoder_weights FILE." in capsys.readouterr().err
+        method = measured.method
+        assert measured.results[0].remark == f"blocks {'+'.join(map(str, method.encoder.taps))} cut {method.cut:.2f}"
+        assert method.means.abs().sum() > 0 and len(method.encoder.taps) > 1
+
+    def test_what_is_given_of_the_chain_is_not_chosen(self, tmp_path) -> None:
+        root = label_folder_tree(tmp_path / "data", num_classes=8)
+        test = EpisodeChoice("folder", str(root), "2", episodes=1)
+        options = {**METHOD_ARGS["chain"], "cut": 0.31, "own_weight": 0.5, "encoder_weights": None}
+        measured, _ = measure_folds(MethodChoice("chain", options=options), test, tmp_path / "out")
+        method = measured.method
+        assert (method.encoder.taps, method.cut, method.own_weight) == ((1, 3), 0.31, 0.5)
 
     def test_weights_of_the_prototype(self) -> None:
         assert encoder_weights("tiny", "auto").endswith("tiny_encoder.safetensors")  # type: ignore[union-attr]
