@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from fsdino.base.memory import SegmenterOutput
+from fsdino.base.memory import SegmenterOutput, Shape
 from fsdino.base.method import FewShotMethod
 from fsdino.base.reference import ImageLike, image_array
 from fsdino.base.resize import Resize, ResizeMode
@@ -204,6 +204,10 @@ class ChainMethod(FewShotMethod):
     def shared_encoder(self) -> FeatureEncoder:
         """See `FewShotMethod.shared_encoder`."""
         return self.encoder
+
+    def memory_shapes(self) -> dict[str, Shape]:
+        """See `FewShotMethod.memory_shapes`."""
+        return {"prototypes": (1, len(self.means), 2, self.encoder.dim)}
 
     def remark(self) -> str:
         """See `FewShotMethod.remark`."""

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fsdino.base import registry
-from fsdino.base.memory import Memory, SegmenterOutput
+from fsdino.base.memory import Memory, SegmenterOutput, Shape
 from fsdino.base.method import FewShotMethod
 from fsdino.base.reference import Reference
 from fsdino.base.resize import Resize
@@ -120,6 +120,10 @@ class RefinedMethod(FewShotMethod):
     def draw_mask(self, reference: Reference) -> np.ndarray:
         """As the coarse method."""
         return self.coarse.draw_mask(reference)
+
+    def memory_shapes(self) -> dict[str, Shape]:
+        """As the coarse method."""
+        return self.coarse.memory_shapes()
 
     def join(self, memories: Sequence[Any]) -> list[Any]:
         """As the coarse method."""
