@@ -50,7 +50,8 @@ class SegmentGraph(nn.Module):
             Mask logits (B, N, s, s), predicted IoU (B, N) and presence logits (B, N).
         """
         batch, classes = images.shape[0], memory[0].shape[0]
-        held = self.model.memory_type(**dict(zip(self.names, memory)))
+        arrays: dict[str, Any] = dict(zip(self.names, memory))
+        held = self.model.memory_type(**arrays)
         output = self.model.decode_all(held, self.model.encode_query(images))
         side = output.mask_logits.shape[-1]
         return (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -39,7 +40,7 @@ class OnnxMethod(FewShotMethod):
             self.engine.encode(images.cpu().numpy(), masks.cpu().numpy())
             for images, masks in zip(support_images, support_masks)
         ]
-        tensors = {name: torch.cat([torch.from_numpy(e[name]) for e in episodes]) for name in episodes[0]}
+        tensors: dict[str, Any] = {name: torch.cat([torch.from_numpy(e[name]) for e in episodes]) for name in episodes[0]}
         return self.memory_type(**tensors)
 
     def decode_query(self, memory: Memory, query_image: Tensor) -> SegmenterOutput:
