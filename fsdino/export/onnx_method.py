@@ -40,7 +40,8 @@ class OnnxMethod(FewShotMethod):
             self.engine.encode(images.cpu().numpy(), masks.cpu().numpy())
             for images, masks in zip(support_images, support_masks)
         ]
-        tensors: dict[str, Any] = {name: torch.cat([torch.from_numpy(e[name]) for e in episodes]) for name in episodes[0]}
+        found = {name: torch.cat([torch.from_numpy(e[name]) for e in episodes]) for name in episodes[0]}
+        tensors: dict[str, Any] = found
         return self.memory_type(**tensors)
 
     def decode_query(self, memory: Memory, query_image: Tensor) -> SegmenterOutput:
