@@ -13,13 +13,11 @@ import numpy as np
 
 from benchmarks.accuracy.chain import ROOT, WEIGHTS, RememberedEncoder, ends, samples
 from benchmarks.common import RESULTS, provenance, run_script, write_rows
-from fsdino.base.catalog import blocks_read
-from fsdino.base.foundation import sizes
-from fsdino.data.splits import TestSet
+from fsdino.base.foundation import timm_name
 from fsdino.evaluation.episode_choice import EpisodeChoice
 from fsdino.evaluation.measure import Evaluation, evaluate
 from fsdino.evaluation.method_choice import identity
-from fsdino.methods.chain import ChainMethod
+from fsdino.methods.chain import ChainMethod, default_taps
 
 MEAN_IMAGES = 64
 FORMS = ("as it is", "centred")
@@ -45,23 +43,23 @@ def main(
         csv: where to write.
         runs: folder for the counts, from which an interrupted run goes on.
     """
-    name, side, depth = sizes(encoder)
-    reader = RememberedEncoder(name, side, str(weights))
+    name, side = timm_name(encoder)
+    reader = RememberedEncoder(name, side, str(weights), runs / "maps")
+    taps = default_taps(reader.depth)
     fixed = str(root / "episodes" / "fold{fold}_{shots}shot.json") if episodes is None else None
     test = EpisodeChoice("coco386", str(root), folds, list=fixed, episodes=episodes, skip_rare=True)
     index, found = test.open(), {form: list[tuple[int, Evaluation]]() for form in FORMS}
     for form, measured in found.items():
-        method = ChainMethod(reader.reading(blocks_read(depth))).eval()
+        method = ChainMethod(reader.reading(taps)).eval()
         if form == "centred":
             images = index.all_images()
             method.fit_means(index.load_image(image) for image in images[:: -(-len(images) // MEAN_IMAGES)])
         for some in test.lists(index):
-            TestSet(index, some)
             folder = runs / f"{form}-fold{some.fold}-{identity(method)}"
             measured.append((some.fold, evaluate(method, index, some, folder, fingerprint=identity(method))))
             print(f"{form}, fold {some.fold}: {100 * measured[-1][1].score.miou:.2f}", flush=True)
     about = provenance(protocol="1000 bootstrap samples of the query images, both forms drawn alike")
-    head = {"encoder": encoder, "img_size": side, "blocks": "+".join(map(str, blocks_read(depth)))}
+    head = {"encoder": encoder, "img_size": side, "blocks": "+".join(map(str, taps))}
     rows = []
     for fold in (*(fold for fold, _ in found[FORMS[0]]), "mean"):
         plain, centred = (samples([pair for pair in found[form] if fold in (pair[0], "mean")]) for form in FORMS)

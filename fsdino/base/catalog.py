@@ -26,7 +26,6 @@ class Encoder:
         repository: on the Hub; its name is timm's, with the tag of the weights.
         licence: of the weights, as timm records it.
         parameters: without a classifier.
-        depth: number of blocks.
         img_size: side in pixels of the square that it is used at.
     """
 
@@ -34,7 +33,6 @@ class Encoder:
     repository: str
     licence: str
     parameters: int
-    depth: int
     img_size: int
 
     @property
@@ -63,55 +61,45 @@ class Encoder:
 # the order in which training-free segmentation is published to fare on them (DINOv3, PE-Spatial, DINOv2), then those
 # of which nothing is known here; in each the largest first.
 _TABLE = (
-    ("dinov3-7b16", "timm/vit_7b_patch16_dinov3.lvd1689m", DINOV3, 6_716_030_976, 40, 512),
-    ("dinov3-h16plus", "timm/vit_huge_plus_patch16_dinov3.lvd1689m", DINOV3, 840_509_440, 32, 512),
-    ("dinov3-l16", "timm/vit_large_patch16_dinov3.lvd1689m", DINOV3, 303_079_424, 24, 512),
-    ("dinov3-b16", "timm/vit_base_patch16_dinov3.lvd1689m", DINOV3, 85_641_216, 12, 512),
-    ("dinov3-s16plus", "timm/vit_small_plus_patch16_dinov3.lvd1689m", DINOV3, 28_683_264, 12, 512),
-    ("dinov3-s16", "timm/vit_small_patch16_dinov3.lvd1689m", DINOV3, 21_586_944, 12, 512),
-    ("pe-spatial-g14", "timm/vit_pe_spatial_gigantic_patch14_448.fb", APACHE, 1_851_887_104, 50, 448),
-    ("pe-spatial-l14", "timm/vit_pe_spatial_large_patch14_448.fb", APACHE, 303_964_160, 24, 448),
-    ("pe-spatial-b16", "timm/vit_pe_spatial_base_patch16_512.fb", APACHE, 86_433_792, 12, 512),
-    ("pe-spatial-s16", "timm/vit_pe_spatial_small_patch16_512.fb", APACHE, 21_983_232, 12, 512),
-    ("dinov2-g14-reg", "timm/vit_giant_patch14_reg4_dinov2.lvd142m", APACHE, 1_136_483_840, 40, 518),
-    ("dinov2-l14-reg", "timm/vit_large_patch14_reg4_dinov2.lvd142m", APACHE, 304_370_688, 24, 518),
-    ("dinov2-b14-reg", "timm/vit_base_patch14_reg4_dinov2.lvd142m", APACHE, 86_582_016, 12, 518),
-    ("dinov2-s14-reg", "timm/vit_small_patch14_reg4_dinov2.lvd142m", APACHE, 22_057_344, 12, 518),
-    ("dinov2-g14", "timm/vit_giant_patch14_dinov2.lvd142m", APACHE, 1_136_479_232, 40, 518),
-    ("dinov2-l14", "timm/vit_large_patch14_dinov2.lvd142m", APACHE, 304_367_616, 24, 518),
-    ("dinov2-b14", "timm/vit_base_patch14_dinov2.lvd142m", APACHE, 86_579_712, 12, 518),
-    ("dinov2-s14", "timm/vit_small_patch14_dinov2.lvd142m", APACHE, 22_056_192, 12, 518),
-    ("c-radiov4-h16", "timm/vit_huge_patch16_radio_v4.c_radio", NVIDIA, 631_985_920, 32, 512),
-    ("c-radiov4-so400m16", "timm/vit_so400m_patch16_radio_v4.c_radio", NVIDIA, 413_543_664, 27, 512),
-    ("c-radiov3-g16", "timm/vit_giant_patch16_radio_v3.c_radio", NVIDIA, 1_136_027_136, 40, 512),
-    ("c-radiov3-h16", "timm/vit_huge_patch16_radio_v3.c_radio", NVIDIA, 631_983_360, 32, 512),
-    ("c-radiov3-l16", "timm/vit_large_patch16_radio_v3.c_radio", NVIDIA, 304_202_752, 24, 512),
-    ("c-radiov3-b16", "timm/vit_base_patch16_radio_v3.c_radio", NVIDIA, 86_456_064, 12, 512),
-    ("tipsv2-g14", "timm/vit_giant_patch14_reg1_tipsv2.webli", APACHE, 1_135_949_312, 40, 448),
-    ("tipsv2-so400m14", "timm/vit_so400m_patch14_reg1_tipsv2.webli", APACHE, 413_391_600, 27, 448),
-    ("tipsv2-l14", "timm/vit_large_patch14_reg1_tipsv2.webli", APACHE, 304_014_336, 24, 448),
-    ("tipsv2-b14", "timm/vit_base_patch14_reg1_tipsv2.webli", APACHE, 86_314_752, 12, 448),
-    ("lingbot-g16", "belfner/vit_giant_patch16_lingbot.robbyant", APACHE, 1_134_473_216, 40, 512),
-    ("lingbot-l16", "belfner/vit_large_patch16_lingbot.robbyant", APACHE, 303_128_576, 24, 512),
-    ("lingbot-b16", "belfner/vit_base_patch16_lingbot.robbyant", APACHE, 85_659_648, 12, 512),
-    ("lingbot-s16", "belfner/vit_small_patch16_lingbot.robbyant", APACHE, 21_596_160, 12, 512),
-    ("eupe-b16", "timm/vit_base_patch16_dinov3_qkvb.eupe_lvd1689m", NONCOMMERCIAL, 85_659_648, 12, 512),
-    ("eupe-s16", "timm/vit_small_patch16_dinov3_qkvb.eupe_lvd1689m", NONCOMMERCIAL, 21_596_160, 12, 512),
-    ("eupe-t16", "timm/vit_tiny_patch16_dinov3_qkvb.eupe_lvd1689m", NONCOMMERCIAL, 5_489_664, 12, 512),
+    ("dinov3-7b16", "timm/vit_7b_patch16_dinov3.lvd1689m", DINOV3, 6_716_030_976, 512),
+    ("dinov3-h16plus", "timm/vit_huge_plus_patch16_dinov3.lvd1689m", DINOV3, 840_509_440, 512),
+    ("dinov3-l16", "timm/vit_large_patch16_dinov3.lvd1689m", DINOV3, 303_079_424, 512),
+    ("dinov3-b16", "timm/vit_base_patch16_dinov3.lvd1689m", DINOV3, 85_641_216, 512),
+    ("dinov3-s16plus", "timm/vit_small_plus_patch16_dinov3.lvd1689m", DINOV3, 28_683_264, 512),
+    ("dinov3-s16", "timm/vit_small_patch16_dinov3.lvd1689m", DINOV3, 21_586_944, 512),
+    ("pe-spatial-g14", "timm/vit_pe_spatial_gigantic_patch14_448.fb", APACHE, 1_851_887_104, 448),
+    ("pe-spatial-l14", "timm/vit_pe_spatial_large_patch14_448.fb", APACHE, 303_964_160, 448),
+    ("pe-spatial-b16", "timm/vit_pe_spatial_base_patch16_512.fb", APACHE, 86_433_792, 512),
+    ("pe-spatial-s16", "timm/vit_pe_spatial_small_patch16_512.fb", APACHE, 21_983_232, 512),
+    ("dinov2-g14-reg", "timm/vit_giant_patch14_reg4_dinov2.lvd142m", APACHE, 1_136_483_840, 518),
+    ("dinov2-l14-reg", "timm/vit_large_patch14_reg4_dinov2.lvd142m", APACHE, 304_370_688, 518),
+    ("dinov2-b14-reg", "timm/vit_base_patch14_reg4_dinov2.lvd142m", APACHE, 86_582_016, 518),
+    ("dinov2-s14-reg", "timm/vit_small_patch14_reg4_dinov2.lvd142m", APACHE, 22_057_344, 518),
+    ("dinov2-g14", "timm/vit_giant_patch14_dinov2.lvd142m", APACHE, 1_136_479_232, 518),
+    ("dinov2-l14", "timm/vit_large_patch14_dinov2.lvd142m", APACHE, 304_367_616, 518),
+    ("dinov2-b14", "timm/vit_base_patch14_dinov2.lvd142m", APACHE, 86_579_712, 518),
+    ("dinov2-s14", "timm/vit_small_patch14_dinov2.lvd142m", APACHE, 22_056_192, 518),
+    ("c-radiov4-h16", "timm/vit_huge_patch16_radio_v4.c_radio", NVIDIA, 631_985_920, 512),
+    ("c-radiov4-so400m16", "timm/vit_so400m_patch16_radio_v4.c_radio", NVIDIA, 413_543_664, 512),
+    ("c-radiov3-g16", "timm/vit_giant_patch16_radio_v3.c_radio", NVIDIA, 1_136_027_136, 512),
+    ("c-radiov3-h16", "timm/vit_huge_patch16_radio_v3.c_radio", NVIDIA, 631_983_360, 512),
+    ("c-radiov3-l16", "timm/vit_large_patch16_radio_v3.c_radio", NVIDIA, 304_202_752, 512),
+    ("c-radiov3-b16", "timm/vit_base_patch16_radio_v3.c_radio", NVIDIA, 86_456_064, 512),
+    ("tipsv2-g14", "timm/vit_giant_patch14_reg1_tipsv2.webli", APACHE, 1_135_949_312, 448),
+    ("tipsv2-so400m14", "timm/vit_so400m_patch14_reg1_tipsv2.webli", APACHE, 413_391_600, 448),
+    ("tipsv2-l14", "timm/vit_large_patch14_reg1_tipsv2.webli", APACHE, 304_014_336, 448),
+    ("tipsv2-b14", "timm/vit_base_patch14_reg1_tipsv2.webli", APACHE, 86_314_752, 448),
+    ("lingbot-g16", "belfner/vit_giant_patch16_lingbot.robbyant", APACHE, 1_134_473_216, 512),
+    ("lingbot-l16", "belfner/vit_large_patch16_lingbot.robbyant", APACHE, 303_128_576, 512),
+    ("lingbot-b16", "belfner/vit_base_patch16_lingbot.robbyant", APACHE, 85_659_648, 512),
+    ("lingbot-s16", "belfner/vit_small_patch16_lingbot.robbyant", APACHE, 21_596_160, 512),
+    ("eupe-b16", "timm/vit_base_patch16_dinov3_qkvb.eupe_lvd1689m", NONCOMMERCIAL, 85_659_648, 512),
+    ("eupe-s16", "timm/vit_small_patch16_dinov3_qkvb.eupe_lvd1689m", NONCOMMERCIAL, 21_596_160, 512),
+    ("eupe-t16", "timm/vit_tiny_patch16_dinov3_qkvb.eupe_lvd1689m", NONCOMMERCIAL, 5_489_664, 512),
     # So small, and so far from the others in what it was taught, that everything above is likely to be better.
-    ("pe-spatial-t16", "timm/vit_pe_spatial_tiny_patch16_512.fb", APACHE, 5_683_200, 12, 512),
+    ("pe-spatial-t16", "timm/vit_pe_spatial_tiny_patch16_512.fb", APACHE, 5_683_200, 512),
 )
 CATALOG: dict[str, Encoder] = {row[0]: Encoder(*row) for row in _TABLE}
-
-
-def blocks_read(depth: int) -> tuple[int, ...]:
-    """Which blocks of a transformer the chain reads, counted from 0: five, evenly over the last five twelfths.
-
-    Measured on twelve blocks, where it is 7 to 11; the share of the depth is carried over to others, unmeasured.
-    """
-    first = min(depth * 7 / 12, depth - 1)
-    # Five of any depth: what follows the encoder costs as much as their channels side by side.
-    return tuple(sorted({round(first + (depth - 1 - first) * i / 4) for i in range(5)}))
 
 
 def entry_of(name: str) -> Encoder | None:

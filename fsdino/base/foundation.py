@@ -16,7 +16,7 @@ from timm.models import get_pretrained_cfg
 
 from fsdino.base import registry
 from fsdino.base.bundled import BUNDLED
-from fsdino.base.catalog import LEAST_SIDE, blocks_read, entry_of, likely_meant
+from fsdino.base.catalog import LEAST_SIDE, entry_of, likely_meant
 
 
 def is_encoder(name: str) -> bool:
@@ -67,28 +67,27 @@ def chain_on(name: str, encoder_weights: str | Path | None = None) -> Any:
             f"'{name}' is no encoder, so encoder weights do not go with it; name one, for instance dinov2-s14 or "
             "vit_tiny_patch16_224 (`fsdino models` lists them)."
         )
-    encoder, side, depth = sizes(name)
+    encoder, side = timm_name(name)
     # Drawn in vain: every weight comes from the file, and the caller's random numbers stay.
     with torch.random.fork_rng(devices=[]):
         return registry.build(
             "chain",
             encoder=encoder,
             img_size=side,
-            taps=blocks_read(depth),
             encoder_weights="timm" if encoder_weights is None else str(encoder_weights),
         )
 
 
-def sizes(name: str) -> tuple[str, int, int]:
-    """Timm's name of an encoder, the side in pixels that it is used at, and its number of blocks."""
+def timm_name(name: str) -> tuple[str, int]:
+    """Timm's name of an encoder, and the side in pixels of the square that it is used at."""
     entry, plain = entry_of(name), name.partition(".")[0]
     if entry is not None:
         recorded(entry.timm)  # an older timm may not have it yet
-        return entry.timm, entry.img_size, entry.depth
+        return entry.timm, entry.img_size
     native = int(recorded(name).input_size[-1])
-    with torch.device("meta"):  # to count blocks, without memory for them
+    with torch.device("meta"):  # to see its patches, without memory for it
         model: Any = timm.create_model(plain, num_classes=0)
     if not hasattr(model, "blocks") or not hasattr(model, "patch_embed"):
         raise ValueError(f"encoder '{name}' has no transformer blocks to read; use a Vision Transformer.")
     patch = int(model.patch_embed.patch_size[0])
-    return name, max(native, -(-LEAST_SIDE // patch) * patch), len(model.blocks)
+    return name, max(native, -(-LEAST_SIDE // patch) * patch)

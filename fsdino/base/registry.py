@@ -18,7 +18,7 @@ METHODS: dict[str, str] = {
     "all_foreground": "fsdino.methods.prototype:AllForeground",
 }
 # Arguments of every `build` that name files: what a saved method does not need, since it brings its weights along.
-FILE_ARGUMENTS = frozenset({"weights", "sha256", "encoder_weights", "checkpoint", "means"})
+FILE_ARGUMENTS = frozenset({"weights", "sha256", "encoder_weights", "checkpoint", "published", "means"})
 
 
 def method_class(name: str) -> Any:

@@ -48,8 +48,8 @@ class OfflinePolicy:
 def open_studio(model: str, compare: Sequence[str], device: str, encoder_weights: str | None = None) -> Studio:
     """Load what the page compares: models that `fsdino.load` opens, or "prototype"."""
     main = EngineChoice(model, device=device, encoder_weights=encoder_weights).settled()
-    model, others = main.model, [EngineChoice(name, device=device) for name in compare if name != PROTOTYPE]
-    opened: dict[str, Any] = {choice.model: choice.open() for choice in (*others, main)}
+    model, further = main.model, [EngineChoice(name, device=device) for name in compare if name != PROTOTYPE]
+    opened: dict[str, Any] = {choice.model: choice.open() for choice in (*further, main)}
     named = {name: shown_name(name, method.title) for name, method in opened.items()}
     # Answers are kept by the shown name, so two models of one short name are shown by their whole paths.
     if len(set(named.values())) < len(named):

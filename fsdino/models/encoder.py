@@ -29,6 +29,9 @@ class FeatureEncoder(nn.Module):
         stride: pixels between patches where they shall overlap for a finer map (Amir et al., arXiv 2112.05814); None:
             the patch size.
 
+    Attributes:
+        own_norm: maps go through the transformer's own last norm, in place of one without weights.
+
     Raises:
         ValueError: if the size is not a multiple of the patch, a tap does not exist, or the model is not a ViT.
     """
@@ -55,6 +58,7 @@ class FeatureEncoder(nn.Module):
         self.depth = len(backbone.blocks)
         self.check_size(img_size)
         self.taps = _checked_taps(taps, self.depth, repr(name))
+        self.own_norm = False
         for stat in ("mean", "std"):
             value = torch.tensor(backbone.pretrained_cfg[stat], dtype=torch.float32).view(1, 3, 1, 1)
             self.register_buffer(stat, value, persistent=False)
@@ -116,8 +120,10 @@ class FeatureEncoder(nn.Module):
         # In float32 before the cast: a difference taken in bfloat16 would lose the pixels' last bits.
         x = ((images.float() - self.mean.float()) / self.std.float()).to(dtype)
         maps = self.backbone.forward_intermediates(
-            x, indices=taps, stop_early=True, intermediates_only=True, output_fmt="NCHW"
+            x, indices=taps, stop_early=True, intermediates_only=True, output_fmt="NCHW", norm=self.own_norm
         )
+        if self.own_norm:
+            return list(maps)
         # Layer-normed over channels, without parameters: a few channels would dominate the cosines between raw tokens.
         return [F.layer_norm(m.permute(0, 2, 3, 1), (self.dim,)).permute(0, 3, 1, 2) for m in maps]
 

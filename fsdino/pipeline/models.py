@@ -71,7 +71,7 @@ def _encoder(entry: Encoder) -> Listed:
     file = file_on_disk(entry.timm, entry.repository)
     size = entry.megabytes if file is None else file.stat().st_size / 1e6
     where = None if file is None else str(file)
-    return Listed(entry.name, "encoder", size, where, entry.parameters, entry.licence)
+    return Listed(entry.name, "encoder", size, where, parameters=entry.parameters, licence=entry.licence)
 
 
 def _trained(runs: Path) -> Iterator[Listed]:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import fsdino
-from fsdino.base.foundation import sizes
+from fsdino.base.foundation import timm_name
 from tests.small import references, refuses, scene
 
 
@@ -15,7 +15,7 @@ def test_a_model_by_the_name_of_its_encoder(vit_file: Path) -> None:
     model = fsdino.load("test_vit", encoder_weights=vit_file)
     assert torch.equal(torch.random.get_rng_state(), before)  # random numbers of the caller stay
     assert model.name == "chain" and not model.training
-    assert model.arguments() == {"encoder": "test_vit", "img_size": 448, "taps": (4, 5)}
+    assert model.arguments() == {"encoder": "test_vit", "img_size": 448}
     image = scene()[0]
     assert model.segment(model.remember(references()), image).mask.shape == image.shape[:2]
 
@@ -26,11 +26,11 @@ def test_it_is_saved_and_opened_like_any_model(vit_file: Path, tmp_path: Path) -
     assert again.fingerprint() == model.fingerprint()
 
 
-def test_sizes_of_named_and_unnamed_encoders() -> None:
-    assert sizes("dinov3-l16") == ("vit_large_patch16_dinov3.lvd1689m", 512, 24)
-    assert sizes("vit_small_patch14_dinov2") == ("vit_small_patch14_dinov2.lvd142m", 518, 12)
-    assert sizes("vit_base_patch8_224.dino") == ("vit_base_patch8_224.dino", 448, 12)
-    assert sizes("vit_small_patch16_384") == ("vit_small_patch16_384", 448, 12)
+def test_names_and_sizes_of_named_and_unnamed_encoders() -> None:
+    assert timm_name("dinov3-l16") == ("vit_large_patch16_dinov3.lvd1689m", 512)
+    assert timm_name("vit_small_patch14_dinov2") == ("vit_small_patch14_dinov2.lvd142m", 518)
+    assert timm_name("vit_base_patch8_224.dino") == ("vit_base_patch8_224.dino", 448)
+    assert timm_name("vit_small_patch16_384") == ("vit_small_patch16_384", 448)
 
 
 def test_a_folder_of_that_name_is_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -86,6 +86,23 @@ class TestTables:
         assert [result["j"], result["f"]] == pytest.approx([100 * value for value in expected], abs=1e-3)
         assert "J&F" in capsys.readouterr().out
 
+    def test_outlines_are_scored_when_asked_for(self, model, folder, tmp_path, capsys) -> None:
+        rows = run_evaluate(tmp_path, model, folder, "--strips", "0", "--edges", "true")
+        assert (rows["inter_edge"] <= rows["union_edge"]).all() and (rows["union_edge"] <= rows["union_fg"]).all()
+        result = pd.read_csv(tmp_path / "results.csv").iloc[0]
+        sums = rows[rows["fold"] == 0].groupby("class_id")[["inter_edge", "union_edge"]].sum()
+        assert result["boundary_iou"] == pytest.approx(100 * (sums["inter_edge"] / sums["union_edge"]).mean(), abs=1e-3)
+        assert result["boundary_low"] <= result["boundary_iou"] <= result["boundary_high"]
+        means = rows[rows["fold"] == 0].groupby("class_id")["boundary_f"].mean()
+        assert result["boundary_f"] == pytest.approx(100 * means.mean(), abs=1e-3)
+        assert "j" not in result and "boundary IoU" in capsys.readouterr().out
+        # The same command goes on, one without the option must not mix its rows with these.
+        again = run_evaluate(tmp_path, model, folder, "--strips", "0", "--edges", "true")
+        pd.testing.assert_frame_equal(rows, again)
+        options = ["--data", "folder", "--root", folder, "--episodes", "6", "--folds", "0", "--out", str(tmp_path)]
+        assert main(["evaluate", model, *options, "--device", "cpu"]) != 0
+        assert "edges 'true' there, None here" in capsys.readouterr().err
+
     def test_scoring_follows_the_protocol(self, model, folder, tmp_path) -> None:
         test = EpisodeChoice("folder", folder, "0", episodes=2, protocol="hsnet")
         measured, _ = measure_folds(MethodChoice(model), test, tmp_path)

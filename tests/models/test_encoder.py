@@ -4,9 +4,10 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from transformers import Dinov2Config, Dinov2Model
 
 from fsdino.models.encoder import FeatureEncoder
-from tests.small import rand, refuses
+from tests.small import rand, randn, refuses
 
 SMALL: dict[str, Any] = {"embed_dim": 32, "depth": 4, "num_heads": 2}
 NAMES = {  # one of each family, its patch in the name
@@ -167,3 +168,43 @@ def test_only_transformers() -> None:
     refuses(r"'resnet18' does not take .*; use a Vision Transformer", FeatureEncoder, "resnet18", 64, (0,))
     with torch.device("meta"), pytest.raises(ValueError, match="no transformer blocks to read"):
         FeatureEncoder("swin_tiny_patch4_window7_224", 224, (0,))
+
+
+def hub_names(timm_weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A timm DINOv2's weights under the names of transformers' `Dinov2Model`, written down from the two modules."""
+    names = {
+        "cls_token": "embeddings.cls_token", "pos_embed": "embeddings.position_embeddings",
+        "patch_embed.proj.": "embeddings.patch_embeddings.projection.", "norm.": "layernorm.",
+        "attn.proj.": "attention.o_proj.", "ls1.gamma": "layer_scale1.lambda1", "ls2.gamma": "layer_scale2.lambda1",
+    }  # fmt: skip
+    found = {"embeddings.mask_token": torch.zeros(1, 32)}
+    for key, value in timm_weights.items():
+        _, block, rest = key.split(".", 2) if key.startswith("blocks.") else ("", "", key)
+        front = f"encoder.layer.{block}." if block else ""
+        if rest.startswith("attn.qkv."):
+            for part, piece in zip("qkv", value.chunk(3)):
+                found[f"{front}attention.{part}_proj.{rest.rpartition('.')[2]}"] = piece
+            continue
+        old = next((old for old in names if rest.startswith(old)), "")
+        found[front + (names[old] + rest[len(old) :] if old else rest)] = value
+    return found
+
+
+def test_taps_are_those_of_transformers_dinov2() -> None:
+    encoder = build(taps=(0, 1, 2, 3), init_values=0.5)
+    for parameter in encoder.backbone.parameters():
+        parameter.data += 0.05 * randn(*parameter.shape)
+    config = Dinov2Config(
+        hidden_size=32, num_hidden_layers=4, num_attention_heads=2, image_size=56, patch_size=14, layer_norm_eps=1e-6
+    )
+    theirs = Dinov2Model(config).eval()
+    theirs.load_state_dict(hub_names(encoder.backbone.state_dict()))
+    images = rand(2, 3, 56, 56)
+    with torch.no_grad():
+        out = theirs((images - encoder.mean) / encoder.std, output_hidden_states=True)
+    for ours, state in zip(encoder(images), out.hidden_states[1:], strict=True):
+        expected = torch.nn.functional.layer_norm(state[:, 1:], (32,)).transpose(1, 2).unflatten(2, (4, 4))
+        torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-5)
+    encoder.own_norm = True
+    expected = out.last_hidden_state[:, 1:].transpose(1, 2).unflatten(2, (4, 4))
+    torch.testing.assert_close(encoder(images)[-1], expected, atol=1e-5, rtol=1e-5)
