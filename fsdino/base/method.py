@@ -131,11 +131,7 @@ class FewShotMethod(nn.Module, PyTorchModelHubMixin, ABC):
         return self(batch["query_image"], batch["support_images"], batch["support_masks"])
 
     def predict_targets(self, batch: Mapping[str, Any], num_targets: int) -> list[tuple[SegmenterOutput, Tensor]]:
-        """Predictions and truths (B, S, S) of an episode's targets in turn, the query last.
-
-        Raises:
-            ValueError: if the method knows no other target than the query.
-        """
+        """Predictions and truths (B, S, S) of an episode's targets in turn, the query last; a ValueError for others."""
         if num_targets != 1:
             raise ValueError(f"{type(self).__name__} has no chain of targets; set num_targets to 1.")
         return [(self.predict_episodes(batch), batch["query_mask"])]

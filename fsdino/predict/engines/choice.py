@@ -44,14 +44,16 @@ class EngineChoice:
         """
         if self.sam is not None and self.runtime != "torch":
             raise ValueError(f"masks are redrawn by SAM in torch alone, not in {self.runtime}; leave --sam out.")
+        if self.model == AUTO:
+            return self.settled().open()
+        if self.encoder_weights is not None and self.runtime != "torch":
+            raise ValueError("exported graphs bring their weights along; leave --encoder-weights out.")
         if self.runtime in ("onnx", "openvino"):
             if self.device not in ("auto", "cpu"):
                 raise ValueError(
                     f"the {self.runtime} runtime runs on the CPU, not on {self.device!r}; leave --device out, or use "
                     "torch."
                 )
-            if self.model == AUTO:
-                raise ValueError(f"the {self.runtime} runtime has no model of its own; give --model GRAPHS.")
             return OpenvinoEngine(self.model) if self.runtime == "openvino" else OnnxEngine(self.model)
         if self.runtime != "torch":
             raise ValueError(f"runtime {self.runtime!r} is unknown; use 'torch', 'onnx' or 'openvino'.")
@@ -66,14 +68,20 @@ class EngineChoice:
         # A RuntimeError is an unknown name or number; a torch built without CUDA asserts instead.
         except (RuntimeError, AssertionError) as error:
             raise ValueError(f"device {self.device!r} is not available here; use --device cpu.") from error
-        found = load(self.settled().model, device=chosen, encoder_weights=self.encoder_weights)
+        found = load(self.model, device=chosen, encoder_weights=self.encoder_weights)
         method: Engine = found if self.sam is None else registry.method_class("refined").over(found, self.sam)
         return method
 
     def settled(self) -> EngineChoice:
-        """The same with a model that has a name; where one had to be chosen, it is said on standard error."""
+        """The same with a model that has a name; where one had to be chosen, it is said on standard error.
+
+        Raises:
+            ValueError: for graphs, which are always somebody's own, or weights that do not tell their encoder.
+        """
         if self.model != AUTO:
             return self
+        if self.runtime in ("onnx", "openvino"):
+            raise ValueError(f"the {self.runtime} runtime has no model of its own; give --model with exported graphs.")
         name, reason = chosen_model(self.encoder_weights)
         print(f"model {name} ({reason})", file=sys.stderr)
         return replace(self, model=name)
