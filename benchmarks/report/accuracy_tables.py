@@ -179,6 +179,44 @@ def few_shot(rows: pd.DataFrame, _: Path) -> str:
     return markdown_table(by(rows, "data", "shots", "protocol", "model").values(), columns)
 
 
+def chain(rows: pd.DataFrame, _: Path) -> str:
+    """Chain and prototype on each list, a column a fold, with the paired difference; the cost; what was tried."""
+    scores = rows[rows["part"].isin(["mIoU", "paired"])]
+    folds = [fold for fold in dict.fromkeys(scores["fold"]) if fold != "mean"]
+
+    def score(fold: str, ends: bool) -> Column:
+        def cell(group: pd.DataFrame) -> str:
+            row = group[group["fold"] == fold]
+            sign = "+" if first(row, "part") == "paired" else ""
+            found = f"{float(first(row, 'value')):{sign}.1f}"
+            return (
+                f"{found} ({float(first(row, 'low')):{sign}.1f} to {float(first(row, 'high')):{sign}.1f})"
+                if ends
+                else found
+            )
+
+        return Column(fold if ends else f"fold {fold}", cell)
+
+    columns = [text("list"), text("shots", right=True), text("method"), mean_of("base_miou", "base classes")]
+    columns += [score(fold, False) for fold in folds] + [score("mean", True)]
+    found = markdown_table(by(scores, "list", "shots", "method").values(), columns)
+    timed = rows[rows["part"] == "time"]
+    if len(timed):
+        found += (
+            f"\nAn image costs {float(first(timed, 'ratio')):.2f} of what the bare encoder takes in the same run.\n"
+        )
+    shown = {
+        "tried": md.number("base_miou", "mIoU on base classes"),
+        "presence": md.number("value", "AUROC, there or not"),
+    }
+    shown["classes"] = md.number("base_miou", "mIoU, several classes")
+    for part, column in shown.items():
+        some = rows[rows["part"] == part]
+        if len(some):
+            found += "\n" + markdown_table(md.each(some), [text("method", part), column, text("choice", "cut")])
+    return found
+
+
 # ---- prompts and presence
 
 
@@ -263,6 +301,6 @@ def instances(rows: pd.DataFrame, _: Path) -> str:
 TABLES = {
     "edges": edges, "instances": instances,
     "tiny_seeds": seeds, "methods": methods, "distillation_curve": distillation_curve, "choices": options,
-    "ablation": ablation, "photos": photos, "photos_mean": photos_mean, "few_shot": few_shot, "teacher": from_prompts,
-    "mini_sam2": from_prompts, "prompts": prompts, "presence": presence,
+    "ablation": ablation, "photos": photos, "photos_mean": photos_mean, "few_shot": few_shot, "chain": chain,
+    "teacher": from_prompts, "mini_sam2": from_prompts, "prompts": prompts, "presence": presence,
 }  # fmt: skip

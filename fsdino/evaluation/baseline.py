@@ -33,7 +33,7 @@ from fsdino.models.encoder import FeatureEncoder
 GRIDS: dict[Kind, np.ndarray] = {"fg_bg": np.linspace(-0.4, 0.8, 61), "softmax": np.linspace(0.02, 0.98, 49)}
 
 # Where the chain is cut, between the mean and the maximum of a picture's scores.
-CUTS = tuple(round(0.02 * k, 2) for k in range(10, 36))
+CUTS = tuple(round(0.02 * k, 2) for k in range(5, 48))
 # Pictures that the chain's means are taken over; more change them little.
 MEAN_IMAGES = 128
 

@@ -2,9 +2,8 @@
 
 None of its five steps learns: (1) the features of several blocks, each less its mean over pictures without labels and
 of unit length, side by side; (2) similarity to the references' object prototype less part of that to their background;
-(3) the map smoothed over the query's own similarities in the first of the blocks; (4) the query's own prototype, of its
-best positions, mixed into the references', and 2 and 3 again; (5) a cut between the mean and the maximum of the query's
-own scores.
+(3) the map smoothed over the query's own similarities; (4) the query's own prototype, of its best positions, mixed into
+the references', and 2 and 3 again; (5) a cut between the mean and the maximum of the query's own scores.
 
 Sources: masked-average prototypes, PANet (Wang et al. 2019); the query's own prototype, SSP (Fan et al. 2022).
 """
@@ -12,6 +11,7 @@ Sources: masked-average prototypes, PANet (Wang et al. 2019); the query's own pr
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,6 @@ from fsdino.base.resize import Resize, ResizeMode
 from fsdino.base.result import MAX_CLASSES_AT_ONCE
 from fsdino.models.debias import positional_directions, wanted_directions, without_directions
 from fsdino.models.encoder import FeatureEncoder
-from fsdino.models.layers import unit_tokens
 from fsdino.models.memory import SupportMemory, grid_weights, prototypes, stack_memories, support_tokens
 from fsdino.models.smoothing import affinity, best_prototype, side_by_side, smooth
 
@@ -83,6 +82,8 @@ class ChainMethod(FewShotMethod):
         own_rounds: how often it is made anew; 0 leaves it out.
         cut: part of the way from the mean score to the highest one above which a position is object, in (0, 1).
         mirror: whether each reference is also remembered mirrored, which costs nothing afterwards.
+        presence_cut: mean cosine of the mask's positions to the object's prototype above which the object counts as
+            present. 0, the default, hardly ever says "absent": choose it on your own pictures with and without.
         sharpness: mask logits are `sharpness * (score - cut score)`.
         debias: directions in which features tell their place, left out of every tap; None: half of the channels for
             rotary encoders (DINOv3), none for others. See `fsdino.models.debias`.
@@ -103,7 +104,7 @@ class ChainMethod(FewShotMethod):
     # They change what is made of a memory, not the memory.
     silent_args = frozenset(
         {"background_weight", "smoothing_steps", "smoothing_scale", "own_share", "own_weight", "own_rounds", "cut",
-         "sharpness"}
+         "presence_cut", "sharpness"}
     )  # fmt: skip
     means: Tensor
     directions: Tensor
@@ -112,13 +113,14 @@ class ChainMethod(FewShotMethod):
         self,
         encoder: FeatureEncoder,
         background_weight: float = 0.25,
-        smoothing_steps: int = 4,
+        smoothing_steps: int = 6,
         smoothing_scale: float = 10.0,
         own_share: float = 0.075,
         own_weight: float = 0.3,
         own_rounds: int = 1,
         cut: float = 0.4,
         mirror: bool = True,
+        presence_cut: float = 0.0,
         sharpness: float = 20.0,
         debias: int | None = None,
         resize_mode: ResizeMode = "squash",
@@ -138,6 +140,7 @@ class ChainMethod(FewShotMethod):
         self.own_rounds = own_rounds
         self.cut = cut
         self.mirror = mirror
+        self.presence_cut = presence_cut
         self.sharpness = sharpness
         self.register_buffer("means", torch.zeros(len(encoder.taps), encoder.dim))
         count = wanted_directions(encoder, debias)
@@ -205,13 +208,12 @@ class ChainMethod(FewShotMethod):
         """See `FewShotMethod.shared_encoder`."""
         return self.encoder
 
-    def memory_shapes(self) -> dict[str, Shape]:
-        """See `FewShotMethod.memory_shapes`."""
-        return {"prototypes": (1, len(self.means), 2, self.encoder.dim)}
-
     def remark(self) -> str:
-        """See `FewShotMethod.remark`."""
-        return f"blocks {'+'.join(str(tap) for tap in self.encoder.taps)} cut {self.cut:.2f}"
+        """See `FewShotMethod.remark`: blocks, cut, and the options that are not the defaults."""
+        defaults = signature(type(self).__init__).parameters
+        others = {name: getattr(self, name) for name in sorted({"mirror", *self.silent_args} - {"cut"})}
+        changed = [f" {name} {value}" for name, value in others.items() if value != defaults[name].default]
+        return f"blocks {'+'.join(str(tap) for tap in self.encoder.taps)} cut {self.cut:.2f}{''.join(changed)}"
 
     # ---- features
 
@@ -239,40 +241,40 @@ class ChainMethod(FewShotMethod):
 
     def encode_query_maps(self, maps: Sequence[Tensor]) -> Encoded:
         """The same from the images' feature maps, one (B, C, h, w) a tap."""
-        maps = self.centre(maps)
-        # The first block alone smooths as well as all together, and its product is a fraction of theirs.
-        return side_by_side(maps), affinity(unit_tokens(maps[0]), self.smoothing_scale)
+        tokens = side_by_side(self.centre(maps))
+        return tokens, affinity(tokens, self.smoothing_scale)
 
     # ---- scores
 
-    def scores(self, memory: SupportMemory, encoded: Encoded) -> Tensor:
-        """Smoothed scores (B, G, Q) before the cut: B images and one class each, or one image and G classes."""
+    def scores(self, memory: SupportMemory, encoded: Encoded) -> tuple[Tensor, Tensor]:
+        """Smoothed scores before the cut, and plain cosines to the references' object prototype, (B, G, Q) both.
+
+        B images and one class each (G = 1), or one image and G classes.
+        """
         pair, images = self._pair(memory), len(encoded[0])
         # Several classes of one image are maps of one image, so its affinities are never repeated.
         return self._scores(pair[None] if images == 1 else pair[:, None].expand(images, -1, -1, -1), encoded)
 
     def _pair(self, memory: SupportMemory) -> Tensor:
         """Object and background prototype of a memory of batch N, all taps side by side, (N, 2, L*C)."""
-        pair = memory.prototypes.to(self.means.dtype).transpose(1, 2).flatten(2)
-        return pair / len(self.means) ** 0.5
+        return memory.prototypes.to(self.means.dtype).transpose(1, 2).flatten(2) / len(self.means) ** 0.5
 
-    def _scores(self, pair: Tensor, encoded: Encoded) -> Tensor:
-        """Scores (B, G, Q) of B images for prototypes (B, G, 2, L*C)."""
+    def _scores(self, pair: Tensor, encoded: Encoded) -> tuple[Tensor, Tensor]:
+        """As `scores`, of B images for prototypes (B, G, 2, L*C)."""
         tokens, similar = encoded
-        reference, background = pair.to(tokens.dtype).unbind(2)  # (B, G, L*C)
+        to_object, to_background = ((p @ tokens.transpose(-1, -2)).float() for p in pair.to(tokens.dtype).unbind(2))
         number = max(1, round(self.own_share * tokens.shape[1]))
-        target, score = reference, tokens.new_zeros(())
+        target, score = to_object, to_object
         for remaining in range(self.own_rounds, -1, -1):
-            contrast = target - self.background_weight * background
-            score = smooth((contrast @ tokens.transpose(-1, -2)).float(), similar, self.smoothing_steps)
+            score = smooth(target - self.background_weight * to_background, similar, self.smoothing_steps)
             if remaining:
-                own = best_prototype(score, tokens.float(), number).to(tokens.dtype)
-                target = (1 - self.own_weight) * reference + self.own_weight * own
-        return score
+                own = best_prototype(score, tokens, number) @ tokens.transpose(-1, -2)
+                target = (1 - self.own_weight) * to_object + self.own_weight * own.float()
+        return score, to_object
 
     def relative_scores(self, memory: SupportMemory, encoded: Encoded) -> Tensor:
         """Scores (B or G, 1, h, w) as part of the way from each map's mean, 0, to its maximum, 1; to choose the cut."""
-        score = self.scores(memory, encoded).flatten(0, 1)
+        score = self.scores(memory, encoded)[0].flatten(0, 1)
         mean, peak = score.mean(-1, keepdim=True), score.amax(-1, keepdim=True)
         side = int(score.shape[-1] ** 0.5)
         return ((score - mean) / (peak - mean).clamp_min(1e-6)).unflatten(-1, (side, side))[:, None]
@@ -282,22 +284,34 @@ class ChainMethod(FewShotMethod):
         return self.decode_encoded(memory, self.encode_query(query_image))
 
     def decode_encoded(self, memory: SupportMemory, encoded: Encoded) -> SegmenterOutput:
-        """Scores above the relative cut as logits; predicted IoU is the mean probability inside the mask."""
-        return self._cut(self.scores(memory, encoded).flatten(0, 1))
+        """Scores above the relative cut as logits; predicted IoU is the mean probability inside the mask.
+
+        The margin over the cut is in cosines and not in shares of the way to the maximum: where several classes are
+        asked for, one that is not there has a flat map, and its small margins lose against those of one that is.
+        """
+        return self._cut(*self.scores(memory, encoded))
 
     def decode_all(self, memory: SupportMemory, encoded: Encoded) -> SegmenterOutput:
         """See `FewShotMethod.decode_all`."""
-        pair = self._pair(memory)[None].expand(encoded[0].shape[0], -1, -1, -1)
-        return self._cut(self._scores(pair, encoded).flatten(0, 1))
+        return self._cut(*self._scores(self._pair(memory)[None].expand(encoded[0].shape[0], -1, -1, -1), encoded))
 
-    def _cut(self, score: Tensor) -> SegmenterOutput:
-        """Scores (N, Q) of N pairs of an image and a class as an output."""
+    def _cut(self, *maps: Tensor) -> SegmenterOutput:
+        """What `scores` gives as an output, a row for each pair of an image and a class."""
+        score, cosine = (one.flatten(0, 1) for one in maps)  # (B * G, Q)
         mean, peak = score.mean(-1, keepdim=True), score.amax(-1, keepdim=True)
         logits = self.sharpness * (score - mean - self.cut * (peak - mean))
         inside = (logits > 0).to(logits.dtype)
-        confidence = (logits.sigmoid() * inside).sum(-1, keepdim=True) / inside.sum(-1, keepdim=True).clamp_min(1)
+        found = inside.sum(-1, keepdim=True).clamp_min(1)
+        confidence = (logits.sigmoid() * inside).sum(-1, keepdim=True) / found
+        # A relative cut finds something in every image, so presence needs a score that knows no maximum.
+        likeness = (cosine * inside).sum(-1, keepdim=True) / found
         side = int(score.shape[-1] ** 0.5)
-        return SegmenterOutput(logits.unflatten(-1, (side, side))[:, None], confidence, self.sharpness * peak)
+        presence = self.sharpness * (likeness - self.presence_cut)
+        return SegmenterOutput(logits.unflatten(-1, (side, side))[:, None], confidence, presence)
+
+    def memory_shapes(self) -> dict[str, Shape]:
+        """See `FewShotMethod.memory_shapes`."""
+        return {"prototypes": (1, len(self.means), 2, self.encoder.dim)}
 
     def join(self, memories: Sequence[SupportMemory]) -> list[SupportMemory]:
         """See `FewShotMethod.join`: classes are decoded as one batch."""

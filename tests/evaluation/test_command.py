@@ -191,6 +191,7 @@ class TestMethods:
         measured, _ = measure_folds(MethodChoice("chain", options=options), test, tmp_path / "out")
         method = measured.method
         assert (method.encoder.taps, method.cut, method.own_weight) == ((1, 3), 0.31, 0.5)
+        assert method.remark() == "blocks 1+3 cut 0.31 own_weight 0.5"
 
     def test_weights_of_the_prototype(self) -> None:
         assert encoder_weights("tiny", "auto").endswith("tiny_encoder.safetensors")  # type: ignore[union-attr]

@@ -70,7 +70,7 @@ def test_scores_are_the_formula() -> None:
     best = np.argsort(-first)[: round(0.1 * len(z))]
     own = z[best].mean(0) / np.linalg.norm(z[best].mean(0))
     score = similar @ (similar @ (z @ (0.6 * fg + 0.4 * own - 0.25 * bg)))
-    np.testing.assert_allclose(method.scores(memory, method.encode_query(query))[0, 0].numpy(), score, atol=1e-5)
+    np.testing.assert_allclose(method.scores(memory, method.encode_query(query))[0][0, 0].numpy(), score, atol=1e-5)
     cut = score.mean() + method.cut * (score.max() - score.mean())
     found = method.decode_query(memory, query).mask_logits[0, 0].flatten().numpy() > 0
     np.testing.assert_array_equal(found, score > cut)
