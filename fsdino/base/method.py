@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import replace
 from itertools import chain
+from numbers import Real
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, overload
 
@@ -16,8 +17,8 @@ from torch import Tensor, nn
 
 from fsdino.base import storage
 from fsdino.base.frozen import FrozenMaps
-from fsdino.base.memory import Memory, SegmenterOutput, image_tensor
-from fsdino.base.reference import ImageLike, Reference, image_array, reference_arrays
+from fsdino.base.memory import Memory, SegmenterOutput, Shape, check_memory, image_tensor, memory_of
+from fsdino.base.reference import ImageLike, Reference, image_array, mask_only, reference_arrays, reference_list
 from fsdino.base.resize import Resize
 from fsdino.base.result import LabelMap, Segmentation, resolve
 
@@ -41,8 +42,6 @@ class FewShotMethod(nn.Module, PyTorchModelHubMixin, ABC):
         takes_negatives: whether references may show what is not meant.
         learns_absence: whether a presence head can be trained after the episodes.
         silent_args: arguments of `build` that change no memory, and so leave the fingerprint as it is.
-        arithmetic: counted up when the same weights and arguments come to mean another answer; models that were saved
-            with another number are refused.
     """
 
     name: ClassVar[str] = ""
@@ -51,19 +50,28 @@ class FewShotMethod(nn.Module, PyTorchModelHubMixin, ABC):
     takes_negatives: ClassVar[bool] = False
     learns_absence: ClassVar[bool] = False
     silent_args: ClassVar[frozenset[str]] = frozenset()
-    arithmetic: ClassVar[int] = 1
 
     def __init__(self, resize: Resize, threshold: float = 0.5) -> None:
         super().__init__()
-        if not 0.0 < threshold < 1.0:
-            raise ValueError(f"threshold {threshold} is not a probability; use a value above 0 and below 1.")
         self.resize = resize
         self.threshold = threshold
+        self._marked: tuple[Any, str] = (None, "")
 
     @property
     def img_size(self) -> int:
         """Side of the network's square, in pixels."""
         return self.resize.size
+
+    @property
+    def threshold(self) -> float:
+        """Probability above which a pixel belongs to the object, in (0, 1)."""
+        return self._threshold
+
+    @threshold.setter
+    def threshold(self, value: float) -> None:
+        if not isinstance(value, Real) or not 0.0 < float(value) < 1.0:
+            raise ValueError(f"threshold {value!r} is not a probability; use a value above 0 and below 1.")
+        self._threshold = float(value)
 
     @property
     def device(self) -> torch.device:
@@ -155,9 +163,12 @@ class FewShotMethod(nn.Module, PyTorchModelHubMixin, ABC):
             ValueError: if there is no reference, or one cannot be used: an empty mask, one of another size, or a kind
                 that the method does not know.
         """
-        if len(references) == 0:
-            raise ValueError("remember() got no reference; give at least one Reference(image, mask=mask).")
-        pairs = [reference_arrays(self._only_mask(reference)) for reference in references]
+        memory = self.remember_references(reference_list(references))
+        return replace(memory, made_by=self._mark())
+
+    def remember_references(self, references: Sequence[Reference]) -> Any:
+        """What `remember` does once it knows that they are references; a method that takes hints has its own."""
+        pairs = [reference_arrays(mask_only(reference, type(self).__name__)) for reference in references]
         # Every reference goes to the square by itself, as a query does, so they may differ in size.
         images = torch.stack([self._square(image) for image, _ in pairs])
         masks = torch.stack([self._square_mask(mask) for _, mask in pairs])
@@ -180,6 +191,8 @@ class FewShotMethod(nn.Module, PyTorchModelHubMixin, ABC):
             return self.segment_batch(memory, [image])[0]
         if not memory:
             raise ValueError("segment() got no memory; give at least one class: {'cat': model.remember(...)}.")
+        for one in memory.values():
+            check_memory(one, self.memory_type, self._mark())
         array = image_array(image, "image")
         # A generator: `resolve` takes one class after the other, so the maps of all classes are never held together.
         found = zip(memory, self.find(self.join(list(memory.values())), array))
@@ -188,7 +201,8 @@ class FewShotMethod(nn.Module, PyTorchModelHubMixin, ABC):
     @torch.no_grad()
     def segment_batch(self, memory: Any, images: Sequence[ImageLike]) -> list[Segmentation]:
         """Find the remembered object in several images of any sizes, in one pass of the network."""
-        if not images:
+        check_memory(memory, self.memory_type, self._mark())
+        if len(images) == 0:
             return []
         arrays = [image_array(image, f"image {i}") for i, image in enumerate(images)]
         output = self.decode_query(memory, torch.stack([self._square(array) for array in arrays]))
@@ -228,9 +242,14 @@ class FewShotMethod(nn.Module, PyTorchModelHubMixin, ABC):
 
     def unpack(self, arrays: Mapping[str, np.ndarray]) -> Any:
         """The memory of packed arrays; names that the method's memory does not have are left out."""
-        known = {field.name for field in fields(self.memory_type)}
-        tensors = {name: torch.from_numpy(a).to(self.device) for name, a in arrays.items() if name in known}
-        return self.memory_type(**tensors)
+        if wrong := [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]:
+            raise ValueError(f"unpack() expected NumPy arrays, got {type(arrays[wrong[0]]).__name__} as {wrong[0]!r}.")
+        tensors = {name: torch.from_numpy(array).to(self.device) for name, array in arrays.items()}
+        return memory_of(self.memory_type, tensors, self.memory_shapes())
+
+    def memory_shapes(self) -> dict[str, Shape]:
+        """Shapes of a packed memory's arrays, see `fsdino.base.memory.memory_of`; those not named may be of any."""
+        return {}
 
     # ---- on disk
 
@@ -269,6 +288,13 @@ class FewShotMethod(nn.Module, PyTorchModelHubMixin, ABC):
 
     # ---- inside
 
+    def _mark(self) -> str:
+        """The fingerprint, computed anew only where a weight was changed: a large model's takes a second."""
+        state = [(id(t), t.data_ptr(), t._version) for t in chain(self.parameters(), self.buffers())]
+        if state != self._marked[0]:
+            self._marked = (state, self.fingerprint() if self.arguments() is not None else "")
+        return self._marked[1]
+
     def _square(self, image: np.ndarray) -> Tensor:
         """An image of `image_array` as the network's square, (3, S, S) float in [0, 1] on the device."""
         return self.resize.image(image_tensor(image).to(self.device))
@@ -276,19 +302,6 @@ class FewShotMethod(nn.Module, PyTorchModelHubMixin, ABC):
     def _square_mask(self, mask: np.ndarray) -> Tensor:
         """A mask (H, W) bool as shares in the network's square, (S, S) float in [0, 1] on the device."""
         return self.resize.soft_mask(torch.from_numpy(mask).float().to(self.device))
-
-    def _only_mask(self, reference: Reference) -> Reference:
-        """The reference, if all that it says is a mask of the object."""
-        kind = type(self).__name__
-        if reference.negative:
-            raise ValueError(f"{reference.name}: {kind} has no use for what is not meant; leave it out or use FS-DINO.")
-        pointed = (reference.points, reference.box, reference.scribble)
-        if reference.mask is None and any(given is not None for given in pointed):
-            raise ValueError(
-                f"{reference.name}: {kind} learns from masks alone; give a mask, or use FS-DINO for points, boxes "
-                "and scribbles."
-            )
-        return reference
 
     def _segmentation(self, output: SegmenterOutput, index: int, size: tuple[int, ...]) -> Segmentation:
         """One element of an output as arrays at the image's own size (H, W)."""

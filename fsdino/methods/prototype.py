@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fsdino.base.memory import Memory, SegmenterOutput
+from fsdino.base.memory import Memory, SegmenterOutput, Shape
 from fsdino.base.method import FewShotMethod
 from fsdino.base.resize import Resize, ResizeMode
 from fsdino.models.encoder import FeatureEncoder
@@ -177,6 +177,10 @@ class PrototypeMethod(FewShotMethod):
         inside = (logits > 0).to(logits.dtype)
         confidence = (logits.sigmoid() * inside).sum((2, 3)) / inside.sum((2, 3)).clamp_min(1)
         return SegmenterOutput(logits, confidence, logits.amax((2, 3)))
+
+    def memory_shapes(self) -> dict[str, Shape]:
+        """See `FewShotMethod.memory_shapes`."""
+        return {"features": (1, len(self.taps), "M", self.encoder.dim), "weights": (1, "M")}
 
     def _tokens(self, images: Tensor) -> Tensor:
         """(N, 3, S, S) -> (N, L, h*w, C)."""

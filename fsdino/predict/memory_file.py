@@ -13,9 +13,10 @@ from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from fsdino.base.digest import told_sha256
 from fsdino.visualize.overlay import overlay
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 MEMORY_SUFFIX = ".fsmem"
 THUMBNAIL_SIDE = 96
 _HEADER_BYTES = 2_000  # names, shapes and offsets in front of the arrays
@@ -53,8 +54,8 @@ def save_memory(memory: SavedMemory, path: str | Path, *, max_bytes: int = 1_000
         "class_name": memory.class_name,
         "fingerprint": memory.fingerprint,
         "thumbnail": image,
-        "sha256": _digest(arrays),
     }
+    metadata["sha256"] = _digest(arrays, metadata)
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     # Written aside and moved: the file is whole or not there, also where the run is killed.
@@ -83,12 +84,12 @@ def load_memory(path: str | Path, fingerprint: str | None = None) -> SavedMemory
         raise ValueError(
             f"'{path}' is not a saved memory, though in safetensors form; make one with `fsdino remember`."
         )
-    if int(metadata["format_version"]) != FORMAT_VERSION:
+    if metadata.get("format_version") != str(FORMAT_VERSION):
         raise ValueError(
-            f"'{path}' has format version {metadata['format_version']}, this fsdino reads {FORMAT_VERSION}; "
+            f"'{path}' has format version {metadata.get('format_version')}, this fsdino reads {FORMAT_VERSION}; "
             "remember the class again with this version."
         )
-    if metadata.get("sha256") != _digest(arrays):
+    if metadata.get("sha256") != _digest(arrays, metadata):
         raise ValueError(f"saved memory '{path}' is damaged (its sha256 is another); remember the class again.")
     if fingerprint is not None and metadata["fingerprint"] != fingerprint:
         raise ValueError(
@@ -136,8 +137,9 @@ def thumbnail(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return overlay(small, np.asarray(Image.fromarray(mask * np.uint8(255)).resize(size, Image.Resampling.BOX)) > 127)
 
 
-def _digest(arrays: dict[str, np.ndarray]) -> str:
-    digest = hashlib.sha256()
+def _digest(arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> str:
+    """Over the arrays and everything that is said of them: class name, model, image."""
+    digest = hashlib.sha256(told_sha256(metadata).encode())
     for name, array in sorted(arrays.items()):
         digest.update(f"{name} {array.dtype} {array.shape}".encode())
         digest.update(array.tobytes())

@@ -81,7 +81,6 @@ class Fssam(FewShotMethod):
     name = "fssam"
     title = "FSSAM"
     memory_type = FssamMemory
-    arithmetic = 2
 
     def __init__(
         self,

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from fsdino.base.memory import Memory, SegmenterOutput
 from fsdino.base.method import FewShotMethod
-from fsdino.base.reference import Reference, image_array, prompt_points, reference_arrays
+from fsdino.base.reference import Reference, image_array, mask_only, prompt_points, reference_arrays
 from fsdino.base.resize import Resize, ResizeMode
 from fsdino.methods.sam2.net import Decoded, Frame, Sam2
 from fsdino.methods.sam2.published import read_published
@@ -74,7 +74,6 @@ class Sansa(FewShotMethod):
     name = "sansa"
     title = "SANSA"
     memory_type = SansaMemory
-    arithmetic = 2
 
     def __init__(
         self,
@@ -212,17 +211,15 @@ class Sansa(FewShotMethod):
         return outputs
 
     @torch.no_grad()
-    def remember(self, references: Sequence[Reference]) -> SansaMemory:
+    def remember_references(self, references: Sequence[Reference]) -> SansaMemory:
         """As `FewShotMethod.remember`; points, a box or a scribble may stand for a mask."""
-        if len(references) == 0:
-            return super().remember(references)
         return _joined([self._remember_one(reference) for reference in references])
 
     def _remember_one(self, reference: Reference) -> SansaMemory:
         if reference.mask is None and not reference.negative:
             image, points, labels = self._pointed(reference)
             return self.encode_support_points(image[:, None], points[:, None], labels[:, None])
-        array, mask = reference_arrays(self._only_mask(reference))
+        array, mask = reference_arrays(mask_only(reference, type(self).__name__))
         return self.encode_support(self._square(array)[None, None], self._square_mask(mask)[None, None])
 
     def _pointed(self, reference: Reference) -> tuple[Tensor, Tensor, Tensor]:
