@@ -42,6 +42,7 @@ MEANT = {
     "run's counts: sansa_tiny": _PUBLISHED,
     "weights: fssam_tiny": _PUBLISHED,
     "run's counts: fssam_tiny": _PUBLISHED,
+    "masks: tiles": "windows are blended by the product of two ramps, which leaves no seam along the image's rim",
 }
 
 

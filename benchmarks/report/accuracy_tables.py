@@ -234,7 +234,34 @@ def presence(rows: pd.DataFrame, _: Path) -> str:
     return markdown_table(md.each(rows), [text("signal"), *(md.number(name, header) for name, header in shown.items())])
 
 
+def scored(name: str, header: str) -> Column:
+    """A score in percent with its difference from the first way, and that difference's interval where there is one."""
+
+    def cell(row: pd.DataFrame) -> str:
+        value, gain, low, high = (first(row, name + end) for end in ("", "_gain", "_low", "_high"))
+        if float(low) == float(high) == 0:
+            return decimals(value, 1)
+        return f"{decimals(value, 1)}, {float(gain):+.1f} ({float(low):+.1f} to {float(high):+.1f})"
+
+    return Column(header, cell)
+
+
+def edges(rows: pd.DataFrame, _: Path) -> str:
+    """Ways to bring a coarse map to pixels, over all folds that were measured together."""
+    rows = rows[rows["part"].str.contains("folds")]
+    columns = [text("part", "episodes of"), text("way"), scored("miou", "mIoU"), scored("boundary_iou", "boundary IoU")]
+    columns += [scored("boundary_f", "boundary F"), md.number("time_ratio", "time", 1), md.number("extra_mb", "MB", 0)]
+    return markdown_table(md.each(rows), columns)
+
+
+def instances(rows: pd.DataFrame, _: Path) -> str:
+    """Ways to cut a mask into instances; the method's masks, then the true ones."""
+    columns = [text("part", "episodes of"), text("masks", "masks of"), text("way"), text("instances", right=True)]
+    return markdown_table(md.each(rows), [*columns, scored("ap", "AP"), scored("ap50", "AP50")])
+
+
 TABLES = {
+    "edges": edges, "instances": instances,
     "tiny_seeds": seeds, "methods": methods, "distillation_curve": distillation_curve, "choices": options,
     "ablation": ablation, "photos": photos, "photos_mean": photos_mean, "few_shot": few_shot, "teacher": from_prompts,
     "mini_sam2": from_prompts, "prompts": prompts, "presence": presence,

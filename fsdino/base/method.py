@@ -42,6 +42,7 @@ class FewShotMethod(nn.Module, PyTorchModelHubMixin, ABC):
         takes_negatives: whether references may show what is not meant.
         learns_absence: whether a presence head can be trained after the episodes.
         silent_args: arguments of `build` that change no memory, and so leave the fingerprint as it is.
+        arithmetic: counted up when the same weights come to mean another answer; models of another count are refused.
     """
 
     name: ClassVar[str] = ""
@@ -50,6 +51,8 @@ class FewShotMethod(nn.Module, PyTorchModelHubMixin, ABC):
     takes_negatives: ClassVar[bool] = False
     learns_absence: ClassVar[bool] = False
     silent_args: ClassVar[frozenset[str]] = frozenset()
+    arithmetic: ClassVar[int] = 1
+    _threshold: float
 
     def __init__(self, resize: Resize, threshold: float = 0.5) -> None:
         super().__init__()
@@ -157,7 +160,7 @@ class FewShotMethod(nn.Module, PyTorchModelHubMixin, ABC):
     def remember(self, references: Sequence[Reference]) -> Any:
         """Turn annotated images of one class into a memory (batch 1), paid once.
 
-        Sizes and kinds may differ, where the method knows other kinds than masks.
+        Sizes may differ, and kinds where the method knows others than masks.
 
         Raises:
             ValueError: if there is no reference, or one cannot be used: an empty mask, one of another size, or a kind
@@ -194,7 +197,7 @@ class FewShotMethod(nn.Module, PyTorchModelHubMixin, ABC):
         for one in memory.values():
             check_memory(one, self.memory_type, self._mark())
         array = image_array(image, "image")
-        # A generator: `resolve` takes one class after the other, so the maps of all classes are never held together.
+        # A generator: the maps of all classes are never held together.
         found = zip(memory, self.find(self.join(list(memory.values())), array))
         return resolve(found, (array.shape[0], array.shape[1]), self.threshold)
 
@@ -269,6 +272,10 @@ class FewShotMethod(nn.Module, PyTorchModelHubMixin, ABC):
         """One phrase for the model card: what it is, on which encoder."""
         return f"at {self.img_size} px ({self.resize.mode})"
 
+    def remark(self) -> str:
+        """What was chosen for the data at hand, for tables: layers and cut of a training-free method; else empty."""
+        return ""
+
     def fingerprint(self) -> str:
         """See `fsdino.base.storage.fingerprint`."""
         return storage.fingerprint(self)
@@ -278,8 +285,7 @@ class FewShotMethod(nn.Module, PyTorchModelHubMixin, ABC):
 
     @classmethod
     def _from_pretrained(cls: type[MethodT], *, model_id: str, **options: Any) -> MethodT:  # type: ignore[override]
-        # The mixin also passes options of its own way of loading (`map_location`, `strict`), which a download does not
-        # take.
+        # The mixin also passes `map_location` and `strict`, which a download does not take.
         known = ("revision", "cache_dir", "force_download", "local_files_only", "token")
         model = storage.load(model_id, hub={name: options[name] for name in known if name in options})
         if not isinstance(model, cls):

@@ -13,10 +13,11 @@ METHODS: dict[str, str] = {
     "fssam": "fsdino.methods.fssam.method:Fssam",
     "persam": "fsdino.methods.persam:PersamMethod",
     "prototype": "fsdino.methods.prototype:PrototypeMethod",
+    "chain": "fsdino.methods.chain:ChainMethod",
     "all_foreground": "fsdino.methods.prototype:AllForeground",
 }
 # Arguments of every `build` that name files: what a saved method does not need, since it brings its weights along.
-FILE_ARGUMENTS = frozenset({"weights", "sha256", "encoder_weights", "checkpoint", "published"})
+FILE_ARGUMENTS = frozenset({"weights", "sha256", "encoder_weights", "checkpoint", "published", "means"})
 
 
 def method_class(name: str) -> Any:

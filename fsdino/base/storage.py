@@ -12,13 +12,16 @@ from typing import Any, Literal
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from fsdino.base import registry
 from fsdino.base.bundled import BUNDLED, bundled_file, bundled_folder
 from fsdino.base.card import model_card
+from fsdino.base.catalog import CATALOG
 from fsdino.base.checkpoint import CHECKPOINT_KEY, MODEL_PREFIX, read_checkpoint
 from fsdino.base.digest import file_sha256, told_sha256
+from fsdino.base.fill import fill_
+from fsdino.base.foundation import chain_on, is_encoder, unknown_model
 from fsdino.base.hub import download, looks_like_id
 from fsdino.base.processes import write_once
 
@@ -37,7 +40,8 @@ def fingerprint(method: Any) -> str:
     """
     # The threshold does not count: it changes masks, not what a memory means, and moving it must not lose memories.
     told = {key: value for key, value in (method.arguments() or {}).items() if key not in method.silent_args}
-    digest = hashlib.sha256(json.dumps([method.name, told], sort_keys=True).encode())
+    about = [method.name, told] + ([] if method.arithmetic == 1 else [method.arithmetic])
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
     for name, tensor in sorted(method.state_dict().items()):
         value = tensor.detach().cpu()
         # In half precision, so that a model and its half-precision copy on disk have the same fingerprint.
@@ -56,7 +60,8 @@ def describe(method: Any, stage: Stage = "trained") -> dict[str, Any]:
             f"this {type(method).__name__} does not know how it was built; make it with fsdino.base.registry.build()."
         )
     told = {"method": method.name, "args": args, "threshold": method.threshold, "stage": stage}
-    return {"format_version": FORMAT_VERSION, **told}
+    newer = {} if method.arithmetic == 1 else {"arithmetic": method.arithmetic}
+    return {"format_version": FORMAT_VERSION, **told, **newer}
 
 
 def save(
@@ -134,15 +139,18 @@ def load(
     stage: Stage = "trained",
     method: str | None = None,
     hub: Mapping[str, Any] | None = None,
+    encoder_weights: str | Path | None = None,
 ) -> Any:
     """Open a model, ready to segment.
 
     Args:
-        source: a preset with bundled weights ("tiny"), a folder written by `save`, its model.safetensors, a run folder
+        source: a preset with bundled weights ("tiny"), a frozen encoder for the training-free chain ("dinov2-b14", or
+            timm's name of any Vision Transformer), a folder written by `save`, its model.safetensors, a run folder
             (its export, or else its best checkpoint), a Lightning checkpoint (.ckpt), or a Hub id ("owner/name").
         stage: "distilled" also opens an FS-DINO that has not been trained on episodes.
         method: the only method that will do, for what works with no other; None opens any.
         hub: options of a download from the Hub.
+        encoder_weights: file with a frozen encoder's weights; None takes them from this disk or the Hub.
 
     Returns:
         The `FewShotMethod` in float32, in evaluation mode.
@@ -157,10 +165,12 @@ def load(
         place_of_weights = torch.device(device)
     except RuntimeError as error:
         raise ValueError(f"device {device!r} is unknown; use cpu, cuda or cuda:1.") from error
-    name, path = str(source), Path(source)
-    if isinstance(source, str) and name in BUNDLED:
-        path = bundled_folder(name)
-    if path.is_file():
+    name = str(source)
+    path = bundled_folder(name) if isinstance(source, str) and name in BUNDLED else Path(source)
+    # With weights of an encoder it can be nothing else, and what it is not is said there.
+    if encoder_weights is not None or name in CATALOG or (not path.exists() and is_encoder(name)):
+        loaded = chain_on(name, encoder_weights)
+    elif path.is_file():
         loaded = _load_checkpoint(path, stage) if path.suffix == ".ckpt" else _load_weights_file(path, stage)
     elif path.is_dir():
         place = _in_run_folder(path)
@@ -168,10 +178,7 @@ def load(
     elif looks_like_id(name):
         loaded = _load_folder(download(name, [WEIGHTS_FILE, CONFIG_FILE], **(hub or {})), stage)
     else:
-        raise FileNotFoundError(
-            f"no model {name!r}: give a preset that comes with weights ({', '.join(BUNDLED)}), a folder with "
-            f"{CONFIG_FILE}, a run folder, a {WEIGHTS_FILE} or .ckpt file, or a Hub id like owner/name."
-        )
+        raise unknown_model(name)
     if method is not None and loaded.name != method:
         wanted = registry.method_class(method).title
         raise ValueError(f"'{source}' holds {type(loaded).__name__}, expected {wanted}; give a model of that kind.")
@@ -280,6 +287,14 @@ def _check_version(info: Mapping[str, Any], where: str) -> None:
 def _rebuild(info: Mapping[str, Any], tensors: dict[str, Tensor], where: str, stage: Stage) -> Any:
     """Construct the method that `info` describes and fill it, every weight once and of the right shape."""
     _check_version(info, where)
+    kind = registry.method_class(info["method"])
+    made, known = info.get("arithmetic", 1), kind.arithmetic
+    if made != known:
+        advice = "update fsdino" if made > known else "train it again with this version"
+        raise ValueError(
+            f"'{where}' was made for arithmetic {made} of {kind.title}, and this fsdino computes {known}, which gives "
+            f"other masks; {advice}."
+        )
     if stage == "trained" and info.get("stage") != "trained":
         raise ValueError(
             f"'{where}' is a distill checkpoint: its decoder and prompts are not trained. Run the train stage "
@@ -287,30 +302,6 @@ def _rebuild(info: Mapping[str, Any], tensors: dict[str, Tensor], where: str, st
         )
     with torch.random.fork_rng(devices=[]):  # weights drawn here are replaced; the caller's numbers stay
         method = registry.build(info["method"], **info["args"])
-    _fill(method, tensors, where)
+    fill_(method, tensors, where)
     method.threshold = float(info["threshold"])
     return method
-
-
-def _fill(method: nn.Module, tensors: dict[str, Tensor], where: str) -> None:
-    wanted = method.state_dict()
-    missing, unknown = sorted(wanted.keys() - tensors.keys()), sorted(tensors.keys() - wanted.keys())
-    if missing or unknown:
-        raise ValueError(
-            f"'{where}' does not fit its configuration:{_named('missing', missing)}{_named('unknown', unknown)}."
-        )
-    for name, tensor in wanted.items():
-        if tensors[name].shape != tensor.shape:
-            raise ValueError(
-                f"'{where}': weight {name} has shape {tuple(tensors[name].shape)}, its configuration needs "
-                f"{tuple(tensor.shape)}; the files do not belong together."
-            )
-        if not bool(tensors[name].isfinite().all()):
-            raise ValueError(f"'{where}': weight {name} holds NaN or infinity; take weights from before that.")
-    method.load_state_dict(tensors)  # copies into float32 parameters, whatever the stored precision
-
-
-def _named(kind: str, names: list[str]) -> str:
-    if not names:
-        return ""
-    return f" {len(names)} {kind} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})"

@@ -143,6 +143,10 @@ class PrototypeMethod(FewShotMethod):
         )
         return cls(reader, taps, score_threshold, **kwargs)
 
+    def remark(self) -> str:
+        """See `FewShotMethod.remark`."""
+        return f"{self.kind} block {'+'.join(str(tap) for tap in self.taps)} threshold {self.score_threshold:.3f}"
+
     def encode_support(self, support_images: Tensor, support_masks: Tensor) -> PrototypeMemory:
         """Prototypes (or all tokens) of the references, pooled over all shots; shapes as in `FewShotMethod`."""
         batch, shots = support_images.shape[:2]

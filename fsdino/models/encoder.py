@@ -11,6 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fsdino.base.foundation import recorded
+from fsdino.models.encoder_weights import check_kernels, misfit, overlay, read_weights
+
 
 class FeatureEncoder(nn.Module):
     """One frozen Vision Transformer of timm: pixels in [0, 1] in, layer-normed feature maps out.
@@ -173,13 +176,22 @@ def set_stride_(vit: Any, stride: int) -> None:
 
 
 def _create(name: str, img_size: int, model_kwargs: dict[str, Any], weights: str | None) -> Any:
+    recorded(name)
     kwargs: dict[str, Any] = {"img_size": img_size, "dynamic_img_size": True, "num_classes": 0, **model_kwargs}
-    if weights not in (None, "timm"):
-        kwargs["pretrained_cfg_overlay"] = {"file": weights}
+    file, tensors = ("", {}) if weights is None else read_weights(name, weights)
+    if tensors:
+        kwargs["pretrained_cfg_overlay"] = overlay(name, tensors)
     try:
-        model: Any = timm.create_model(name, pretrained=weights is not None, **kwargs)
+        model: Any = timm.create_model(name, pretrained=bool(tensors), **kwargs)
     except TypeError as error:  # convolutional networks know neither img_size nor dynamic_img_size
         raise ValueError(f"encoder {name!r} does not take {sorted(kwargs)}; use a Vision Transformer.") from error
+    except Exception as error:  # each architecture has its own way to trip over the weights of another
+        if not tensors:
+            raise
+        raise misfit(name, file, error) from error
     if not (hasattr(model, "blocks") and hasattr(model, "patch_embed") and hasattr(model, "forward_intermediates")):
         raise ValueError(f"encoder {name!r} has no transformer blocks to read; use a Vision Transformer.")
+    if tensors:
+        check_kernels(name, file, tensors, model)
+        del model.pretrained_cfg["state_dict"]  # a second copy of all weights
     return model

@@ -14,18 +14,21 @@ from tqdm import tqdm
 
 from fsdino.base.digest import file_sha256
 from fsdino.base.result import LabelMap, resolve
+from fsdino.predict.drawn import ENOUGH, caution
 from fsdino.predict.engines import Engine
 from fsdino.predict.engines.choice import EngineChoice
 from fsdino.predict.engines.onnx import REMEMBER_FILE, SEGMENT_FILE
 from fsdino.predict.formats import listed
 from fsdino.predict.images import EndOfVideo, Item, find_images, read_ahead
-from fsdino.predict.memory_file import MEMORY_SUFFIX, SavedMemory, load_memory, save_memory, thumbnail
+from fsdino.predict.memory_file import MEMORY_SUFFIX, load_memory, remembered, save_memory
 from fsdino.predict.outputs import Outputs
 from fsdino.predict.support import Support, read_support
-from fsdino.predict.tiles import find_tiled
+from fsdino.predict.tiles import segment_tiled
 
 AS_ASKED = EngineChoice()
-WRITES_WAITING = 8  # results that may wait for the disk: bounds the memory when it is slower than the model
+# Results that may wait for the disk, and pixels of all of them (each is 8 bytes): bounds the memory when the disk is
+# slower than the model.
+WRITES_WAITING, PIXELS_WAITING = 8, 24_000_000
 
 
 def remember_all(engine: Engine, support: Support) -> dict[str, Any]:
@@ -58,7 +61,7 @@ def predict(
 
     Args:
         support: what to look for: a folder per class with image and mask of one name side by side, images/<class>/
-            and masks/<class>/, a COCO JSON, or saved memories (.fsmem).
+            and masks/<class>/, a COCO JSON, a folder for YOLO, or saved memories (.fsmem).
         images: images to segment: a folder, a glob, an image or a video.
         out: folder for the results.
         engine: the model, and what runs it.
@@ -81,10 +84,10 @@ def predict(
     wanted = read_support(support, images=support_images, max_references=max_references)
     opened = engine.open()
     limit = opened.threshold if threshold is None else threshold
-    kinds = listed(formats)
+    kinds, fingerprint = listed(formats), opened.fingerprint()
     # Results of other settings are not continued, so whatever changes a pixel is named here.
     settings = {
-        "model": opened.fingerprint(),
+        "model": fingerprint,
         "runtime": engine.runtime,
         "graph": None if engine.runtime == "torch" else _graph_digest(Path(engine.model)),
         "support": wanted.digest(),
@@ -94,15 +97,17 @@ def predict(
         "tile": tile,
         "split_instances": split_instances,
     }
+    first = (image for _, image in read_ahead(items[:ENOUGH]) if isinstance(image, np.ndarray))
+    warn(caution(fingerprint, first))
     joined, names = opened.join(list(remember_all(opened, wanted).values())), wanted.class_names()
     sources = {item.name: item.source for item in items}
     options = {"split_instances": split_instances, "overwrite": overwrite}
     outputs = Outputs(out, names, kinds, settings, sources, **options)
 
     def find(image: np.ndarray) -> LabelMap:
-        is_large = tile > 0 and max(image.shape[:2]) > tile
-        found = find_tiled(opened, joined, len(names), image, tile) if is_large else opened.find(joined, image)
-        return resolve(zip(names, found), (image.shape[0], image.shape[1]), limit, min_score)
+        if tile > 0 and max(image.shape[:2]) > tile:
+            return segment_tiled(opened, joined, names, image, tile, threshold=limit, min_score=min_score)
+        return resolve(zip(names, opened.find(joined, image)), (image.shape[0], image.shape[1]), limit, min_score)
 
     failed = run_all(items, outputs, find)
     done = outputs.finish()
@@ -110,6 +115,12 @@ def predict(
         print(f"not read: {name}: {reason}", file=sys.stderr)
     print(f"{done} of {done + len(failed)} images, {', '.join(kinds)} and scores.csv in {out}")
     return 1 if failed else 0
+
+
+def warn(text: str | None) -> None:
+    """Say something on standard error, where there is something to say."""
+    if text is not None:
+        print(f"careful: {text}", file=sys.stderr)
 
 
 def _check_options(min_score: float, threshold: float | None, tile: int) -> None:
@@ -132,6 +143,7 @@ def run_all(items: Sequence[Item], outputs: Outputs, find: Callable[[np.ndarray]
     failed: dict[str, str] = {}
     todo = [item for item in items if item.name not in outputs.done]
     writes: list[Future[None]] = []
+    waiting: list[int] = []  # pixels of each
     with (
         ThreadPoolExecutor(2, thread_name_prefix="write") as writers,
         tqdm(total=len(items), initial=len(items) - len(todo), unit="image", desc="predict") as bar,
@@ -139,12 +151,14 @@ def run_all(items: Sequence[Item], outputs: Outputs, find: Callable[[np.ndarray]
         for item, image in read_ahead(todo):
             if isinstance(image, np.ndarray):
                 writes.append(writers.submit(outputs.write, item.name, image, find(image)))
+                waiting.append(image.shape[0] * image.shape[1])
             # Headers of videos often promise more frames than there are: that is not a failure.
             elif not isinstance(image, EndOfVideo):
                 failed[item.name] = str(image).splitlines()[0] if str(image) else type(image).__name__
             # `result` raises here what went wrong in the writing thread, where it would be lost.
-            while len(writes) > WRITES_WAITING:
+            while len(writes) > WRITES_WAITING or sum(waiting) > PIXELS_WAITING:
                 writes.pop(0).result()
+                waiting.pop(0)
             bar.update()
         for write in writes:
             write.result()
@@ -179,14 +193,10 @@ def remember(
         raise ValueError(f"'{out}' is one file for {len(names)} classes ({', '.join(names[:5])}); name a folder.")
     opened = engine.open()
     written, files, fingerprint = [], _file_names(names), opened.fingerprint()
+    warn(caution(fingerprint, (np.asarray(one.image) for name in names for one in wanted.references[name])))
     for name in names:
         references = wanted.references[name]
-        arrays = opened.pack(opened.remember(references))
-        # The thumbnail shows the object, where possible by a mask.
-        shown = next((one for one in references if one.mask is not None and not one.negative), references[0])
-        image = np.asarray(shown.image)
-        mask = np.zeros(image.shape[:2], np.uint8) if shown.mask is None else np.asarray(shown.mask)
-        memory = SavedMemory(name, fingerprint, arrays, thumbnail(image, mask))
+        memory = remembered(opened, name, references, fingerprint)
         path = Path(out) if is_file else Path(out) / f"{files[name]}{MEMORY_SUFFIX}"
         written.append(save_memory(memory, path))
         print(f"{name}: {len(references)} reference{'s' * (len(references) > 1)} in {written[-1]}")

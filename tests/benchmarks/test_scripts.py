@@ -13,7 +13,7 @@ from benchmarks.common import COLUMNS, ROOT, load
 from benchmarks.report.table import render
 from fsdino.base.storage import save
 from tests.data.trees import label_folder_tree
-from tests.small import small_segmenter
+from tests.small import small_segmenter, write_image
 
 FEW = "{name: synthetic, options: {images_per_class: 4}}"
 SHORT = ["--trainer.enable_progress_bar=false", f"--data.train=[{FEW}]", f"--data.test={FEW}", "--data.test_list=null",
@@ -50,12 +50,20 @@ SCRIPTS: dict[str, tuple[str, Options]] = {
     "accuracy.presence": ("presence", lambda folder: {
         "number": 4, "runs": folder / "runs", "overrides": [f"--cache.dir={folder / 'cache'}"],
     }),
+    "accuracy.drawn": ("drawn", lambda folder: {
+        "photos": {name: write_image(write_image(folder / name / "a.jpg").with_name("b.jpg")).parent for name in "xy"},
+        "per_class": 2,
+    }),
     "accuracy.prompts": ("prompts", lambda folder: {"episodes": 3}),
     "accuracy.teachers": ("mini_sam2", lambda folder: {"scenes": 3}),
     "accuracy.runtimes": ("runtimes", lambda folder: {"model": small_model(folder), "number": 2}),
     "cost.params": ("params", lambda folder: {"only": "mini + tiny"}),
     "cost.methods": ("methods_times", lambda folder: {"repetitions": 1}),
     "cost.memory": ("memory", lambda folder: {"model": small_model(folder), "number": 10, "runtimes": ("torch",)}),
+    "cost.tiles": ("tiles", lambda folder: {
+        "model": small_model(folder), "sizes": ((90, 120),), "classes": (1, 2), "tiles": (0, 64),
+    }),
+    "cost.server": ("server", lambda folder: {"model": small_model(folder), "clients": 3, "requests": (20,)}),
     "cost.speed": ("speed", lambda folder: {"what": ["classes", "distill"], "small": True, "repetitions": 1}),
 }  # fmt: skip
 

@@ -81,6 +81,7 @@ class Fssam(FewShotMethod):
     name = "fssam"
     title = "FSSAM"
     memory_type = FssamMemory
+    arithmetic = 2
 
     def __init__(
         self,

@@ -74,6 +74,7 @@ class Sansa(FewShotMethod):
     name = "sansa"
     title = "SANSA"
     memory_type = SansaMemory
+    arithmetic = 2
 
     def __init__(
         self,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import sys
+from dataclasses import dataclass, replace
 from typing import Literal
 
+from fsdino.base.auto import AUTO, chosen_model
 from fsdino.predict.engines import Engine
 from fsdino.predict.engines.onnx import OnnxEngine
 from fsdino.predict.engines.openvino import OpenvinoEngine
@@ -17,15 +19,17 @@ class EngineChoice:
     """A model and its runtime, before they are opened.
 
     Args:
-        model: a preset, model folder, checkpoint or Hub id; for onnx and openvino the folder with remember.onnx and
-            segment.onnx.
+        model: a name of `fsdino models`, timm's name of a Vision Transformer, a model folder, checkpoint or Hub id; for
+            onnx and openvino the folder with remember.onnx and segment.onnx; auto takes the best that is on this disk.
         runtime: torch, or onnx or openvino for exported graphs without torch.
         device: cpu, cuda, or auto, which takes a GPU where there is one; graphs run on the CPU alone.
+        encoder_weights: file with the weights of an encoder that is named as the model, in place of a download.
     """
 
-    model: str = "tiny"
+    model: str = AUTO
     runtime: Runtime = "torch"
     device: str = "auto"
+    encoder_weights: str | None = None
 
     def open(self) -> Engine:
         """Make what runs the model.
@@ -40,6 +44,8 @@ class EngineChoice:
                     f"the {self.runtime} runtime runs on the CPU, not on {self.device!r}; leave --device out, or use "
                     "torch."
                 )
+            if self.model == AUTO:
+                raise ValueError(f"the {self.runtime} runtime has no model of its own; give --model GRAPHS.")
             return OpenvinoEngine(self.model) if self.runtime == "openvino" else OnnxEngine(self.model)
         if self.runtime != "torch":
             raise ValueError(f"runtime {self.runtime!r} is unknown; use 'torch', 'onnx' or 'openvino'.")
@@ -54,5 +60,13 @@ class EngineChoice:
         # A RuntimeError is an unknown name or number; a torch built without CUDA asserts instead.
         except (RuntimeError, AssertionError) as error:
             raise ValueError(f"device {self.device!r} is not available here; use --device cpu.") from error
-        method: Engine = load(self.model, device=chosen)
+        method: Engine = load(self.settled().model, device=chosen, encoder_weights=self.encoder_weights)
         return method
+
+    def settled(self) -> EngineChoice:
+        """The same with a model that has a name; where one had to be chosen, it is said on standard error."""
+        if self.model != AUTO:
+            return self
+        name, reason = chosen_model(self.encoder_weights)
+        print(f"model {name} ({reason})", file=sys.stderr)
+        return replace(self, model=name)
