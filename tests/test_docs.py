@@ -35,7 +35,9 @@ LEAVES = {
         *["masks/progress.jsonl", "masks-tiles/labels/1.png", "dog.fsmem", "masks-saved/labels/1.png"],
     ],
     "training": ["runs/fsdino-tiny/*/train/metrics.csv", "runs/fsdino-tiny/*/done"],
-    "reproducing": [f"runs/evaluate/tiny/{name}" for name in ("results.csv", "classes.csv", "episodes.csv", "fold0.png")],
+    "reproducing": [
+        f"runs/evaluate/tiny/{file}" for file in ("results.csv", "classes.csv", "episodes.csv", "fold0.png")
+    ],
     "api": ["kept/model.safetensors", "out/predictions.json", "dog-again.fsmem"],
 }
 
@@ -79,7 +81,9 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     pytest.importorskip("material", reason="mkdocs-material is not installed: pip install fsdino[docs]")
     pytest.importorskip("mkdocstrings", reason="mkdocstrings is not installed: pip install fsdino[docs]")
     build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
-    done = subprocess.run(build, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"})
+    done = subprocess.run(
+        build, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    )
     assert done.returncode == 0, done.stderr
     text = (tmp_path / "site" / "api.html").read_text(encoding="utf-8")
     assert 'id="fsdino.base.method.FewShotMethod.segment_batch"' in text

@@ -60,8 +60,8 @@ def predict(
     """Segment images after a few annotated ones; a second run continues where the first stopped.
 
     Args:
-        support: what to look for: a folder per class with image and mask of one name side by side, images/<class>/
-            and masks/<class>/, a COCO JSON, a folder for YOLO, or saved memories (.fsmem).
+        support: what to look for: a folder per class with image and mask of one name side by side,
+            `images/<class>/` and `masks/<class>/`, a COCO JSON, a folder for YOLO, or saved memories (.fsmem).
         images: images to segment: a folder, a glob, an image or a video.
         out: folder for the results.
         engine: the model, and what runs it.
