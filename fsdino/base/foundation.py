@@ -40,6 +40,8 @@ def recorded(name: str) -> Any:
     """
     plain, _, tag = name.partition(".")
     if not timm.is_model(plain):
+        if entry_of(plain) is not None:
+            raise ValueError(f"timm {timm.__version__} has no encoder '{name}' yet; `pip install --upgrade timm`.")
         close = likely_meant(name) or get_close_matches(plain, timm.list_models("*vit*"), n=3)
         hint = f"; did you mean {' or '.join(close)}?" if close else ";"
         raise ValueError(f"timm {timm.__version__} has no encoder '{name}'{hint} `fsdino models` lists short names.")

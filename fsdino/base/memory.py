@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
@@ -36,8 +36,12 @@ class Memory:
 
     Args:
         made_by: fingerprint of the model that remembered it; empty where that is not known.
+
+    Attributes:
+        growing: tensor's name to its axis that grows with the references; there, positions of zeros change nothing.
     """
 
+    growing: ClassVar[Mapping[str, int]] = {}
     made_by: str = field(default="", kw_only=True)
 
     def tensors(self) -> dict[str, Tensor]:
@@ -105,6 +109,17 @@ def memory_of(kind: type[MemoryT], tensors: Mapping[str, Tensor], shapes: Mappin
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
             raise ValueError(f"the memory's {name!r} holds NaN or infinity; remember the class again.")
     return kind(**kept)
+
+
+def every_pair(memory: Any, encoded: Any) -> tuple[Any, Any]:
+    """A memory of batch N, and a tensor or a tuple of them for B images, as B * N rows each, image by image."""
+    parts = encoded if isinstance(encoded, tuple) else (encoded,)
+    images, classes = parts[0].shape[0], memory.batch_size
+    # Every pair of image and class is a row; what is costly ran before, once per image.
+    each = tuple(x[:, None].expand(-1, classes, *x.shape[1:]).flatten(0, 1) for x in parts)
+    tensors = memory.tensors().items()
+    tiled = replace(memory, **{name: x[None].expand(images, *x.shape).flatten(0, 1) for name, x in tensors})
+    return tiled, each if isinstance(encoded, tuple) else each[0]
 
 
 def image_tensor(image: np.ndarray) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from fsdino.base import storage
 from fsdino.base.frozen import FrozenMaps
-from fsdino.base.memory import Memory, SegmenterOutput, Shape, check_memory, image_tensor, memory_of
+from fsdino.base.memory import Memory, SegmenterOutput, Shape, check_memory, every_pair, image_tensor, memory_of
 from fsdino.base.reference import ImageLike, Reference, image_array, mask_only, reference_arrays, reference_list
 from fsdino.base.resize import Resize
 from fsdino.base.result import LabelMap, Segmentation, resolve
@@ -41,6 +41,7 @@ class FewShotMethod(nn.Module, PyTorchModelHubMixin, ABC):
         memory_type: what `encode_support` returns.
         takes_negatives: whether references may show what is not meant.
         learns_absence: whether a presence head can be trained after the episodes.
+        exportable: whether `encode_support`, `encode_query` (one tensor or a tuple) and `decode_all` trace to graphs.
         silent_args: arguments of `build` that change no memory, and so leave the fingerprint as it is.
         arithmetic: counted up when the same weights come to mean another answer; models of another count are refused.
     """
@@ -50,6 +51,7 @@ class FewShotMethod(nn.Module, PyTorchModelHubMixin, ABC):
     memory_type: ClassVar[type[Memory]]
     takes_negatives: ClassVar[bool] = False
     learns_absence: ClassVar[bool] = False
+    exportable: bool = False
     silent_args: ClassVar[frozenset[str]] = frozenset()
     arithmetic: ClassVar[int] = 1
     _threshold: float
@@ -114,6 +116,10 @@ class FewShotMethod(nn.Module, PyTorchModelHubMixin, ABC):
         """Segment from what `encode_query` returned, with a memory of `join`; a batch of its classes."""
         return self.decode_query(memory, encoded)
 
+    def decode_all(self, memory: Any, encoded: Any) -> SegmenterOutput:
+        """Segment each of B encoded images with each class of a memory of batch N: B * N rows, image by image."""
+        return self.decode_encoded(*every_pair(memory, encoded))
+
     # ---- what training and measuring ask for
 
     def forward(self, query_image: Tensor, support_images: Tensor, support_masks: Tensor) -> SegmenterOutput:
@@ -125,11 +131,7 @@ class FewShotMethod(nn.Module, PyTorchModelHubMixin, ABC):
         return self(batch["query_image"], batch["support_images"], batch["support_masks"])
 
     def predict_targets(self, batch: Mapping[str, Any], num_targets: int) -> list[tuple[SegmenterOutput, Tensor]]:
-        """Predictions and truths (B, S, S) of an episode's targets in turn, the query last.
-
-        Raises:
-            ValueError: if the method knows no other target than the query.
-        """
+        """Predictions and truths (B, S, S) of an episode's targets in turn, the query last; a ValueError for others."""
         if num_targets != 1:
             raise ValueError(f"{type(self).__name__} has no chain of targets; set num_targets to 1.")
         return [(self.predict_episodes(batch), batch["query_mask"])]
@@ -179,10 +181,8 @@ class FewShotMethod(nn.Module, PyTorchModelHubMixin, ABC):
 
     @overload
     def segment(self, memory: Mapping[str, Any], image: ImageLike) -> LabelMap: ...
-
     @overload
     def segment(self, memory: Any, image: ImageLike) -> Segmentation: ...
-
     def segment(self, memory: Any, image: ImageLike) -> Segmentation | LabelMap:
         """Find the remembered object, or several remembered classes at once, in one image, at the image's own size.
 
@@ -314,7 +314,6 @@ class FewShotMethod(nn.Module, PyTorchModelHubMixin, ABC):
         # Logits are resized, not probabilities: they are nearly linear across an edge, which stays where it is.
         probs = self.resize.invert(output.mask_logits[index, 0].float(), (size[0], size[1])).sigmoid()
         logit = output.presence_logit[index, 0].float()
-        present = bool(logit > 0)
-        score = float(output.iou_pred[index, 0].float().clamp(0.0, 1.0))
-        mask = (probs > self.threshold) & present
-        return Segmentation(mask.cpu().numpy(), probs.cpu().numpy(), score, present, presence=float(logit.sigmoid()))
+        present, score = bool(logit > 0), float(output.iou_pred[index, 0].float().clamp(0.0, 1.0))
+        mask = ((probs > self.threshold) & present).cpu().numpy()
+        return Segmentation(mask, probs.cpu().numpy(), score, present, presence=float(logit.sigmoid()))

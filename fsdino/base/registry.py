@@ -12,6 +12,7 @@ METHODS: dict[str, str] = {
     "sansa": "fsdino.methods.sansa.method:Sansa",
     "fssam": "fsdino.methods.fssam.method:Fssam",
     "persam": "fsdino.methods.persam:PersamMethod",
+    "refined": "fsdino.methods.refined:RefinedMethod",
     "prototype": "fsdino.methods.prototype:PrototypeMethod",
     "chain": "fsdino.methods.chain:ChainMethod",
     "all_foreground": "fsdino.methods.prototype:AllForeground",

@@ -106,6 +106,7 @@ class ChainChoice:
     def build(self, encoder: FeatureEncoder, resize: Resize, **options: Any) -> ChainMethod:
         """The method with this choice; options as of `ChainMethod`."""
         method = ChainMethod(encoder.reading(self.taps), cut=self.cut, resize_mode=resize.mode, **options)
+        method.fit_directions()
         method.means.copy_(self.means)
         return method
 

@@ -36,7 +36,7 @@ class MethodChoice:
 
     Args:
         method: what `fsdino.load` opens (a name of `fsdino models`, a folder, a run's folder, a checkpoint, a Hub id;
-            {fold} is filled in), or prototype, chain, sansa, fssam, persam, all_foreground.
+            {fold} is filled in), or prototype, chain, sansa, fssam, persam, refined, all_foreground.
         preset: of prototype and chain: whose encoder and size.
         encoder_weights: of prototype and chain: auto (bundled for tiny, else timm's), timm, random, bundled:NAME or a
             file; of an encoder that is named as the method: auto (on this disk, else fetched) or a file.
@@ -79,7 +79,7 @@ class MethodChoice:
                 method = registry.build(self.method, **self.options)
             given = registry.FILE_ARGUMENTS & set(self.options)
             if not given and any(True for _ in method.parameters()):
-                needs = "checkpoint" if self.method == "persam" else "weights"
+                needs = "checkpoint" if self.method in ("persam", "refined") else "weights"
                 print(f"{self.method}: its weights are random; give --options.{needs} FILE.", file=sys.stderr)
         else:
             if self.options:

@@ -9,15 +9,14 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from fsdino.base.method import FewShotMethod
 from fsdino.base.reference import Reference
 from fsdino.base.storage import load, save
 from fsdino.data.world.index import SyntheticWorld
-from fsdino.export.graphs import OPSET, SHOTS, Graph, export_onnx, export_program, graphs
+from fsdino.export.graphs import OPSET, SHOTS, Graph, encoder_of, export_onnx, export_program, graphs
 from fsdino.export.onnx_method import OnnxMethod
-from fsdino.models.segmenter import FewShotSegmenter
 from fsdino.predict.engines.onnx import (
     FORMAT_VERSION,
-    POSITION_AXES,
     REMEMBER_FILE,
     SEGMENT_FILE,
     OnnxEngine,
@@ -54,19 +53,19 @@ def export(
     asked: list[str] = list(formats) or ["nothing"]
     if unknown := [name for name in asked if name not in EXPORT_FORMATS]:
         raise ValueError(f"export format {unknown[0]!r} is unknown; use {', '.join(EXPORT_FORMATS)}.")
-    segmenter, folder = load(model), Path(out)
+    method, folder = load(model), Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     if "safetensors" in formats:
-        save(segmenter, folder, half=half)
+        save(method, folder, half=half)
         # Half precision rounds the weights, and the graphs should be of what was stored.
-        segmenter = load(folder)
+        method = load(folder)
     if graphs_asked := {"pt2", "onnx", "int8"} & set(formats):
-        if segmenter.name != "fsdino":
+        if not method.exportable:
             raise ValueError(
-                f"'{model}' holds {segmenter.title}, which has no graphs ({', '.join(sorted(graphs_asked))}); export "
-                "it as safetensors, or give an FS-DINO model."
+                f"'{model}' holds {method.title}, which has no graphs ({', '.join(sorted(graphs_asked))}); export it "
+                "as safetensors, or give a model of FS-DINO or of the training-free chain."
             )
-        export_graphs(segmenter, folder, formats)
+        export_graphs(method, folder, formats)
     return folder
 
 
@@ -94,8 +93,8 @@ def export_files(
     return 0
 
 
-def export_graphs(model: FewShotSegmenter, folder: Path, formats: Sequence[str]) -> dict[str, float]:
-    """Write the graphs of a segmenter on the CPU, whose encoder accepts the native size alone afterwards.
+def export_graphs(model: FewShotMethod, folder: Path, formats: Sequence[str]) -> dict[str, float]:
+    """Write the graphs of a method on the CPU, whose encoder accepts the native size alone afterwards.
 
     Returns:
         Largest difference from torch by file name, in logits. Of the int8 graphs, which round, their files note under
@@ -138,18 +137,21 @@ def export_graphs(model: FewShotSegmenter, folder: Path, formats: Sequence[str])
     return differences
 
 
-def metadata(model: FewShotSegmenter) -> dict[str, Any]:
+def metadata(model: FewShotMethod) -> dict[str, Any]:
     """What a graph's user must know, kept inside the file."""
+    encoder = encoder_of(model)
     return {
         "format_version": FORMAT_VERSION,
+        "method": model.name,
         "fingerprint": model.fingerprint(),
         "img_size": model.img_size,
         "resize_mode": model.resize.mode,
         "threshold": model.threshold,
         "opset": OPSET,
         "input_range": [0, 1],
-        "mean": model.encoder.mean.flatten().tolist(),  # applied inside the graph
-        "std": model.encoder.std.flatten().tolist(),
+        "mean": encoder.mean.flatten().tolist(),  # applied inside the graph
+        "std": encoder.std.flatten().tolist(),
+        "growing": dict(model.memory_type.growing),
         "segmenter": model.arguments(),
     }
 
@@ -168,14 +170,14 @@ def with_references(graph: Graph, shots: int) -> tuple[torch.Tensor, ...]:
     """The inputs of a segment graph, its memories of another number of references (those traced, over and over)."""
     found = []
     for name, tensor in zip(graph.input_names, graph.inputs):
-        if axis := POSITION_AXES.get(name):
+        if axis := graph.growing.get(name):
             parts = tensor.chunk(SHOTS, axis)
             tensor = torch.cat([parts[i % SHOTS] for i in range(shots)], axis)
         found.append(tensor)
     return tuple(found)
 
 
-def mask_agreement(model: FewShotSegmenter, folder: Path) -> float:
+def mask_agreement(model: FewShotMethod, folder: Path) -> float:
     """Mean IoU in [0, 1] of the masks of a folder's ONNX graphs with torch's, on scenes of the embedded world."""
     # Masks and not logits: eight bits move every logit, and what matters is how many pixels change sides.
     index = SyntheticWorld("novel", SCENES + 1)

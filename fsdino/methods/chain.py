@@ -24,6 +24,7 @@ from fsdino.base.method import FewShotMethod
 from fsdino.base.reference import ImageLike, image_array
 from fsdino.base.resize import Resize, ResizeMode
 from fsdino.base.result import MAX_CLASSES_AT_ONCE
+from fsdino.models.debias import positional_directions, wanted_directions, without_directions
 from fsdino.models.encoder import FeatureEncoder
 from fsdino.models.memory import SupportMemory, grid_weights, prototypes, stack_memories, support_tokens
 from fsdino.models.smoothing import affinity, best_prototype, side_by_side, smooth
@@ -84,10 +85,13 @@ class ChainMethod(FewShotMethod):
         presence_cut: mean cosine of the mask's positions to the object's prototype above which the object counts as
             present. 0, the default, hardly ever says "absent": choose it on your own pictures with and without.
         sharpness: mask logits are `sharpness * (score - cut score)`.
+        debias: directions in which features tell their place, left out of every tap; None: half of the channels for
+            rotary encoders (DINOv3), none for others. See `fsdino.models.debias`.
         resize_mode: "squash" or "pad", see `Resize`.
 
     Attributes:
         means: (L, C), the mean of each tap over pictures without labels; zeros until `fit_means` or weights set it.
+        directions: (L, C, debias), what is left out; zeros, so nothing, until `fit_directions` or weights set it.
 
     Raises:
         ValueError: an option is out of its range.
@@ -96,12 +100,14 @@ class ChainMethod(FewShotMethod):
     name = "chain"
     title = "chain"
     memory_type = SupportMemory
+    exportable = True
     # They change what is made of a memory, not the memory.
     silent_args = frozenset(
         {"background_weight", "smoothing_steps", "smoothing_scale", "own_share", "own_weight", "own_rounds", "cut",
          "presence_cut", "sharpness"}
     )  # fmt: skip
     means: Tensor
+    directions: Tensor
 
     def __init__(
         self,
@@ -116,6 +122,7 @@ class ChainMethod(FewShotMethod):
         mirror: bool = True,
         presence_cut: float = 0.0,
         sharpness: float = 20.0,
+        debias: int | None = None,
         resize_mode: ResizeMode = "squash",
     ) -> None:
         super().__init__(Resize(encoder.img_size, resize_mode))
@@ -136,6 +143,8 @@ class ChainMethod(FewShotMethod):
         self.presence_cut = presence_cut
         self.sharpness = sharpness
         self.register_buffer("means", torch.zeros(len(encoder.taps), encoder.dim))
+        count = wanted_directions(encoder, debias)
+        self.register_buffer("directions", torch.zeros(len(encoder.taps), encoder.dim, count))
 
     @classmethod
     def build(
@@ -170,6 +179,8 @@ class ChainMethod(FewShotMethod):
         if taps is None:
             reader = reader.reading(default_taps(reader.depth))
         method = cls(reader, **kwargs)
+        if encoder_weights is not None:
+            method.fit_directions()
         if means is not None:
             method.means.copy_(read_means(means, reader)[list(reader.taps)])
         return method
@@ -187,6 +198,12 @@ class ChainMethod(FewShotMethod):
         self.means.copy_(mean_features(self.encoder, squares))
         return self
 
+    def fit_directions(self) -> ChainMethod:
+        """Set `directions` to those of the encoder's present weights."""
+        if self.directions.shape[-1]:
+            self.directions.copy_(positional_directions(self.encoder, self.directions.shape[-1]))
+        return self
+
     def shared_encoder(self) -> FeatureEncoder:
         """See `FewShotMethod.shared_encoder`."""
         return self.encoder
@@ -201,8 +218,9 @@ class ChainMethod(FewShotMethod):
     # ---- features
 
     def centre(self, maps: Sequence[Tensor]) -> list[Tensor]:
-        """Feature maps (N, C, h, w) of the taps without what all pictures share."""
-        return [m - mean[:, None, None] for m, mean in zip(maps, self.means.to(maps[0].dtype))]
+        """Feature maps (N, C, h, w) of the taps without what all pictures share, and without what tells the place."""
+        shared = zip(maps, self.means.to(maps[0].dtype), self.directions.to(maps[0].dtype))
+        return [without_directions(m - mean[:, None, None], directions) for m, mean, directions in shared]
 
     def encode_support(self, support_images: Tensor, support_masks: Tensor) -> SupportMemory:
         """Object and background prototype of each tap, over all references; shapes as in `FewShotMethod`."""
@@ -233,11 +251,18 @@ class ChainMethod(FewShotMethod):
 
         B images and one class each (G = 1), or one image and G classes.
         """
-        tokens, similar = encoded
-        pair = memory.prototypes.to(tokens.dtype).transpose(1, 2).flatten(2) / len(self.means) ** 0.5  # (N, 2, L*C)
+        pair, images = self._pair(memory), len(encoded[0])
         # Several classes of one image are maps of one image, so its affinities are never repeated.
-        pair = pair[None] if len(tokens) == 1 else pair[:, None].expand(len(tokens), -1, -1, -1)
-        to_object, to_background = ((p @ tokens.transpose(-1, -2)).float() for p in pair.unbind(2))  # (B, G, Q)
+        return self._scores(pair[None] if images == 1 else pair[:, None].expand(images, -1, -1, -1), encoded)
+
+    def _pair(self, memory: SupportMemory) -> Tensor:
+        """Object and background prototype of a memory of batch N, all taps side by side, (N, 2, L*C)."""
+        return memory.prototypes.to(self.means.dtype).transpose(1, 2).flatten(2) / len(self.means) ** 0.5
+
+    def _scores(self, pair: Tensor, encoded: Encoded) -> tuple[Tensor, Tensor]:
+        """As `scores`, of B images for prototypes (B, G, 2, L*C)."""
+        tokens, similar = encoded
+        to_object, to_background = ((p @ tokens.transpose(-1, -2)).float() for p in pair.to(tokens.dtype).unbind(2))
         number = max(1, round(self.own_share * tokens.shape[1]))
         target, score = to_object, to_object
         for remaining in range(self.own_rounds, -1, -1):
@@ -264,7 +289,15 @@ class ChainMethod(FewShotMethod):
         The margin over the cut is in cosines and not in shares of the way to the maximum: where several classes are
         asked for, one that is not there has a flat map, and its small margins lose against those of one that is.
         """
-        score, cosine = (maps.flatten(0, 1) for maps in self.scores(memory, encoded))  # (B or G, Q)
+        return self._cut(*self.scores(memory, encoded))
+
+    def decode_all(self, memory: SupportMemory, encoded: Encoded) -> SegmenterOutput:
+        """See `FewShotMethod.decode_all`."""
+        return self._cut(*self._scores(self._pair(memory)[None].expand(encoded[0].shape[0], -1, -1, -1), encoded))
+
+    def _cut(self, *maps: Tensor) -> SegmenterOutput:
+        """What `scores` gives as an output, a row for each pair of an image and a class."""
+        score, cosine = (one.flatten(0, 1) for one in maps)  # (B * G, Q)
         mean, peak = score.mean(-1, keepdim=True), score.amax(-1, keepdim=True)
         logits = self.sharpness * (score - mean - self.cut * (peak - mean))
         inside = (logits > 0).to(logits.dtype)

@@ -114,6 +114,8 @@ class PrototypeMethod(FewShotMethod):
         self.kind: Kind = kind
         self.temperature = temperature
         self.sharpness = sharpness
+        # A softmax over tokens of several classes' memories, filled up to one length, would count the filling.
+        self.exportable = kind == "fg_bg"
 
     @classmethod
     def build(
@@ -164,7 +166,9 @@ class PrototypeMethod(FewShotMethod):
 
     def scores(self, memory: PrototypeMemory, query_image: Tensor) -> Tensor:
         """Score maps (B, h, w) before the threshold, for choosing it; arguments as of `decode_query`."""
-        query = self._tokens(query_image)  # (B, L, h*w, C)
+        return self._scores(memory, self.encode_query(query_image))
+
+    def _scores(self, memory: PrototypeMemory, query: Tensor) -> Tensor:
         tokens = memory.features.to(query.dtype)
         if self.kind == "softmax":
             weights = memory.weights[:, None].to(query.dtype)
@@ -175,9 +179,17 @@ class PrototypeMethod(FewShotMethod):
         # Scores of taps are averaged, not features: each tap has its own scale of cosines.
         return score.mean(1).unflatten(1, (grid, grid))
 
+    def encode_query(self, query_image: Tensor) -> Tensor:
+        """Tokens (B, L, h*w, C) of the taps."""
+        return self._tokens(query_image)
+
     def decode_query(self, memory: PrototypeMemory, query_image: Tensor) -> SegmenterOutput:
+        """See `FewShotMethod.decode_query`."""
+        return self.decode_encoded(memory, self.encode_query(query_image))
+
+    def decode_encoded(self, memory: PrototypeMemory, encoded: Tensor) -> SegmenterOutput:
         """Scores above the threshold as logits; predicted IoU is the mean probability inside the mask."""
-        logits = self.sharpness * (self.scores(memory, query_image) - self.score_threshold)[:, None]  # (B, 1, h, w)
+        logits = self.sharpness * (self._scores(memory, encoded) - self.score_threshold)[:, None]  # (B, 1, h, w)
         inside = (logits > 0).to(logits.dtype)
         confidence = (logits.sigmoid() * inside).sum((2, 3)) / inside.sum((2, 3)).clamp_min(1)
         return SegmenterOutput(logits, confidence, logits.amax((2, 3)))

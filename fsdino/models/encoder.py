@@ -77,6 +77,11 @@ class FeatureEncoder(nn.Module):
         """Side of the feature map at the native input size."""
         return self.img_size // self.patch_size
 
+    @property
+    def rotary(self) -> bool:
+        """Whether positions enter as rotations (RoPE), as in DINOv3, PE-Spatial and LingBot."""
+        return getattr(self.backbone, "rope", None) is not None
+
     def check_size(self, size: int) -> None:
         """Check that a square input of this side splits into patches.
 
@@ -128,11 +133,12 @@ class FeatureEncoder(nn.Module):
 
     def freeze_size_(self) -> FeatureEncoder:
         """Accept the native size alone from now on, for export: no resampling of the position embedding remains."""
-        # Three switches of timm that belong together; a ViT with rotary positions alone has nothing to resample.
-        if getattr(self.backbone, "pos_embed", None) is not None:
+        self.backbone.patch_embed.strict_img_size = True
+        # timm keeps rotary positions either for one size or for any; made for any, they need the grid that only the
+        # dynamic path hands them, and there learnt positions of the native size pass as they are.
+        if not self.rotary:
             self.backbone.dynamic_img_size = False
             self.backbone.patch_embed.flatten = True
-            self.backbone.patch_embed.strict_img_size = True
         return self
 
 

@@ -46,6 +46,7 @@ class FewShotSegmenter(FewShotMethod):
     memory_type = SupportMemory
     takes_negatives = True
     learns_absence = True
+    exportable = True
     # No memory passes through these parts, so they do not change what a saved one means.
     silent_args = frozenset({"promptable", "presence_statistics"})
 

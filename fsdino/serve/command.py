@@ -121,6 +121,7 @@ def is_local(host: str) -> bool:
 def named_models(models: Sequence[str] | str, engine: EngineChoice) -> dict[str, EngineChoice]:
     """Names to what is opened under them; a ValueError if a text is not name=model, or a name comes twice."""
     chosen: dict[str, EngineChoice] = {}
+    engine = engine if listed(models) else engine.settled()
     for text in listed(models) or [f"{Path(engine.model).name}={engine.model}"]:
         name, _, model = text.partition("=")
         if not name or not model:

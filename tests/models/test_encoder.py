@@ -9,12 +9,24 @@ from transformers import Dinov2Config, Dinov2Model
 from fsdino.models.encoder import FeatureEncoder
 from tests.small import rand, randn, refuses
 
-KINDS: dict[str, tuple[str, int, dict[str, Any]]] = {
-    "dinov2": ("vit_small_patch14_dinov2", 56, {"embed_dim": 32, "depth": 4, "num_heads": 2}),
-    "reg4": ("vit_small_patch14_reg4_dinov2", 56, {"embed_dim": 32, "depth": 4, "num_heads": 2}),
-    "dinov3": ("vit_small_patch16_dinov3", 64, {"embed_dim": 32, "depth": 4, "num_heads": 2}),
-    "plain": ("vit_tiny_patch16_224", 64, {"embed_dim": 32, "depth": 4, "num_heads": 2}),
+SMALL: dict[str, Any] = {"embed_dim": 32, "depth": 4, "num_heads": 2}
+NAMES = {  # one of each family, its patch in the name
+    "dinov2": "vit_small_patch14_dinov2",
+    "reg4": "vit_small_patch14_reg4_dinov2",
+    "dinov3": "vit_small_patch16_dinov3",
+    "pe_spatial": "vit_pe_spatial_small_patch16_512",
+    "tipsv2": "vit_base_patch14_reg1_tipsv2",
+    "radio_v3": "vit_base_patch16_radio_v3",
+    "radio_v4": "vit_so400m_patch16_radio_v4",
+    "lingbot": "vit_small_patch16_lingbot",
+    "mixed_rope": "vit_small_patch16_rope_mixed_ape_224",
+    "plain": "vit_tiny_patch16_224",
 }
+KINDS: dict[str, tuple[str, int, dict[str, Any]]] = {
+    # A timm that is older than a family cannot show it; the package promises to run on such a timm.
+    kind: (name, 56 if "patch14" in name else 64, SMALL) for kind, name in NAMES.items() if timm.is_model(name)
+}
+ROTARY = {"dinov3", "pe_spatial", "lingbot", "mixed_rope"}
 
 
 def build(kind: str = "dinov2", taps: tuple[int, ...] = (1, 3), **kwargs: Any) -> FeatureEncoder:
@@ -94,12 +106,21 @@ def test_frozen_means_frozen() -> None:
     assert not encoder(images)[0].requires_grad
 
 
-@pytest.mark.parametrize("kind", ["dinov2", "dinov3"])
-def test_frozen_size_gives_the_same(kind: str) -> None:
-    encoder = build(kind)
+@pytest.mark.parametrize("kind", list(KINDS))
+@pytest.mark.parametrize("stride", [None, 8])
+def test_frozen_size_gives_the_same_and_takes_no_other(kind: str, stride: int | None) -> None:
+    name, size, kwargs = KINDS[kind]
+    encoder = FeatureEncoder(name, 64, (1,), kwargs, stride=stride) if stride else build(kind, (1,))
     images = rand(1, 3, encoder.img_size, encoder.img_size)
-    before = encoder(images)[1]
-    torch.testing.assert_close(encoder.freeze_size_()(images)[1], before)
+    before = encoder(images)[0]
+    torch.testing.assert_close(encoder.freeze_size_()(images)[0], before, atol=0, rtol=0)
+    with pytest.raises(AssertionError, match="doesn't match"):
+        encoder(rand(1, 3, 2 * encoder.img_size, 2 * encoder.img_size))
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_rotary_positions_are_known(kind: str) -> None:
+    assert build(kind).rotary == (kind in ROTARY)
 
 
 def test_weights_from_a_file(tmp_path: Any) -> None:
@@ -133,7 +154,17 @@ def test_errors_name_the_legal_sizes_and_taps() -> None:
         build()(rand(1, 3, 56, 56), last_tap=2)
 
 
+def test_names_that_this_timm_does_not_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="has no encoder 'vit_base_patch16_dinov9'; did you mean vit"):
+        FeatureEncoder("vit_base_patch16_dinov9", 64, (0,))
+    monkeypatch.setattr(timm, "is_model", lambda name: False)
+    words = "has no encoder 'vit_small_patch16_lingbot' yet; `pip install --upgrade timm`"
+    refuses(words, FeatureEncoder, "vit_small_patch16_lingbot", 64, (0,))
+
+
 def test_only_transformers() -> None:
+    words = r"'naflexvit_\w+' (does not take|has no tr).*; use a Vision"
+    refuses(words, FeatureEncoder, "naflexvit_base_patch16_gap", 64, (0,))
     refuses(r"'resnet18' does not take .*; use a Vision Transformer", FeatureEncoder, "resnet18", 64, (0,))
     with torch.device("meta"), pytest.raises(ValueError, match="no transformer blocks to read"):
         FeatureEncoder("swin_tiny_patch4_window7_224", 224, (0,))

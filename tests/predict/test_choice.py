@@ -30,7 +30,9 @@ def test_auto_takes_an_encoder_that_is_there(tmp_path: Path, monkeypatch: pytest
 
 def test_graphs_are_named(tmp_path: Path) -> None:
     for runtime in ("onnx", "openvino"):
-        refuses(f"the {runtime} runtime has no model of its own; give --model", EngineChoice(runtime=runtime).open)
+        refuses(f"the {runtime} runtime has no model of its own; give --model", EngineChoice(runtime=runtime).open)  # type: ignore[arg-type]
+        given = EngineChoice(str(tmp_path), runtime, encoder_weights="a.pth")  # type: ignore[arg-type]
+        refuses("graphs bring their weights along; leave --encoder-weights out", given.open)
 
 
 def test_weights_from_a_file_by_the_command_line(

@@ -40,6 +40,7 @@ def test_models_have_names_of_their_own() -> None:
         "b": EngineChoice("tiny", "onnx"),
     }
     assert named_models((), EngineChoice("runs/best/export")) == {"export": EngineChoice("runs/best/export")}
+    assert named_models((), EngineChoice()) == {"tiny": EngineChoice("tiny")}
     refuses("'tiny' names no model; write --models name=model", named_models, ["tiny"], asked)
     refuses("two models are called 'a'", named_models, "a=x,a=y", asked)
 

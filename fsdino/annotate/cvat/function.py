@@ -13,6 +13,7 @@ from PIL import Image
 
 from fsdino.annotate.lessons import Lessons, Teaching
 from fsdino.annotate.outlines import outlines
+from fsdino.base.auto import AUTO
 from fsdino.base.image import to_rgb
 from fsdino.base.result import Instance, LabelMap
 from fsdino.predict.engines.choice import EngineChoice, Runtime
@@ -40,7 +41,7 @@ class Function:
 
 def create(
     support: str,
-    model: str = "tiny",
+    model: str = AUTO,
     runtime: Runtime = "torch",
     device: str = "auto",
     support_images: str | None = None,
