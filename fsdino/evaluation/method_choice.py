@@ -147,6 +147,7 @@ class MethodChoice:
                 return method
             known = {"means": read_means(options["means"], method.encoder)} if "means" in options else {}
             held = {name: getattr(method, name) for name in {"mirror", *method.silent_args} - {"cut"}}
+            held["debias"] = method.directions.shape[-1]
             taps = None if every else [method.encoder.taps]
             choice = choose_chain(method.encoder, method.resize, *base(True), taps, **known, **held)
             # Random weights must be those that the choice was made with.
