@@ -16,6 +16,7 @@ from fsdino.base.result import LabelMap, resolve
 from fsdino.predict.engines import Engine
 from fsdino.predict.memory_file import load_memory
 from fsdino.predict.support import Support, read_support
+from fsdino.predict.tiles import segment_tiled
 
 UNREADABLE = (ValueError, OSError)
 
@@ -53,6 +54,7 @@ class Teaching:
         max_references: pictures that a class is learnt from, the latest first; 0 takes all.
         min_score: classes whose score in an image is below, in [0, 1], count as absent.
         threshold: probability above which a pixel belongs to a class; the model's own when left out.
+        tile: side in pixels of windows to cut large pictures into, for small objects; 0 takes pictures as a whole.
     """
 
     support: str | None = None
@@ -60,6 +62,7 @@ class Teaching:
     max_references: int = 10
     min_score: float = 0.0
     threshold: float | None = None
+    tile: int = 0
 
     def read(self) -> Support:
         """Check the options and read the support."""
@@ -69,6 +72,8 @@ class Teaching:
             raise ValueError(f"min_score {self.min_score} is not a score; use a value from 0 to 1.")
         if self.threshold is not None and not 0.0 < self.threshold < 1.0:
             raise ValueError(f"threshold {self.threshold} is not a probability; use a value above 0 and below 1.")
+        if self.tile < 0 or 0 < self.tile < 32:
+            raise ValueError(f"tile {self.tile} is too small; use at least 32 pixels, or 0 for no tiles.")
         if self.support is None:
             return Support()
         return read_support(self.support, images=self.support_images, max_references=self.max_references)
@@ -99,7 +104,7 @@ class Lessons:
         # Class to what its memory was made of, and the memory; None where nothing could be made of it.
         self._memories: dict[str, tuple[tuple[str, ...], Any]] = {}
         self._joined: tuple[list[str], Sequence[Any]] = ([], [])
-        settings = (teaching.max_references, teaching.min_score, self.threshold)
+        settings = (teaching.max_references, teaching.min_score, self.threshold, teaching.tile)
         self._fixed = f"{engine.fingerprint()} {support.digest()} {settings}"
 
     def put(self, key: Hashable, lesson: Lesson) -> None:
@@ -144,8 +149,10 @@ class Lessons:
         """
         with self._lock:
             names, joined = self._join(None if only is None else frozenset(only))
-            found = zip(names, self.engine.find(joined, image))
-            return resolve(found, (image.shape[0], image.shape[1]), self.threshold, self.teaching.min_score)
+            size, limits = (image.shape[0], image.shape[1]), (self.threshold, self.teaching.min_score)
+            if 0 < (tile := self.teaching.tile) < max(size):
+                return segment_tiled(self.engine, joined, names, image, tile, threshold=limits[0], min_score=limits[1])
+            return resolve(zip(names, self.engine.find(joined, image)), size, *limits)
 
     def drawer(self) -> Draw | None:
         """Gives the mask (H, W) bool that points or a box mark in an image; None where the model draws none."""

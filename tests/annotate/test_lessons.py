@@ -60,6 +60,17 @@ def test_a_picture_that_is_dropped_is_forgotten() -> None:
     assert lessons.version() != before and lessons.count == 0
 
 
+def test_large_pictures_can_be_searched_window_by_window() -> None:
+    engine = ColourEngine()
+    lessons = started(engine, tile=32)
+    lessons.put(1, lesson("a", picture(RED), red=Drawn(square())))
+    image, sizes = picture(RED, 60, 80, (96, 128)), []
+    find = engine.find
+    engine.find = lambda joined, part: (sizes.append(part.shape[:2]), find(joined, part))[1]  # type: ignore[method-assign]
+    assert (lessons.find(image).classes["red"].mask == square(60, 80, (96, 128))).all()
+    assert len(sizes) > 1 and set(sizes) == {(32, 32)}
+
+
 def test_versions_name_what_was_shown() -> None:
     a, b = started(), started()
     for one in (a, b):
@@ -146,6 +157,6 @@ def test_a_mask_of_a_smaller_copy_is_enlarged() -> None:
     assert lessons.find(picture(RED)).classes["red"].mask.any()
 
 
-@pytest.mark.parametrize("options", [{"max_references": -1}, {"min_score": 2}, {"threshold": 1.0}])
+@pytest.mark.parametrize("options", [{"max_references": -1}, {"min_score": 2}, {"threshold": 1.0}, {"tile": 5}])
 def test_options_out_of_range_are_one_sentence(options: dict[str, Any]) -> None:
     refuses(next(iter(options)), Teaching(**options).read)

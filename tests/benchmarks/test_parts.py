@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from fsdino.base.parts import touching_parts
+from benchmarks.accuracy.parts import touching_parts
 
 Drawing = Callable[[np.ndarray], object]
 
