@@ -23,7 +23,7 @@ COMMANDS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "compare": ("fsdino.evaluation.compare:compare", ("a", "b"), "two evaluations of one list: which is better"),
     "export": ("fsdino.export.command:export_files", ("model",), "write a model as safetensors, pt2, onnx, int8"),
     "demo": ("fsdino.demo.serve:demo", (), "a local page: draw on an example, drop images, see the masks"),
-    "data": ("fsdino.data.command:data", ("name",), "what of a data set is on disk, what is missing, where it is"),
+    "data": ("fsdino.data.command:data", ("name",), "what of a data set is on disk or missing; --download"),
     "episodes": ("fsdino.data.command:episodes", ("name",), "draw or verify a fixed list of test episodes"),
 }
 EXPECTED_ERRORS = (ValueError, OSError, ImportError, ArgumentError)
