@@ -9,7 +9,7 @@ import pytest
 
 import fsdino
 from fsdino.cli import main
-from fsdino.predict.command import open_engine
+from fsdino.predict.engines.choice import EngineChoice
 
 PAGE = Path(fsdino.__file__).with_name("tutorial.md")
 SHORT = ["--train.epochs=1", "--train.epoch_length=4", "--train.batch_size=2", "--presence.episodes=8",
@@ -39,7 +39,7 @@ def empty_graphs(model: Any, folder: Path, formats: Any) -> dict[str, float]:
 def test_every_block_runs_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("fsdino.export.command.export_graphs", empty_graphs)
-    monkeypatch.setattr("fsdino.predict.command.OnnxEngine", lambda folder: open_engine("tiny"))
+    monkeypatch.setattr("fsdino.predict.engines.choice.OnnxEngine", lambda folder: EngineChoice("tiny").open())
     names: dict[str, Any] = {}
     for language, block in blocks():
         if language == "python":

@@ -19,7 +19,7 @@ from benchmarks.cost.subjects import reference
 from benchmarks.cost.timing import apart, resident_mb
 from fsdino.base.result import resolve
 from fsdino.export.command import export
-from fsdino.predict.command import open_engine
+from fsdino.predict.engines.choice import EngineChoice
 
 BAR = 20.0  # megabytes that may come from fragmentation
 Runtime = Literal["torch", "onnx"]
@@ -28,7 +28,7 @@ Runtime = Literal["torch", "onnx"]
 def watch(runtime: Runtime, model: str, number: int) -> list[float]:
     """Predict `number` times; the resident megabytes at a tenth, a half and the end."""
     torch.set_num_threads(1)
-    engine = open_engine(model, runtime, "cpu")
+    engine = EngineChoice(model, runtime, "cpu").open()
     memories = engine.join([engine.remember([reference(seed)]) for seed in range(2)])
     rng, noted = np.random.default_rng(0), []
     sizes = [(int(h), int(w)) for h, w in rng.integers(60, 240, (16, 2))]

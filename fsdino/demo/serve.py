@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fsdino.demo.studio import PROTOTYPE, Studio
-from fsdino.predict.command import open_engine
+from fsdino.predict.engines.choice import EngineChoice
 from fsdino.predict.formats import listed
 
 # Everything from this server alone; Gradio's own scripts evaluate templates and use data and blob addresses.
@@ -47,7 +47,7 @@ class OfflinePolicy:
 def open_studio(model: str, compare: Sequence[str], device: str) -> Studio:
     """Load what the page compares: models that `fsdino.load` opens, or "prototype"."""
     wanted = [name for name in (model, *compare) if name != PROTOTYPE]
-    opened: dict[str, Any] = {name: open_engine(name, "torch", device) for name in wanted}
+    opened: dict[str, Any] = {name: EngineChoice(name, device=device).open() for name in wanted}
     named = {name: shown_name(name) for name in opened}
     # Answers are kept by the shown name, so two models of one short name are shown by their whole paths.
     if len(set(named.values())) < len(named):

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain, count
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -15,8 +15,8 @@ from tqdm import tqdm
 from fsdino.base.digest import file_sha256
 from fsdino.base.result import LabelMap, resolve
 from fsdino.predict.engines import Engine
-from fsdino.predict.engines.onnx import REMEMBER_FILE, SEGMENT_FILE, OnnxEngine
-from fsdino.predict.engines.openvino import OpenvinoEngine
+from fsdino.predict.engines.choice import EngineChoice
+from fsdino.predict.engines.onnx import REMEMBER_FILE, SEGMENT_FILE
 from fsdino.predict.formats import listed
 from fsdino.predict.images import EndOfVideo, Item, find_images, read_ahead
 from fsdino.predict.memory_file import MEMORY_SUFFIX, SavedMemory, load_memory, save_memory, thumbnail
@@ -24,41 +24,8 @@ from fsdino.predict.outputs import Outputs
 from fsdino.predict.support import Support, read_support
 from fsdino.predict.tiles import find_tiled
 
-Runtime = Literal["torch", "onnx", "openvino"]
+AS_ASKED = EngineChoice()
 WRITES_WAITING = 8  # results that may wait for the disk: bounds the memory when it is slower than the model
-
-
-def open_engine(model: str, runtime: Runtime = "torch", device: str = "auto") -> Engine:
-    """Make what runs a model.
-
-    Args:
-        model: for torch whatever `fsdino.load` opens; for the others a folder with remember.onnx and segment.onnx.
-        runtime: "onnx" and "openvino" never import torch.
-        device: "auto" takes a GPU where there is one; graphs run on the CPU alone.
-
-    Raises:
-        ValueError: if the runtime is unknown or cannot run on that device.
-    """
-    if runtime in ("onnx", "openvino"):
-        if device not in ("auto", "cpu"):
-            text = f"the {runtime} runtime runs on the CPU, not on {device!r}; leave --device out, or use torch."
-            raise ValueError(text)
-        return OpenvinoEngine(model) if runtime == "openvino" else OnnxEngine(model)
-    if runtime != "torch":
-        raise ValueError(f"runtime {runtime!r} is unknown; use 'torch', 'onnx' or 'openvino'.")
-    # Here and not above: graphs also run on machines without torch, and `fsdino --help` need not wait for it.
-    import torch
-
-    from fsdino.base.storage import load
-
-    chosen = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-    try:
-        torch.empty(1, device=chosen)
-    # A RuntimeError is an unknown name or number; a torch built without CUDA asserts instead.
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device {device!r} is not available here; use --device cpu.") from error
-    method: Engine = load(model, device=chosen)
-    return method
 
 
 def remember_all(engine: Engine, support: Support) -> dict[str, Any]:
@@ -76,7 +43,7 @@ def predict(
     support: str,
     images: str,
     out: str,
-    model: str = "tiny",
+    engine: EngineChoice = AS_ASKED,
     formats: Sequence[str] | str = ("labels", "overlays"),
     support_images: str | None = None,
     max_references: int = 10,
@@ -85,8 +52,6 @@ def predict(
     tile: int = 0,
     split_instances: bool = False,
     frame_step: int = 1,
-    runtime: Runtime = "torch",
-    device: str = "auto",
     overwrite: bool = False,
 ) -> int:
     """Segment images after a few annotated ones; a second run continues where the first stopped.
@@ -96,7 +61,7 @@ def predict(
             and masks/<class>/, a COCO JSON, or saved memories (.fsmem).
         images: images to segment: a folder, a glob, an image or a video.
         out: folder for the results.
-        model: a preset, model folder, checkpoint or Hub id; for onnx and openvino the folder of the graphs.
+        engine: the model, and what runs it.
         formats: labels (PNG label maps), overlays (images with masks), coco (JSON with RLE), yolo, comma-separated.
         support_images: folder of the images of a COCO JSON, when it is not beside it.
         max_references: references used per class; 0 takes all.
@@ -105,8 +70,6 @@ def predict(
         tile: side in pixels of windows to cut large images into, for small objects; 0 takes images as a whole.
         split_instances: one COCO annotation per connected part; its score is the class's times its mean probability.
         frame_step: every how many frames of a video count.
-        runtime: torch, or onnx or openvino for exported graphs without torch.
-        device: cpu, cuda, or auto.
         overwrite: start over instead of continuing; the earlier results are removed.
 
     Returns:
@@ -116,14 +79,14 @@ def predict(
     _check_options(min_score, threshold, tile)
     items = find_images(images, exclude=out, frame_step=frame_step)
     wanted = read_support(support, images=support_images, max_references=max_references)
-    engine = open_engine(model, runtime, device)
-    limit = engine.threshold if threshold is None else threshold
+    opened = engine.open()
+    limit = opened.threshold if threshold is None else threshold
     kinds = listed(formats)
     # Results of other settings are not continued, so whatever changes a pixel is named here.
     settings = {
-        "model": engine.fingerprint(),
-        "runtime": runtime,
-        "graph": None if runtime == "torch" else _graph_digest(Path(model)),
+        "model": opened.fingerprint(),
+        "runtime": engine.runtime,
+        "graph": None if engine.runtime == "torch" else _graph_digest(Path(engine.model)),
         "support": wanted.digest(),
         "formats": sorted(kinds),
         "min_score": min_score,
@@ -131,14 +94,14 @@ def predict(
         "tile": tile,
         "split_instances": split_instances,
     }
-    joined, names = engine.join(list(remember_all(engine, wanted).values())), wanted.class_names()
+    joined, names = opened.join(list(remember_all(opened, wanted).values())), wanted.class_names()
     sources = {item.name: item.source for item in items}
     options = {"split_instances": split_instances, "overwrite": overwrite}
     outputs = Outputs(out, names, kinds, settings, sources, **options)
 
     def find(image: np.ndarray) -> LabelMap:
         is_large = tile > 0 and max(image.shape[:2]) > tile
-        found = find_tiled(engine, joined, len(names), image, tile) if is_large else engine.find(joined, image)
+        found = find_tiled(opened, joined, len(names), image, tile) if is_large else opened.find(joined, image)
         return resolve(zip(names, found), (image.shape[0], image.shape[1]), limit, min_score)
 
     failed = run_all(items, outputs, find)
@@ -191,22 +154,18 @@ def run_all(items: Sequence[Item], outputs: Outputs, find: Callable[[np.ndarray]
 def remember(
     support: str,
     out: str,
-    model: str = "tiny",
+    engine: EngineChoice = AS_ASKED,
     support_images: str | None = None,
     max_references: int = 10,
-    runtime: Runtime = "torch",
-    device: str = "auto",
 ) -> list[Path]:
     """Save what a model remembers of the references, for later use with `fsdino predict --support`.
 
     Args:
         support: as for predict: the folder of one class, folders of several, or a COCO JSON.
         out: for one class the .fsmem file to write; for several a folder, which gets a file per class.
-        model: as for predict.
+        engine: the model, and what runs it.
         support_images: folder of the images of a COCO JSON, when it is not beside it.
         max_references: references used per class; 0 takes all.
-        runtime: torch, onnx or openvino.
-        device: cpu, cuda, or auto.
 
     Returns:
         The files written.
@@ -218,11 +177,11 @@ def remember(
     is_file = Path(out).suffix == MEMORY_SUFFIX
     if is_file and len(names) > 1:
         raise ValueError(f"'{out}' is one file for {len(names)} classes ({', '.join(names[:5])}); name a folder.")
-    engine = open_engine(model, runtime, device)
-    written, files, fingerprint = [], _file_names(names), engine.fingerprint()
+    opened = engine.open()
+    written, files, fingerprint = [], _file_names(names), opened.fingerprint()
     for name in names:
         references = wanted.references[name]
-        arrays = engine.pack(engine.remember(references))
+        arrays = opened.pack(opened.remember(references))
         # The thumbnail shows the object, where possible by a mask.
         shown = next((one for one in references if one.mask is not None and not one.negative), references[0])
         image = np.asarray(shown.image)

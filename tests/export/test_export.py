@@ -25,7 +25,7 @@ from fsdino.export.graphs import OPSET, SHOTS, graphs
 from fsdino.export.onnx_method import OnnxMethod
 from fsdino.export.quantize import quantize_int8
 from fsdino.models.segmenter import FewShotSegmenter
-from fsdino.predict import open_engine, predict, remember
+from fsdino.predict import EngineChoice, predict, remember
 from fsdino.predict.engines.array_resize import ArrayResize
 from fsdino.predict.engines.onnx import METADATA_KEY, OnnxEngine, open_session
 from tests.contract import assert_same, episodes
@@ -64,7 +64,7 @@ def test_resizing_equals_torch(mode: str, size: tuple[int, int]) -> None:
 def test_graphs_equal_torch_on_images_of_any_size(exported: Path, runtime: Any, shots: int) -> None:
     if runtime == "openvino":
         pytest.importorskip("openvino", reason="the extra fsdino[openvino] is not installed")
-    by_torch, by_graph = load(exported), open_engine(str(exported), runtime)
+    by_torch, by_graph = load(exported), EngineChoice(str(exported), runtime).open()
     assert by_graph.fingerprint() == by_torch.fingerprint() and by_graph.threshold == by_torch.threshold
     groups = [references(shots), references(1, seed=7)]
     found = []
@@ -186,12 +186,12 @@ def test_damaged_graphs_are_named_by_openvino(tmp_path: Path) -> None:
     pytest.importorskip("openvino", reason="the extra fsdino[openvino] is not installed")
     for name in ("remember.onnx", "segment.onnx"):
         (tmp_path / name).write_bytes(b"x")
-    refuses("cut or damaged", open_engine, str(tmp_path), "openvino")
+    refuses("cut or damaged", EngineChoice(str(tmp_path), "openvino").open)
 
 
 def test_openvino_that_is_missing_is_named(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "openvino", None)
-    refuses(r"pip install fsdino\[openvino\]", open_engine, str(exported), "openvino", kind=ImportError)
+    refuses(r"pip install fsdino\[openvino\]", EngineChoice(str(exported), "openvino").open, kind=ImportError)
 
 
 NO_TORCH = """
@@ -215,8 +215,8 @@ def test_predict_runs_where_torch_is_absent(exported: Path, tmp_path: Path) -> N
         out, memory = tmp_path / f"onnx{folder}", tmp_path / f"memory{folder}"
         paths = support, tmp_path / "photos", out, exported / folder, memory
         subprocess.run([sys.executable, "-c", NO_TORCH, *map(str, paths)], check=True)
-    remember(str(support), str(tmp_path / "memory"), str(exported))
-    predict(str(tmp_path / "memory"), str(tmp_path / "photos"), str(tmp_path / "torch"), str(exported))
+    remember(str(support), str(tmp_path / "memory"), EngineChoice(str(exported)))
+    predict(str(tmp_path / "memory"), str(tmp_path / "photos"), str(tmp_path / "torch"), EngineChoice(str(exported)))
     labels = [np.asarray(Image.open(tmp_path / name / "labels" / "a.png")) for name in ("onnx", "torch")]
     assert (labels[0] != labels[1]).mean() < 0.002
 
@@ -242,11 +242,11 @@ def test_wrong_graphs_are_named(exported: Path, tmp_path: Path, monkeypatch: pyt
         onnx.save(proto, tmp_path / "segment.onnx")
 
     noted('{"format_version": 1, "fingerprint": "other"}')
-    refuses("mixes two models", open_engine, str(tmp_path), "onnx")
+    refuses("mixes two models", EngineChoice(str(tmp_path), "onnx").open)
     noted('{"format_version": 9, "fingerprint": "other"}')
-    refuses("format version 9, this fsdino reads up to 1", open_engine, str(tmp_path), "onnx")
+    refuses("format version 9, this fsdino reads up to 1", EngineChoice(str(tmp_path), "onnx").open)
     noted("")
-    refuses("not one that `fsdino export` wrote", open_engine, str(tmp_path), "onnx")
+    refuses("not one that `fsdino export` wrote", EngineChoice(str(tmp_path), "onnx").open)
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     refuses(r"pip install fsdino\[onnx\]", open_session, exported / "segment.onnx", kind=ImportError)
     monkeypatch.setitem(sys.modules, "fsdino.export.quantize", None)

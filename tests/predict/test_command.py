@@ -16,7 +16,7 @@ from fsdino.base.registry import build
 from fsdino.base.result import Segmentation
 from fsdino.base.storage import save
 from fsdino.cli import main
-from fsdino.predict import predict, remember
+from fsdino.predict import EngineChoice, predict, remember
 from fsdino.predict.memory_file import load_memory
 from fsdino.predict.outputs import Outputs
 from tests.predict.test_images import write_video
@@ -26,7 +26,7 @@ from tests.small import refuses
 def test_predict_writes_every_format(model_dir: str, support_dir: Path, photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     formats = ["labels", "overlays", "coco", "yolo"]
-    assert predict(str(support_dir), str(photos), str(out), model_dir, formats=formats) == 0  # type: ignore[arg-type]
+    assert predict(str(support_dir), str(photos), str(out), EngineChoice(model_dir), formats=formats) == 0  # type: ignore[arg-type]
     coco = json.loads((out / "predictions.json").read_text())
     assert [entry["name"] for entry in coco["categories"]] == ["cat", "dog"]
     assert json.loads((out / "classes.json").read_text()) == {"1": "cat", "2": "dog"}
@@ -55,7 +55,8 @@ def test_a_second_run_continues(model_dir, support_dir, photos, tmp_path: Path, 
         return original(self, joined, image)
 
     monkeypatch.setattr(FewShotMethod, "find", counted)
-    run = lambda **options: predict(str(support_dir), str(photos), str(out), model_dir, **options)  # noqa: E731
+    choice = EngineChoice(model_dir)
+    run = lambda **options: predict(str(support_dir), str(photos), str(out), choice, **options)  # noqa: E731
     run()
     record = (out / "progress.jsonl").read_text().splitlines(keepends=True)
     (out / "progress.jsonl").write_text("".join(record[:2]) + record[2][:10])  # killed while it wrote a line
@@ -72,25 +73,25 @@ def test_a_second_run_continues(model_dir, support_dir, photos, tmp_path: Path, 
 
 def test_outputs_among_the_images_are_not_images(model_dir: str, support_dir: Path, photos: Path) -> None:
     for _ in range(2):
-        assert predict(str(support_dir), str(photos), str(photos / "masks"), model_dir) == 0
+        assert predict(str(support_dir), str(photos), str(photos / "masks"), EngineChoice(model_dir)) == 0
     assert len(list((photos / "masks" / "labels").rglob("*.png"))) == 3
 
 
 def test_tiles_and_video_through_predict(model_dir: str, support_dir: Path, tmp_path: Path) -> None:
     video = write_video(tmp_path / "clip.avi", frames=2)
-    assert predict(str(support_dir), str(video), str(tmp_path / "out"), model_dir, tile=40) == 0
+    assert predict(str(support_dir), str(video), str(tmp_path / "out"), EngineChoice(model_dir), tile=40) == 0
     assert len(list((tmp_path / "out" / "labels" / "clip.avi").iterdir())) == 2
 
 
 def test_remembered_classes_give_the_same(model_dir: str, support_dir: Path, photos: Path, tmp_path: Path) -> None:
-    files = remember(str(support_dir), str(tmp_path / "memory"), model_dir)
+    files = remember(str(support_dir), str(tmp_path / "memory"), EngineChoice(model_dir))
     assert [path.name for path in files] == ["cat.fsmem", "dog.fsmem"]
     one = tmp_path / "mine.fsmem"
     assert main(["remember", str(support_dir / "cat"), "--out", str(one), "--model", model_dir]) == 0
     assert load_memory(one).class_name == "cat" and load_memory(one).thumbnail.shape[2] == 3
-    refuses("is a saved memory already", remember, str(tmp_path / "memory"), str(tmp_path / "again"), model_dir)
+    refuses("is a saved memory already", remember, str(tmp_path / "memory"), str(tmp_path), EngineChoice(model_dir))
     for name, support in (("a", support_dir), ("b", tmp_path / "memory")):
-        predict(str(support), str(photos), str(tmp_path / name), model_dir)
+        predict(str(support), str(photos), str(tmp_path / name), EngineChoice(model_dir))
     for path in (tmp_path / "a" / "labels").rglob("*.png"):
         twin = tmp_path / "b" / path.relative_to(tmp_path / "a")
         assert (np.asarray(Image.open(path)) != np.asarray(Image.open(twin))).mean() < 0.02
@@ -102,6 +103,6 @@ def test_too_many_classes_are_refused(tmp_path: Path) -> None:
 
 
 def test_other_methods_of_the_package_predict_too(support_dir: Path, photos: Path, tmp_path: Path) -> None:
-    save(build("all_foreground", img_size=56), tmp_path / "all")
-    assert predict(str(support_dir / "cat"), str(photos), str(tmp_path / "out"), str(tmp_path / "all")) == 0
+    choice = EngineChoice(str(save(build("all_foreground", img_size=56), tmp_path / "all")))
+    assert predict(str(support_dir / "cat"), str(photos), str(tmp_path / "out"), choice) == 0
     assert np.asarray(Image.open(tmp_path / "out" / "labels" / "a.png")).min() == 1

@@ -11,6 +11,7 @@ from PIL import Image
 from fsdino.base.reference import Reference
 from fsdino.base.storage import save
 from fsdino.predict.command import predict, remember
+from fsdino.predict.engines.choice import EngineChoice
 from fsdino.predict.engines.onnx import OnnxEngine
 from fsdino.predict.memory_file import load_memory
 from fsdino.predict.support import read_support
@@ -57,11 +58,11 @@ def test_hints_and_masks_are_read_side_by_side(refs: Path) -> None:
 def test_predict_and_remember_take_hints(refs: Path, tmp_path: Path) -> None:
     model = str(save(small_segmenter(variant="full", promptable=True), tmp_path / "model"))
     write(tmp_path / "photos", "x")
-    assert predict(str(refs), str(tmp_path / "photos"), str(tmp_path / "out"), model) == 0
+    assert predict(str(refs), str(tmp_path / "photos"), str(tmp_path / "out"), EngineChoice(model)) == 0
     assert (tmp_path / "out" / "labels" / "x.png").is_file()
-    (kept,) = remember(str(refs / "cat"), str(tmp_path / "cat.fsmem"), model)
+    (kept,) = remember(str(refs / "cat"), str(tmp_path / "cat.fsmem"), EngineChoice(model))
     assert load_memory(kept).class_name == "cat"
-    assert predict(str(kept), str(tmp_path / "photos"), str(tmp_path / "again"), model) == 0
+    assert predict(str(kept), str(tmp_path / "photos"), str(tmp_path / "again"), EngineChoice(model)) == 0
 
 
 def test_exported_graphs_know_masks_alone() -> None:

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from fsdino.predict import images, predict
+from fsdino.predict import EngineChoice, images, predict
 from fsdino.predict.images import EndOfVideo, find_images, read_ahead
 from tests.small import write_image
 
@@ -144,7 +144,7 @@ def test_a_video_is_closed_after_its_last_frame(film: Path, monkeypatch: pytest.
 def test_a_short_video_goes_through_predict(model_dir, support_dir, tmp_path, monkeypatch, capsys) -> None:
     video = write_video(tmp_path / "clip.avi", frames=3)
     monkeypatch.setattr(images._Video, "_count", lambda self: 6)
-    assert predict(str(support_dir), str(video), str(tmp_path / "out"), model_dir) == 0
+    assert predict(str(support_dir), str(video), str(tmp_path / "out"), EngineChoice(model_dir)) == 0
     assert len(list((tmp_path / "out" / "labels" / "clip.avi").iterdir())) == 3
     assert capsys.readouterr().out.startswith("3 of 3 images")
 

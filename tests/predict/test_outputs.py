@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from fsdino.base.result import LabelMap
-from fsdino.predict import command, predict
+from fsdino.predict import EngineChoice, command, predict
 from fsdino.predict.outputs import Outputs, file_stems
 from tests.small import refuses, write_image
 
@@ -115,11 +115,11 @@ def test_predict_sees_other_images_of_the_same_names(model_dir: str, refs: str, 
     for seed, folder in enumerate(("one", "two")):
         write_image(tmp_path / folder / "a.png", seed=seed)
     for folder in ("one", "two", "two"):
-        assert predict(refs, str(tmp_path / folder), str(out), model_dir, formats="labels") == 0
+        assert predict(refs, str(tmp_path / folder), str(out), EngineChoice(model_dir), formats="labels") == 0
         (line,) = (out / "progress.jsonl").read_text().splitlines()[1:]
         assert json.loads(line)["source"][0] == str((tmp_path / folder / "a.png").resolve())
     (tmp_path / "two" / "a.png").write_bytes(b"damaged since")
-    assert predict(refs, str(tmp_path / "two"), str(out), model_dir, formats="labels") == 1
+    assert predict(refs, str(tmp_path / "two"), str(out), EngineChoice(model_dir), formats="labels") == 1
     assert files_in(out / "labels") == [] and table(out) == []
 
 
@@ -130,11 +130,11 @@ def test_another_runtime_or_other_graphs_are_other_settings(model_dir, refs, tmp
     for name in ("remember.onnx", "segment.onnx"):
         (graphs / name).write_bytes(b"float")
     before = command._graph_digest(graphs)
-    engine = command.open_engine(model_dir, device="cpu")
-    monkeypatch.setattr(command, "open_engine", lambda *given: engine)
+    engine = EngineChoice(model_dir, device="cpu").open()
+    monkeypatch.setattr(EngineChoice, "open", lambda choice: engine)
 
     def again(**more: Any) -> int:
-        return predict(refs, str(tmp_path / "photos"), str(tmp_path / "out"), str(graphs), **more)
+        return predict(refs, str(tmp_path / "photos"), str(tmp_path / "out"), EngineChoice(str(graphs), **more))
 
     again(runtime="onnx")
     (graphs / "segment.onnx").write_bytes(b"eight bits")
@@ -158,7 +158,7 @@ def test_names_on_disk_may_be_any_bytes(model_dir: str, refs: str, tmp_path: Pat
     name = os.fsdecode(b"caf\xe9")
     shutil.move(write_image(tmp_path / "photos" / "a.png"), tmp_path / "photos" / f"{name}.png")
     shutil.copytree(refs, tmp_path / "refs" / name)
-    given = (str(tmp_path / "refs"), str(tmp_path / "photos"), str(tmp_path / "out"), model_dir)
+    given = (str(tmp_path / "refs"), str(tmp_path / "photos"), str(tmp_path / "out"), EngineChoice(model_dir))
     for _ in range(2):
         assert predict(*given, formats="labels,overlays,coco,yolo", threshold=0.01) == 0
     assert [(row["image"], row["class"]) for row in table(tmp_path / "out")] == [(f"{name}.png", name)]

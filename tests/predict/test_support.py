@@ -13,7 +13,7 @@ from fsdino import load
 from fsdino.base.reference import Reference, image_array, reference_arrays
 from fsdino.data.images import read_image, read_mask
 from fsdino.predict import hints, predict, read_support, remember
-from fsdino.predict.command import open_engine
+from fsdino.predict.engines.choice import EngineChoice
 from fsdino.predict.formats import annotation
 from fsdino.predict.memory_file import load_memory
 from tests.small import references, refuses, scene, write_references
@@ -43,7 +43,7 @@ def test_images_are_the_same_from_python_and_from_files(model_dir: str, tmp_path
     files = odd_images(tmp_path / "photos")
     refs = write_references(tmp_path / "refs", {"cat": 1})
     model = load(model_dir)
-    predict(str(refs), str(tmp_path / "photos"), str(tmp_path / "out"), model_dir)
+    predict(str(refs), str(tmp_path / "photos"), str(tmp_path / "out"), EngineChoice(model_dir))
     image, mask = (Image.open(refs / "cat" / name) for name in ("0.jpg", "0.png"))
     memory = model.remember([Reference(image, mask=mask)])
     arrays = {name: image_array(Image.open(path), name) for name, path in files.items()}
@@ -124,7 +124,8 @@ def test_two_classes_of_one_name_are_refused(tmp_path: Path) -> None:
 
 
 def test_memories_of_like_names_stay_apart_and_keep_their_names(model_dir: str, tmp_path: Path) -> None:
-    files = remember(str(write_coco(tmp_path, ("cup/big", "cup:big"))), str(tmp_path / "memory"), model_dir)
+    support = write_coco(tmp_path, ("cup/big", "cup:big"))
+    files = remember(str(support), str(tmp_path / "memory"), EngineChoice(model_dir))
     assert [path.name for path in files] == ["cup_big.fsmem", "cup_big-2.fsmem"]
     assert read_support(tmp_path / "memory").memory_files == {"cup/big": files[0], "cup:big": files[1]}
     renamed = shutil.copy(files[0], tmp_path / "mine.fsmem")
@@ -163,13 +164,13 @@ def test_what_is_hidden_among_references_is_left_out(model_dir: str, tmp_path: P
     assert read_support(refs).digest() == before.digest() and read_support(refs).class_names() == ["cat"]
     shutil.rmtree(refs)
     write_references(refs, {"cat": 1})
-    (file,) = remember(str(refs), str(tmp_path / "memory"), model_dir)
+    (file,) = remember(str(refs), str(tmp_path / "memory"), EngineChoice(model_dir))
     (tmp_path / "memory" / "._cat.fsmem").write_bytes(b"a Mac's companion file")
     assert read_support(tmp_path / "memory").memory_files == {"cat": file}
 
 
 def test_the_engine_says_how_probable_the_class_is(model_dir: str, support_dir: Path) -> None:
-    engine, image = open_engine(model_dir, device="cpu"), scene(seed=2)[0]
+    engine, image = EngineChoice(model_dir, device="cpu").open(), scene(seed=2)[0]
     memory = engine.remember(read_support(support_dir).references["cat"])
     (found,) = engine.find(engine.join([memory]), image)
     alone = load(model_dir).segment(memory, image)
