@@ -49,3 +49,10 @@ def image_tensor(image: np.ndarray) -> Tensor:
     """An image of `image_array` as (3, H, W) float32 in [0, 1]."""
     tensor = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
     return tensor if tensor.is_floating_point() else tensor.float() / 255.0
+
+
+def one_of(encoded: Any, index: int) -> Any:
+    """One element, as a batch of 1, of what `encode_query` gives: a tensor with a leading batch, or a tuple of such."""
+    if isinstance(encoded, Tensor):
+        return encoded[index : index + 1]
+    return type(encoded)(one_of(part, index) for part in encoded)

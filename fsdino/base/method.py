@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from fsdino.base import storage
 from fsdino.base.frozen import FrozenMaps
-from fsdino.base.memory import Memory, SegmenterOutput, image_tensor
+from fsdino.base.memory import Memory, SegmenterOutput, image_tensor, one_of
 from fsdino.base.reference import ImageLike, Reference, image_array, reference_arrays
 from fsdino.base.resize import Resize
-from fsdino.base.result import LabelMap, Segmentation, resolve
+from fsdino.base.result import GPU_BATCH, LabelMap, Segmentation, resolve
 
 MethodT = TypeVar("MethodT", bound="FewShotMethod")
 
@@ -67,6 +67,11 @@ class FewShotMethod(nn.Module, PyTorchModelHubMixin, ABC):
         """Where the method's weights are."""
         tensor = next(chain(self.parameters(), self.buffers()), None)
         return torch.device("cpu") if tensor is None else tensor.device
+
+    @property
+    def batch(self) -> int:
+        """Images of a pass that pay on its device."""
+        return 1 if self.device.type == "cpu" else GPU_BATCH
 
     @property
     def takes_hints(self) -> bool:
@@ -198,12 +203,26 @@ class FewShotMethod(nn.Module, PyTorchModelHubMixin, ABC):
         `joined` is what `join` made of the classes' memories, once for many images. Results are in the order of the
         memories; masks may overlap.
         """
+        yield from self.find_batch(joined, [image])[0]
+
+    @torch.no_grad()
+    def find_batch(self, joined: Sequence[Any], images: Sequence[np.ndarray]) -> list[Iterator[Segmentation]]:
+        """As `find` in each of several images of any sizes, which go through the encoder together.
+
+        On a CPU the last digits may differ from those of `find`: sums are then taken in another order.
+        """
+        arrays = [image_array(image, "image") for image in images]
         # The encoder is nine tenths of the time, so it runs once for all classes.
-        encoded = self.encode_query(self._square(image_array(image, "image"))[None])
+        encoded = self.encode_query(torch.stack([self._square(array) for array in arrays]))
+        return [self._decoded(joined, one_of(encoded, i), array.shape) for i, array in enumerate(arrays)]
+
+    @torch.no_grad()
+    def _decoded(self, joined: Sequence[Any], encoded: Any, size: tuple[int, ...]) -> Iterator[Segmentation]:
+        """Every class of `joined` in one encoded image."""
         for memory in joined:
             output = self.decode_encoded(memory, encoded)
             for i in range(len(output.iou_pred)):
-                yield self._segmentation(output, i, image.shape[:2])
+                yield self._segmentation(output, i, size)
 
     def refine(self, memory: Any, image: ImageLike, points: Any, labels: Any = None) -> Segmentation:
         """Correct what `segment` finds in one image by clicks; only methods with `takes_clicks` can.

@@ -10,6 +10,7 @@ import numpy as np
 
 # One bound for every method and engine: each class needs memory of its own, and an image may be asked for hundreds.
 MAX_CLASSES_AT_ONCE = 16
+GPU_BATCH = 8  # images of a pass on a GPU; on a CPU one, since there more gain nothing (benchmarks/results/batches.csv)
 
 
 @dataclass

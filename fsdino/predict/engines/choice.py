@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from fsdino.predict.engines import Engine
 from fsdino.predict.engines.onnx import OnnxEngine
 from fsdino.predict.engines.openvino import OpenvinoEngine
+from fsdino.predict.engines.providers import AUTO, Hardware, parse
 
 Runtime = Literal["torch", "onnx", "openvino"]
 
@@ -20,12 +21,16 @@ class EngineChoice:
         model: a preset, model folder, checkpoint or Hub id; for onnx and openvino the folder with remember.onnx and
             segment.onnx.
         runtime: torch, or onnx or openvino for exported graphs without torch.
-        device: cpu, cuda, or auto, which takes a GPU where there is one; graphs run on the CPU alone.
+        device: cpu, cuda, cuda:1 (the second GPU), or auto, which takes a GPU where there is one; openvino runs on the
+            CPU alone.
+        providers: what onnxruntime computes on, the preferred first, comma-separated: cuda, tensorrt, openvino,
+            directml, coreml, cpu; auto follows the device. Where one is not to be had, a sentence says what is used.
     """
 
     model: str = "tiny"
     runtime: Runtime = "torch"
     device: str = "auto"
+    providers: str = AUTO
 
     def open(self) -> Engine:
         """Make what runs the model.
@@ -34,25 +39,56 @@ class EngineChoice:
             ValueError: if the runtime is unknown or cannot run on that device, or the model cannot be used.
             OSError: if nothing is there under the model's name.
         """
-        if self.runtime in ("onnx", "openvino"):
+        if self.runtime != "onnx" and self.providers != AUTO:
+            raise ValueError(f"--providers are onnxruntime's, the runtime is {self.runtime}; add --runtime onnx.")
+        if self.runtime == "onnx":
+            hardware = Hardware(parse(self.providers, self.device), int(self.device.partition(":")[2] or 0))
+            return OnnxEngine(self.model, hardware=hardware)
+        if self.runtime == "openvino":
             if self.device not in ("auto", "cpu"):
                 raise ValueError(
-                    f"the {self.runtime} runtime runs on the CPU, not on {self.device!r}; leave --device out, or use "
-                    "torch."
+                    f"the openvino runtime runs on the CPU, not on {self.device!r}; leave --device out, or use torch."
                 )
-            return OpenvinoEngine(self.model) if self.runtime == "openvino" else OnnxEngine(self.model)
+            return OpenvinoEngine(self.model)
         if self.runtime != "torch":
             raise ValueError(f"runtime {self.runtime!r} is unknown; use 'torch', 'onnx' or 'openvino'.")
         # Here and not above: graphs also run on machines without torch, and `fsdino --help` need not wait for it.
-        import torch
-
         from fsdino.base.storage import load
 
-        chosen = ("cuda" if torch.cuda.is_available() else "cpu") if self.device == "auto" else self.device
-        try:
-            torch.empty(1, device=chosen)
-        # A RuntimeError is an unknown name or number; a torch built without CUDA asserts instead.
-        except (RuntimeError, AssertionError) as error:
-            raise ValueError(f"device {self.device!r} is not available here; use --device cpu.") from error
-        method: Engine = load(self.model, device=chosen)
+        method: Engine = load(self.model, device=torch_device(self.device))
         return method
+
+    def each(self, devices: int) -> list[EngineChoice]:
+        """The same model on several devices: the first GPUs, or so many times the CPU where no GPU is asked for.
+
+        Raises:
+            ValueError: if the number is too small, or one device is named.
+        """
+        if devices < 1:
+            raise ValueError(f"devices {devices} is too few; 1 is the least.")
+        if devices == 1:
+            return [self]
+        if ":" in self.device:
+            raise ValueError(f"--device {self.device} names one device, --devices {devices} asks for more; give one.")
+        kind = torch_device(self.device) if self.runtime == "torch" and self.device == "auto" else self.device
+        return [replace(self, device=f"cuda:{i}" if kind == "cuda" else kind) for i in range(devices)]
+
+
+def torch_device(device: str) -> str:
+    """The name of a device of torch; `auto` takes a GPU where there is one.
+
+    Raises:
+        ValueError: if it is not there.
+    """
+    import torch
+
+    chosen = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    try:
+        torch.empty(1, device=chosen)
+    # A RuntimeError is an unknown name or number; a torch built without CUDA asserts instead.
+    except (RuntimeError, AssertionError) as error:
+        gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        raise ValueError(
+            f"device {device!r} is not available here, where torch finds {gpus} GPU(s); use --device cpu."
+        ) from error
+    return chosen

@@ -55,7 +55,9 @@ class OpenvinoGraph:
 class OpenvinoEngine(OnnxEngine):
     """As `OnnxEngine`, in OpenVINO on the CPU."""
 
-    @staticmethod
-    def open_graph(path: Path, threads: int) -> Any:
+    def open_graph(self, path: Path, threads: int) -> Any:
         """See `OnnxEngine.open_graph`."""
         return OpenvinoGraph(path, threads)
+
+    def _runs_on_cpu(self) -> bool:
+        return True
