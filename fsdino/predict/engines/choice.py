@@ -70,7 +70,10 @@ class EngineChoice:
             return [self]
         if ":" in self.device:
             raise ValueError(f"--device {self.device} names one device, --devices {devices} asks for more; give one.")
-        kind = torch_device(self.device) if self.runtime == "torch" and self.device == "auto" else self.device
+        if self.runtime == "onnx" and self.device == "auto":
+            # Unlike torch, onnxruntime cannot be asked how many GPUs there are.
+            raise ValueError(f"--devices {devices} of the onnx runtime are of one kind; add --device cuda or cpu.")
+        kind = torch_device("auto") if self.device == "auto" and self.runtime == "torch" else self.device
         return [replace(self, device=f"cuda:{i}" if kind == "cuda" else kind) for i in range(devices)]
 
 

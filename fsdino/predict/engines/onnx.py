@@ -12,7 +12,7 @@ import numpy as np
 from fsdino.base.reference import Reference, image_array, reference_arrays
 from fsdino.base.result import GPU_BATCH, MAX_CLASSES_AT_ONCE, Segmentation
 from fsdino.predict.engines.array_resize import ArrayResize
-from fsdino.predict.engines.providers import PROVIDERS, Hardware
+from fsdino.predict.engines.providers import ON_GPU, Hardware
 
 FORMAT_VERSION = 1
 METADATA_KEY = "fsdino"
@@ -44,7 +44,7 @@ class OnnxEngine:
         self.info = info
         self.threshold = float(info["threshold"])
         self.resize = ArrayResize(int(info["img_size"]), str(info["resize_mode"]))
-        self.batch = 1 if self._runs_on_cpu() else GPU_BATCH
+        self.batch = GPU_BATCH if self._segment.get_providers()[0] in ON_GPU else 1
         self._memory_names = [output.name for output in self._remember.get_outputs()]
 
     def open_graph(self, path: Path, threads: int) -> Any:
@@ -67,9 +67,6 @@ class OnnxEngine:
             version = f"'{path}' has format version {info['format_version']}"
             raise ValueError(f"{version}, this fsdino reads up to {FORMAT_VERSION}; update fsdino.")
         return session, info
-
-    def _runs_on_cpu(self) -> bool:
-        return self._segment.get_providers()[0] == PROVIDERS["cpu"][0]
 
     def fingerprint(self) -> str:
         """See `Engine.fingerprint`."""

@@ -21,6 +21,8 @@ PROVIDERS = {
     "coreml": ("CoreMLExecutionProvider", "onnxruntime on macOS"),
     "cpu": ("CPUExecutionProvider", "onnxruntime"),
 }
+# Those that compute on a GPU; OpenVINO does so only where it is told to.
+ON_GPU = {PROVIDERS[name][0] for name in ("cuda", "tensorrt", "directml")}
 AUTO = "auto"
 
 
