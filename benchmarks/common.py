@@ -18,7 +18,7 @@ import torch
 from jsonargparse import auto_cli
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULTS, LISTS = ROOT / "benchmarks" / "results", ROOT / "benchmarks" / "episodes"
+RESULTS, LISTS = ROOT / "benchmarks" / "results", ROOT / "fsdino" / "data" / "lists"
 ONE_SHOT = LISTS / "synthetic_fold0_1shot.json"
 COLUMNS = ("machine", "threads", "torch", "precision", "seed", "commit", "command", "protocol")
 Row = dict[str, Any]

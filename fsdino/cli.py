@@ -38,7 +38,7 @@ def usage() -> str:
             "",
             *rows,
             "",
-            "`fsdino run` takes --config recipes/SYSTEM/NAME.yaml; overrides follow: --seed 1 --trainer.devices 2.",
+            "`fsdino run` takes --config NAME or FILE.yaml; overrides follow: --seed 1 --trainer.devices 2.",
             "An error is one sentence; FSDINO_DEBUG=1 shows where it came from.",
         ]
     )

@@ -25,7 +25,7 @@ from PIL import Image, ImageDraw
 
 ROOT = Path(__file__).resolve().parents[2]
 RECORD = ROOT / "benchmarks" / "results" / "unchanged.json"
-LIST = str(ROOT / "benchmarks" / "episodes" / "synthetic_fold0_1shot.json")
+LIST = str(ROOT / "fsdino" / "data" / "lists" / "synthetic_fold0_1shot.json")
 SMALL_RUN = [
     "--trainer.enable_progress_bar", "false", "--log.wandb", "off", "--data.test_list", "null",
     "--data.test_episodes", "24", "--data.val_episodes", "16", "--evaluate.strips", "0",

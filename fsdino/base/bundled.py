@@ -1,4 +1,4 @@
-"""The weights that come with the package, in `fsdino/assets`."""
+"""What comes with the package: weights in `fsdino/assets`, test lists in `fsdino/data/lists`, recipes."""
 
 from __future__ import annotations
 
@@ -28,5 +28,26 @@ def bundled_folder(preset: str) -> Path:
     return folder
 
 
+def bundled_list(name: str) -> Path:
+    """A fixed list of test episodes, named with its suffix."""
+    folder = _package() / "data" / "lists"
+    if not (folder / name).is_file():
+        known = ", ".join(sorted(path.name for path in folder.glob("*.json")))
+        raise FileNotFoundError(f"the package has no bundled list '{name}'; it has {known}.")
+    return folder / name
+
+
+def bundled_recipes() -> dict[str, Path]:
+    """The recipes, by `SYSTEM/NAME`."""
+    # A wheel holds them inside the package; in a checkout they lie beside it, where people look for them.
+    inside, beside = _package() / "recipes", _package().parent / "recipes"
+    folder = inside if inside.is_dir() else beside
+    return {f"{path.parent.name}/{path.stem}": path for path in sorted(folder.glob("*/*.yaml"))}
+
+
 def _assets() -> Path:
-    return Path(str(resources.files("fsdino"))) / "assets"
+    return _package() / "assets"
+
+
+def _package() -> Path:
+    return Path(str(resources.files("fsdino")))

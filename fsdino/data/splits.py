@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 
@@ -17,65 +16,8 @@ from fsdino.data.class_index import ClassIndex, CombinedIndex, SubsetIndex
 from fsdino.data.episodes.episode_list import EpisodeList
 from fsdino.data.episodes.filters import novel_as_ignore, training_view
 from fsdino.data.images import IMAGE_SUFFIXES, read_image
+from fsdino.data.part import DataPart, DataSpec, list_file
 from fsdino.data.readers.own import spread_images
-
-
-@dataclass
-class DataSpec:
-    """A data set.
-
-    Args:
-        name: one of `fsdino.data.catalog.data_sets`, or "images" for a folder of images without masks.
-        root: its folder on disk.
-        options: further arguments of its reader.
-        leave_out: fold -> names of classes that must not be seen in it ("*" = the whole set), for a second data set
-            that has the first one's novel classes under other names.
-        share: part of the training episodes drawn from this set, relative to the others' shares; None in all sets
-            draws every class equally often, so that a set with many classes outweighs one with few.
-    """
-
-    name: str = "synthetic"
-    root: str | None = None
-    options: dict[str, Any] = field(default_factory=dict)
-    leave_out: dict[int, list[str]] = field(default_factory=dict)
-    share: float | None = None
-
-
-@dataclass
-class DataPart:
-    """What is learnt from and what is tested on.
-
-    Args:
-        train: annotated data sets; their base classes are trained on.
-        images: images of distillation, used without masks; empty = the annotated ones.
-        test: data set of the test episodes.
-        fold: fold whose classes are novel.
-        shots: references per episode.
-        filter: training images: "none" (all, novel pixels ignored), "hsnet" or "pfenet".
-        in_domain: also train on the tested classes, from images that no test episode shows (a generalist's test, not
-            a few-shot one).
-        val_by: what is held out to pick checkpoint and threshold: base "classes", or "images" of all classes, for data
-            with too few classes to spare one.
-        val_share: part of them, in [0, 1).
-        val_episodes: episodes of those.
-        test_episodes: length of the test list, where it is drawn.
-        test_list: a fixed test list (JSON); `{fold}` and `{shots}` are filled in.
-        max_train_images: keep only so many annotated images (drawn by the seed); None = all.
-    """
-
-    train: list[DataSpec] = field(default_factory=lambda: [DataSpec()])
-    images: list[DataSpec] = field(default_factory=list)
-    test: DataSpec = field(default_factory=DataSpec)
-    fold: int = 0
-    shots: int = 1
-    filter: Literal["none", "hsnet", "pfenet"] = "none"
-    in_domain: bool = False
-    val_by: Literal["classes", "images"] = "classes"
-    val_share: float = 0.2
-    val_episodes: int = 120
-    test_episodes: int = 600
-    test_list: str | None = None
-    max_train_images: int | None = None
 
 
 @dataclass(frozen=True)
@@ -109,13 +51,11 @@ class TrainSet:
 
 def open_test(part: DataPart, seed: int = 0) -> TestSet:
     """The test data set with its fixed list, read from `test_list` and verified, or drawn."""
+    part = part.placed()
     index = open_data_set(part.test.name, part.test.root, "test", **part.test.options)
     if part.test_list is None:
         return TestSet(index, EpisodeList.draw(index, part.fold, part.shots, part.test_episodes, seed))
-    path = Path(part.test_list.format(fold=part.fold, shots=part.shots))
-    if not path.is_file():
-        raise ValueError(f"test list {path} does not exist; draw it with `fsdino episodes` or correct data.test_list.")
-    episodes = EpisodeList.load(path)
+    episodes = EpisodeList.load(list_file(part.test_list.format(fold=part.fold, shots=part.shots)))
     episodes.verify(index)
     return TestSet(index, episodes)
 
@@ -129,6 +69,7 @@ def open_train(part: DataPart, test: TestSet, seed: int = 0) -> TrainSet:
     Raises:
         ValueError: if no base class is left, or only some data sets have a share.
     """
+    part = part.placed()
     members, novel, shares = [], [], []
     for spec in part.train:
         index = _without_tested(open_data_set(spec.name, spec.root, "train", **spec.options), spec, part, test)

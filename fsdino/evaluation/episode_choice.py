@@ -11,7 +11,8 @@ from fsdino.data.catalog import open_data_set
 from fsdino.data.class_index import ClassIndex
 from fsdino.data.episodes.episode_list import EpisodeList
 from fsdino.data.episodes.protocols import protocol as protocol_named
-from fsdino.data.splits import DataPart, DataSpec, TestSet, open_train
+from fsdino.data.part import DataPart, DataSpec, list_file
+from fsdino.data.splits import TestSet, open_train
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class EpisodeChoice:
         folds: all, or numbers with commas.
         shots: references per episode.
         protocol: how lists are drawn and scored: fsdino, hsnet, pfenet, sansa or matcher-lvis.
-        list: fixed lists (JSON) in place of drawn ones; {fold} and {shots} are filled in.
+        list: fixed lists (JSON, or bundled:NAME) in place of drawn ones; {fold} and {shots} are filled in.
         episodes: episodes a fold, in place of the protocol's; of a list whose length follows from the data set
             (FSS-1000, DAVIS, PerSeg), so many evenly spread.
         seed: of the draw, in place of the protocol's.
@@ -62,7 +63,7 @@ class EpisodeChoice:
             drawn = plan.draw(index, fold, self.shots, self.episodes, seed=self.seed, skip_rare=self.skip_rare)
             return drawn if self.episodes is None else spread(drawn, self.episodes)
         path = self.list.format(fold=fold, shots=self.shots)
-        given = EpisodeList.load(path, index.name)
+        given = EpisodeList.load(list_file(path), index.name)
         if (given.fold, given.shots) != (fold, self.shots):
             raise ValueError(
                 f"list '{path}' is of fold {given.fold}, {given.shots} shot(s), asked for was fold {fold}, "

@@ -6,19 +6,28 @@ import time
 from collections.abc import Sequence
 
 from fsdino.base.storage import load
-from fsdino.pipeline.folder import open_run
+from fsdino.pipeline.folder import forget_empty, open_run
 from fsdino.pipeline.recipe import STAGES, read_run
 from fsdino.pipeline.report import measure
+from fsdino.pipeline.run import Run
 
 
 def run(arguments: Sequence[str]) -> int:
     """Run the stages of a recipe, and before them what they stand on and is not done yet."""
     started = time.perf_counter()
     if not any(part.partition("=")[0] in ("--config", "-h", "--help") for part in arguments):
-        raise ValueError("give a recipe to run: --config recipes/fsdino/tiny.yaml; its header says how long it takes.")
+        raise ValueError("give a recipe to run: --config tiny, or a YAML file; its header says how long it takes.")
     recipe, trainer_options, stages = read_run(arguments)
     job = open_run(recipe, trainer_options)
     print(f"run folder: {job.folder}", flush=True)
+    try:
+        return _run(job, stages, started)
+    except BaseException:
+        forget_empty(job.folder)
+        raise
+
+
+def _run(job: Run, stages: Sequence[str], started: float) -> int:
     # Named only to write caches ahead of time: distilling and training write what they need of them anyway.
     if "cache" in stages:
         job.timed("cache", job.cache)

@@ -31,6 +31,13 @@ def open_run(recipe: Recipe, trainer_options: dict[str, Any], root: str | Path =
     return Run(recipe, trainer_options, folder)
 
 
+def forget_empty(folder: Path) -> None:
+    """Remove the folder of a run that ended before anything of it was kept, as one whose data is not there."""
+    if getattr(rank_zero_only, "rank", 0) == 0 and [path.name for path in folder.iterdir()] == ["config.yaml"]:
+        (folder / "config.yaml").unlink()
+        folder.rmdir()
+
+
 def _unfinished(parent: Path, text: str) -> Path | None:
     """The newest run with this configuration that is not done."""
     # Names are times, so the newest comes first.

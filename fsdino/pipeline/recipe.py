@@ -14,8 +14,8 @@ from typing import Any
 from lightning import Trainer
 from lightning.pytorch.cli import LightningArgumentParser
 
-from fsdino.base.bundled import bundled_file
-from fsdino.data.splits import DataPart
+from fsdino.base.bundled import bundled_file, bundled_recipes
+from fsdino.data.part import DataPart
 from fsdino.evaluation.measure import EvaluatePart
 from fsdino.training.cache_writer import CachePart
 from fsdino.training.distill import DistillPart
@@ -94,11 +94,40 @@ def recipe_parser() -> Any:
     parser = LightningArgumentParser(  # type: ignore[arg-type]
         prog="fsdino run", description="Run a recipe or some of its stages.", exit_on_error=False
     )
-    parser.add_argument("--config", action="config", help="recipe file (YAML); may be given several times")
+    parser.add_argument("--config", action="config", help="recipe: a YAML file, or a name as tiny or sansa/tiny")
     parser.add_argument("--stages", type=str, default=",".join(STAGES), help="which, with commas")
     parser.add_class_arguments(Recipe, instantiate=False)
     parser.add_lightning_class_args(Trainer, "trainer")
     return parser
+
+
+def recipe_file(name: str) -> Path:
+    """The file of a recipe, by its path or by the name of one that comes with the package: "tiny", "sansa/tiny".
+
+    Raises:
+        FileNotFoundError: if there is none.
+    """
+    if Path(name).is_file():
+        return Path(name)
+    known = bundled_recipes()
+    wanted = name.removeprefix("recipes/").removesuffix(".yaml")
+    # A plain name is the method's own recipe before another system's.
+    for key in (wanted, f"fsdino/{wanted}", *(key for key in known if key.endswith(f"/{wanted}"))):
+        if key in known:
+            return known[key]
+    raise FileNotFoundError(f"there is no recipe '{name}'; give a YAML file, or one of {', '.join(known)}.")
+
+
+def _with_files(arguments: Sequence[str]) -> list[str]:
+    """The arguments with every recipe after `--config` as a file."""
+    given = list(arguments)
+    for i, part in enumerate(given):
+        option, equals, value = part.partition("=")
+        if option == "--config" and equals:
+            given[i] = f"--config={recipe_file(value)}"
+        elif option == "--config" and i + 1 < len(given):
+            given[i + 1] = str(recipe_file(given[i + 1]))
+    return given
 
 
 def read_recipe(arguments: Sequence[str]) -> tuple[Recipe, dict[str, Any]]:
@@ -110,12 +139,14 @@ def read_run(arguments: Sequence[str]) -> tuple[Recipe, dict[str, Any], tuple[st
     """As `read_recipe`, and the stages that were asked for.
 
     Raises:
-        ValueError: for an unknown stage.
+        ValueError: for an unknown stage, or a name that is no folder's.
+        FileNotFoundError: for a recipe that is not there.
     """
     parser = recipe_parser()
-    chosen = parser.parse_args(list(arguments))
+    arguments = _with_files(arguments)
+    chosen = parser.parse_args(arguments)
     # Lightning's own defaults would override those of a stage, so only flags that were written are handed on.
-    given = parser.parse_args(list(arguments), defaults=False).get("trainer")
+    given = parser.parse_args(arguments, defaults=False).get("trainer")
     explicit = {} if given is None else {key: chosen.trainer.as_dict()[key] for key in given.as_dict()}
     stages = tuple(chosen.stages.split(","))
     if unknown := [stage for stage in stages if stage not in STAGES]:
@@ -127,4 +158,7 @@ def read_run(arguments: Sequence[str]) -> tuple[Recipe, dict[str, Any], tuple[st
         file = Path(str((chosen.get("config") or ["run"])[-1]))
         system = recipe.method.name
         recipe.name = f"{system}-{file.stem}" if file.parent.name == system else file.stem
+    # It becomes a folder below `runs`, and must not lead out of it.
+    if recipe.name in (".", "..") or any(char in recipe.name for char in "/\\\0"):
+        raise ValueError(f"name {recipe.name!r} is no plain name of a folder; leave out '/', '\\' and dots alone.")
     return recipe, explicit, stages

@@ -1,11 +1,13 @@
 """Who may be trained on: no test image, no novel class, held-out classes apart, few annotated images on request."""
 
 import shutil
+from pathlib import Path
 
 import pytest
 
 from fsdino.data.catalog import open_data_set
-from fsdino.data.splits import DataPart, DataSpec, held_out_classes, open_test, open_train
+from fsdino.data.part import DataPart, DataSpec
+from fsdino.data.splits import held_out_classes, open_test, open_train
 from tests.data.small import block, labels, photo, write_json
 from tests.data.trees import coco2014_tree, lvis_tree
 from tests.small import refuses
@@ -74,15 +76,28 @@ def test_refusals_say_what_to_do(label_folder, tmp_path) -> None:
     for options, words in (
         ({"train": [DataSpec("folder", label_folder, leave_out={0: ["clas 2"]})]},
          r"leave_out names \['clas 2'\], which are no classes of 'folder'"),
-        ({"test_list": "nowhere/fold{fold}_{shots}shot.json"}, r"test list nowhere/fold0_1shot.json does not exist"),
+        ({"test_list": "nowhere/fold{fold}_{shots}shot.json"}, r"list 'nowhere/fold0_1shot.json' does not exist"),
+        ({"test_list": "bundled:other.json"}, r"no bundled list 'other.json'; it has synthetic_fold0_1shot.json"),
         ({"images": [DataSpec("images", str(tmp_path / "none"))]},
          r"no image below .*none; give data.images a folder with images"),
         ({"train": [DataSpec("folder", label_folder, share=1.0), folder]},
          r"the shares of data.train are \[1.0, None\]; give every data set one"),
     ):  # fmt: skip
         part = DataPart(**{"train": [folder], "test": folder, "test_episodes": 6, "val_episodes": 4, **options})
-        with pytest.raises(ValueError, match=words):
+        with pytest.raises((ValueError, FileNotFoundError), match=words):
             open_train(part, open_test(part))
+
+
+def test_folders_count_from_the_root_that_is_given(label_folder, tmp_path, monkeypatch) -> None:
+    place = Path(label_folder)
+    spec = DataSpec("folder", place.name)
+    part = DataPart(train=[spec], test=spec, root=str(place.parent), test_episodes=6, val_episodes=4)
+    test = open_test(part)
+    test.episodes.save(tmp_path / "own.json")
+    monkeypatch.chdir(tmp_path)
+    assert open_train(part, test).annotated.ids == open_train(_part(label_folder), test).annotated.ids
+    apart = DataPart(train=[spec], test=DataSpec("folder", str(place)), root=str(tmp_path), test_list="own.json")
+    assert open_test(apart).episodes.content_hash == test.episodes.content_hash
 
 
 def test_shares_are_divided_among_a_data_set_s_classes(label_folder, tmp_path) -> None:

@@ -10,10 +10,12 @@ import yaml
 from fsdino.base import registry
 from fsdino.base.bundled import bundled_file
 from fsdino.base.method import FewShotMethod
+from fsdino.cli import main
 from fsdino.pipeline.folder import open_run
 from fsdino.pipeline.recipe import Recipe, read_recipe, read_run
 from fsdino.pipeline.run import Run
 from fsdino.training.episodes import EpisodeModule
+from tests.small import refuses
 
 RECIPES = sorted(Path(__file__).parents[2].joinpath("recipes").glob("*/*.yaml"))
 README = Path(__file__).parents[2] / "recipes" / "README.md"
@@ -78,6 +80,30 @@ def test_bundled_files_of_a_method_are_found() -> None:
     args = '{"weights": "bundled:tiny_sam", "img_size": 128}'
     recipe, _ = read_recipe(["--method.name=sansa", "--method.args", args])
     assert recipe.arguments() == {"weights": str(bundled_file("tiny_sam")), "img_size": 128}
+
+
+def test_bundled_recipes_are_found_by_name_from_any_folder(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    whole = read_recipe(["--config", str(RECIPES[0].parents[1] / "fsdino" / "tiny.yaml")])[0]
+    for name in ("tiny", "fsdino/tiny", "recipes/fsdino/tiny.yaml"):
+        assert read_recipe(["--config", name])[0] == whole
+    assert read_recipe(["--config=sansa/tiny"])[0].name == "sansa-tiny" and read_recipe(["--config=own_folder"])
+    (tmp_path / "tiny").write_text("seed: 5\n")  # a file of that name comes first
+    assert read_recipe(["--config", "tiny"])[0].seed == 5
+    refuses("there is no recipe 'tinny'; give a YAML file, or one of fsdino/b14", read_recipe, ["--config", "tinny"],
+            kind=FileNotFoundError)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["../out", "a/b", "..", "a\\b"])
+def test_a_name_leads_out_of_no_folder(name: str) -> None:
+    refuses("is no plain name of a folder", read_recipe, ["--name", name])
+
+
+def test_a_start_that_failed_leaves_no_folder(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["run", "--config", "tiny", "--data.test_list", "bundled:none.json"]) == 2
+    assert "no bundled list 'none.json'" in capsys.readouterr().err
+    assert list((tmp_path / "runs").rglob("*")) == [tmp_path / "runs" / "fsdino-tiny"]
 
 
 def test_stages_are_no_part_of_the_recipe() -> None:

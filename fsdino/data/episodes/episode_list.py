@@ -154,7 +154,9 @@ class EpisodeList:
         """
         file = Path(path)
         if not file.is_file():
-            raise FileNotFoundError(f"episode list '{file}' does not exist: draw one with `fsdino episodes`.")
+            raise FileNotFoundError(
+                f"episode list '{file}' does not exist: draw one with `fsdino episodes`, or correct its name."
+            )
         try:
             raw: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
             episodes = tuple(

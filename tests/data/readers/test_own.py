@@ -3,8 +3,9 @@
 from pathlib import Path
 
 from fsdino.data.catalog import open_data_set
+from fsdino.data.part import DataPart, DataSpec
 from fsdino.data.readers.own import own_folder, spread_images
-from fsdino.data.splits import DataPart, DataSpec, open_test, open_train
+from fsdino.data.splits import open_test, open_train
 from tests.small import refuses, write_references
 
 

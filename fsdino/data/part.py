@@ -1,0 +1,90 @@
+"""A recipe's data part: which data sets and lists, and where they lie."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from fsdino.base.bundled import bundled_list
+
+BUNDLED_LIST = "bundled:"
+
+
+@dataclass
+class DataSpec:
+    """A data set.
+
+    Args:
+        name: one of `fsdino.data.catalog.data_sets`, or "images" for a folder of images without masks.
+        root: its folder on disk.
+        options: further arguments of its reader.
+        leave_out: fold -> names of classes that must not be seen in it ("*" = the whole set), for a second data set
+            that has the first one's novel classes under other names.
+        share: part of the training episodes drawn from this set, relative to the others' shares; None in all sets
+            draws every class equally often, so that a set with many classes outweighs one with few.
+    """
+
+    name: str = "synthetic"
+    root: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    leave_out: dict[int, list[str]] = field(default_factory=dict)
+    share: float | None = None
+
+
+@dataclass
+class DataPart:
+    """What is learnt from and what is tested on.
+
+    Args:
+        train: annotated data sets; their base classes are trained on.
+        images: images of distillation, used without masks; empty = the annotated ones.
+        test: data set of the test episodes.
+        fold: fold whose classes are novel.
+        shots: references per episode.
+        filter: training images: "none" (all, novel pixels ignored), "hsnet" or "pfenet".
+        in_domain: also train on the tested classes, from images that no test episode shows (a generalist's test, not
+            a few-shot one).
+        val_by: what is held out to pick checkpoint and threshold: base "classes", or "images" of all classes, for data
+            with too few classes to spare one.
+        val_share: part of them, in [0, 1).
+        val_episodes: episodes of those.
+        test_episodes: length of the test list, where it is drawn.
+        test_list: a fixed test list (JSON), `bundled:NAME` for one of the package; `{fold}` and `{shots}` are filled
+            in.
+        max_train_images: keep only so many annotated images (drawn by the seed); None = all.
+        root: folder that relative folders and the test list are in; None: the current one.
+    """
+
+    train: list[DataSpec] = field(default_factory=lambda: [DataSpec()])
+    images: list[DataSpec] = field(default_factory=list)
+    test: DataSpec = field(default_factory=DataSpec)
+    fold: int = 0
+    shots: int = 1
+    filter: Literal["none", "hsnet", "pfenet"] = "none"
+    in_domain: bool = False
+    val_by: Literal["classes", "images"] = "classes"
+    val_share: float = 0.2
+    val_episodes: int = 120
+    test_episodes: int = 600
+    test_list: str | None = None
+    max_train_images: int | None = None
+    root: str | None = None
+
+    def placed(self) -> DataPart:
+        """The same part with every folder below `root`."""
+        base = Path(self.root or ".")
+
+        def place(spec: DataSpec) -> DataSpec:
+            return replace(spec, root=None if spec.root is None else str(base / spec.root))
+
+        given = self.test_list
+        if given is not None and not given.startswith(BUNDLED_LIST):
+            given = str(base / given)
+        train, images = ([place(spec) for spec in specs] for specs in (self.train, self.images))
+        return replace(self, root=None, train=train, images=images, test=place(self.test), test_list=given)
+
+
+def list_file(name: str) -> Path:
+    """The file of a test list by its path, or by `bundled:NAME`."""
+    return bundled_list(name.removeprefix(BUNDLED_LIST)) if name.startswith(BUNDLED_LIST) else Path(name)
