@@ -17,6 +17,7 @@ from typing import Any, get_type_hints
 # not imported, so that help comes before torch.
 COMMANDS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "run": ("fsdino.pipeline.command:run", (), "a whole recipe: cache, distill, train, evaluate, export; or --stages"),
+    "plan": ("fsdino.pipeline.plan:plan", (), "what a recipe needs before it starts: disk, memory, downloads, hours"),
     "predict": ("fsdino.predict.command:predict", (), "masks of your objects in your images, from a few examples"),
     "remember": ("fsdino.predict.command:remember", ("support",), "save what references show as a small file"),
     "evaluate": ("fsdino.evaluation.command:evaluate", ("method",), "measure a method on a data set"),
@@ -65,7 +66,7 @@ def call(name: str, arguments: Sequence[str]) -> int:
     """Run one command; its exit code."""
     function = resolve(COMMANDS[name][0])
     calm()
-    if name == "run":
+    if name in ("run", "plan"):
         # A recipe's parser is Lightning's, which knows every flag of its Trainer.
         result = function(arguments)
     else:

@@ -20,8 +20,8 @@ from fsdino.data.episodes.episode_list import EpisodeList
 from fsdino.data.world.index import SyntheticWorld
 from fsdino.evaluation.measure import evaluate
 from fsdino.export import command as run
-from fsdino.export.command import compare_onnx, export, variations
 from fsdino.export.agreement import PHOTOS, agreement, checks
+from fsdino.export.command import compare_onnx, export, variations
 from fsdino.export.graphs import OPSET, SHOTS, graphs
 from fsdino.export.onnx_method import OnnxMethod
 from fsdino.export.quantize import quantize_int8
