@@ -172,9 +172,7 @@ def distill_step(
     resize = type(module.model.resize)
     live = None if cache is not None else resize(module.teacher.img_size)
     places = list(range(len(images)))
-    data = DistillImages(
-        images, places, [False] * len(places), resize(size), cache=cache, teacher_resize=live
-    )
+    data = DistillImages(images, places, [False] * len(places), resize(size), cache=cache, teacher_resize=live)
     optimizer, turn = build_optimizer(module.model, "adamw", 1e-3, 0.05), iter(range(10**9))
 
     def step() -> None:

@@ -1,4 +1,4 @@
-"""What a recipe will need, computed on tensors without memory: entries of caches, parameters, arithmetic, activations."""
+"""What a recipe will need, from tensors without memory: sizes of caches, parameters, arithmetic, activations."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ class Needs:
 
     @cached_property
     def stages(self) -> list[Stage]:
-        """All stages in turn, with what counts of them; measuring, whose length is short, counts as the forward pass."""
+        """All stages in turn; measuring counts as the forward pass."""
         recipe, found = self.recipe, []
         if self.distills:
             found += self._distillation()

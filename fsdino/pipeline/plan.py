@@ -24,7 +24,7 @@ SIDE = 1024  # of the matrices whose product tells this machine's rate
 
 
 def plan(arguments: Sequence[str]) -> int:
-    """Print what a recipe needs; takes `RECIPE` or `--config RECIPE`, overrides as `fsdino run`, and its own options."""
+    """Print what a recipe needs; takes `RECIPE` or `--config RECIPE`, and overrides as `fsdino run`."""
     parser = ArgumentParser(
         "fsdino plan",
         usage="fsdino plan RECIPE [--images N] [--annotated N] [--rate TFLOPS] [overrides as for fsdino run]",
@@ -63,9 +63,9 @@ def disk(needs: Needs) -> list[str]:
     for need in needs.caches:
         if need.count is None:
             option = "--images" if need.kind == "teacher" else "--annotated"
+            size = f"{gigabytes(need.bytes(1000))} for 1,000 images"
             lines.append(
-                f"  disk      cache {need.kind}: {need.formula()} = {gigabytes(need.bytes(1000))} for 1,000 images; how many "
-                f"there will be is unknown, give {option} N"
+                f"  disk      cache {need.kind}: {need.formula()} = {size}; their number is unknown, give {option} N"
             )
         else:
             total += need.bytes(need.count)
@@ -79,8 +79,8 @@ def memory(needs: Needs) -> str:
     """A line on the stage that needs most."""
     worst = max(needs.stages, key=lambda stage: stage.memory)
     return (
-        f"  memory    about {gigabytes(worst.memory)} a device in stage '{worst.name}', in float32: weights, gradients, "
-        "optimiser and what a step keeps for the way back; an estimate"
+        f"  memory    about {gigabytes(worst.memory)} a device in stage '{worst.name}', beside what Python takes: "
+        "weights, gradients, optimiser and what a step keeps for the way back, in float32; an estimate"
     )
 
 
@@ -150,8 +150,8 @@ def hours(needs: Needs, rate: float | None, precision: str) -> list[str]:
         total += spent
         lines.append(f"  hours     {stage.name}: {stage.times:,} x {stage.flops:.2e} operations = {spent:.2f}")
     lines.append(
-        f"  hours     {total:.2f} in all at {speed / 1e12:.3g} x 10^12 operations a second ({whose}): at least that, since "
-        "reading images and all that is no matrix product come on top"
+        f"  hours     {total:.2f} in all at {speed / 1e12:.3g} x 10^12 operations a second ({whose}): at least that, "
+        "since reading images and all that is no matrix product come on top"
     )
     return lines
 

@@ -205,7 +205,7 @@ BROKEN: dict[str, tuple[Callable[[Place], list[str]], str]] = {
     "no format": (lambda p: p.predict("--formats", "[]"), "output format 'nothing' is unknown"),
     "openvino on a GPU": (lambda p: p.predict("--runtime", "openvino", "--device", "cuda"), "runs on the CPU, not"),
     "a graph on no device": (lambda p: p.predict("--runtime", "onnx", "--device", "cuda:x"), "unknown to the onnx"),
-    "an unknown provider": (lambda p: p.predict("--runtime", "onnx", "--providers", "npu"), "provider 'npu' is unknown"),
+    "an unknown provider": (lambda p: p.predict("--runtime", "onnx", "--providers", "npu"), "provider 'npu' is unk"),
     "a provider twice": (lambda p: p.predict("--runtime", "onnx", "--providers", "cpu,cpu"), "names one twice"),
     "a provider on another device": (lambda p: p.predict("--runtime", "onnx", "--providers", "cpu", "--device", "cuda"),
                                      "contradict each other"),

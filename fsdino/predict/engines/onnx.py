@@ -99,7 +99,7 @@ class OnnxEngine:
         """See `Engine.find_batch`."""
         arrays = [image_array(image, f"image {i}") for i, image in enumerate(images)]
         squares = np.stack([self.resize.image(array) for array in arrays])
-        # The network's small answers of all images are kept; what is large, at the images' own size, is made one by one.
+        # The network's small answers of all images are kept; what is of the images' own size is made one by one.
         answers = [self.decode(memory, squares) for memory in joined]
         return [self._of_image(answers, i, array.shape[:2]) for i, array in enumerate(arrays)]
 
