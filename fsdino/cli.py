@@ -22,7 +22,7 @@ COMMANDS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "remember": ("fsdino.predict.command:remember", ("support",), "save what references show as a small file"),
     "evaluate": ("fsdino.evaluation.command:evaluate", ("method",), "measure a method on a data set"),
     "compare": ("fsdino.evaluation.compare:compare", ("a", "b"), "two evaluations of one list: which is better"),
-    "export": ("fsdino.export.command:export_files", ("model",), "write a model as safetensors, pt2, onnx, int8"),
+    "export": ("fsdino.export.command:export_files", ("model",), "write a model as safetensors, pt2, onnx, fp16, int8"),
     "demo": ("fsdino.demo.serve:demo", (), "a local page: draw on an example, drop images, see the masks"),
     "data": ("fsdino.data.command:data", ("name",), "what of a data set is on disk or missing; --download"),
     "episodes": ("fsdino.data.command:episodes", ("name",), "draw or verify a fixed list of test episodes"),
