@@ -110,7 +110,7 @@ class Transfer:
 
     def _receive(self, answer: Any, total: int | None) -> None:
         name = self.part.name.removesuffix(".part")
-        options = {"total": total, "initial": self.have, "unit": "B", "unit_scale": True, "desc": name}
+        options: dict[str, Any] = {"total": total, "initial": self.have, "unit": "B", "unit_scale": True, "desc": name}
         with self.part.open("ab") as file, tqdm(**options) as bar:
             while block := answer.read(_BLOCK):
                 file.write(block)

@@ -114,7 +114,9 @@ class Needs:
     @cached_property
     def caches(self) -> list[CacheNeed]:
         """The caches that the run writes."""
-        part, found = self.recipe.cache, []
+        part = self.recipe.cache
+        found: list[CacheNeed] = []
+        shape: tuple[int, ...]
         if part.teacher and self.distills:
             sam = self.teacher
             shape = (len(part.views), sam.prompt_dim, sam.grid, sam.grid)

@@ -137,7 +137,7 @@ def test_rounded_graphs_note_how_far_they_agree_with_torch(exported: Path) -> No
     assert agreement(traceable(seed=1), exported, on).mean < 0.9, "other weights give other masks"
 
 
-def test_half_precision_is_half_as_large_closer_than_eight_bits_and_takes_the_same_memories(exported: Path) -> None:
+def test_half_precision_is_half_as_large_and_takes_the_same_memories(exported: Path) -> None:
     whole, half = OnnxEngine(exported), OnnxEngine(exported / "fp16")
     graphs = [onnx.load(exported / part / "segment.onnx").graph for part in ("", "fp16")]
     sizes = [sum(onnx.numpy_helper.to_array(w).nbytes for w in graph.initializer) for graph in graphs]
@@ -148,9 +148,8 @@ def test_half_precision_is_half_as_large_closer_than_eight_bits_and_takes_the_sa
         assert kinds == {onnx.TensorProto.FLOAT}, "float32 outside"
         assert onnx.TensorProto.FLOAT16 in {weight.data_type for weight in graph.initializer}
     image, memory = scene(seed=3)[0], whole.remember(references(2))
-    probs = [next(e.find(e.join([memory]), image)).probs for e in (whole, half, OnnxEngine(exported / "int8"))]
-    assert np.abs(probs[0] - probs[1]).max() < 0.02
-    assert np.abs(probs[0] - probs[1]).mean() < np.abs(probs[0] - probs[2]).mean()
+    probs = [next(e.find(e.join([memory]), image)).probs for e in (whole, half)]
+    assert 0 < np.abs(probs[0] - probs[1]).max() < 0.02
 
 
 def test_agreement_on_photographs_of_ones_own(exported: Path, tmp_path: Path) -> None:
