@@ -24,6 +24,15 @@ COMMANDS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "compare": ("fsdino.evaluation.compare:compare", ("a", "b"), "two evaluations of one list: which is better"),
     "export": ("fsdino.export.command:export_files", ("model",), "write a model as safetensors, pt2, onnx, fp16, int8"),
     "demo": ("fsdino.demo.serve:demo", (), "a local page: draw on an example, drop images, see the masks"),
+    "models": ("fsdino.pipeline.models:models", (), "every model that has a name, and which are on this disk"),
+    "label-studio": ("fsdino.annotate.label_studio.command:label_studio", (), "masks where Label Studio asks for them"),
+    "pre-annotate": (
+        "fsdino.annotate.label_studio.command:pre_annotate",
+        ("project",),
+        "masks for a whole project of Label Studio, before anybody opens it",
+    ),
+    "cvat": ("fsdino.annotate.cvat.task:cvat", ("task",), "masks for the frames of a CVAT task that have none"),
+    "serve": ("fsdino.serve.command:serve", (), "an HTTP service: references in, memories kept, images in, masks out"),
     "data": ("fsdino.data.command:data", ("name",), "what of a data set is on disk or missing; --download"),
     "episodes": ("fsdino.data.command:episodes", ("name",), "draw or verify a fixed list of test episodes"),
 }

@@ -21,7 +21,7 @@ STEPS = (
     ("cache",),
     ("data",),
     ("metrics", "predict"),
-    ("training", "export", "demo"),
+    ("training", "export", "demo", "annotate", "serve"),
     ("evaluation",),
     ("pipeline",),
     ("assets", "cli"),

@@ -25,8 +25,8 @@ from fsdino.cache.image_list import ImageList
 from fsdino.data.catalog import open_data_set
 from fsdino.data.class_index import CombinedIndex
 from fsdino.data.episodes.episode import EpisodeData
-from fsdino.data.splits import TestSet, open_test
-from fsdino.evaluation.baseline import choose_prototype
+from fsdino.data.splits import TestSet, base_episodes, open_test
+from fsdino.evaluation.baseline import choose_chain, choose_prototype
 from fsdino.evaluation.measure import evaluate
 from fsdino.evaluation.method_choice import identity
 from fsdino.methods.prototype import AllForeground
@@ -156,8 +156,11 @@ def measure(job: Run, name: str, method: FewShotMethod, test: TestSet | None = N
     return {key: round(100 * share, 3) for key, share in shares.items()} | {"threshold": method.threshold}
 
 
-def baselines(grid: str, fold: int, overrides: list[str], runs: Path = RUNS) -> list[Row]:
-    """Prototype on the encoder, on the embedded world also on a random one, and all-foreground."""
+def baselines(grid: str, fold: int, overrides: list[str], runs: Path = RUNS, only: str = "") -> list[Row]:
+    """Prototype and chain on the encoder, on the embedded world also on a random one, and all-foreground.
+
+    `only` measures those whose name holds it.
+    """
     common = ["--config", recipe_of(grid), "--log.wandb=off", "--teacher.checkpoint=tiny", f"--data.fold={fold}"]
     recipe, options = read_recipe([*common, *overrides])
     job, rows = Run(recipe, options, runs / grid / f"baselines-fold{fold}"), []
@@ -169,13 +172,22 @@ def baselines(grid: str, fold: int, overrides: list[str], runs: Path = RUNS) -> 
         encoders["prototype, random encoder"] = Run(plain, options, job.folder).build().shared_encoder()
     head = {"run": f"baselines-fold{fold}", "seed": 0, "fold": fold, "shots": recipe.data.shots}
     for label, encoder in encoders.items():
+        if only not in label:
+            continue
         reader = encoder.reading()
         choice = choose_prototype(reader, model.resize, job.train_set.index, held_out, ("fg_bg", "softmax"))
         found = measure(job, folder_name(label), choice.build(reader, model.resize))
         chosen = {"val_miou": round(100 * choice.miou, 3), "choice": f"{choice.kind} block {choice.tap}"}
         rows.append(head | {"method": label} | chosen | found | {"threshold": choice.threshold})
-    found = measure(job, "all-foreground", AllForeground(model.img_size))
-    return [*rows, head | {"method": "all foreground"} | found | {"threshold": ""}]
+    if only in "chain":
+        best = choose_chain(model.shared_encoder(), model.resize, *base_episodes(recipe.data.test, job.test))
+        method = best.build(model.shared_encoder(), model.resize)
+        chosen = {"val_miou": round(100 * best.miou, 3), "choice": method.remark()}
+        rows.append(head | {"method": "chain"} | chosen | measure(job, "chain", method) | {"threshold": best.cut})
+    if only in "all foreground":
+        found = measure(job, "all-foreground", AllForeground(model.img_size))
+        rows.append(head | {"method": "all foreground"} | found | {"threshold": ""})
+    return rows
 
 
 def main(
@@ -191,7 +203,7 @@ def main(
 
     Args:
         grid: tiny_seeds, distillation_curve, choices, ablation or photos.
-        only: runs whose name holds this.
+        only: runs (or baselines) whose name holds this.
         part: suffix of the CSV, so that two processes share a grid.
         baseline: measure the baselines instead of the runs.
         results: folder of the CSV.
@@ -201,7 +213,7 @@ def main(
     path, about = results / f"{grid}{part}.csv", provenance()
     if baseline:
         for fold in range(4) if grid == "photos" else (0,):
-            found = baselines(grid, fold, overrides or [], runs)
+            found = baselines(grid, fold, overrides or [], runs, only)
             update_rows(path, [row | about for row in found], ("run", "method"))
         return
     old = read_rows(path)

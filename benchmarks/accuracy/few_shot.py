@@ -26,7 +26,7 @@ from fsdino.evaluation.episode_choice import EpisodeChoice
 from fsdino.evaluation.method_choice import MethodChoice, identity
 from fsdino.evaluation.tables import result_rows
 
-METHODS = ["tiny", "prototype", "prototype:encoder_weights=random", "all_foreground:img_size=112"]
+METHODS = ["tiny", "prototype", "chain", "prototype:encoder_weights=random", "all_foreground:img_size=112"]
 # What makes two rows the same measurement.
 KEY = ("model", "data", "shots", "protocol")
 

@@ -41,6 +41,9 @@ _METHODS = (
     ("reader", "FS-DINO full", "FS-DINO compact"),
     ("training", "FS-DINO full", "prototype"),
     ("training", "FS-DINO compact", "prototype"),
+    ("training", "FS-DINO full", "chain"),
+    ("training", "FS-DINO compact", "chain"),
+    ("chain", "chain", "prototype"),
 )
 # Grid -> (what is added, the run with it, the run without it).
 COMPARISONS: dict[str, tuple[tuple[str, str, str], ...]] = {

@@ -1,8 +1,9 @@
 """Differences between runs on the same episodes: `python -m benchmarks.accuracy.pairs GRID`.
 
 Reads the rows that `experiments` left in `runs/experiments/GRID/RUN/evaluate/RUN` and writes `results/paired_GRID.csv`.
-Both runs of a pair are drawn alike in every bootstrap sample, folds apart; with several seeds the mean over the seeds
-is what is drawn. The interval speaks of the choice of test episodes, not of the choice of seeds.
+Both runs of a pair are drawn alike in every bootstrap sample, query images with all of their episodes, folds apart;
+with several seeds the mean over the seeds is what is drawn. The interval speaks of the choice of test images, not of
+the choice of seeds.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from fsdino.evaluation.measure import read_rows as read_episodes
 from fsdino.metrics.bootstrap import percentile_interval, resampled_miou
 
 RUNS = ROOT / "runs" / "experiments"
-BASELINES = ("prototype", "prototype, random encoder", "all foreground")
+BASELINES = ("prototype", "chain", "prototype, random encoder", "all foreground")
 Samples = dict[str, np.ndarray]  # seed -> (1 + R,) mIoU in percent, the first of the episodes as they are
 
 
@@ -52,7 +53,9 @@ def samples(rows: pd.DataFrame, grid: str, runs: Path) -> tuple[Samples, int]:
         parts = some.sort_values("fold").to_dict("records")
         table = pd.concat([episodes_of(row, grid, runs) for row in parts])
         columns = [table[name].to_numpy(np.int64) for name in ("class_id", "inter_fg", "union_fg", "fold")]
-        found[seed], episodes = 100 * resampled_miou(*columns, num_resamples=1000, seed=0), len(table)
+        queries = table["query"].to_numpy(str)
+        found[seed] = 100 * resampled_miou(*columns, num_resamples=1000, seed=0, groups=queries)
+        episodes = len(table)
     return found, episodes
 
 
@@ -97,7 +100,7 @@ def _numbers(values: list[np.ndarray]) -> dict[str, float]:
 
 def main(grid: str, results: Path = RESULTS, runs: Path = RUNS) -> None:
     """Pair the runs of a grid: ablation, photos or tiny_seeds."""
-    about = provenance(seed=0, protocol="1000 bootstrap samples of the test episodes, both runs drawn alike")
+    about = provenance(seed=0, protocol="1000 bootstrap samples of the query images, both runs drawn alike")
     found = paired_rows(grid, load(results, grid), runs)
     write_rows(results / f"paired_{grid}.csv", [row | about for row in found])
     for row in found:

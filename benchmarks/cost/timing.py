@@ -67,12 +67,12 @@ def apart(function: Callable[..., Any], *arguments: Any) -> Any:
         return pool.submit(function, *arguments).result()
 
 
-def resident_mb(field: str = "VmRSS") -> float | None:
-    """This process's resident memory now ("VmRSS") or at its peak ("VmHWM"), where the kernel tells.
+def resident_mb(field: str = "VmRSS", process: int | str = "self") -> float | None:
+    """A process's resident memory now ("VmRSS") or at its peak ("VmHWM"), where the kernel tells.
 
     The resource module's peak is not used: on Linux it starts at the peak of the process that started this one.
     """
-    status = Path("/proc/self/status")
+    status = Path(f"/proc/{process}/status")
     if not status.is_file():
         return None
     return next(int(line.split()[1]) / 1024 for line in status.read_text().splitlines() if line.startswith(field))

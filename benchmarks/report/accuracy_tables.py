@@ -179,6 +179,44 @@ def few_shot(rows: pd.DataFrame, _: Path) -> str:
     return markdown_table(by(rows, "data", "shots", "protocol", "model").values(), columns)
 
 
+def chain(rows: pd.DataFrame, _: Path) -> str:
+    """Chain and prototype on each list, a column a fold, with the paired difference; the cost; what was tried."""
+    scores = rows[rows["part"].isin(["mIoU", "paired"])]
+    folds = [fold for fold in dict.fromkeys(scores["fold"]) if fold != "mean"]
+
+    def score(fold: str, ends: bool) -> Column:
+        def cell(group: pd.DataFrame) -> str:
+            row = group[group["fold"] == fold]
+            sign = "+" if first(row, "part") == "paired" else ""
+            found = f"{float(first(row, 'value')):{sign}.1f}"
+            return (
+                f"{found} ({float(first(row, 'low')):{sign}.1f} to {float(first(row, 'high')):{sign}.1f})"
+                if ends
+                else found
+            )
+
+        return Column(fold if ends else f"fold {fold}", cell)
+
+    columns = [text("list"), text("shots", right=True), text("method"), mean_of("base_miou", "base classes")]
+    columns += [score(fold, False) for fold in folds] + [score("mean", True)]
+    found = markdown_table(by(scores, "list", "shots", "method").values(), columns)
+    timed = rows[rows["part"] == "time"]
+    if len(timed):
+        found += (
+            f"\nAn image costs {float(first(timed, 'ratio')):.2f} of what the bare encoder takes in the same run.\n"
+        )
+    shown = {
+        "tried": md.number("base_miou", "mIoU on base classes"),
+        "presence": md.number("value", "AUROC, there or not"),
+    }
+    shown["classes"] = md.number("base_miou", "mIoU, several classes")
+    for part, column in shown.items():
+        some = rows[rows["part"] == part]
+        if len(some):
+            found += "\n" + markdown_table(md.each(some), [text("method", part), column, text("choice", "cut")])
+    return found
+
+
 # ---- prompts and presence
 
 
@@ -234,8 +272,35 @@ def presence(rows: pd.DataFrame, _: Path) -> str:
     return markdown_table(md.each(rows), [text("signal"), *(md.number(name, header) for name, header in shown.items())])
 
 
+def scored(name: str, header: str) -> Column:
+    """A score in percent with its difference from the first way, and that difference's interval where there is one."""
+
+    def cell(row: pd.DataFrame) -> str:
+        value, gain, low, high = (first(row, name + end) for end in ("", "_gain", "_low", "_high"))
+        if float(low) == float(high) == 0:
+            return decimals(value, 1)
+        return f"{decimals(value, 1)}, {float(gain):+.1f} ({float(low):+.1f} to {float(high):+.1f})"
+
+    return Column(header, cell)
+
+
+def edges(rows: pd.DataFrame, _: Path) -> str:
+    """Ways to bring a coarse map to pixels, over all folds that were measured together."""
+    rows = rows[rows["part"].str.contains("folds")]
+    columns = [text("part", "episodes of"), text("way"), scored("miou", "mIoU"), scored("boundary_iou", "boundary IoU")]
+    columns += [scored("boundary_f", "boundary F"), md.number("time_ratio", "time", 1), md.number("extra_mb", "MB", 0)]
+    return markdown_table(md.each(rows), columns)
+
+
+def instances(rows: pd.DataFrame, _: Path) -> str:
+    """Ways to cut a mask into instances; the method's masks, then the true ones."""
+    columns = [text("part", "episodes of"), text("masks", "masks of"), text("way"), text("instances", right=True)]
+    return markdown_table(md.each(rows), [*columns, scored("ap", "AP"), scored("ap50", "AP50")])
+
+
 TABLES = {
+    "edges": edges, "instances": instances,
     "tiny_seeds": seeds, "methods": methods, "distillation_curve": distillation_curve, "choices": options,
-    "ablation": ablation, "photos": photos, "photos_mean": photos_mean, "few_shot": few_shot, "teacher": from_prompts,
-    "mini_sam2": from_prompts, "prompts": prompts, "presence": presence,
+    "ablation": ablation, "photos": photos, "photos_mean": photos_mean, "few_shot": few_shot, "chain": chain,
+    "teacher": from_prompts, "mini_sam2": from_prompts, "prompts": prompts, "presence": presence,
 }  # fmt: skip

@@ -107,4 +107,25 @@ def slash(one: str, other: str) -> str:
     return f"{one or '-'} / {other or '-'}" if one or other else ""
 
 
-TABLES = {"params": params, "speed": speed, "bars": bars, "published": published}
+def families(rows: pd.DataFrame, _: Path) -> str:
+    """What every encoder did at two sizes, and how many of its blocks did it."""
+    columns = [text("family"), text("timm"), number("parameters", "M", 1, MILLIONS), text("patch", right=True)]
+    columns += [text("size", "px", right=True), text("builds")]
+    for step in ("predicts", "exports"):
+        used = f"{step}_blocks"
+        columns += [text(step), Column("blocks", lambda row, n=used: of(first(row, n), first(row, "blocks")))]
+    columns += [number("agreement", "equal pixels, %", 2, 100), number("cpu_seconds", "CPU s", 0)]
+    return markdown_table(each(rows.sort_values(["family", "parameters", "size"], key=_in_order)), columns)
+
+
+def of(part: str, whole: str) -> str:
+    """ "2 of 12"; empty where there is no part."""
+    return f"{part} of {whole}" if part else ""
+
+
+def _in_order(column: pd.Series) -> pd.Series:
+    """Numbers as numbers, texts as texts."""
+    return column if column.name == "family" else pd.to_numeric(column)
+
+
+TABLES = {"families": families, "params": params, "speed": speed, "bars": bars, "published": published}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from functools import cache
 from importlib import resources
 from pathlib import Path
 
@@ -26,6 +28,13 @@ def bundled_folder(preset: str) -> Path:
             f"the bundled weights of {preset!r} are missing from {folder}; make them with `make assets`."
         )
     return folder
+
+
+@cache
+def bundled_fingerprint(preset: str) -> str:
+    """The fingerprint of a trained segmenter, by a name of `BUNDLED`, as it was written beside the weights."""
+    told = json.loads((bundled_folder(preset) / "config.json").read_text(encoding="utf-8"))
+    return str(told["fingerprint"])
 
 
 def bundled_list(name: str) -> Path:

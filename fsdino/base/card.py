@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from fsdino.base.catalog import APACHE, entry_of
+
 _CARD = """---
-license: apache-2.0
+license: {licence}
 library_name: fsdino
 pipeline_tag: image-segmentation
 tags: [few-shot, segmentation, dinov2, distillation, model_hub_mixin, pytorch_model_hub_mixin]
@@ -51,8 +53,8 @@ Masks of things that a few examples show: labelling aid, counting, cut-outs, res
 
 ## Licence
 
-Apache-2.0 for these weights and the code. The encoder and the teacher that they come from have their own terms
-(DINOv2, SAM and SAM2: Apache-2.0; DINOv3: its own licence).
+Apache-2.0 for the code and for what was trained here. The encoder and the teacher that it comes from have their own
+terms (DINOv2, SAM and SAM2: Apache-2.0; DINOv3: its own licence){encoder_licence}.
 """
 
 
@@ -62,7 +64,12 @@ def model_card(model: Any, info: Mapping[str, Any]) -> str:
     rows = "\n".join(f"| {name} | {value} |" for name, value in (info.get("results") or {}).items())
     references = "masks, clicks, boxes and scribbles, mixed freely" if model.takes_hints else "images with masks"
     references += ", and what is not meant" if model.takes_negatives else ""
+    entry = entry_of(info["args"].get("encoder") or "")
+    licence = APACHE if entry is None else entry.licence
     return _CARD.format(
+        # The Hub knows a few licences by name; any other has to be called so.
+        licence=licence if licence == APACHE else f"other\nlicense_name: {licence}",
+        encoder_licence="" if entry is None else f"; the weights of this encoder, {entry.timm}: {licence}",
         title=model.title,
         summary=model.summary(),
         img_size=model.img_size,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,12 @@ def file_sha256(path: str | Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def told_sha256(values: Mapping[str, Any]) -> str:
+    """Sha256 of plain values as they stand in a JSON file, without an entry "sha256", which is where it is kept."""
+    kept = {key: value for key, value in values.items() if key != "sha256"}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 
 def weights_sha256(told: str, state_dict: Mapping[str, Any]) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import replace
 from itertools import chain
+from numbers import Real
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, overload
 
@@ -15,11 +16,12 @@ from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 
 from fsdino.base import storage
+from fsdino.base.batch import found_in, images_that_pay
 from fsdino.base.frozen import FrozenMaps
-from fsdino.base.memory import Memory, SegmenterOutput, image_tensor, one_of
-from fsdino.base.reference import ImageLike, Reference, image_array, reference_arrays
+from fsdino.base.memory import Memory, SegmenterOutput, Shape, check_memory, every_pair, image_tensor, memory_of
+from fsdino.base.reference import ImageLike, Reference, image_array, mask_only, reference_arrays, reference_list
 from fsdino.base.resize import Resize
-from fsdino.base.result import GPU_BATCH, LabelMap, Segmentation, resolve
+from fsdino.base.result import LabelMap, Segmentation, resolve
 
 MethodT = TypeVar("MethodT", bound="FewShotMethod")
 
@@ -40,7 +42,9 @@ class FewShotMethod(nn.Module, PyTorchModelHubMixin, ABC):
         memory_type: what `encode_support` returns.
         takes_negatives: whether references may show what is not meant.
         learns_absence: whether a presence head can be trained after the episodes.
+        exportable: whether `encode_support`, `encode_query` (one tensor or a tuple) and `decode_all` trace to graphs.
         silent_args: arguments of `build` that change no memory, and so leave the fingerprint as it is.
+        arithmetic: counted up when the same weights come to mean another answer; models of another count are refused.
     """
 
     name: ClassVar[str] = ""
@@ -48,14 +52,16 @@ class FewShotMethod(nn.Module, PyTorchModelHubMixin, ABC):
     memory_type: ClassVar[type[Memory]]
     takes_negatives: ClassVar[bool] = False
     learns_absence: ClassVar[bool] = False
+    exportable: bool = False
     silent_args: ClassVar[frozenset[str]] = frozenset()
+    arithmetic: ClassVar[int] = 1
+    _threshold: float
 
     def __init__(self, resize: Resize, threshold: float = 0.5) -> None:
         super().__init__()
-        if not 0.0 < threshold < 1.0:
-            raise ValueError(f"threshold {threshold} is not a probability; use a value above 0 and below 1.")
         self.resize = resize
         self.threshold = threshold
+        self._marked: tuple[Any, str] = (None, "")
 
     @property
     def img_size(self) -> int:
@@ -63,15 +69,23 @@ class FewShotMethod(nn.Module, PyTorchModelHubMixin, ABC):
         return self.resize.size
 
     @property
+    def threshold(self) -> float:
+        """Probability above which a pixel belongs to the object, in (0, 1)."""
+        return self._threshold
+
+    @threshold.setter
+    def threshold(self, value: float) -> None:
+        if not isinstance(value, Real) or not 0.0 < float(value) < 1.0:
+            raise ValueError(f"threshold {value!r} is not a probability; use a value above 0 and below 1.")
+        self._threshold = float(value)
+
+    @property
     def device(self) -> torch.device:
         """Where the method's weights are."""
         tensor = next(chain(self.parameters(), self.buffers()), None)
         return torch.device("cpu") if tensor is None else tensor.device
 
-    @property
-    def batch(self) -> int:
-        """Images of a pass that pay on its device."""
-        return 1 if self.device.type == "cpu" else GPU_BATCH
+    batch = property(images_that_pay)
 
     @property
     def takes_hints(self) -> bool:
@@ -105,6 +119,10 @@ class FewShotMethod(nn.Module, PyTorchModelHubMixin, ABC):
         """Segment from what `encode_query` returned, with a memory of `join`; a batch of its classes."""
         return self.decode_query(memory, encoded)
 
+    def decode_all(self, memory: Any, encoded: Any) -> SegmenterOutput:
+        """Segment each of B encoded images with each class of a memory of batch N: B * N rows, image by image."""
+        return self.decode_encoded(*every_pair(memory, encoded))
+
     # ---- what training and measuring ask for
 
     def forward(self, query_image: Tensor, support_images: Tensor, support_masks: Tensor) -> SegmenterOutput:
@@ -116,11 +134,7 @@ class FewShotMethod(nn.Module, PyTorchModelHubMixin, ABC):
         return self(batch["query_image"], batch["support_images"], batch["support_masks"])
 
     def predict_targets(self, batch: Mapping[str, Any], num_targets: int) -> list[tuple[SegmenterOutput, Tensor]]:
-        """Predictions and truths (B, S, S) of an episode's targets in turn, the query last.
-
-        Raises:
-            ValueError: if the method knows no other target than the query.
-        """
+        """Predictions and truths (B, S, S) of an episode's targets in turn, the query last; a ValueError for others."""
         if num_targets != 1:
             raise ValueError(f"{type(self).__name__} has no chain of targets; set num_targets to 1.")
         return [(self.predict_episodes(batch), batch["query_mask"])]
@@ -151,15 +165,18 @@ class FewShotMethod(nn.Module, PyTorchModelHubMixin, ABC):
     def remember(self, references: Sequence[Reference]) -> Any:
         """Turn annotated images of one class into a memory (batch 1), paid once.
 
-        Sizes and kinds may differ, where the method knows other kinds than masks.
+        Sizes may differ, and kinds where the method knows others than masks.
 
         Raises:
             ValueError: if there is no reference, or one cannot be used: an empty mask, one of another size, or a kind
                 that the method does not know.
         """
-        if len(references) == 0:
-            raise ValueError("remember() got no reference; give at least one Reference(image, mask=mask).")
-        pairs = [reference_arrays(self._only_mask(reference)) for reference in references]
+        memory = self.remember_references(reference_list(references))
+        return replace(memory, made_by=self._mark())
+
+    def remember_references(self, references: Sequence[Reference]) -> Any:
+        """What `remember` does once it knows that they are references; a method that takes hints has its own."""
+        pairs = [reference_arrays(mask_only(reference, type(self).__name__)) for reference in references]
         # Every reference goes to the square by itself, as a query does, so they may differ in size.
         images = torch.stack([self._square(image) for image, _ in pairs])
         masks = torch.stack([self._square_mask(mask) for _, mask in pairs])
@@ -167,10 +184,8 @@ class FewShotMethod(nn.Module, PyTorchModelHubMixin, ABC):
 
     @overload
     def segment(self, memory: Mapping[str, Any], image: ImageLike) -> LabelMap: ...
-
     @overload
     def segment(self, memory: Any, image: ImageLike) -> Segmentation: ...
-
     def segment(self, memory: Any, image: ImageLike) -> Segmentation | LabelMap:
         """Find the remembered object, or several remembered classes at once, in one image, at the image's own size.
 
@@ -182,15 +197,18 @@ class FewShotMethod(nn.Module, PyTorchModelHubMixin, ABC):
             return self.segment_batch(memory, [image])[0]
         if not memory:
             raise ValueError("segment() got no memory; give at least one class: {'cat': model.remember(...)}.")
+        for one in memory.values():
+            check_memory(one, self.memory_type, self._mark())
         array = image_array(image, "image")
-        # A generator: `resolve` takes one class after the other, so the maps of all classes are never held together.
+        # A generator: the maps of all classes are never held together.
         found = zip(memory, self.find(self.join(list(memory.values())), array))
         return resolve(found, (array.shape[0], array.shape[1]), self.threshold)
 
     @torch.no_grad()
     def segment_batch(self, memory: Any, images: Sequence[ImageLike]) -> list[Segmentation]:
         """Find the remembered object in several images of any sizes, in one pass of the network."""
-        if not images:
+        check_memory(memory, self.memory_type, self._mark())
+        if len(images) == 0:
             return []
         arrays = [image_array(image, f"image {i}") for i, image in enumerate(images)]
         output = self.decode_query(memory, torch.stack([self._square(array) for array in arrays]))
@@ -200,29 +218,13 @@ class FewShotMethod(nn.Module, PyTorchModelHubMixin, ABC):
     def find(self, joined: Sequence[Any], image: np.ndarray) -> Iterator[Segmentation]:
         """Find many classes in one image (H, W, 3) uint8, one result after the other, so that few are held at a time.
 
-        `joined` is what `join` made of the classes' memories, once for many images. Results are in the order of the
-        memories; masks may overlap.
+        `joined` is what `join` made of the memories, in whose order the results come. Masks may overlap.
         """
-        yield from self.find_batch(joined, [image])[0]
+        yield from found_in(self, joined, [image])[0]
 
-    @torch.no_grad()
     def find_batch(self, joined: Sequence[Any], images: Sequence[np.ndarray]) -> list[Iterator[Segmentation]]:
-        """As `find` in each of several images of any sizes, which go through the encoder together.
-
-        On a CPU the last digits may differ from those of `find`: sums are then taken in another order.
-        """
-        arrays = [image_array(image, "image") for image in images]
-        # The encoder is nine tenths of the time, so it runs once for all classes.
-        encoded = self.encode_query(torch.stack([self._square(array) for array in arrays]))
-        return [self._decoded(joined, one_of(encoded, i), array.shape) for i, array in enumerate(arrays)]
-
-    @torch.no_grad()
-    def _decoded(self, joined: Sequence[Any], encoded: Any, size: tuple[int, ...]) -> Iterator[Segmentation]:
-        """Every class of `joined` in one encoded image."""
-        for memory in joined:
-            output = self.decode_encoded(memory, encoded)
-            for i in range(len(output.iou_pred)):
-                yield self._segmentation(output, i, size)
+        """As `find` in each of several images, encoded together; on a CPU the last digits may differ."""
+        return found_in(self, joined, images)
 
     def refine(self, memory: Any, image: ImageLike, points: Any, labels: Any = None) -> Segmentation:
         """Correct what `segment` finds in one image by clicks; only methods with `takes_clicks` can.
@@ -244,9 +246,14 @@ class FewShotMethod(nn.Module, PyTorchModelHubMixin, ABC):
 
     def unpack(self, arrays: Mapping[str, np.ndarray]) -> Any:
         """The memory of packed arrays; names that the method's memory does not have are left out."""
-        known = {field.name for field in fields(self.memory_type)}
-        tensors = {name: torch.from_numpy(a).to(self.device) for name, a in arrays.items() if name in known}
-        return self.memory_type(**tensors)
+        if wrong := [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]:
+            raise ValueError(f"unpack() expected NumPy arrays, got {type(arrays[wrong[0]]).__name__} as {wrong[0]!r}.")
+        tensors = {name: torch.from_numpy(array).to(self.device) for name, array in arrays.items()}
+        return memory_of(self.memory_type, tensors, self.memory_shapes())
+
+    def memory_shapes(self) -> dict[str, Shape]:
+        """Shapes of a packed memory's arrays, see `fsdino.base.memory.memory_of`; those not named may be of any."""
+        return {}
 
     # ---- on disk
 
@@ -266,6 +273,10 @@ class FewShotMethod(nn.Module, PyTorchModelHubMixin, ABC):
         """One phrase for the model card: what it is, on which encoder."""
         return f"at {self.img_size} px ({self.resize.mode})"
 
+    def remark(self) -> str:
+        """What was chosen for the data at hand, for tables: layers and cut of a training-free method; else empty."""
+        return ""
+
     def fingerprint(self) -> str:
         """See `fsdino.base.storage.fingerprint`."""
         return storage.fingerprint(self)
@@ -275,8 +286,7 @@ class FewShotMethod(nn.Module, PyTorchModelHubMixin, ABC):
 
     @classmethod
     def _from_pretrained(cls: type[MethodT], *, model_id: str, **options: Any) -> MethodT:  # type: ignore[override]
-        # The mixin also passes options of its own way of loading (`map_location`, `strict`), which a download does not
-        # take.
+        # The mixin also passes `map_location` and `strict`, which a download does not take.
         known = ("revision", "cache_dir", "force_download", "local_files_only", "token")
         model = storage.load(model_id, hub={name: options[name] for name in known if name in options})
         if not isinstance(model, cls):
@@ -284,6 +294,13 @@ class FewShotMethod(nn.Module, PyTorchModelHubMixin, ABC):
         return model
 
     # ---- inside
+
+    def _mark(self) -> str:
+        """The fingerprint, computed anew only where a weight was changed: a large model's takes a second."""
+        state = [(id(t), t.data_ptr(), t._version) for t in chain(self.parameters(), self.buffers())]
+        if state != self._marked[0]:
+            self._marked = (state, self.fingerprint() if self.arguments() is not None else "")
+        return self._marked[1]
 
     def _square(self, image: np.ndarray) -> Tensor:
         """An image of `image_array` as the network's square, (3, S, S) float in [0, 1] on the device."""
@@ -293,25 +310,11 @@ class FewShotMethod(nn.Module, PyTorchModelHubMixin, ABC):
         """A mask (H, W) bool as shares in the network's square, (S, S) float in [0, 1] on the device."""
         return self.resize.soft_mask(torch.from_numpy(mask).float().to(self.device))
 
-    def _only_mask(self, reference: Reference) -> Reference:
-        """The reference, if all that it says is a mask of the object."""
-        kind = type(self).__name__
-        if reference.negative:
-            raise ValueError(f"{reference.name}: {kind} has no use for what is not meant; leave it out or use FS-DINO.")
-        pointed = (reference.points, reference.box, reference.scribble)
-        if reference.mask is None and any(given is not None for given in pointed):
-            raise ValueError(
-                f"{reference.name}: {kind} learns from masks alone; give a mask, or use FS-DINO for points, boxes "
-                "and scribbles."
-            )
-        return reference
-
     def _segmentation(self, output: SegmenterOutput, index: int, size: tuple[int, ...]) -> Segmentation:
         """One element of an output as arrays at the image's own size (H, W)."""
         # Logits are resized, not probabilities: they are nearly linear across an edge, which stays where it is.
         probs = self.resize.invert(output.mask_logits[index, 0].float(), (size[0], size[1])).sigmoid()
         logit = output.presence_logit[index, 0].float()
-        present = bool(logit > 0)
-        score = float(output.iou_pred[index, 0].float().clamp(0.0, 1.0))
-        mask = (probs > self.threshold) & present
-        return Segmentation(mask.cpu().numpy(), probs.cpu().numpy(), score, present, presence=float(logit.sigmoid()))
+        present, score = bool(logit > 0), float(output.iou_pred[index, 0].float().clamp(0.0, 1.0))
+        mask = ((probs > self.threshold) & present).cpu().numpy()
+        return Segmentation(mask, probs.cpu().numpy(), score, present, presence=float(logit.sigmoid()))

@@ -15,6 +15,7 @@ from fsdino.base.image import to_mask, to_rgb
 ImageLike = Image.Image | np.ndarray | Any  # Any: a torch tensor (3, H, W), which this file must not import
 
 OFF, ON, BOX_START, BOX_END = 0, 1, 2, 3  # SAM's labels of points; -1 stands for no point
+RANGE_SLACK = 0.25  # that a float image may go below 0 and above 1
 SCRIBBLE_POINTS = 8  # points that a scribble becomes: SAM has learnt from a few clicks, not from hundreds
 
 
@@ -62,7 +63,7 @@ def image_array(image: ImageLike, name: str) -> np.ndarray:
     if is_tensor(image):
         return _from_tensor(image, name)
     array = to_rgb(image) if isinstance(image, Image.Image) else np.asarray(image)
-    if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8:
+    if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8 or not array.size:
         raise ValueError(
             f"{name}: expected a uint8 array (H, W, 3), got {array.dtype} {array.shape}; convert it to RGB uint8."
         )
@@ -75,16 +76,55 @@ def is_tensor(value: Any) -> bool:
 
 
 def _from_tensor(image: Any, name: str) -> np.ndarray:
-    if image.ndim != 3 or image.shape[0] != 3 or not image.is_floating_point():
+    if image.ndim != 3 or image.shape[0] != 3 or not image.is_floating_point() or not image.numel():
         raise ValueError(
             f"{name}: expected a float tensor (3, H, W), got {image.dtype} {tuple(image.shape)}; "
             "convert it, or give a PIL image or a uint8 array (H, W, 3)."
         )
-    # Rounding and resampling go a little above 1, bytes far above. "not <=" rather than ">" refuses NaN as well.
-    if image.numel() and not float(image.max()) <= 1.5:
-        raise ValueError(f"{name}: expected values in [0, 1], got up to {float(image.max()):.0f}; divide by 255.")
+    low, high = float(image.min()), float(image.max())
+    # Resampling goes a little over both ends. "not within" rather than "below or above" refuses NaN as well.
+    if not (low >= -RANGE_SLACK and high <= 1.0 + RANGE_SLACK):
+        advice = "divide by 255" if low >= 0.0 else "undo its normalisation"
+        raise ValueError(f"{name}: expected values in [0, 1], got {low:.3g} to {high:.3g}; {advice}.")
     array: np.ndarray = image.detach().cpu().float().permute(1, 2, 0).numpy()
     return array
+
+
+def reference_list(references: Any) -> list[Reference]:
+    """What `remember` is given, as a list.
+
+    Raises:
+        ValueError: if there is no reference, or something else stands among them.
+    """
+    if isinstance(references, Reference) or not isinstance(references, Sequence):
+        raise ValueError(
+            f"remember() expected a list of references, got {type(references).__name__}; give "
+            "[Reference(image, mask=mask)]."
+        )
+    if not references:
+        raise ValueError("remember() got no reference; give at least one Reference(image, mask=mask).")
+    for one in references:
+        if not isinstance(one, Reference):
+            kind = type(one).__name__
+            raise ValueError(f"remember() expected references, got {kind} among them; give Reference(image, mask=...).")
+    return list(references)
+
+
+def mask_only(reference: Reference, kind: str) -> Reference:
+    """The reference, if all that it says is a mask of the object; for methods (`kind` names one) that take no other.
+
+    Raises:
+        ValueError: if it says something else.
+    """
+    if reference.negative:
+        raise ValueError(f"{reference.name}: {kind} has no use for what is not meant; leave it out or use FS-DINO.")
+    pointed = (reference.points, reference.box, reference.scribble)
+    if reference.mask is None and any(given is not None for given in pointed):
+        raise ValueError(
+            f"{reference.name}: {kind} learns from masks alone; give a mask, or use FS-DINO for points, boxes and "
+            "scribbles."
+        )
+    return reference
 
 
 def reference_arrays(reference: Reference) -> tuple[np.ndarray, np.ndarray]:
@@ -97,7 +137,7 @@ def reference_arrays(reference: Reference) -> tuple[np.ndarray, np.ndarray]:
     image = image_array(reference.image, name)
     if reference.mask is None:
         raise ValueError(f"{name}: a reference needs a mask; give Reference(image, mask=mask).")
-    mask = _plane(reference.mask)
+    mask = _plane(reference.mask, name)
     if mask.ndim != 2:
         raise ValueError(f"{name}: expected a mask (H, W), got shape {mask.shape}; give a single plane.")
     if mask.shape != image.shape[:2]:
@@ -105,15 +145,21 @@ def reference_arrays(reference: Reference) -> tuple[np.ndarray, np.ndarray]:
             f"{name}: the mask is {mask.shape} but its image {image.shape[:2]} (rows, columns); "
             "resize the mask with nearest neighbour."
         )
+    if mask.dtype.kind not in "biuf":
+        raise ValueError(f"{name}: expected a mask of numbers or booleans, got {mask.dtype}; give 0 and 1.")
+    if mask.dtype.kind == "f" and not np.isfinite(mask).all():
+        raise ValueError(f"{name}: the mask holds NaN or infinity; give 0 and 1.")
     if not mask.any():
         raise ValueError(f"mask {name!r} has no foreground pixel; a reference needs at least one.")
     return image, mask != 0
 
 
-def _plane(mask: Any) -> np.ndarray:
+def _plane(mask: Any, name: str) -> np.ndarray:
     """A mask of any accepted kind as an array, not 0 on the object."""
+    if isinstance(mask, str | Path):
+        raise ValueError(f"{name}: expected a mask, got the path '{mask}'; open it: PIL.Image.open('{mask}').")
     if is_tensor(mask):
-        return np.asarray(mask.detach().cpu())
+        return np.asarray((mask.detach().float() if mask.is_floating_point() else mask.detach()).cpu())
     return to_mask(mask) == 1 if isinstance(mask, Image.Image) else np.asarray(mask)
 
 
@@ -175,7 +221,7 @@ def _clicks(reference: Reference) -> tuple[np.ndarray, np.ndarray]:
         if reference.labels is not None:
             raise ValueError(f"{reference.name}: labels came without points; give both or neither.")
         return np.zeros((0, 2), np.float32), np.zeros(0, np.int64)
-    points = np.asarray(reference.points, dtype=np.float32)
+    points = to_numbers(reference.points, f"{reference.name}: points")
     labels = np.ones(len(points), np.int64) if reference.labels is None else np.asarray(reference.labels)
     if points.ndim != 2 or points.shape[1] != 2 or labels.shape != (len(points),):
         raise ValueError(
@@ -187,8 +233,24 @@ def _clicks(reference: Reference) -> tuple[np.ndarray, np.ndarray]:
     return points, labels.astype(np.int64)
 
 
+def to_numbers(values: Any, name: str) -> np.ndarray:
+    """Positions, or an image of a stroke, as float32; `name` is for error messages.
+
+    Raises:
+        ValueError: if they are not numbers.
+    """
+    # numpy would read "12" as a number and fail at "a" without saying where.
+    try:
+        array = np.asarray(values.detach().cpu() if is_tensor(values) else values)
+    except ValueError:  # rows of different lengths
+        array = np.asarray(None)
+    if array.dtype.kind not in "biuf" and array.size:
+        raise ValueError(f"{name}: expected numbers, got {values!r:.80}; give x, y in pixels.")
+    return array.astype(np.float32)
+
+
 def _corners(reference: Reference) -> np.ndarray:
-    box = np.asarray(reference.box, dtype=np.float32)
+    box = to_numbers(reference.box, f"{reference.name}: box")
     if box.shape != (4,) or box[2] <= box[0] or box[3] <= box[1]:
         raise ValueError(
             f"{reference.name}: expected a box x0, y0, x1, y1 with x0 < x1 and y0 < y1, got {box.tolist()}."
@@ -199,7 +261,7 @@ def _corners(reference: Reference) -> np.ndarray:
 def _stroke(reference: Reference, size: tuple[int, int]) -> np.ndarray:
     """A few points along a scribble, (P, 2) float32."""
     given = reference.scribble
-    stroke = np.asarray(given.detach().cpu()) if is_tensor(given) else np.array(given)
+    stroke = to_numbers(given, f"{reference.name}: scribble")
     if stroke.shape == size:
         return _spread(np.argwhere(stroke != 0)[:, ::-1].astype(np.float32))
     if stroke.ndim == 2 and stroke.shape[1] == 2 and len(stroke):

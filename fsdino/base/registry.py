@@ -12,11 +12,13 @@ METHODS: dict[str, str] = {
     "sansa": "fsdino.methods.sansa.method:Sansa",
     "fssam": "fsdino.methods.fssam.method:Fssam",
     "persam": "fsdino.methods.persam:PersamMethod",
+    "refined": "fsdino.methods.refined:RefinedMethod",
     "prototype": "fsdino.methods.prototype:PrototypeMethod",
+    "chain": "fsdino.methods.chain:ChainMethod",
     "all_foreground": "fsdino.methods.prototype:AllForeground",
 }
 # Arguments of every `build` that name files: what a saved method does not need, since it brings its weights along.
-FILE_ARGUMENTS = frozenset({"weights", "sha256", "encoder_weights", "checkpoint"})
+FILE_ARGUMENTS = frozenset({"weights", "sha256", "encoder_weights", "checkpoint", "published", "means"})
 
 
 def method_class(name: str) -> Any:

@@ -19,15 +19,25 @@ class Resize:
     Args:
         size: side of the square, in pixels.
         mode: "squash" ignores the aspect ratio; "pad" keeps it and fills the right and bottom.
+        first_size: side of another square, which everything is squashed to before; truths keep this size. None: none.
+        hard_masks: support masks are 0 or 1, from the nearest pixel, in place of shares.
     """
 
-    def __init__(self, size: int, mode: ResizeMode = "squash") -> None:
+    def __init__(
+        self, size: int, mode: ResizeMode = "squash", first_size: int | None = None, hard_masks: bool = False
+    ) -> None:
         if size < 1:
             raise ValueError(f"size {size} is not positive; give the side of the square in pixels.")
         if mode not in ("squash", "pad"):
             raise ValueError(f"resize mode {mode!r} is unknown; use 'squash' or 'pad'.")
+        if first_size is not None and (first_size < 1 or mode != "squash"):
+            raise ValueError(
+                f"first_size {first_size} with resize mode {mode!r}: give a positive side in pixels, and 'squash', or "
+                "no first_size."
+            )
         self.size = size
         self.mode: ResizeMode = mode
+        self.first_size, self.hard_masks = first_size, hard_masks
 
     def __repr__(self) -> str:
         return f"Resize(size={self.size}, mode={self.mode!r})"
@@ -37,25 +47,44 @@ class Resize:
 
         Padding is 0 (black).
         """
+        if self.first_size is not None:
+            img = _bilinear(img, (self.first_size, self.first_size))
         return self._pad(_bilinear(img, self.content_size(img.shape[-2], img.shape[-1])), 0.0)
 
     def soft_mask(self, mask: Tensor) -> Tensor:
         """Resize support masks (..., H, W), float or bool, to (..., size, size) float in [0, 1]; padding is 0.
 
-        A pixel holds the share of it that the object covers.
+        A pixel holds the share of it that the object covers; with `hard_masks` 1 for any share after the first resize.
         """
         mask = mask if mask.is_floating_point() else mask.float()
+        if self.hard_masks:
+            return self._hard_mask(mask)
         return self._pad(_bilinear(mask, self.content_size(*mask.shape[-2:])).clamp(0.0, 1.0), 0.0)
 
-    def truth(self, mask: Tensor) -> Tensor:
+    def _hard_mask(self, mask: Tensor) -> Tensor:
+        content = self.content_size(*mask.shape[-2:])
+        first = content if self.first_size is None else (self.first_size, self.first_size)
+        near = _nearest(mask, first, exact=False)
+        # An object so small that every nearest pixel misses it would be no reference at all: then what it touches.
+        missed = ~(near > 0).flatten(-2).any(-1)
+        touched = F.adaptive_max_pool2d(mask.reshape(-1, 1, *mask.shape[-2:]), first).reshape(near.shape)
+        near = torch.where(missed[..., None, None], touched, near)
+        return self._pad((_bilinear(near, content) > 0).to(mask.dtype), 0.0)
+
+    def truth(self, mask: Tensor, exact: bool = True) -> Tensor:
         """Resize truth masks (..., H, W) long in {0, 1, 255} to the nearest pixel's label, (..., size, size) long.
 
-        Padding is 255 (ignored by losses and scores).
+        With a `first_size`, to that size. Padding is 255 (ignored by losses and scores).
+
+        Args:
+            mask: the truth at the image's own size.
+            exact: take the pixel under the centre; else torch's "nearest", half a pixel off to the upper left, with
+                which the field scores.
         """
-        flat = mask.reshape(-1, 1, *mask.shape[-2:]).float()
-        # "nearest-exact" takes the pixel under the centre; torch's "nearest" is half a pixel off to the upper left
-        content = F.interpolate(flat, size=self.content_size(*mask.shape[-2:]), mode="nearest-exact")
-        return self._pad(content.reshape(*mask.shape[:-2], *content.shape[-2:]), float(IGNORE)).long()
+        if self.first_size is not None:
+            return _nearest(mask.float(), (self.first_size, self.first_size), exact=False).long()
+        content = _nearest(mask.float(), self.content_size(*mask.shape[-2:]), exact)
+        return self._pad(content, float(IGNORE)).long()
 
     def invert(self, logits: Tensor, original_size: tuple[int, int]) -> Tensor:
         """Bring a square prediction back to the image's own size (H, W), bilinear, without the padding.
@@ -91,6 +120,12 @@ class Resize:
         if (height, width) == (self.size, self.size):
             return content
         return F.pad(content, (0, self.size - width, 0, self.size - height), value=value)
+
+
+def _nearest(x: Tensor, size: tuple[int, int], exact: bool) -> Tensor:
+    """Nearest resize of the last two dimensions, whatever the number of leading ones."""
+    mode = "nearest-exact" if exact else "nearest"
+    return F.interpolate(x.reshape(-1, 1, *x.shape[-2:]), size=size, mode=mode).reshape(*x.shape[:-2], *size)
 
 
 def _bilinear(x: Tensor, size: tuple[int, int]) -> Tensor:

@@ -97,6 +97,32 @@ class LabelMap:
         return Segmentation(mask, np.where(mask, self.probs, np.float32(0)), self.scores[name], present, presence)
 
 
+class LabelPainter:
+    """Gives each pixel to the most probable of the classes that are added, one after the other.
+
+    Args:
+        size: (H, W) of the image.
+        threshold: probability above which a pixel belongs to a class at all.
+    """
+
+    def __init__(self, size: tuple[int, int], threshold: float) -> None:
+        # Starting from the threshold makes "above the threshold" and "above the other classes" one comparison.
+        self._labels, self._best = np.zeros(size, np.uint16), np.full(size, threshold, np.float32)
+
+    def add(self, label: int, probs: np.ndarray, first_row: int = 0) -> None:
+        """Add a class's probabilities (h, W), of the whole image or of h rows of it; of equals the first one wins."""
+        rows = slice(first_row, first_row + len(probs))
+        wins = probs > self._best[rows]
+        self._labels[rows][wins] = label
+        self._best[rows][wins] = probs[wins]
+
+    def finish(self, scores: dict[str, float], presences: dict[str, float | None]) -> LabelMap:
+        """The map of all that was added; class names in the order of the labels. Adds nothing after this."""
+        self._best[self._labels == 0] = 0.0
+        labels = self._labels.astype(np.uint8) if len(scores) < 256 else self._labels
+        return LabelMap(labels, self._best, scores, presences)
+
+
 def resolve(
     found: Iterable[tuple[str, Segmentation]], size: tuple[int, int], threshold: float, min_score: float = 0.0
 ) -> LabelMap:
@@ -108,18 +134,14 @@ def resolve(
         threshold: probability above which a pixel belongs to a class at all.
         min_score: classes whose score is below count as absent.
     """
-    # Starting from the threshold makes "above the threshold" and "above the other classes" one comparison.
-    labels, best = np.zeros(size, np.uint16), np.full(size, threshold, np.float32)
+    labels = LabelPainter(size, threshold)
     scores: dict[str, float] = {}
     presences: dict[str, float | None] = {}
     # Taken one after the other, so that the probabilities of one class at a time are held.
     for label, (name, one) in enumerate(found, start=1):
         is_there = one.present and one.score >= min_score
         if is_there:
-            wins = one.probs > best
-            labels[wins] = label
-            best[wins] = one.probs[wins]
+            labels.add(label, one.probs)
         scores[name] = one.score if is_there else 0.0
         presences[name] = one.presence
-    best[labels == 0] = 0.0
-    return LabelMap(labels.astype(np.uint8) if len(scores) < 256 else labels, best, scores, presences)
+    return labels.finish(scores, presences)

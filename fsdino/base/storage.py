@@ -12,19 +12,22 @@ from typing import Any, Literal
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from fsdino.base import registry
 from fsdino.base.bundled import BUNDLED, bundled_file, bundled_folder
 from fsdino.base.card import model_card
+from fsdino.base.catalog import CATALOG
+from fsdino.base.checkpoint import CHECKPOINT_KEY, MODEL_PREFIX, read_checkpoint
+from fsdino.base.digest import file_sha256, told_sha256
+from fsdino.base.fill import fill_
+from fsdino.base.foundation import chain_on, is_encoder, unknown_model
 from fsdino.base.hub import download, looks_like_id
 from fsdino.base.processes import write_once
 
 Stage = Literal["trained", "distilled"]
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 WEIGHTS_FILE, CONFIG_FILE, CARD_FILE = "model.safetensors", "config.json", "README.md"
-CHECKPOINT_KEY = "fsdino"  # where a Lightning checkpoint holds `describe(method)`
-MODEL_PREFIX = "model."  # in front of the method's weights in a Lightning checkpoint
 _ENCODER = "encoder.backbone."  # where FS-DINO keeps its frozen encoder
 # Where a run folder keeps its checkpoints, the latest stage first.
 _RUN_STAGES = ("presence", "train/checkpoints")
@@ -37,7 +40,8 @@ def fingerprint(method: Any) -> str:
     """
     # The threshold does not count: it changes masks, not what a memory means, and moving it must not lose memories.
     told = {key: value for key, value in (method.arguments() or {}).items() if key not in method.silent_args}
-    digest = hashlib.sha256(json.dumps([method.name, told], sort_keys=True).encode())
+    about = [method.name, told] + ([] if method.arithmetic == 1 else [method.arithmetic])
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
     for name, tensor in sorted(method.state_dict().items()):
         value = tensor.detach().cpu()
         # In half precision, so that a model and its half-precision copy on disk have the same fingerprint.
@@ -56,7 +60,8 @@ def describe(method: Any, stage: Stage = "trained") -> dict[str, Any]:
             f"this {type(method).__name__} does not know how it was built; make it with fsdino.base.registry.build()."
         )
     told = {"method": method.name, "args": args, "threshold": method.threshold, "stage": stage}
-    return {"format_version": FORMAT_VERSION, **told}
+    newer = {} if method.arithmetic == 1 else {"arithmetic": method.arithmetic}
+    return {"format_version": FORMAT_VERSION, **told, **newer}
 
 
 def save(
@@ -93,7 +98,7 @@ def save(
         "results": dict(known if results is None else results),
     }
     if encoder is not None:
-        info["encoder"] = encoder
+        info |= {"encoder": encoder, "encoder_sha256": file_sha256(bundled_file(encoder))}
         for key, value in _encoder_tensors(encoder).items():
             if not torch.equal(_stored(tensors.pop(key), half=True), value):
                 raise ValueError(f"bundled weights {encoder!r} are another encoder than this model's (weight {key}).")
@@ -106,6 +111,8 @@ def _write(target: Path, tensors: dict[str, Tensor], info: dict[str, Any], card:
     # older model, several processes may write the same one, and `load` refuses what is half of each by fingerprint.
     parts = {name: target / f".{name}.{os.getpid()}.part" for name in (WEIGHTS_FILE, CONFIG_FILE, CARD_FILE)}
     save_file(tensors, parts[WEIGHTS_FILE], metadata={"format": "pt", "fingerprint": info["fingerprint"]})
+    info = {**info, "weights_sha256": file_sha256(parts[WEIGHTS_FILE])}
+    info["sha256"] = told_sha256(info)
     parts[CONFIG_FILE].write_text(json.dumps(info, indent=2) + "\n", encoding="utf-8")
     parts[CARD_FILE].write_text(card, encoding="utf-8")
     parts[WEIGHTS_FILE].chmod(parts[CONFIG_FILE].stat().st_mode)  # safetensors makes files that only their owner reads
@@ -132,15 +139,18 @@ def load(
     stage: Stage = "trained",
     method: str | None = None,
     hub: Mapping[str, Any] | None = None,
+    encoder_weights: str | Path | None = None,
 ) -> Any:
     """Open a model, ready to segment.
 
     Args:
-        source: a preset with bundled weights ("tiny"), a folder written by `save`, its model.safetensors, a run folder
+        source: a preset with bundled weights ("tiny"), a frozen encoder for the training-free chain ("dinov2-b14", or
+            timm's name of any Vision Transformer), a folder written by `save`, its model.safetensors, a run folder
             (its export, or else its best checkpoint), a Lightning checkpoint (.ckpt), or a Hub id ("owner/name").
         stage: "distilled" also opens an FS-DINO that has not been trained on episodes.
         method: the only method that will do, for what works with no other; None opens any.
         hub: options of a download from the Hub.
+        encoder_weights: file with a frozen encoder's weights; None takes them from this disk or the Hub.
 
     Returns:
         The `FewShotMethod` in float32, in evaluation mode.
@@ -149,10 +159,18 @@ def load(
         FileNotFoundError: if nothing is there under that name.
         ValueError: if what is there is not a model, another method, or not of that stage.
     """
-    name, path = str(source), Path(source)
-    if isinstance(source, str) and name in BUNDLED:
-        path = bundled_folder(name)
-    if path.is_file():
+    if not isinstance(source, str | Path):
+        raise ValueError(f"expected a model's name or path, got {type(source).__name__}; give for instance 'tiny'.")
+    try:
+        place_of_weights = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"device {device!r} is unknown; use cpu, cuda or cuda:1.") from error
+    name = str(source)
+    path = bundled_folder(name) if isinstance(source, str) and name in BUNDLED else Path(source)
+    # With weights of an encoder it can be nothing else, and what it is not is said there.
+    if encoder_weights is not None or name in CATALOG or (not path.exists() and is_encoder(name)):
+        loaded = chain_on(name, encoder_weights)
+    elif path.is_file():
         loaded = _load_checkpoint(path, stage) if path.suffix == ".ckpt" else _load_weights_file(path, stage)
     elif path.is_dir():
         place = _in_run_folder(path)
@@ -160,14 +178,11 @@ def load(
     elif looks_like_id(name):
         loaded = _load_folder(download(name, [WEIGHTS_FILE, CONFIG_FILE], **(hub or {})), stage)
     else:
-        raise FileNotFoundError(
-            f"no model {name!r}: give a preset that comes with weights ({', '.join(BUNDLED)}), a folder with "
-            f"{CONFIG_FILE}, a run folder, a {WEIGHTS_FILE} or .ckpt file, or a Hub id like owner/name."
-        )
+        raise unknown_model(name)
     if method is not None and loaded.name != method:
         wanted = registry.method_class(method).title
         raise ValueError(f"'{source}' holds {type(loaded).__name__}, expected {wanted}; give a model of that kind.")
-    return loaded.to(device).eval()
+    return loaded.to(place_of_weights).eval()
 
 
 def _in_run_folder(path: Path) -> Path:
@@ -197,10 +212,21 @@ def _load_folder(folder: Path, stage: Stage) -> Any:
         raise ValueError(
             f"'{folder / CONFIG_FILE}' describes another kind of model; give a folder made by `fsdino export`."
         )
+    _check_version(info, str(folder))
+    if info.get("sha256") != told_sha256(info):
+        raise ValueError(
+            f"'{folder / CONFIG_FILE}' was changed after it was written (its sha256 is another); copy the folder "
+            "again, or change the model in code and save it."
+        )
     try:
         tensors = load_file(folder / WEIGHTS_FILE)
     except SafetensorError as error:
         raise ValueError(f"'{folder / WEIGHTS_FILE}' is cut or damaged ({error}); copy it again.") from error
+    if "encoder" in info and info.get("encoder_sha256") != file_sha256(bundled_file(info["encoder"])):
+        raise ValueError(
+            f"'{folder}' stands on other bundled weights {info['encoder']!r} than those of this fsdino; install the "
+            "version that it was saved with, or export it again."
+        )
     if "encoder" in info:
         tensors |= _encoder_tensors(info["encoder"])
     model = _rebuild(info, tensors, str(folder), stage)
@@ -211,6 +237,9 @@ def _load_folder(folder: Path, stage: Stage) -> Any:
             f"'{folder}' mixes two models: {CONFIG_FILE} says fingerprint {info.get('fingerprint')}, the weights have "
             f"{found}; copy both files from one export."
         )
+    # The fingerprint is over halves, so that a half-precision copy has the same: it does not see a float's last bits.
+    if info.get("weights_sha256") != file_sha256(folder / WEIGHTS_FILE):
+        raise ValueError(f"'{folder / WEIGHTS_FILE}' was changed (its sha256 is another); copy the folder again.")
     model.recorded_results = (found, info.get("results", {}))
     return model
 
@@ -235,27 +264,6 @@ def _load_checkpoint(path: Path, stage: Stage) -> Any:
     return _rebuild(checkpoint[CHECKPOINT_KEY], tensors, str(path), stage)
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """A Lightning checkpoint of this package.
-
-    Raises:
-        ValueError: if it is damaged, or of something else.
-    """
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for a file that is cut or not its own
-        raise ValueError(
-            f"checkpoint '{path}' cannot be read ({str(error).splitlines()[0]}); copy it again."
-        ) from error
-    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
-        raise ValueError(f"'{path}' is not a Lightning checkpoint: it has no state_dict.")
-    if CHECKPOINT_KEY not in checkpoint:
-        raise ValueError(
-            f"checkpoint '{path}' has no {CHECKPOINT_KEY!r} entry: it was not written by `fsdino run` of this version."
-        )
-    return checkpoint
-
-
 def rewrite_checkpoint(method: Any, source: Path, target: Path) -> None:
     """Write a checkpoint again with a method's weights and description in place of its own, whole or not at all."""
     checkpoint = read_checkpoint(source)
@@ -268,12 +276,25 @@ def rewrite_checkpoint(method: Any, source: Path, target: Path) -> None:
     partial.replace(target)
 
 
-def _rebuild(info: Mapping[str, Any], tensors: dict[str, Tensor], where: str, stage: Stage) -> Any:
-    """Construct the method that `info` describes and fill it, every weight once and of the right shape."""
+def _check_version(info: Mapping[str, Any], where: str) -> None:
     version = info.get("format_version", 0)
     if version != FORMAT_VERSION:
-        advice = "update fsdino" if version > FORMAT_VERSION else "export it again from its training with this version"
+        is_newer = isinstance(version, int) and version > FORMAT_VERSION
+        advice = "update fsdino" if is_newer else "export it again from its training with this version"
         raise ValueError(f"'{where}' has format version {version}, this fsdino reads {FORMAT_VERSION}; {advice}.")
+
+
+def _rebuild(info: Mapping[str, Any], tensors: dict[str, Tensor], where: str, stage: Stage) -> Any:
+    """Construct the method that `info` describes and fill it, every weight once and of the right shape."""
+    _check_version(info, where)
+    kind = registry.method_class(info["method"])
+    made, known = info.get("arithmetic", 1), kind.arithmetic
+    if made != known:
+        advice = "update fsdino" if made > known else "train it again with this version"
+        raise ValueError(
+            f"'{where}' was made for arithmetic {made} of {kind.title}, and this fsdino computes {known}, which gives "
+            f"other masks; {advice}."
+        )
     if stage == "trained" and info.get("stage") != "trained":
         raise ValueError(
             f"'{where}' is a distill checkpoint: its decoder and prompts are not trained. Run the train stage "
@@ -281,28 +302,6 @@ def _rebuild(info: Mapping[str, Any], tensors: dict[str, Tensor], where: str, st
         )
     with torch.random.fork_rng(devices=[]):  # weights drawn here are replaced; the caller's numbers stay
         method = registry.build(info["method"], **info["args"])
-    _fill(method, tensors, where)
+    fill_(method, tensors, where)
     method.threshold = float(info["threshold"])
     return method
-
-
-def _fill(method: nn.Module, tensors: dict[str, Tensor], where: str) -> None:
-    wanted = method.state_dict()
-    missing, unknown = sorted(wanted.keys() - tensors.keys()), sorted(tensors.keys() - wanted.keys())
-    if missing or unknown:
-        raise ValueError(
-            f"'{where}' does not fit its configuration:{_named('missing', missing)}{_named('unknown', unknown)}."
-        )
-    for name, tensor in wanted.items():
-        if tensors[name].shape != tensor.shape:
-            raise ValueError(
-                f"'{where}': weight {name} has shape {tuple(tensors[name].shape)}, its configuration needs "
-                f"{tuple(tensor.shape)}; the files do not belong together."
-            )
-    method.load_state_dict(tensors)  # copies into float32 parameters, whatever the stored precision
-
-
-def _named(kind: str, names: list[str]) -> str:
-    if not names:
-        return ""
-    return f" {len(names)} {kind} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})"

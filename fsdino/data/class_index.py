@@ -56,6 +56,13 @@ class ClassIndex(ABC):
         """
         return self._all_images
 
+    def pairs(self, fold: int) -> list[tuple[str, int]]:
+        """(image, class) pairs of a fold's novel classes, in the order of the published list, if there is one.
+
+        Otherwise by image, then class, which is how such lists are made.
+        """
+        return sorted((image, class_id) for class_id in self.novel_classes(fold) for image in self.images(class_id))
+
     def novel_classes(self, fold: int) -> list[int]:
         """Class ids held out in a fold."""
         if not 0 <= fold < len(self.folds):
@@ -97,6 +104,10 @@ class SubsetIndex(ClassIndex):
 
     def images(self, class_id: int) -> list[str]:
         return list(self._keep.get(class_id, []))
+
+    def pairs(self, fold: int) -> list[tuple[str, int]]:
+        kept = {class_id: set(images) for class_id, images in self._keep.items()}
+        return [(image, class_id) for image, class_id in self.index.pairs(fold) if image in kept.get(class_id, ())]
 
     def candidates(self, class_id: int) -> list[str]:
         # Only among the images that are left: a query without the class must not be a held-out image either.

@@ -117,6 +117,14 @@ def open_train(part: DataPart, test: TestSet, seed: int = 0) -> TrainSet:
     )
 
 
+def base_episodes(spec: DataSpec, test: TestSet, count: int = 240) -> tuple[ClassIndex, EpisodeList]:
+    """Training images of the tested data set and fixed episodes of all base classes, for methods that train on none."""
+    # A class that nothing is trained on need not be held out, and a choice on few classes is a noisy one.
+    found = open_train(DataPart([spec], test=spec, fold=test.episodes.fold, shots=test.episodes.shots), test)
+    classes = sorted([*found.classes, *found.val_classes])
+    return found.index, validation_episodes(found.index, classes, test.episodes.shots, count)
+
+
 def held_out_classes(classes: Sequence[int], share: float, seed: int = 0) -> list[int]:
     """Base classes kept out of training to pick checkpoint and threshold, sorted; at least one above share 0."""
     if share <= 0:

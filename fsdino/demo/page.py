@@ -231,6 +231,8 @@ class Desk:
     def _searched(self, session: Session, names: Sequence[str], only: Card | None) -> tuple[Any, ...]:
         chosen = [name for name in self.studio.names if name in names] or [self.studio.name]
         self.studio.search(session, chosen, only=only)
+        if (remark := self.studio.caution(session)) is not None:
+            gr.Warning(remark, title="Not its kind of image", duration=15)
         # A folder of its own for each search: an earlier archive may still be on its way to the browser.
         folder = Path(tempfile.mkdtemp(prefix="results-", dir=os.environ["GRADIO_TEMP_DIR"]))
         archive = masks_zip(session, folder / "masks.zip")

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from fsdino.base.auto import AUTO
 from fsdino.demo.studio import PROTOTYPE, Studio
 from fsdino.predict.engines.choice import EngineChoice
 from fsdino.predict.formats import listed
@@ -44,11 +45,12 @@ class OfflinePolicy:
         await self.app(scope, receive, with_policy)
 
 
-def open_studio(model: str, compare: Sequence[str], device: str) -> Studio:
+def open_studio(model: str, compare: Sequence[str], device: str, encoder_weights: str | None = None) -> Studio:
     """Load what the page compares: models that `fsdino.load` opens, or "prototype"."""
-    wanted = [name for name in (model, *compare) if name != PROTOTYPE]
-    opened: dict[str, Any] = {name: EngineChoice(name, device=device).open() for name in wanted}
-    named = {name: shown_name(name) for name in opened}
+    main = EngineChoice(model, device=device, encoder_weights=encoder_weights).settled()
+    model, further = main.model, [EngineChoice(name, device=device) for name in compare if name != PROTOTYPE]
+    opened: dict[str, Any] = {choice.model: choice.open() for choice in (*further, main)}
+    named = {name: shown_name(name, method.title) for name, method in opened.items()}
     # Answers are kept by the shown name, so two models of one short name are shown by their whole paths.
     if len(set(named.values())) < len(named):
         named = {name: name for name in opened}
@@ -56,25 +58,27 @@ def open_studio(model: str, compare: Sequence[str], device: str) -> Studio:
     return Studio(opened[model], named[model], others)
 
 
-def shown_name(model: str) -> str:
-    """What the page calls a model: a preset by its name, a folder by its last one that says something."""
+def shown_name(model: str, title: str = "FS-DINO") -> str:
+    """What the page calls a model: by its method's title and its name, a folder by its last one that says something."""
     parts = [part for part in Path(model).parts if part not in ("export", "checkpoints", "last.ckpt")]
-    return f"FS-DINO {model}" if len(Path(model).parts) == 1 else "/".join(parts[-2:])
+    return f"{title} {model}" if len(Path(model).parts) == 1 else "/".join(parts[-2:])
 
 
 def demo(
-    model: str = "tiny",
+    model: str = AUTO,
     compare: Sequence[str] | str = (PROTOTYPE,),
     host: str = "127.0.0.1",
     port: int | None = None,
     max_upload_mb: int = 20,
     device: str = "auto",
     open_browser: bool = False,
+    encoder_weights: str | None = None,
 ) -> int:
     """Serve a local page: draw on an example, drop images, see and keep the masks.
 
     Args:
-        model: a preset, model folder, checkpoint or Hub id.
+        model: a name of `fsdino models`, timm's name of a Vision Transformer, a model folder, checkpoint or Hub id;
+            auto takes the best that is on this disk.
         compare: further models to compare, comma-separated; "prototype" is the training-free baseline on the model's
             own encoder, an empty string none.
         host: address to listen on; anything but 127.0.0.1 lets others on the network in.
@@ -82,6 +86,7 @@ def demo(
         max_upload_mb: largest image file that is accepted, in megabytes.
         device: cpu, cuda, or auto.
         open_browser: open the page in the browser.
+        encoder_weights: file with the weights of an encoder that is named as the model, in place of a download.
 
     Returns:
         Exit code, after Ctrl+C or when the process is asked to end (SIGTERM, SIGHUP).
@@ -93,7 +98,7 @@ def demo(
     check_address(host, port)
     with ending_as_by_ctrl_c(), tempfile.TemporaryDirectory(prefix="fsdino-demo-") as uploads:
         keep_offline(uploads)
-        studio = open_studio(model, listed(compare), device)
+        studio = open_studio(model, listed(compare), device, encoder_weights)
         page, url = start(studio, host, port, max_upload_mb, open_browser)
         print(f"FS-DINO demo at {url} (Ctrl+C stops it; uploads are deleted then)", flush=True)
         if host not in ("127.0.0.1", "localhost", "::1"):

@@ -23,6 +23,7 @@ from fsdino.base.reference import Reference, image_array, reference_arrays
 from fsdino.base.result import Segmentation
 from fsdino.methods.prototype import PrototypeMethod
 from fsdino.metrics.threshold import choose_threshold
+from fsdino.predict.drawn import caution
 from fsdino.predict.memory_file import SavedMemory, save_memory, thumbnail
 
 PROTOTYPE = "prototype"
@@ -66,6 +67,7 @@ class Session:
         searched: the examples of the last search.
         memories: method to itself and what it remembers of those.
         samples: how often a sample was asked for: each time it is another.
+        cautioned: whether it was said that the model is not made for such images.
     """
 
     draft: tuple[str, np.ndarray] | None = None
@@ -74,6 +76,7 @@ class Session:
     searched: tuple[Example, ...] = ()
     memories: dict[str, tuple[FewShotMethod, Any]] = field(default_factory=dict)
     samples: int = 0
+    cautioned: bool = False
 
     def card(self, key: int) -> Card | None:
         """The image of that key; None where it was taken away meanwhile."""
@@ -145,6 +148,14 @@ class Studio:
         if other is not None:
             return other, masks
         return prototype_of(self.main, masks), masks
+
+    def caution(self, session: Session) -> str | None:
+        """What a visitor should know about this model and these images, said once; None where there is nothing."""
+        if session.cautioned:
+            return None
+        found = caution(self._fingerprint, [card.image for card in session.cards])
+        session.cautioned = found is not None
+        return found
 
     def save_memory(self, session: Session, class_name: str, path: Path) -> Path:
         """Write what the main method remembers of the examples of the last search as a .fsmem file."""

@@ -1,19 +1,25 @@
-"""The honest prototype baseline: its layer, its kind and its threshold are chosen on episodes of base classes."""
+"""The honest training-free baselines: their layers and cuts are chosen on episodes of base classes.
+
+Nothing here sees a test list: who calls hands over training images and episodes of base classes alone.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fsdino.base.memory import image_tensor
 from fsdino.base.resize import Resize
 from fsdino.data.class_index import ClassIndex
 from fsdino.data.episodes.episode import EpisodeData
 from fsdino.data.episodes.episode_list import EpisodeList
+from fsdino.methods.chain import ChainMethod, mean_features, with_mirrored
 from fsdino.methods.prototype import (
     Kind,
     PrototypeMethod,
@@ -25,6 +31,11 @@ from fsdino.metrics.threshold import choose_threshold
 from fsdino.models.encoder import FeatureEncoder
 
 GRIDS: dict[Kind, np.ndarray] = {"fg_bg": np.linspace(-0.4, 0.8, 61), "softmax": np.linspace(0.02, 0.98, 49)}
+
+# Where the chain is cut, between the mean and the maximum of a picture's scores.
+CUTS = tuple(round(0.02 * k, 2) for k in range(5, 48))
+# Pictures that the chain's means are taken over; more change them little.
+MEAN_IMAGES = 128
 
 
 @dataclass(frozen=True)
@@ -56,7 +67,7 @@ def choose_prototype(
         maps = encoder(torch.cat([item["query_image"][None], item["support_images"]]))
         # The size of SAM's masks: fine enough to choose by, and far smaller than the image.
         side = 4 * maps[0].shape[-1]
-        truths.append(F.interpolate(item["query_mask"][None, None].float(), (side, side), mode="nearest-exact")[0, 0])
+        truths.append(_small(item["query_mask"], side))
         for tap, feats in zip(encoder.taps, maps):
             tokens = feats.flatten(2).transpose(1, 2)
             for kind in kinds:
@@ -81,3 +92,82 @@ def _score(kind: Kind, query: Tensor, support: Tensor, masks: Tensor) -> Tensor:
     if kind == "softmax":
         return correlation_score(query, tokens, weights)
     return prototype_score(query, masked_average(tokens, weights), masked_average(tokens, 1 - weights))
+
+
+@dataclass(frozen=True)
+class ChainChoice:
+    """The best chain on base classes, with its mIoU there; `means` (L, C) are those of training images."""
+
+    taps: tuple[int, ...]
+    cut: float
+    means: Tensor
+    miou: float
+
+    def build(self, encoder: FeatureEncoder, resize: Resize, **options: Any) -> ChainMethod:
+        """The method with this choice; options as of `ChainMethod`."""
+        method = ChainMethod(encoder.reading(self.taps), cut=self.cut, resize_mode=resize.mode, **options)
+        method.fit_directions()
+        method.means.copy_(self.means)
+        return method
+
+
+def chain_taps(depth: int) -> list[tuple[int, ...]]:
+    """The sets of blocks that are tried: from somewhere before the middle to the last one."""
+    return [tuple(range(first, depth)) for first in sorted({round(depth * share) for share in (0.33, 0.42, 0.5, 0.58)})]
+
+
+@torch.no_grad()
+def choose_chain(
+    encoder: FeatureEncoder,
+    resize: Resize,
+    index: ClassIndex,
+    episodes: EpisodeList,
+    taps: Sequence[Sequence[int]] | None = None,
+    means: Tensor | None = None,
+    mirror: bool = True,
+    **options: Any,
+) -> ChainChoice:
+    """Take the means of training images, and choose blocks and cut on episodes of base classes.
+
+    Args:
+        taps: the sets of blocks to try; None: those of `chain_taps`. Every set costs as much as one.
+        means: (depth, C), a row for each block of the encoder; None takes them of images of the index.
+        mirror, options: of `ChainMethod`, held fixed.
+    """
+    tried = [tuple(sorted(some)) for some in (taps or chain_taps(encoder.depth))]
+    reader = encoder.reading(sorted({tap for some in tried for tap in some}))
+    if means is None:
+        images = index.all_images()
+        squares = (resize.image(image_tensor(index.load_image(i))) for i in images[:: -(-len(images) // MEAN_IMAGES)])
+        fitted = dict(zip(reader.taps, mean_features(reader, squares)))
+    else:
+        fitted = dict(enumerate(means))
+    methods = {}
+    for some in tried:
+        start = ChainChoice(some, 0.5, torch.stack([fitted[tap] for tap in some]), 0.0)
+        methods[some] = start.build(encoder, resize, mirror=mirror, **options).eval()
+    scores: dict[tuple[int, ...], list[np.ndarray]] = {some: [] for some in tried}
+    truths = []
+    for item in (EpisodeData(index, episodes, resize)[i] for i in range(len(episodes))):
+        images, masks = item["support_images"][None], item["support_masks"][None]
+        if mirror:
+            images, masks = with_mirrored(images), with_mirrored(masks)
+        support, query = reader(images[0]), reader(item["query_image"][None])
+        side = 4 * query[0].shape[-1]
+        truths.append(_small(item["query_mask"], side))
+        for some, method in methods.items():
+            at = [reader.taps.index(tap) for tap in some]
+            memory = method.encode_support_maps([support[i] for i in at], masks)
+            score = method.relative_scores(memory, method.encode_query_maps([query[i] for i in at]))
+            scores[some].append(F.interpolate(score, (side, side), mode="bilinear", align_corners=False)[0, 0].numpy())
+    class_ids = [spec.class_id for spec in episodes]
+    choices = []
+    for some, maps_of in scores.items():
+        best = choose_threshold(maps_of, truths, class_ids, CUTS)
+        choices.append(ChainChoice(some, best.threshold, methods[some].means, best.miou))
+    return max(choices, key=lambda c: c.miou)
+
+
+def _small(mask: Tensor, side: int) -> Tensor:
+    """A truth (S, S) at a smaller size, each pixel the nearest one's label."""
+    return F.interpolate(mask[None, None].float(), (side, side), mode="nearest-exact")[0, 0]

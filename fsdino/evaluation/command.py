@@ -21,7 +21,7 @@ from fsdino.data.splits import TestSet
 from fsdino.evaluation.episode_choice import EpisodeChoice, check_list_path
 from fsdino.evaluation.measure import Scoring, read_rows
 from fsdino.evaluation.measure import evaluate as evaluate_list
-from fsdino.evaluation.method_choice import MethodChoice, identity, remark
+from fsdino.evaluation.method_choice import MethodChoice, identity
 from fsdino.evaluation.sheet import contact_sheet
 from fsdino.evaluation.tables import (
     EPISODES,
@@ -57,6 +57,7 @@ def measure_folds(
     scoring: Scoring | None = None,
     work: Work | None = None,
     strips: int = 0,
+    edges: bool = False,
 ) -> tuple[Measured, Path]:
     """Measure a method on every fold asked for, or go on where an earlier run stopped.
 
@@ -64,6 +65,7 @@ def measure_folds(
         out: folder of the rows, `fold<n>/` below it; None names one after the settings below `runs/evaluate`.
         scoring: None takes the protocol's, with given lists "original".
         strips: episodes drawn on each fold's contact sheet, `fold<n>.png`; 0 draws none.
+        edges: also score the outlines.
 
     Returns:
         What was measured, and the folder.
@@ -83,8 +85,10 @@ def measure_folds(
     for episodes in test.lists(index):
         method = choice.open(episodes.fold, partial(test.base, TestSet(index, episodes)))
         # Named by the first fold's method: only an opened method can say what its weights are.
-        out = out or Path("runs/evaluate") / _folder_name(choice, test, scored, identity(method))
-        result = _measure_fold(method, index, episodes, out / f"fold{episodes.fold}", scoring=scored, work=work)
+        out = out or Path("runs/evaluate") / _folder_name(choice, test, scored, identity(method), edges)
+        result = _measure_fold(
+            method, index, episodes, out / f"fold{episodes.fold}", scoring=scored, work=work, edges=edges
+        )
         results.append(result)
         if strips > 0:
             drawn = contact_sheet(method, index, episodes, result.evaluation.rows, strips)
@@ -95,7 +99,14 @@ def measure_folds(
 
 
 def _measure_fold(
-    method: FewShotMethod, index: ClassIndex, episodes: EpisodeList, folder: Path, *, scoring: Scoring, work: Work
+    method: FewShotMethod,
+    index: ClassIndex,
+    episodes: EpisodeList,
+    folder: Path,
+    *,
+    scoring: Scoring,
+    work: Work,
+    edges: bool,
 ) -> FoldResult:
     progress = EvaluationProgress(f"fold {episodes.fold}", len(episodes), len(read_rows(folder)))
     # The trainer sets its own number of threads, and whoever measures next must find the old one.
@@ -112,18 +123,20 @@ def _measure_fold(
             num_workers=work.num_workers,
             trainer=work.trainer(progress),
             boundary=scoring == "original" and index.name.startswith("davis"),
+            edges=edges,
         )
     except (ValueError, OSError, ProcessRaisedException) as error:
         raise plain_error(error) from error
     finally:
         torch.set_num_threads(threads)
-    return FoldResult(episodes.fold, found, remark(method), episodes.content_hash)
+    return FoldResult(episodes.fold, found, method.remark(), episodes.content_hash)
 
 
-def _folder_name(choice: MethodChoice, test: EpisodeChoice, scoring: str, method: str) -> str:
+def _folder_name(choice: MethodChoice, test: EpisodeChoice, scoring: str, method: str, edges: bool) -> str:
     """A name that people recognise, and that differs where anything that matters does."""
     # The digest holds what the words leave out: options, lists, and the weights themselves.
-    said = json.dumps([asdict(choice), asdict(test), scoring, method], sort_keys=True)
+    settings = [asdict(choice), asdict(test), scoring, method, *(["edges"] if edges else [])]
+    said = json.dumps(settings, sort_keys=True)
     plain = "".join(char if char.isalnum() or char in "-_" else "-" for char in Path(choice.method).name)
     return f"{plain}-{test.data}-{test.shots}shot-{hashlib.sha256(said.encode()).hexdigest()[:8]}"
 
@@ -133,6 +146,7 @@ def evaluate(
     test: EpisodeChoice,
     work: Work,
     scoring: Scoring | None = None,
+    edges: bool = False,
     strips: int = 12,
     table: TableFormat = "csv",
     out: str | None = None,
@@ -147,12 +161,13 @@ def evaluate(
         work: how it is computed.
         scoring: original (each image's own size) or network (the network's); the protocol's when left out, original
             for given lists.
+        edges: also score the outlines: boundary IoU (pooled as mIoU is) and boundary F.
         strips: episodes drawn on each fold's sheet; 0 draws none.
         table: csv or parquet, of the episodes.
         out: folder for rows, tables and sheets; named after the settings when left out.
     """
     target = Path(out) if out else None
-    measured, folder = measure_folds(choice, test, target, scoring=scoring, work=work, strips=strips)
+    measured, folder = measure_folds(choice, test, target, scoring=scoring, work=work, strips=strips, edges=edges)
     index = measured.index
     about = {
         "method": choice.method,

@@ -1,4 +1,4 @@
-"""`fsdino compare`: is A better than B? The same episodes, drawn anew for both alike."""
+"""`fsdino compare`: is A better than B? The same episodes, their query images drawn anew for both alike."""
 
 from __future__ import annotations
 
@@ -69,7 +69,9 @@ def _compare(name: str, a: pd.DataFrame, b: pd.DataFrame) -> Comparison:
     classes, folds = a["class_id"].to_numpy(), a["fold"].to_numpy()
     counts = [(t["inter_fg"].to_numpy(np.int64), t["union_fg"].to_numpy(np.int64)) for t in (a, b)]
     score_a, score_b = (pooled_miou(classes, *count, folds) for count in counts)
-    return Comparison(name, score_a, score_b, paired_bootstrap(classes, counts[0], counts[1], folds), len(a))
+    # Query images are drawn, not episodes: an image that several episodes show is hard or easy in all of them.
+    interval = paired_bootstrap(classes, counts[0], counts[1], folds, groups=a["query"].to_numpy(str))
+    return Comparison(name, score_a, score_b, interval, len(a))
 
 
 def verdict(interval: Interval) -> str:
@@ -83,6 +85,8 @@ def verdict(interval: Interval) -> str:
 
 def compare(a: str, b: str) -> int:
     """Compare two evaluations of the same episodes: mIoU of A minus mIoU of B with a paired bootstrap interval.
+
+    Query images are drawn anew, with all of their episodes.
 
     Args:
         a: the episodes file or folder that `fsdino evaluate` wrote.

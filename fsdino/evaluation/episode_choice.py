@@ -12,7 +12,7 @@ from fsdino.data.class_index import ClassIndex
 from fsdino.data.episodes.episode_list import EpisodeList
 from fsdino.data.episodes.protocols import protocol as protocol_named
 from fsdino.data.part import DataPart, DataSpec, list_file
-from fsdino.data.splits import TestSet, open_train
+from fsdino.data.splits import TestSet, base_episodes, open_train
 
 
 @dataclass(frozen=True)
@@ -73,14 +73,16 @@ class EpisodeChoice:
         given.verify(index)
         return given
 
-    def base(self, test: TestSet) -> tuple[ClassIndex, EpisodeList]:
-        """Training images and episodes of base classes of a fold.
+    def base(self, test: TestSet, all_classes: bool = False) -> tuple[ClassIndex, EpisodeList]:
+        """Training images and episodes of base classes of a fold: the held-out ones, or all.
 
         Raises:
             ValueError: the data set has no base class to choose on.
         """
         # Given the test set, so that none of its images is among those that something is chosen on.
         spec = DataSpec(self.data, self.root, self.data_options)
+        if all_classes:
+            return base_episodes(spec, test)
         found = open_train(DataPart([spec], test=spec, fold=test.episodes.fold, shots=self.shots), test)
         assert found.val_episodes is not None  # the default share holds some classes out
         return found.index, found.val_episodes

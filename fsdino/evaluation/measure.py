@@ -23,11 +23,13 @@ from fsdino.data.episodes.episode import EpisodeData, collate_episodes
 from fsdino.data.episodes.episode_list import EpisodeList
 from fsdino.metrics.bootstrap import Interval, bootstrap_interval
 from fsdino.metrics.davis import boundary_f
+from fsdino.metrics.edges import band_counts
 from fsdino.metrics.few_shot import FewShotIoU, FewShotScore, intersection_union
 
 Scoring = Literal["original", "network"]
 COUNTS = ("inter_bg", "inter_fg", "union_bg", "union_fg")
 COLUMNS = ("episode", "class_id", "query", "support", *COUNTS, "score", "presence", "boundary_f")
+EDGE_COUNTS = ("inter_edge", "union_edge")  # columns of rows whose outlines were asked for
 
 
 @dataclass
@@ -70,6 +72,7 @@ class EvaluateModule(LightningModule):
         scoring: "original" counts at the image's own size, "network" at the network's.
         done: rows of episodes that were measured before; they count in `running`.
         boundary: also measure DAVIS's F of each episode.
+        edges: also that, and count along the outlines (`EDGE_COUNTS`).
 
     Raises:
         ValueError: for another scoring.
@@ -82,11 +85,13 @@ class EvaluateModule(LightningModule):
         scoring: Scoring = "original",
         done: pd.DataFrame | None = None,
         boundary: bool = False,
+        edges: bool = False,
     ) -> None:
         super().__init__()
         if scoring not in ("original", "network"):
             raise ValueError(f"unknown scoring {scoring!r}; use 'original' (the image's own size) or 'network'.")
-        self.method, self.scoring, self.boundary = method.eval(), scoring, boundary
+        self.method, self.scoring = method.eval(), scoring
+        self.boundary, self.edges = boundary or edges, edges
         # For the bar, of this process's share: to ask the others at every batch would make all wait for the slowest.
         self.running = FewShotIoU(class_ids, sync_on_compute=False)
         if done is not None:
@@ -97,7 +102,9 @@ class EvaluateModule(LightningModule):
         rows = []
         for i, class_id in enumerate(batch["class_id"].tolist()):
             logits, score, presence = predict_episode(self.method, batch, i)
-            truth = batch["query_mask_original"][i] if self.scoring == "original" else batch["query_mask"][i]
+            truth = batch["query_mask_original"][i]
+            if self.scoring == "network":  # as the field shrinks truths, not as losses read them
+                truth = self.method.resize.truth(truth, exact=False)
             # Logits are resized, not masks: the border then lies between pixels as the network meant it.
             logits = self.method.resize.invert(logits, (truth.shape[-2], truth.shape[-1]))
             mask = logits.sigmoid() > self.method.threshold
@@ -114,6 +121,8 @@ class EvaluateModule(LightningModule):
             }
             if self.boundary:
                 row["boundary_f"] = boundary_f(mask.cpu().numpy(), truth.cpu().numpy())
+            if self.edges:
+                row |= dict(zip(EDGE_COUNTS, band_counts(mask.cpu().numpy(), truth.cpu().numpy())))
             rows.append(row)
         return rows
 
@@ -129,7 +138,8 @@ class RowWriter(Callback):
         # A file for each process: lines that two append to one file at once would mix.
         path = self.folder / f"rows.{trainer.global_rank}.csv"
         with path.open("a", newline="", encoding="utf-8") as file:
-            csv.DictWriter(file, COLUMNS).writerows(outputs)
+            names = (*COLUMNS, *EDGE_COUNTS) if EDGE_COUNTS[0] in outputs[0] else COLUMNS
+            csv.DictWriter(file, names).writerows(outputs)
 
 
 def evaluate(
@@ -145,6 +155,7 @@ def evaluate(
     num_workers: int = 0,
     trainer: Trainer | None = None,
     boundary: bool = False,
+    edges: bool = False,
 ) -> Evaluation:
     """Measure a method on a list, or go on with a measurement that was interrupted.
 
@@ -156,13 +167,15 @@ def evaluate(
         batch_size: episodes loaded at a time; each is computed by itself.
         trainer: Lightning's, for devices and nodes; None = one process on the CPU.
         boundary: also measure DAVIS's F of each episode.
+        edges: also that, and count along the outlines (`EDGE_COUNTS`).
 
     Raises:
         ValueError: if the folder holds rows of another measurement, or episodes are missing at the end.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    _claim(folder, {"episodes": episodes.content_hash, "scoring": scoring, "method": fingerprint})
+    wanted = {"episodes": episodes.content_hash, "scoring": scoring, "method": fingerprint}
+    _claim(folder, wanted | ({"edges": "true"} if edges else {}))
     before = read_rows(folder)
     done = set(before["episode"].tolist())
     rest = [i for i in range(len(episodes)) if i not in done]
@@ -175,7 +188,7 @@ def evaluate(
             accelerator="cpu", devices=1, logger=False, enable_checkpointing=False, enable_model_summary=False
         )
         trainer.callbacks.append(RowWriter(folder))  # type: ignore[attr-defined]
-        module = EvaluateModule(method, episodes.class_ids, scoring, before, boundary)
+        module = EvaluateModule(method, episodes.class_ids, scoring, before, boundary=boundary, edges=edges)
         trainer.predict(module, loader, return_predictions=False)
         # Every process reads all rows below, so all must have written their last one.
         trainer.strategy.barrier()
@@ -209,8 +222,8 @@ def _claim(folder: Path, wanted: dict[str, str]) -> None:
     path = folder / "measurement.json"
     if path.is_file():
         found = json.loads(path.read_text(encoding="utf-8"))
-        for key, value in wanted.items():
-            if found.get(key) != value:
+        for key in wanted | found:
+            if (value := wanted.get(key)) != found.get(key):
                 raise ValueError(
                     f"{folder} holds rows of another measurement: {key} {found.get(key)!r} there, {value!r} here; "
                     "take another folder or delete it."
@@ -228,10 +241,13 @@ def read_rows(folder: Path) -> pd.DataFrame:
         whole = text[: text.rfind("\n") + 1]
         if whole != text:
             path.write_text(whole, encoding="utf-8")
-        rows += csv.DictReader(whole.splitlines(), COLUMNS)  # type: ignore[arg-type]
-    table = pd.DataFrame(rows, columns=list(COLUMNS))
+        rows += csv.DictReader(whole.splitlines(), (*COLUMNS, *EDGE_COUNTS))  # type: ignore[arg-type]
+    table = pd.DataFrame(rows, columns=[*COLUMNS, *EDGE_COUNTS])
     kinds = dict.fromkeys(("episode", "class_id", *COUNTS), "int64") | dict.fromkeys(("score", "presence"), "float64")
     table = table.astype(kinds)
-    table["boundary_f"] = pd.to_numeric(table["boundary_f"])  # empty where it was not asked for
+    # Empty where it was not asked for.
+    table["boundary_f"] = pd.to_numeric(table["boundary_f"])
+    counted = table[EDGE_COUNTS[0]].notna().any()
+    table = table.astype(dict.fromkeys(EDGE_COUNTS, "int64")) if counted else table.drop(columns=list(EDGE_COUNTS))
     # A distributed sampler repeats episodes to fill its last batch; each must count once.
     return table.drop_duplicates("episode")

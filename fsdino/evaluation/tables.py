@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -10,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from fsdino.data.class_index import ClassIndex
-from fsdino.evaluation.measure import COUNTS, Evaluation, read_rows
+from fsdino.evaluation.measure import COUNTS, EDGE_COUNTS, Evaluation, read_rows
 from fsdino.metrics.bootstrap import Interval, bootstrap_interval
 from fsdino.metrics.davis import davis_score
 
@@ -31,10 +32,10 @@ class FoldResult:
     list_hash: str = ""
 
 
-def mean_of_folds(results: list[FoldResult]) -> Interval:
-    """mIoU averaged over the folds, with an interval that draws episodes anew within each."""
+def mean_of_folds(results: list[FoldResult], counts: Sequence[str] = ("inter_fg", "union_fg")) -> Interval:
+    """mIoU averaged over the folds, with an interval that draws episodes anew within each; `counts` as it says."""
     rows = pd.concat([result.evaluation.rows.assign(fold=result.fold) for result in results])
-    columns = (rows[name].to_numpy(np.int64) for name in ("class_id", "inter_fg", "union_fg", "fold"))
+    columns = (rows[name].to_numpy(np.int64) for name in ("class_id", *counts, "fold"))
     return bootstrap_interval(*columns)
 
 
@@ -46,6 +47,7 @@ def episode_table(results: list[FoldResult], index: ClassIndex) -> pd.DataFrame:
         iou = (rows["inter_fg"] / rows["union_fg"].where(rows["union_fg"] > 0)).round(6)
         part = rows.assign(fold=result.fold, class_name=rows["class_id"].map(index.class_names), iou=iou)
         last = ["iou", "score", "presence", *(["boundary_f"] if rows["boundary_f"].notna().any() else [])]
+        last += [name for name in EDGE_COUNTS if name in rows]
         parts.append(part[["fold", "episode", "class_id", "class_name", *SAME[1:], *COUNTS, *last]])
     return pd.concat(parts, ignore_index=True)
 
@@ -73,7 +75,7 @@ def result_rows(results: list[FoldResult], index: ClassIndex, about: dict[str, A
     """One row a fold and, where there are several, one for their mean; percent.
 
     Each has the columns `about`, then fold, miou, low, high, fb_iou, episodes, classes, undrawn, choice and list; DAVIS
-    adds j and f.
+    adds j and f; scored outlines add boundary_iou, boundary_low, boundary_high and boundary_f.
     """
     rows = []
     for result in results:
@@ -90,12 +92,13 @@ def result_rows(results: list[FoldResult], index: ClassIndex, about: dict[str, A
                 "choice": result.remark,
                 "list": result.list_hash[:16],
             }
-            | davis_numbers(result.evaluation.rows)
+            | (davis_numbers(result.evaluation.rows) if index.name.startswith("davis") else {})
+            | edge_numbers([result])
         )
     if len(results) > 1:
         fb = float(np.mean([result.evaluation.score.fb_iou for result in results]))
         sums = {name: sum(row[name] for row in rows) for name in ("episodes", "classes", "undrawn")}
-        rows.append(about | {"fold": "mean"} | _percent(mean_of_folds(results), fb) | sums)
+        rows.append(about | {"fold": "mean"} | _percent(mean_of_folds(results), fb) | sums | edge_numbers(results))
     return rows
 
 
@@ -108,6 +111,20 @@ def davis_numbers(rows: pd.DataFrame) -> dict[str, float]:
     j = np.where(union > 0, rows["inter_fg"].to_numpy() / np.maximum(union, 1), 1.0)
     values = {"j": j, "f": rows["boundary_f"].to_numpy()}
     return {name: round(100 * davis_score(rows["class_id"].to_numpy(), value), 3) for name, value in values.items()}
+
+
+def edge_numbers(results: list[FoldResult]) -> dict[str, float]:
+    """Scores of the outlines in percent, folds alike: boundary IoU pooled per class, with its interval, and boundary F.
+
+    F is the mean over classes of the mean over their episodes. Nothing where outlines were not scored.
+    """
+    if any(EDGE_COUNTS[0] not in result.evaluation.rows for result in results):
+        return {}
+    iou = mean_of_folds(results, EDGE_COUNTS)
+    columns = [(result.evaluation.rows[name].to_numpy() for name in ("class_id", "boundary_f")) for result in results]
+    f = float(np.mean([davis_score(*pair) for pair in columns]))
+    values = {"boundary_iou": iou.value, "boundary_low": iou.low, "boundary_high": iou.high, "boundary_f": f}
+    return {name: round(100 * value, 3) for name, value in values.items()}
 
 
 def _percent(interval: Interval, fb_iou: float) -> dict[str, float]:
@@ -125,6 +142,9 @@ def text_table(rows: list[dict[str, Any]], names: dict[int, str]) -> str:
             f"{row['fold']:<8}{row['miou']:>7.2f}{interval:>18}{row['fb_iou']:>9.2f}{row['episodes']:>10}"
             f"{drawn:>9}" + (f"  {row['choice']}" if row.get("choice") else "")
         )
+        if "boundary_iou" in row:
+            ends = f"({row['boundary_low']:.1f} to {row['boundary_high']:.1f})"
+            lines.append(f"outlines   boundary IoU {row['boundary_iou']:.2f} {ends}   F {row['boundary_f']:.2f}")
         if "j" in row:
             lines.append(f"DAVIS   J {row['j']:.2f}   F {row['f']:.2f}   J&F {(row['j'] + row['f']) / 2:.2f}")
     if names:

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
+from fsdino.base.method import FewShotMethod
 from fsdino.base.reference import Reference
 from fsdino.data.world.index import SyntheticWorld
 from fsdino.export.onnx_method import OnnxMethod
-from fsdino.models.segmenter import FewShotSegmenter
 from fsdino.predict.support import read_support
 from fsdino.visualize import mask_iou
 
@@ -73,7 +73,7 @@ def checks(folder: str | None = None) -> Checks:
     return Checks(pairs[:PHOTOS], f"{len(pairs[:PHOTOS])} photographs of '{folder}'")
 
 
-def agreement(model: FewShotSegmenter, folder: Path, on: Checks) -> Agreement:
+def agreement(model: FewShotMethod, folder: Path, on: Checks) -> Agreement:
     """Compare the masks of a folder's ONNX graphs with torch's."""
     # Masks and not logits: rounding moves every logit, and what matters is how many pixels change sides.
     graphs, ious = OnnxMethod(folder), []

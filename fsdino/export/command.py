@@ -9,13 +9,12 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from fsdino.base.method import FewShotMethod
 from fsdino.base.storage import load, save
 from fsdino.export.agreement import Checks, agreement, checks
-from fsdino.export.graphs import OPSET, SHOTS, Graph, export_onnx, export_program, graphs
-from fsdino.models.segmenter import FewShotSegmenter
+from fsdino.export.graphs import OPSET, SHOTS, Graph, encoder_of, export_onnx, export_program, graphs
 from fsdino.predict.engines.onnx import (
     FORMAT_VERSION,
-    POSITION_AXES,
     REMEMBER_FILE,
     SEGMENT_FILE,
     OnnxEngine,
@@ -57,19 +56,19 @@ def export(
         raise ValueError(f"export format {unknown[0]!r} is unknown; use {', '.join(EXPORT_FORMATS)}.")
     # Read before the model: what can be wrong with them should show first.
     on = checks(check_images) if set(ROUNDED) & set(formats) else None
-    segmenter, folder = load(model), Path(out)
+    method, folder = load(model), Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     if "safetensors" in formats:
-        save(segmenter, folder, half=half)
+        save(method, folder, half=half)
         # Half precision rounds the weights, and the graphs should be of what was stored.
-        segmenter = load(folder)
+        method = load(folder)
     if graphs_asked := {"pt2", "onnx", *ROUNDED} & set(formats):
-        if segmenter.name != "fsdino":
+        if not method.exportable:
             raise ValueError(
-                f"'{model}' holds {segmenter.title}, which has no graphs ({', '.join(sorted(graphs_asked))}); export "
-                "it as safetensors, or give an FS-DINO model."
+                f"'{model}' holds {method.title}, which has no graphs ({', '.join(sorted(graphs_asked))}); export it "
+                "as safetensors, or give a model of FS-DINO or of the training-free chain."
             )
-        export_graphs(segmenter, folder, formats, on)
+        export_graphs(method, folder, formats, on)
     return folder
 
 
@@ -105,9 +104,9 @@ def export_files(
 
 
 def export_graphs(
-    model: FewShotSegmenter, folder: Path, formats: Sequence[str], on: Checks | None = None
+    model: FewShotMethod, folder: Path, formats: Sequence[str], on: Checks | None = None
 ) -> dict[str, float]:
-    """Write the graphs of a segmenter on the CPU, whose encoder accepts the native size alone afterwards.
+    """Write the graphs of a method on the CPU, whose encoder accepts the native size alone afterwards.
 
     Args:
         on: what rounded graphs are compared on; None takes the embedded world.
@@ -155,18 +154,21 @@ def export_graphs(
     return differences
 
 
-def metadata(model: FewShotSegmenter) -> dict[str, Any]:
+def metadata(model: FewShotMethod) -> dict[str, Any]:
     """What a graph's user must know, kept inside the file."""
+    encoder = encoder_of(model)
     return {
         "format_version": FORMAT_VERSION,
+        "method": model.name,
         "fingerprint": model.fingerprint(),
         "img_size": model.img_size,
         "resize_mode": model.resize.mode,
         "threshold": model.threshold,
         "opset": OPSET,
         "input_range": [0, 1],
-        "mean": model.encoder.mean.flatten().tolist(),  # applied inside the graph
-        "std": model.encoder.std.flatten().tolist(),
+        "mean": encoder.mean.flatten().tolist(),  # applied inside the graph
+        "std": encoder.std.flatten().tolist(),
+        "growing": dict(model.memory_type.growing),
         "segmenter": model.arguments(),
     }
 
@@ -185,7 +187,7 @@ def with_references(graph: Graph, shots: int) -> tuple[torch.Tensor, ...]:
     """The inputs of a segment graph, its memories of another number of references (those traced, over and over)."""
     found = []
     for name, tensor in zip(graph.input_names, graph.inputs):
-        if axis := POSITION_AXES.get(name):
+        if axis := graph.growing.get(name):
             parts = tensor.chunk(SHOTS, axis)
             tensor = torch.cat([parts[i % SHOTS] for i in range(shots)], axis)
         found.append(tensor)

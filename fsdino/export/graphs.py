@@ -1,7 +1,8 @@
-"""The two graphs of a segmenter: `remember` (paid once per class) and `segment` (paid once per image)."""
+"""The two graphs of a method: `remember` (paid once per class) and `segment` (paid once per image)."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from fsdino.models.memory import SupportMemory
-from fsdino.models.segmenter import FewShotSegmenter
-from fsdino.predict.engines.onnx import POSITION_AXES
+from fsdino.base.method import FewShotMethod
+from fsdino.models.encoder import FeatureEncoder
 
 OPSET = 18
 SHOTS = 3  # references of the example inputs
@@ -21,20 +21,20 @@ SHOTS = 3  # references of the example inputs
 class RememberGraph(nn.Module):
     """References to a memory."""
 
-    def __init__(self, model: FewShotSegmenter) -> None:
+    def __init__(self, model: FewShotMethod) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, support_images: Tensor, support_masks: Tensor) -> tuple[Tensor, ...]:
         """Images (K, 3, S, S) and masks (K, S, S), float in [0, 1], of one class to the tensors of its memory."""
-        memory = self.model.encode_support_feats(self.model.encoder(support_images), support_masks[None])
+        memory = self.model.encode_support(support_images[None], support_masks[None])
         return tuple(memory.tensors().values())
 
 
 class SegmentGraph(nn.Module):
     """Images and memories, whose tensors have these names, to masks."""
 
-    def __init__(self, model: FewShotSegmenter, names: tuple[str, ...]) -> None:
+    def __init__(self, model: FewShotMethod, names: tuple[str, ...]) -> None:
         super().__init__()
         self.model = model
         self.names = names
@@ -49,28 +49,16 @@ class SegmentGraph(nn.Module):
         Returns:
             Mask logits (B, N, s, s), predicted IoU (B, N) and presence logits (B, N).
         """
-        # Every pair of image and class is a row for the decoder; what is costly runs before, once per image.
         batch, classes = images.shape[0], memory[0].shape[0]
-        embedding, query = self.model.encode_query_feats(self.model.encoder(images))
-        repeated = [_each(x, classes) for x in (embedding, query)]
-        arrays = dict(zip(self.names, (_tile(x, batch) for x in memory)))
-        output = self.model.decode_encoded(SupportMemory(**arrays), (repeated[0], repeated[1]))
+        arrays: dict[str, Any] = dict(zip(self.names, memory))
+        held = self.model.memory_type(**arrays)
+        output = self.model.decode_all(held, self.model.encode_query(images))
         side = output.mask_logits.shape[-1]
         return (
             output.mask_logits.reshape(batch, classes, side, side),
             output.iou_pred.reshape(batch, classes),
             output.presence_logit.reshape(batch, classes),
         )
-
-
-def _each(x: Tensor, classes: int) -> Tensor:
-    """(B, ...) to (B*N, ...), every element N times in a row."""
-    return x[:, None].expand(-1, classes, *x.shape[1:]).flatten(0, 1)
-
-
-def _tile(x: Tensor, images: int) -> Tensor:
-    """(N, ...) to (B*N, ...), the whole B times."""
-    return x[None].expand(images, *x.shape).flatten(0, 1)
 
 
 @dataclass
@@ -83,19 +71,25 @@ class Graph:
     input_names: list[str]
     output_names: list[str]
     dynamic_shapes: Any  # as `torch.export.export` takes them
+    growing: Mapping[str, int]  # inputs whose axis grows with the references, see `Memory`
 
 
-def graphs(model: FewShotSegmenter) -> list[Graph]:
-    """Both graphs of a segmenter on the CPU, in evaluation mode; its encoder takes the native size alone afterwards."""
+def encoder_of(model: FewShotMethod) -> FeatureEncoder:
+    """The frozen encoder inside a method that can be exported."""
+    return next(part for part in model.modules() if isinstance(part, FeatureEncoder))
+
+
+def graphs(model: FewShotMethod) -> list[Graph]:
+    """Both graphs of a method on the CPU, in evaluation mode; its encoder takes the native size alone afterwards."""
     # Resizing the position embedding to any size would enter the graphs, which never need it.
-    model.encoder.freeze_size_()
+    encoder_of(model).freeze_size_()
     generator = torch.Generator().manual_seed(0)
     side, classes = model.img_size, 2
     images = torch.rand(SHOTS, 3, side, side, generator=generator)
     masks = (torch.rand(SHOTS, side, side, generator=generator) > 0.5).float()
     remember = RememberGraph(model)
     with torch.no_grad():
-        memory = remember.model.encode_support_feats(model.encoder(images), masks[None])
+        memory = model.encode_support(images[None], masks[None])
     names = tuple(memory.tensors())
     stacked = tuple(torch.cat([tensor] * classes) for tensor in memory.tensors().values())
     # Tracing takes a size of 1 for a constant, so the examples hold two classes, two images and three references.
@@ -103,7 +97,7 @@ def graphs(model: FewShotSegmenter) -> list[Graph]:
     first_only: list[Any] = []
     for name in names:
         shape: dict[int, Any] = {0: class_dim}
-        if axis := POSITION_AXES.get(name):
+        if axis := memory.growing.get(name):
             shape[axis] = Dim("positions", max=2**24)
         first_only.append(shape)
     return [
@@ -114,6 +108,7 @@ def graphs(model: FewShotSegmenter) -> list[Graph]:
             input_names=["support_images", "support_masks"],
             output_names=list(names),
             dynamic_shapes={"support_images": {0: shot_dim}, "support_masks": {0: shot_dim}},
+            growing={},
         ),
         Graph(
             "segment",
@@ -122,6 +117,7 @@ def graphs(model: FewShotSegmenter) -> list[Graph]:
             input_names=["images", *names],
             output_names=["mask_logits", "iou_pred", "presence_logit"],
             dynamic_shapes={"images": {0: image_dim}, "memory": tuple(first_only)},
+            growing=memory.growing,
         ),
     ]
 

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fsdino.base.memory import Memory, SegmenterOutput
+from fsdino.base.memory import Memory, SegmenterOutput, Shape
 from fsdino.base.method import FewShotMethod
 from fsdino.base.resize import Resize, ResizeMode
 from fsdino.models.encoder import FeatureEncoder
@@ -114,6 +114,8 @@ class PrototypeMethod(FewShotMethod):
         self.kind: Kind = kind
         self.temperature = temperature
         self.sharpness = sharpness
+        # A softmax over tokens of several classes' memories, filled up to one length, would count the filling.
+        self.exportable = kind == "fg_bg"
 
     @classmethod
     def build(
@@ -143,6 +145,10 @@ class PrototypeMethod(FewShotMethod):
         )
         return cls(reader, taps, score_threshold, **kwargs)
 
+    def remark(self) -> str:
+        """See `FewShotMethod.remark`."""
+        return f"{self.kind} block {'+'.join(str(tap) for tap in self.taps)} threshold {self.score_threshold:.3f}"
+
     def encode_support(self, support_images: Tensor, support_masks: Tensor) -> PrototypeMemory:
         """Prototypes (or all tokens) of the references, pooled over all shots; shapes as in `FewShotMethod`."""
         batch, shots = support_images.shape[:2]
@@ -160,7 +166,9 @@ class PrototypeMethod(FewShotMethod):
 
     def scores(self, memory: PrototypeMemory, query_image: Tensor) -> Tensor:
         """Score maps (B, h, w) before the threshold, for choosing it; arguments as of `decode_query`."""
-        query = self._tokens(query_image)  # (B, L, h*w, C)
+        return self._scores(memory, self.encode_query(query_image))
+
+    def _scores(self, memory: PrototypeMemory, query: Tensor) -> Tensor:
         tokens = memory.features.to(query.dtype)
         if self.kind == "softmax":
             weights = memory.weights[:, None].to(query.dtype)
@@ -171,12 +179,24 @@ class PrototypeMethod(FewShotMethod):
         # Scores of taps are averaged, not features: each tap has its own scale of cosines.
         return score.mean(1).unflatten(1, (grid, grid))
 
+    def encode_query(self, query_image: Tensor) -> Tensor:
+        """Tokens (B, L, h*w, C) of the taps."""
+        return self._tokens(query_image)
+
     def decode_query(self, memory: PrototypeMemory, query_image: Tensor) -> SegmenterOutput:
+        """See `FewShotMethod.decode_query`."""
+        return self.decode_encoded(memory, self.encode_query(query_image))
+
+    def decode_encoded(self, memory: PrototypeMemory, encoded: Tensor) -> SegmenterOutput:
         """Scores above the threshold as logits; predicted IoU is the mean probability inside the mask."""
-        logits = self.sharpness * (self.scores(memory, query_image) - self.score_threshold)[:, None]  # (B, 1, h, w)
+        logits = self.sharpness * (self._scores(memory, encoded) - self.score_threshold)[:, None]  # (B, 1, h, w)
         inside = (logits > 0).to(logits.dtype)
         confidence = (logits.sigmoid() * inside).sum((2, 3)) / inside.sum((2, 3)).clamp_min(1)
         return SegmenterOutput(logits, confidence, logits.amax((2, 3)))
+
+    def memory_shapes(self) -> dict[str, Shape]:
+        """See `FewShotMethod.memory_shapes`."""
+        return {"features": (1, len(self.taps), "M", self.encoder.dim), "weights": (1, "M")}
 
     def _tokens(self, images: Tensor) -> Tensor:
         """(N, 3, S, S) -> (N, L, h*w, C)."""

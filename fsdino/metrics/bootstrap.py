@@ -1,8 +1,9 @@
-"""Intervals of few-shot mIoU by drawing episodes anew, for one method and for two on the same episodes."""
+"""Intervals of few-shot mIoU by drawing episodes or query images anew, for one method and for two on the same ones."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -31,6 +32,7 @@ def bootstrap_interval(
     num_resamples: int = 1000,
     seed: int = 0,
     level: float = 0.95,
+    groups: np.ndarray | None = None,
 ) -> Interval:
     """The pooled per-class mIoU with its percentile bootstrap over episodes, drawn anew within each fold.
 
@@ -41,10 +43,14 @@ def bootstrap_interval(
         folds: (N,) fold of each episode; None = all one fold.
         seed: equal seeds draw equal episodes, whatever the method measured.
         level: coverage in (0, 1).
+        groups: (N,) what is drawn in place of single episodes, for instance the query image of each; None draws
+            episodes. A short list shows one image in several episodes, which succeed or fail together.
 
-    Source: Efron, 1979 (percentile interval).
+    Source: Efron, 1979 (percentile interval); Field and Welsh, 2007 (drawing clusters).
     """
-    values = resampled_miou(class_ids, intersection, union, folds, num_resamples=num_resamples, seed=seed)
+    values = resampled_miou(
+        class_ids, intersection, union, folds, num_resamples=num_resamples, seed=seed, groups=groups
+    )
     return percentile_interval(values, level)
 
 
@@ -56,18 +62,19 @@ def paired_bootstrap(
     num_resamples: int = 1000,
     seed: int = 0,
     level: float = 0.95,
+    groups: np.ndarray | None = None,
 ) -> Interval:
     """mIoU of A minus mIoU of B on the same episodes: A is better beyond chance when the interval's `low` is above 0.
 
     Args:
         counts_a: (intersection, union), each (N,), of A.
         counts_b: the same of B, episode by episode.
-        class_ids, folds, num_resamples, seed, level: as in `bootstrap_interval`.
+        class_ids, folds, num_resamples, seed, level, groups: as in `bootstrap_interval`.
     """
     # One seed for both: a sample holds the same episodes of A and of B, so what is hard for both cancels and the
     # interval is narrower than that of two independent ones.
-    a = resampled_miou(class_ids, *counts_a, folds, num_resamples, seed)
-    b = resampled_miou(class_ids, *counts_b, folds, num_resamples, seed)
+    drawn: dict[str, Any] = {"folds": folds, "num_resamples": num_resamples, "seed": seed, "groups": groups}
+    a, b = (resampled_miou(class_ids, *counts, **drawn) for counts in (counts_a, counts_b))
     return percentile_interval(a - b, level)
 
 
@@ -78,6 +85,7 @@ def resampled_miou(
     folds: np.ndarray | None,
     num_resamples: int,
     seed: int,
+    groups: np.ndarray | None = None,
 ) -> np.ndarray:
     """(1 + num_resamples,) mIoUs: of the episodes as they are, then of samples; arguments as in `bootstrap_interval`.
 
@@ -86,16 +94,18 @@ def resampled_miou(
     """
     class_ids, intersection, union = (np.asarray(x) for x in (class_ids, intersection, union))
     folds = np.zeros(len(class_ids), dtype=np.int64) if folds is None else np.asarray(folds)
-    lengths = {len(class_ids), len(intersection), len(union), len(folds)}
+    groups = np.arange(len(class_ids)) if groups is None else np.asarray(groups)
+    lengths = {len(class_ids), len(intersection), len(union), len(folds), len(groups)}
     if len(lengths) != 1 or not len(class_ids):
         raise ValueError(f"per-episode arrays have lengths {sorted(lengths)}; expected one length above 0.")
     rng = np.random.default_rng(seed)
     means = []
     for fold in np.unique(folds):
         members = np.flatnonzero(folds == fold)
-        # Drawing n of n episodes with replacement is drawing how often each comes; as weights, all samples are one
+        names, group = np.unique(groups[members], return_inverse=True)
+        # Drawing n of n groups with replacement is drawing how often each comes; as weights, all samples are one
         # product of matrices. Folds are drawn apart, as they are measured apart and averaged.
-        draws = rng.multinomial(len(members), np.full(len(members), 1 / len(members)), size=num_resamples)
+        draws = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=num_resamples)[:, group]
         weights = np.concatenate([np.ones((1, len(members)), dtype=np.int64), draws])
         classes = np.unique(class_ids[members])
         one_hot = (class_ids[members][:, None] == classes).astype(np.float64)

@@ -11,6 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fsdino.base.foundation import recorded
+from fsdino.models.encoder_weights import check_kernels, misfit, overlay, read_weights
+
 
 class FeatureEncoder(nn.Module):
     """One frozen Vision Transformer of timm: pixels in [0, 1] in, layer-normed feature maps out.
@@ -25,6 +28,9 @@ class FeatureEncoder(nn.Module):
         weights: "timm" downloads timm's weights, a path loads a checkpoint of this architecture, None: random.
         stride: pixels between patches where they shall overlap for a finer map (Amir et al., arXiv 2112.05814); None:
             the patch size.
+
+    Attributes:
+        own_norm: maps go through the transformer's own last norm, in place of one without weights.
 
     Raises:
         ValueError: if the size is not a multiple of the patch, a tap does not exist, or the model is not a ViT.
@@ -52,6 +58,7 @@ class FeatureEncoder(nn.Module):
         self.depth = len(backbone.blocks)
         self.check_size(img_size)
         self.taps = _checked_taps(taps, self.depth, repr(name))
+        self.own_norm = False
         for stat in ("mean", "std"):
             value = torch.tensor(backbone.pretrained_cfg[stat], dtype=torch.float32).view(1, 3, 1, 1)
             self.register_buffer(stat, value, persistent=False)
@@ -69,6 +76,11 @@ class FeatureEncoder(nn.Module):
     def grid_size(self) -> int:
         """Side of the feature map at the native input size."""
         return self.img_size // self.patch_size
+
+    @property
+    def rotary(self) -> bool:
+        """Whether positions enter as rotations (RoPE), as in DINOv3, PE-Spatial and LingBot."""
+        return getattr(self.backbone, "rope", None) is not None
 
     def check_size(self, size: int) -> None:
         """Check that a square input of this side splits into patches.
@@ -108,8 +120,10 @@ class FeatureEncoder(nn.Module):
         # In float32 before the cast: a difference taken in bfloat16 would lose the pixels' last bits.
         x = ((images.float() - self.mean.float()) / self.std.float()).to(dtype)
         maps = self.backbone.forward_intermediates(
-            x, indices=taps, stop_early=True, intermediates_only=True, output_fmt="NCHW"
+            x, indices=taps, stop_early=True, intermediates_only=True, output_fmt="NCHW", norm=self.own_norm
         )
+        if self.own_norm:
+            return list(maps)
         # Layer-normed over channels, without parameters: a few channels would dominate the cosines between raw tokens.
         return [F.layer_norm(m.permute(0, 2, 3, 1), (self.dim,)).permute(0, 3, 1, 2) for m in maps]
 
@@ -119,11 +133,12 @@ class FeatureEncoder(nn.Module):
 
     def freeze_size_(self) -> FeatureEncoder:
         """Accept the native size alone from now on, for export: no resampling of the position embedding remains."""
-        # Three switches of timm that belong together; a ViT with rotary positions alone has nothing to resample.
-        if getattr(self.backbone, "pos_embed", None) is not None:
+        self.backbone.patch_embed.strict_img_size = True
+        # timm keeps rotary positions either for one size or for any; made for any, they need the grid that only the
+        # dynamic path hands them, and there learnt positions of the native size pass as they are.
+        if not self.rotary:
             self.backbone.dynamic_img_size = False
             self.backbone.patch_embed.flatten = True
-            self.backbone.patch_embed.strict_img_size = True
         return self
 
 
@@ -167,13 +182,22 @@ def set_stride_(vit: Any, stride: int) -> None:
 
 
 def _create(name: str, img_size: int, model_kwargs: dict[str, Any], weights: str | None) -> Any:
+    recorded(name)
     kwargs: dict[str, Any] = {"img_size": img_size, "dynamic_img_size": True, "num_classes": 0, **model_kwargs}
-    if weights not in (None, "timm"):
-        kwargs["pretrained_cfg_overlay"] = {"file": weights}
+    file, tensors = ("", {}) if weights is None else read_weights(name, weights)
+    if tensors:
+        kwargs["pretrained_cfg_overlay"] = overlay(name, tensors)
     try:
-        model: Any = timm.create_model(name, pretrained=weights is not None, **kwargs)
+        model: Any = timm.create_model(name, pretrained=bool(tensors), **kwargs)
     except TypeError as error:  # convolutional networks know neither img_size nor dynamic_img_size
         raise ValueError(f"encoder {name!r} does not take {sorted(kwargs)}; use a Vision Transformer.") from error
+    except Exception as error:  # each architecture has its own way to trip over the weights of another
+        if not tensors:
+            raise
+        raise misfit(name, file, error) from error
     if not (hasattr(model, "blocks") and hasattr(model, "patch_embed") and hasattr(model, "forward_intermediates")):
         raise ValueError(f"encoder {name!r} has no transformer blocks to read; use a Vision Transformer.")
+    if tensors:
+        check_kernels(name, file, tensors, model)
+        del model.pretrained_cfg["state_dict"]  # a second copy of all weights
     return model

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +25,7 @@ class SupportMemory(Memory):
         bg: (B, M) share of the rest in each position, in [0, 1].
     """
 
+    growing: ClassVar[Mapping[str, int]] = {"tokens": 2, "fg": 1, "bg": 1}
     prototypes: Tensor
     tokens: Tensor | None = None
     fg: Tensor | None = None

@@ -13,9 +13,9 @@ from segment_anything.modeling import PromptEncoder
 from torch import Tensor, nn
 
 from fsdino.base.frozen import FrozenMaps
-from fsdino.base.memory import SegmenterOutput
+from fsdino.base.memory import SegmenterOutput, Shape, check_memory
 from fsdino.base.method import FewShotMethod
-from fsdino.base.reference import ImageLike, Reference, image_array, prompt_points, reference_arrays
+from fsdino.base.reference import ImageLike, Reference, image_array, prompt_points, reference_arrays, to_numbers
 from fsdino.base.resize import Resize
 from fsdino.base.result import MAX_CLASSES_AT_ONCE, Segmentation
 from fsdino.models import clicks
@@ -46,6 +46,7 @@ class FewShotSegmenter(FewShotMethod):
     memory_type = SupportMemory
     takes_negatives = True
     learns_absence = True
+    exportable = True
     # No memory passes through these parts, so they do not change what a saved one means.
     silent_args = frozenset({"promptable", "presence_statistics"})
 
@@ -96,10 +97,8 @@ class FewShotSegmenter(FewShotMethod):
     # ---- references
 
     @torch.no_grad()
-    def remember(self, references: Sequence[Reference]) -> SupportMemory:
+    def remember_references(self, references: Sequence[Reference]) -> SupportMemory:
         """As `FewShotMethod.remember`, for references of every kind and for negative ones."""
-        if len(references) == 0:
-            return super().remember(references)
         if all(reference.negative for reference in references):
             raise ValueError("remember() got negative references alone; give at least one that shows the object.")
         images = [image_array(reference.image, reference.name) for reference in references]
@@ -218,8 +217,9 @@ class FewShotSegmenter(FewShotMethod):
     @torch.no_grad()
     def refine(self, memory: SupportMemory, image: ImageLike, points: Any, labels: Any = None) -> Segmentation:
         """See `FewShotMethod.refine`: SAM's decoder corrects what the memory found, click by click."""
+        check_memory(memory, SupportMemory, self._mark())
         array = image_array(image, "image")
-        marks = [1] * len(points) if labels is None else labels
+        marks = [1] * len(to_numbers(points, "refine(): points")) if labels is None else labels
         given = Reference(image, points=points, labels=marks, name="refine()")
         where, kinds = self._points(given, array.shape[:2], on_object=False)
         output = clicks.correct(self, memory, self.encoder(self._square(array)[None]), where, kinds)
@@ -232,6 +232,12 @@ class FewShotSegmenter(FewShotMethod):
         logits = clicks.draw(self, self.encoder(self._square(image)[None]), *self._points(reference, image.shape[:2]))
         found: np.ndarray = (self.resize.invert(logits[0, 0], (image.shape[0], image.shape[1])) > 0).cpu().numpy()
         return found
+
+    def memory_shapes(self) -> dict[str, Shape]:
+        """See `FewShotMethod.memory_shapes`."""
+        layers, dim = len(self.config.reader_taps), self.encoder.dim
+        tokens: Shape = (1, layers, "M", dim)
+        return {"prototypes": (1, layers, 2, dim), "tokens": tokens, "fg": (1, "M"), "bg": (1, "M")}
 
     # ---- training and weights
 

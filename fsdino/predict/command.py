@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 
 from fsdino.base.digest import file_sha256
+from fsdino.predict.drawn import ENOUGH, caution
 from fsdino.predict.engines import Engine
 from fsdino.predict.engines.choice import EngineChoice
 from fsdino.predict.engines.onnx import REMEMBER_FILE, SEGMENT_FILE
 from fsdino.predict.formats import listed
-from fsdino.predict.images import find_images
-from fsdino.predict.memory_file import MEMORY_SUFFIX, SavedMemory, load_memory, save_memory, thumbnail
+from fsdino.predict.images import find_images, read_ahead
+from fsdino.predict.memory_file import MEMORY_SUFFIX, load_memory, remembered, save_memory
 from fsdino.predict.outputs import Outputs
 from fsdino.predict.run import finder, run_all
 from fsdino.predict.support import Support, read_support
@@ -56,7 +57,7 @@ def predict(
 
     Args:
         support: what to look for: a folder per class with image and mask of one name side by side, images/<class>/
-            and masks/<class>/, a COCO JSON, or saved memories (.fsmem).
+            and masks/<class>/, a COCO JSON, a folder for YOLO, or saved memories (.fsmem).
         images: images to segment: a folder, a glob, an image or a video.
         out: folder for the results.
         engine: the model, and what runs it.
@@ -82,10 +83,10 @@ def predict(
     choices = engine.each(devices)
     opened = choices[0].open()
     limit = opened.threshold if threshold is None else threshold
-    kinds = listed(formats)
+    kinds, fingerprint = listed(formats), opened.fingerprint()
     # Results of other settings are not continued, so whatever changes a pixel is named here.
     settings = {
-        "model": opened.fingerprint(),
+        "model": fingerprint,
         "runtime": engine.runtime,
         "graph": None if engine.runtime == "torch" else _graph_digest(Path(engine.model)),
         "support": wanted.digest(),
@@ -95,6 +96,8 @@ def predict(
         "tile": tile,
         "split_instances": split_instances,
     }
+    first = (image for _, image in read_ahead(items[:ENOUGH]) if isinstance(image, np.ndarray))
+    warn(caution(fingerprint, first))
     memories, names = remember_all(opened, wanted), wanted.class_names()
     sources = {item.name: item.source for item in items}
     options = {"split_instances": split_instances, "overwrite": overwrite}
@@ -112,6 +115,12 @@ def predict(
         print(f"not read: {name}: {reason}", file=sys.stderr)
     print(f"{done} of {done + len(failed)} images, {', '.join(kinds)} and scores.csv in {out}")
     return 1 if failed else 0
+
+
+def warn(text: str | None) -> None:
+    """Say something on standard error, where there is something to say."""
+    if text is not None:
+        print(f"careful: {text}", file=sys.stderr)
 
 
 def _check_options(min_score: float, threshold: float | None, tile: int, batch: int) -> None:
@@ -158,14 +167,10 @@ def remember(
         raise ValueError(f"'{out}' is one file for {len(names)} classes ({', '.join(names[:5])}); name a folder.")
     opened = engine.open()
     written, files, fingerprint = [], _file_names(names), opened.fingerprint()
+    warn(caution(fingerprint, (np.asarray(one.image) for name in names for one in wanted.references[name])))
     for name in names:
         references = wanted.references[name]
-        arrays = opened.pack(opened.remember(references))
-        # The thumbnail shows the object, where possible by a mask.
-        shown = next((one for one in references if one.mask is not None and not one.negative), references[0])
-        image = np.asarray(shown.image)
-        mask = np.zeros(image.shape[:2], np.uint8) if shown.mask is None else np.asarray(shown.mask)
-        memory = SavedMemory(name, fingerprint, arrays, thumbnail(image, mask))
+        memory = remembered(opened, name, references, fingerprint)
         path = Path(out) if is_file else Path(out) / f"{files[name]}{MEMORY_SUFFIX}"
         written.append(save_memory(memory, path))
         print(f"{name}: {len(references)} reference{'s' * (len(references) > 1)} in {written[-1]}")

@@ -10,8 +10,13 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as rle_tools
 
+from fsdino.base.result import LabelMap
 from fsdino.visualize import palette_color
+from fsdino.visualize.overlay import overlay
 
+OVERLAY_SIDE = 448  # pixels; smaller images are enlarged, or the captions would hide them
+# Without subsampling of colours: JPEG would smear the thin outlines of the masks.
+OVERLAY_FORM: dict[str, Any] = {"format": "JPEG", "quality": 92, "subsampling": 0}
 MAX_CLASSES = 254  # 0 is background and 255 means ignore wherever label maps are read
 
 
@@ -20,6 +25,16 @@ def label_png(labels: np.ndarray) -> Image.Image:
     image = Image.fromarray(labels.astype(np.uint8), mode="P")
     image.putpalette([0, 0, 0] + [channel for label in range(1, 256) for channel in palette_color(label)])
     return image
+
+
+def captioned(image: np.ndarray, found: LabelMap, names: Sequence[str]) -> Image.Image:
+    """An image (H, W, 3) uint8 with its masks and the names and scores of the classes that were found."""
+    there, scores = np.unique(found.labels), list(found.scores.values())
+    captions = {int(k): f"{names[k - 1]} {scores[k - 1]:.2f}" for k in there if k > 0}
+    factor = max(1, OVERLAY_SIDE // max(found.labels.shape))
+    # Whole factors and repeated pixels: what is enlarged for its caption stays what it was.
+    large = (array.repeat(factor, 0).repeat(factor, 1) for array in (image, found.labels))
+    return Image.fromarray(overlay(*large, captions=captions))
 
 
 def annotation(mask: np.ndarray, label: int, score: float) -> dict[str, Any]:

@@ -64,7 +64,7 @@ def _read_class(folder: Path, max_references: int) -> list[Reference]:
 def _read(folder: Path, stem: str, files: list[Path]) -> Reference:
     said, image = folder / f"{stem}.json", read_image(files[0])
     values = _values(said) if said.is_file() else {}
-    negative = bool(values.pop("negative", False))
+    negative = values.pop("negative", False)
     mask = (read_mask(files[1], 128) == 1).astype(np.uint8) if len(files) > 1 else None
     name = f"{folder.name}/{stem}"
     if mask is None and not values:
@@ -94,4 +94,7 @@ def _values(file: Path) -> dict[str, Any]:
     known = (*HINTS, "negative")
     if not isinstance(values, dict) or set(values) - set(known):
         raise DataSetError(f"'{file}' holds something else than hints: expected an object with {', '.join(known)}.")
+    # JSON's own true alone: "false" as text would count as true.
+    if not isinstance(values.get("negative", False), bool):
+        raise DataSetError(f"'{file}': negative is true or false without quotes, got {values['negative']!r}.")
     return values

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,11 +14,15 @@ from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from fsdino.base.digest import told_sha256
+from fsdino.base.reference import Reference
+from fsdino.data.images import UNREADABLE
+from fsdino.predict.engines import Engine
 from fsdino.visualize.overlay import overlay
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 MEMORY_SUFFIX = ".fsmem"
-THUMBNAIL_SIDE = 96
+THUMBNAIL_SIDE, MAX_THUMBNAIL_SIDE = 96, 1024  # pixels of what is written, and of what is read
 _HEADER_BYTES = 2_000  # names, shapes and offsets in front of the arrays
 
 
@@ -53,8 +58,8 @@ def save_memory(memory: SavedMemory, path: str | Path, *, max_bytes: int = 1_000
         "class_name": memory.class_name,
         "fingerprint": memory.fingerprint,
         "thumbnail": image,
-        "sha256": _digest(arrays),
     }
+    metadata["sha256"] = _digest(arrays, metadata)
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     # Written aside and moved: the file is whole or not there, also where the run is killed.
@@ -83,20 +88,35 @@ def load_memory(path: str | Path, fingerprint: str | None = None) -> SavedMemory
         raise ValueError(
             f"'{path}' is not a saved memory, though in safetensors form; make one with `fsdino remember`."
         )
-    if int(metadata["format_version"]) != FORMAT_VERSION:
+    if metadata.get("format_version") != str(FORMAT_VERSION):
         raise ValueError(
-            f"'{path}' has format version {metadata['format_version']}, this fsdino reads {FORMAT_VERSION}; "
+            f"'{path}' has format version {metadata.get('format_version')}, this fsdino reads {FORMAT_VERSION}; "
             "remember the class again with this version."
         )
-    if metadata.get("sha256") != _digest(arrays):
+    if metadata.get("sha256") != _digest(arrays, metadata):
         raise ValueError(f"saved memory '{path}' is damaged (its sha256 is another); remember the class again.")
+    if missing := {"class_name", "fingerprint", "thumbnail"} - metadata.keys():
+        raise ValueError(f"saved memory '{path}' is damaged (no {min(missing)}); remember the class again.")
     if fingerprint is not None and metadata["fingerprint"] != fingerprint:
         raise ValueError(
             f"'{path}' was remembered by model {metadata['fingerprint']}, this is model {fingerprint}, whose features "
             "differ; remember the class again with this model."
         )
-    image = _from_text(metadata["thumbnail"])
-    return SavedMemory(metadata["class_name"], metadata["fingerprint"], _whole(arrays), image)
+    try:
+        image, whole = _from_text(metadata["thumbnail"]), _whole(arrays)
+    except UNREADABLE as error:
+        raise ValueError(f"saved memory '{path}' is damaged ({error}); remember the class again.") from error
+    return SavedMemory(metadata["class_name"], metadata["fingerprint"], whole, image)
+
+
+def remembered(engine: Engine, class_name: str, references: Sequence[Reference], fingerprint: str) -> SavedMemory:
+    """What an engine of that fingerprint remembers of a class, ready to be saved; images and masks are arrays."""
+    arrays = engine.pack(engine.remember(references))
+    # The thumbnail shows the object, where possible by a mask.
+    shown = next((one for one in references if one.mask is not None and not one.negative), references[0])
+    image = np.asarray(shown.image)
+    mask = np.zeros(image.shape[:2], np.uint8) if shown.mask is None else np.asarray(shown.mask)
+    return SavedMemory(class_name, fingerprint, arrays, thumbnail(image, mask))
 
 
 def thin_out(arrays: dict[str, np.ndarray], count: int, seed: int = 0) -> dict[str, np.ndarray]:
@@ -136,8 +156,9 @@ def thumbnail(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return overlay(small, np.asarray(Image.fromarray(mask * np.uint8(255)).resize(size, Image.Resampling.BOX)) > 127)
 
 
-def _digest(arrays: dict[str, np.ndarray]) -> str:
-    digest = hashlib.sha256()
+def _digest(arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> str:
+    """Over the arrays and everything that is said of them: class name, model, image."""
+    digest = hashlib.sha256(told_sha256(metadata).encode())
     for name, array in sorted(arrays.items()):
         digest.update(f"{name} {array.dtype} {array.shape}".encode())
         digest.update(array.tobytes())
@@ -159,6 +180,9 @@ def _eight_bits(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 def _whole(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     whole = {n: a.astype(np.float32) if np.issubdtype(a.dtype, np.floating) else a for n, a in arrays.items()}
     if "tokens_scale" in whole:
+        # A product of other shapes could be far larger than the file.
+        if "tokens" not in whole or whole["tokens_scale"].shape != (*whole["tokens"].shape[:-1], 1):
+            raise ValueError("tokens_scale is not one number a token")
         tokens = whole["tokens"].astype(np.float32) * whole.pop("tokens_scale")
         # Rounding has changed the lengths, and the reader takes products of tokens for cosines.
         length = np.linalg.norm(tokens, axis=-1, keepdims=True)
@@ -177,4 +201,8 @@ def _to_text(image: np.ndarray) -> str:
 
 
 def _from_text(text: str) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(base64.b64decode(text))).convert("RGB"))
+    image = Image.open(io.BytesIO(base64.b64decode(text)), formats=("PNG",))
+    # Looked at before it is decoded: a few bytes can say that they are gigapixels.
+    if max(image.size) > MAX_THUMBNAIL_SIDE:
+        raise ValueError(f"its image is larger than {MAX_THUMBNAIL_SIDE} pixels")
+    return np.asarray(image.convert("RGB"))

@@ -15,9 +15,11 @@ from fsdino.base.result import LabelMap, resolve
 from fsdino.predict.engines import Engine
 from fsdino.predict.images import EndOfVideo, Item, read_ahead
 from fsdino.predict.outputs import Outputs
-from fsdino.predict.tiles import find_tiled
+from fsdino.predict.tiles import segment_tiled
 
-WRITES_WAITING = 8  # results that may wait for the disk: bounds the memory when it is slower than the model
+# Results that may wait for the disk, and pixels of all of them (each is 8 bytes): bounds the memory when the disk is
+# slower than the model.
+WRITES_WAITING, PIXELS_WAITING = 8, 24_000_000
 Finder = Callable[[Sequence[np.ndarray]], Iterable[LabelMap]]
 _Read = tuple[Item, "np.ndarray | Exception"]
 
@@ -33,8 +35,10 @@ def finder(
         # Alone through `find`, which every engine computes the same way, whatever the others do.
         found = iter(engine.find_batch(joined, whole) if len(whole) > 1 else [engine.find(joined, i) for i in whole])
         for image, large in zip(images, is_large):
-            one = find_tiled(engine, joined, len(names), image, tile) if large else next(found)
-            yield resolve(zip(names, one), (image.shape[0], image.shape[1]), threshold, min_score)
+            if large:
+                yield segment_tiled(engine, joined, names, image, tile, threshold=threshold, min_score=min_score)
+            else:
+                yield resolve(zip(names, next(found)), (image.shape[0], image.shape[1]), threshold, min_score)
 
     return find
 
@@ -82,14 +86,17 @@ class _Queue:
     def work(self, find: Finder, outputs: Outputs, writers: ThreadPoolExecutor) -> None:
         """Take images until there are none."""
         writes: list[Future[None]] = []
+        waiting: list[int] = []  # pixels of each
         try:
             while taken := self._take():
                 read = [(item, image) for item, image in taken if isinstance(image, np.ndarray)]
                 for (item, image), found in zip(read, find([image for _, image in read])):
                     writes.append(writers.submit(outputs.write, item.name, image, found))
+                    waiting.append(image.shape[0] * image.shape[1])
                     # `result` raises here what went wrong in the writing thread, where it would be lost.
-                    while len(writes) > WRITES_WAITING:
+                    while len(writes) > WRITES_WAITING or sum(waiting) > PIXELS_WAITING:
                         writes.pop(0).result()
+                        waiting.pop(0)
                 with self._lock:
                     self._note({item.name: image for item, image in taken if isinstance(image, Exception)})
                     self._bar.update(len(taken))

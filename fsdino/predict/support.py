@@ -15,8 +15,11 @@ from fsdino.data.class_index import ClassIndex
 from fsdino.data.files import DataSetError
 from fsdino.data.readers.coco import CocoIndex
 from fsdino.data.readers.folder import LAYOUTS, folder
+from fsdino.data.readers.yolo import is_yolo, yolo_folder
 from fsdino.predict.hints import HINTS, check_mask, hinted_folder
 from fsdino.predict.memory_file import MEMORY_SUFFIX, load_memory
+
+YOLO = "images/, labels/*.txt and data.yaml of YOLO's segmentation format"
 
 
 @dataclass
@@ -61,6 +64,7 @@ def read_support(support: str | Path, *, images: str | Path | None = None, max_r
       `hinted_folder`
     - trees `refs/images/<class>/` and `refs/masks/<class>/`, or `images/`, `labels/` and `classes.json`
     - a COCO-format JSON with masks
+    - a folder of YOLO's segmentation format, or its `data.yaml`
     - a saved memory (`cat.fsmem`), or a folder of them; the class's name is inside
 
     Args:
@@ -81,6 +85,9 @@ def read_support(support: str | Path, *, images: str | Path | None = None, max_r
         beside = path.parent / "images"
         image_dir = Path(images) if images else (beside if beside.is_dir() else path.parent)
         return _from_index(CocoIndex(path, image_dir, name=path.stem), max_references)
+    # Before the plain layouts, which take a folder called labels for one of label maps.
+    if is_yolo(path):
+        return _from_index(yolo_folder(path, name=str(path)), max_references)
     if path.is_file():
         raise ValueError(f"support '{path}' is a single file; expected one of: {_layouts()}.")
     if memories := sorted(file for file in path.glob(f"*{MEMORY_SUFFIX}") if not file.name.startswith(".")):
@@ -93,7 +100,7 @@ def read_support(support: str | Path, *, images: str | Path | None = None, max_r
 
 def _layouts() -> str:
     hints = "<class>/<name>.jpg with points, a box or a scribble in <name>.json"
-    return "; ".join((*LAYOUTS, hints, "a COCO JSON with masks", f"a saved memory (*{MEMORY_SUFFIX})"))
+    return "; ".join((*LAYOUTS, hints, "a COCO JSON with masks", YOLO, f"a saved memory (*{MEMORY_SUFFIX})"))
 
 
 def _from_memories(files: Sequence[Path]) -> Support:

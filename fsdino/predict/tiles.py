@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fsdino.base.result import Segmentation
+from fsdino.base.result import LabelMap, LabelPainter
 from fsdino.predict.engines import Engine
 
 
@@ -28,35 +28,75 @@ def tiles(size: tuple[int, int], tile: int, overlap: float = 0.25) -> list[tuple
     return [(top, left, bottom, right) for top, bottom in edges[0] for left, right in edges[1]]
 
 
-def find_tiled(engine: Engine, joined: Sequence[Any], count: int, image: np.ndarray, tile: int) -> list[Segmentation]:
-    """Find `count` classes in a large image (H, W, 3) uint8, window by window.
+def segment_tiled(
+    engine: Engine,
+    joined: Sequence[Any],
+    names: Sequence[str],
+    image: np.ndarray,
+    tile: int,
+    *,
+    threshold: float | None = None,
+    min_score: float = 0.0,
+) -> LabelMap:
+    """Find classes in a large image (H, W, 3) uint8, window by window, and give each pixel to the most probable one.
 
     A class is present when it is in any window; its score is the best of those windows, its presence the highest of
-    all windows.
+    all windows. Probabilities are blended where windows overlap: a window counts less and less towards its border.
+
+    Args:
+        joined, names: the classes' memories as `engine.join` made them, and their names in the same order.
+        tile: side of a window in pixels.
+        threshold: probability above which a pixel belongs to a class; the engine's own when left out.
+        min_score: classes whose score is below count as absent. Above 0 the probabilities of all classes are held for
+            the whole image, otherwise for the height of one window.
     """
-    size = image.shape[:2]
-    sums = np.zeros((count, *size), np.float32)
-    weight_sum = np.zeros(size, np.float32)
-    scores, present = [0.0] * count, [False] * count
-    presences: list[list[float]] = [[] for _ in range(count)]
-    for top, left, bottom, right in tiles(size, tile):
-        window = np.s_[top:bottom, left:right]
-        # An object at a window's edge is cut in two there and seen whole by the neighbour, whose word must count more.
-        weight = np.minimum.outer(_ramp(bottom - top), _ramp(right - left))
-        weight_sum[window] += weight
-        for i, finding in enumerate(engine.find(joined, image[window])):
-            if finding.presence is not None:
-                presences[i].append(finding.presence)
-            # Where the class is absent its probabilities count as 0: the window's mask is empty, whatever they are.
-            if finding.present:
-                sums[i][window] += weight * finding.probs
-                present[i], scores[i] = True, max(scores[i], finding.score)
-    found = []
-    for i in range(count):
-        probs = sums[i] / weight_sum
-        mask = (probs > np.float32(engine.threshold)) & present[i]
-        found.append(Segmentation(mask, probs, scores[i], present[i], max(presences[i], default=None)))
-    return found
+    height, width = image.shape[:2]
+    rows: dict[int, list[tuple[int, int, int, int]]] = {}
+    for window in tiles((height, width), tile):
+        rows.setdefault(window[0], []).append(window)
+    side = min(tile, height)
+    # Which classes count is known at the end where a least score is asked for, since the best window decides.
+    held = side if min_score <= 0 else height
+    sums, weight_sum = np.zeros((len(names), held, width), np.float32), np.zeros((held, width), np.float32)
+    labels = LabelPainter((height, width), engine.threshold if threshold is None else threshold)
+    scores, present = [0.0] * len(names), [False] * len(names)
+    presences: list[list[float]] = [[] for _ in names]
+    first = 0  # the row of the image that is the first of those held
+    # What lies above the next row of windows is finished, and given away before that row is begun.
+    for top, following in zip(rows, [*list(rows)[1:], height]):
+        for _, left, bottom, right in rows[top]:
+            part = np.s_[top - first : bottom - first, left:right]
+            # An object at a window's edge is cut in two there and seen whole by the neighbour, which must count more. A
+            # product: the smaller of both would leave a seam along the image's rim, where all windows weigh little.
+            weight = np.outer(_ramp(bottom - top), _ramp(right - left))
+            weight_sum[part] += weight
+            for i, finding in enumerate(engine.find(joined, image[top:bottom, left:right])):
+                if finding.presence is not None:
+                    presences[i].append(finding.presence)
+                # Where the class is absent its probabilities count as 0: the window's mask is empty, whatever they are.
+                if finding.present:
+                    sums[i][part] += weight * finding.probs
+                    present[i], scores[i] = True, max(scores[i], finding.score)
+        if held == height and following < height:
+            continue
+        done = following - first
+        for i in range(len(names)):
+            if present[i] and scores[i] >= min_score:
+                labels.add(i + 1, sums[i, :done] / weight_sum[:done], first)
+            _move_up(sums[i], done)
+        _move_up(weight_sum, done)
+        first = following
+    there = [is_there and score >= min_score for is_there, score in zip(present, scores)]
+    return labels.finish(
+        {name: score if found else 0.0 for name, score, found in zip(names, scores, there)},
+        {name: max(values, default=None) for name, values in zip(names, presences)},
+    )
+
+
+def _move_up(rows: np.ndarray, count: int) -> None:
+    """Drop the first rows of an array (H, W) and add as many rows of zeros below, in place."""
+    rows[: len(rows) - count] = rows[count:]
+    rows[len(rows) - count :] = 0
 
 
 def _ramp(length: int) -> np.ndarray:

@@ -12,11 +12,9 @@ import numpy as np
 from PIL import Image
 
 from fsdino.base.result import Instance, LabelMap
-from fsdino.predict.formats import annotation, label_png, yolo_lines
-from fsdino.visualize.overlay import overlay
+from fsdino.predict.formats import OVERLAY_FORM, annotation, captioned, label_png, yolo_lines
 
 TEXT: dict[str, Any] = {"encoding": "utf-8", "errors": "surrogateescape"}  # names on disk may be any bytes
-OVERLAY_SIDE = 448  # pixels; smaller images are enlarged, or the captions would hide them
 
 
 class Writer:
@@ -60,15 +58,7 @@ class OverlaysWriter(Writer):
 
     def write(self, path: Path, image: np.ndarray, found: LabelMap) -> None:
         """See `Writer.write`."""
-        there = np.unique(found.labels)
-        scores = list(found.scores.values())
-        captions = {int(k): f"{self.names[k - 1]} {scores[k - 1]:.2f}" for k in there if k > 0}
-        factor = max(1, OVERLAY_SIDE // max(found.labels.shape))
-        # Whole factors and repeated pixels: what is enlarged for its caption stays what it was.
-        large = (array.repeat(factor, 0).repeat(factor, 1) for array in (image, found.labels))
-        drawn = Image.fromarray(overlay(*large, captions=captions))
-        # Without subsampling of colours: JPEG would smear the thin outlines of the masks.
-        _save(drawn, path, format="JPEG", quality=92, subsampling=0)
+        _save(captioned(image, found, self.names), path, **OVERLAY_FORM)
 
 
 class YoloWriter(Writer):

@@ -11,7 +11,8 @@ from lightning import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
-from fsdino.base.storage import CHECKPOINT_KEY, describe
+from fsdino.base.checkpoint import CHECKPOINT_KEY
+from fsdino.base.storage import describe
 from fsdino.models.segmenter import FewShotSegmenter
 from fsdino.teachers.prompting import decode_prompts
 from fsdino.teachers.sam import SamTeacher

@@ -17,10 +17,11 @@ from lightning import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
+from fsdino.base.checkpoint import CHECKPOINT_KEY
 from fsdino.base.memory import SegmenterOutput
 from fsdino.base.method import FewShotMethod
 from fsdino.base.processes import own_items
-from fsdino.base.storage import CHECKPOINT_KEY, describe
+from fsdino.base.storage import describe
 from fsdino.metrics.threshold import ThresholdCurve
 from fsdino.training.losses import bce_loss, dice_loss, focal_loss
 from fsdino.training.optim import OptimizerName, ScheduleName, build_optimizer, build_schedule

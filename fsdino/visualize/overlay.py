@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -97,26 +97,28 @@ def overlay(image: Any, mask: Any, *, captions: Mapping[int, str] | None = None,
     check_same_size(canvas, labels)
     line = max(1, round(min(labels.shape) / 250))  # width of each tone in pixels
     present = [int(k) for k in np.unique(labels) if k not in (0, IGNORE)]
-    fill = canvas.astype(np.float32)
     for label in present:
         inside = labels == label
-        fill[inside] += opacity * (np.asarray(palette_color(label), np.float32) - fill[inside])
-    canvas = np.rint(fill).astype(np.uint8)
+        fill = canvas[inside].astype(np.float32)
+        fill += opacity * (np.asarray(palette_color(label), np.float32) - fill)
+        canvas[inside] = np.rint(fill).astype(np.uint8)
     _hatch(canvas, labels == IGNORE, line)
-    _outline(canvas, {label: labels == label for label in present}, line)
+    _outline(canvas, labels, present, line)
     if captions:
         canvas = _legend(canvas, {k: captions[k] for k in captions if k != 0})
     return canvas
 
 
-def _outline(canvas: np.ndarray, masks: Mapping[int, np.ndarray], line: int) -> None:
-    """Trace each mask in place: black outside, white inside, and further in the pure colour, which names the class."""
-    # One of black and white shows on any image. All black comes first, so that touching classes keep their white.
+def _outline(canvas: np.ndarray, labels: np.ndarray, present: Sequence[int], line: int) -> None:
+    """Trace each label in place: black outside, white inside, and further in the pure colour, which names the class."""
+    # One of black and white shows on any image. All black comes first, so that touching classes keep their white. Masks
+    # are made twice, since those of all classes of a large image would be more memory than the image.
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * line + 1, 2 * line + 1))
-    regions = {label: mask.astype(np.uint8) for label, mask in masks.items()}
-    for region in regions.values():
+    for label in present:
+        region = (labels == label).astype(np.uint8)
         canvas[(cv2.dilate(region, kernel) > 0) & (region == 0)] = 0
-    for label, region in regions.items():
+    for label in present:
+        region = (labels == label).astype(np.uint8)
         inner = cv2.erode(region, kernel)
         canvas[(region > 0) & (inner == 0)] = 255
         canvas[(inner > 0) & (cv2.erode(inner, kernel, iterations=2) == 0)] = palette_color(label)

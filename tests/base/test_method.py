@@ -16,6 +16,8 @@ from tests.small import rand, refuses
 class Everything(FewShotMethod):
     """Finds the remembered share of foreground everywhere, and is present where the image is bright."""
 
+    memory_type = SupportMemory
+
     def encode_support(self, support_images: Tensor, support_masks: Tensor) -> SupportMemory:
         return SupportMemory(prototypes=support_masks.mean((1, 2, 3))[:, None])
 

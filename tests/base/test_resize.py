@@ -76,7 +76,31 @@ def test_soft_mask_holds_the_area() -> None:
     assert abs(float(Resize(32).soft_mask(mask).mean() - mask.mean())) < 0.01
 
 
+def test_a_first_size_comes_before_the_square_and_is_what_truths_have() -> None:
+    resize = Resize(64, first_size=40, hard_masks=True)
+    image = rand(3, 90, 130)
+    first = F.interpolate(image[None], (40, 40), mode="bilinear", antialias=True)
+    expected = F.interpolate(first, (64, 64), mode="bilinear")[0]
+    torch.testing.assert_close(resize.image(image), expected)
+    mask = (rand(90, 130, seed=1) > 0.7).float()
+    near = F.interpolate(mask[None, None], (40, 40), mode="nearest")
+    assert torch.equal(resize.soft_mask(mask), (F.interpolate(near, (64, 64), mode="bilinear")[0, 0] > 0).float())
+    assert torch.equal(resize.truth(mask.long()), near[0, 0].long())
+    assert resize.invert(rand(16, 16), (90, 130)).shape == (90, 130)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_fields_truth_is_torchs_nearest(mode: ResizeMode) -> None:
+    truth = (rand(90, 130) * 3).long()
+    height = 32 if mode == "squash" else 22
+    got = Resize(32, mode).truth(truth, exact=False)
+    expected = F.interpolate(truth[None, None].float(), (height, 32), mode="nearest")[0, 0].long()
+    assert torch.equal(got[:height], expected) and (got[height:] == 255).all()
+    assert not torch.equal(got, Resize(32, mode).truth(truth))
+
+
 def test_errors_say_what_to_do() -> None:
+    refuses("first_size 20 with resize mode 'pad': give a positive side", Resize, 32, "pad", first_size=20)
     refuses("not positive; give", Resize, 0)
     refuses("'crop' is unknown; use 'squash' or 'pad'", Resize, 32, "crop")
     assert repr(Resize(32, "pad")) == "Resize(size=32, mode='pad')"

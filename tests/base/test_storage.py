@@ -14,8 +14,10 @@ from safetensors.torch import load_file, save_file
 
 import fsdino
 from fsdino.base import bundled
+from fsdino.base.checkpoint import CHECKPOINT_KEY
+from fsdino.base.digest import told_sha256
 from fsdino.base.registry import METHODS, build
-from fsdino.base.storage import CHECKPOINT_KEY, describe, fingerprint, load, read_checkpoint, rewrite_checkpoint, save
+from fsdino.base.storage import describe, fingerprint, load, save
 from fsdino.models.segmenter import FewShotSegmenter
 from tests.contract import assert_same, episodes
 from tests.small import METHOD_ARGS, references, refuses, scene, small_segmenter
@@ -62,6 +64,22 @@ def test_every_method_survives_disk_and_refuses_the_weights_of_another(name: str
     if method.state_dict():
         shutil.copy(save(other, tmp_path / "two") / "model.safetensors", place / "model.safetensors")
         refuses("mixes two models", load, place)
+
+
+@pytest.mark.parametrize("name", ["sansa", "fssam"])
+def test_a_model_of_older_arithmetic_is_refused(name: str, tmp_path: Path) -> None:
+    """Equal weights and arguments that mean other masks now must not pass for what was measured."""
+    method = build(name, **METHOD_ARGS[name])
+    place, now = save(method, tmp_path), method.fingerprint()
+    assert json.loads((place / "config.json").read_text())["arithmetic"] == 2
+    rewrite(place, arithmetic=1)
+    title = type(method).title
+    refuses(f"made for arithmetic 1 of {title}, and this fsdino computes 2, which .* train it again", load, place)
+    rewrite(place, arithmetic=9)
+    refuses("made for arithmetic 9 of .*; update fsdino", load, place)
+    older = type(name, (type(method),), {"arithmetic": 1})
+    method.__class__ = older
+    assert method.fingerprint() != now and "arithmetic" not in describe(method)
 
 
 def test_a_model_of_another_method_is_refused_where_one_is_wanted(folder: Path, tmp_path: Path) -> None:
@@ -136,15 +154,6 @@ def test_a_run_folder_opens_its_best_model(model: FewShotSegmenter, tmp_path: Pa
     assert load(tmp_path).threshold == 0.5
 
 
-def test_a_checkpoint_is_written_again_with_other_weights(model: FewShotSegmenter, tmp_path: Path) -> None:
-    state = {**prefixed(small_segmenter(seed=1)), "loss.weight": torch.ones(2)}
-    torch.save({"state_dict": state, CHECKPOINT_KEY: describe(model), "epoch": 7}, tmp_path / "a.ckpt")
-    rewrite_checkpoint(model, tmp_path / "a.ckpt", tmp_path / "deep" / "b.ckpt")
-    assert fingerprint(load(tmp_path / "deep" / "b.ckpt")) == fingerprint(model)
-    content = read_checkpoint(tmp_path / "deep" / "b.ckpt")
-    assert content["epoch"] == 7 and torch.equal(content["state_dict"]["loss.weight"], torch.ones(2))
-
-
 def test_distilled_weights_are_not_taken_for_trained_ones(model: FewShotSegmenter, tmp_path: Path) -> None:
     saved = save(model, tmp_path / "m", stage="distilled")
     refuses(r"is a distill checkpoint.*Run the train stage", load, saved)
@@ -153,13 +162,26 @@ def test_distilled_weights_are_not_taken_for_trained_ones(model: FewShotSegmente
 
 def rewrite(folder: Path, **changes: Any) -> None:
     path = folder / "config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    info = {**json.loads(path.read_text()), **changes}
+    path.write_text(json.dumps({**info, "sha256": told_sha256(info)}))
 
 
 def reweigh(folder: Path, **changed: torch.Tensor | None) -> None:
     """Puts other weights in; None takes one out."""
     tensors = {**load_file(folder / "model.safetensors"), **changed}
     save_file({k: v for k, v in tensors.items() if v is not None}, folder / "model.safetensors")
+
+
+def flip(path: Path, place: int = -2) -> None:
+    """Turns one bit of a file round; the last bytes of weights are a float's."""
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+
+
+def hand_edit(folder: Path) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "threshold": 0.7}))
 
 
 def mix(folder: Path) -> None:
@@ -178,8 +200,13 @@ BROKEN = {
     "no config": (lambda f: (f / "config.json").unlink(), FileNotFoundError, "has no config.json"),
     "config not JSON": (lambda f: (f / "config.json").write_text("{"), ValueError, "is not JSON"),
     "config of another kind": (lambda f: (f / "config.json").write_text("{}"), ValueError, "another kind of model"),
-    "too new": (lambda f: rewrite(f, format_version=99), ValueError, "version 99, this fsdino reads 2; update fsdino"),
-    "too old": (lambda f: rewrite(f, format_version=1), ValueError, "version 1, this fsdino reads 2; export it again"),
+    "too new": (lambda f: rewrite(f, format_version=99), ValueError, "version 99, this fsdino reads 3; update fsdino"),
+    "too old": (lambda f: rewrite(f, format_version=1), ValueError, "version 1, this fsdino reads 3; export it again"),
+    "no number as the version": (lambda f: rewrite(f, format_version="x"), ValueError, "format version x, this fsdino"),
+    "a bit of the weights": (lambda f: flip(f / "model.safetensors", -4), ValueError, "was changed"),
+    "a value changed by hand": (hand_edit, ValueError, "was changed after it was written .* save it"),
+    "no number among the weights": (lambda f: reweigh(f, **{TOKEN: torch.full((1, 32), torch.nan)}), ValueError,
+                                    "iou_token.weight holds NaN or infinity"),
     "unknown method": (lambda f: rewrite(f, method="matcher"), ValueError, "unknown method 'matcher'; use one of"),
     "unknown setting": (lambda f: rewrite(f, args={"colour": 1}), ValueError, "SegmenterConfig has no colour"),
 }  # fmt: skip
@@ -203,7 +230,9 @@ def test_wrong_files_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     torch.save({"state_dict": {}}, tmp_path / "foreign.ckpt")
     refuses("not written by `fsdino run`", load, tmp_path / "foreign.ckpt")
     for name in ("nowhere", "b14"):
-        refuses(f"no model '{name}': give a preset that comes with weights", load, name, kind=FileNotFoundError)
+        refuses(
+            f"no model '{name}': give a name of `fsdino models` .tiny., a folder", load, name, kind=FileNotFoundError
+        )
     monkeypatch.setitem(bundled.BUNDLED, "tiny", "absent")
     refuses("bundled weights of 'tiny' are missing", load, "tiny", kind=FileNotFoundError)
 

@@ -6,9 +6,11 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from benchmarks.accuracy import pairs
+from benchmarks.accuracy import chain, pairs
 from benchmarks.common import RESULTS, ROOT, read_rows, write_rows
 from benchmarks.report import accuracy_tables, cost_tables, figures, gallery, markdown, strip, table, world_sheet
+from fsdino.evaluation.measure import read_rows as read_episodes
+from fsdino.evaluation.measure import summarise
 from tests.benchmarks.small import row, texts, write_episodes
 from tests.small import small_segmenter
 
@@ -108,6 +110,34 @@ class TestTables:
                 for seed in range(2) for fold in range(2)]  # fmt: skip
         text = accuracy_tables.photos(texts(rows), tmp_path)
         assert "| FS-DINO full | 2 | 30.0 (27.5–32.5) | 31.0 (28.5–33.5) | 30.5 |" in text
+
+
+class TestChain:
+    def test_folds_their_mean_and_the_pair(self, tmp_path: Path) -> None:
+        folds: dict[int, dict[str, chain.Measured]] = {0: {}, 1: {}}
+        for fold, some in folds.items():
+            for name, hits in (("prototype", 30), ("chain", 40)):
+                write_episodes(tmp_path / f"{name}{fold}", hits + fold, seed=fold)
+                found = summarise(read_episodes(tmp_path / f"{name}{fold}"), range(4))
+                some[name] = chain.Measured(f"{name} {fold}", 33.0, found)
+        rows = chain.score_rows(folds, {"list": "fixed", "shots": 1})
+        whole = [r for r in rows if r["fold"] == "mean"]
+        assert [r["method"] for r in whole] == ["prototype", "chain", "chain − prototype"]
+        assert whole[2]["value"] == pytest.approx(whole[1]["value"] - whole[0]["value"], abs=2e-3)
+        assert 8 < whole[2]["low"] < whole[2]["high"] < 12  # paired: hard episodes are hard for both
+        photos, pairs_of = chain.table_rows(folds)
+        assert [r["novel_miou"] for r in photos] == [r["value"] for r in rows if r["method"] == "chain"][:2]
+        assert (pairs_of[1]["b"], pairs_of[1]["difference"], pairs_of[1]["episodes"]) == (
+            "prototype",
+            whole[2]["value"],
+            80,
+        )
+        rows.append({"part": "time", "method": "chain", "ratio": 1.08})
+        rows.append({"part": "tried", "method": "4 steps", "base_miou": 33.71, "choice": 0.42})
+        write_rows(tmp_path / "chain.csv", rows)
+        text = table.render("chain", tmp_path)
+        assert f"| fixed | 1 | chain − prototype |  | +{rows[2]['value']:.1f} |" in text
+        assert "An image costs 1.08 of what the bare encoder takes" in text and "| 4 steps | 33.7 | 0.42 |" in text
 
 
 class TestAblation:

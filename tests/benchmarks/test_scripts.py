@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks.accuracy import unchanged
 from benchmarks.common import COLUMNS, ROOT, load
 from benchmarks.report.table import render
 from fsdino.base.storage import save
 from tests.data.trees import label_folder_tree
-from tests.small import small_segmenter
+from tests.small import small_segmenter, write_image
 
 FEW = "{name: synthetic, options: {images_per_class: 4}}"
 SHORT = ["--trainer.enable_progress_bar=false", f"--data.train=[{FEW}]", f"--data.test={FEW}", "--data.test_list=null",
@@ -49,11 +50,20 @@ SCRIPTS: dict[str, tuple[str, Options]] = {
     "accuracy.presence": ("presence", lambda folder: {
         "number": 4, "runs": folder / "runs", "overrides": [f"--cache.dir={folder / 'cache'}"],
     }),
+    "accuracy.drawn": ("drawn", lambda folder: {
+        "photos": {name: write_image(write_image(folder / name / "a.jpg").with_name("b.jpg")).parent for name in "xy"},
+        "per_class": 2,
+    }),
     "accuracy.prompts": ("prompts", lambda folder: {"episodes": 3}),
     "accuracy.teachers": ("mini_sam2", lambda folder: {"scenes": 3}),
-    "cost.params": ("params", lambda folder: {"only": "prototype tiny"}),
+    "accuracy.runtimes": ("runtimes", lambda folder: {"model": small_model(folder), "number": 2}),
+    "cost.params": ("params", lambda folder: {"only": "mini + tiny"}),
     "cost.methods": ("methods_times", lambda folder: {"repetitions": 1}),
     "cost.memory": ("memory", lambda folder: {"model": small_model(folder), "number": 10, "runtimes": ("torch",)}),
+    "cost.tiles": ("tiles", lambda folder: {
+        "model": small_model(folder), "sizes": ((90, 120),), "classes": (1, 2), "tiles": (0, 64),
+    }),
+    "cost.server": ("server", lambda folder: {"model": small_model(folder), "clients": 3, "requests": (20,)}),
     "cost.speed": ("speed", lambda folder: {"what": ["classes", "distill"], "small": True, "repetitions": 1}),
 }  # fmt: skip
 
@@ -64,6 +74,7 @@ def test_a_script_writes_rows_that_its_table_shows(name: str, tmp_path: Path, mo
     (tmp_path / "benchmarks").symlink_to(ROOT / "benchmarks")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("benchmarks.cost.methods.CALLS", 1)
+    monkeypatch.setattr("benchmarks.accuracy.runtimes.forms", lambda *_: {"torch float32": small_segmenter()})
     table, options = SCRIPTS[name]
     results, main = tmp_path / "results", import_module(f"benchmarks.{name}").main
     where = {"results": results} if name in ("accuracy.experiments", "accuracy.teachers") else {
@@ -76,3 +87,18 @@ def test_a_script_writes_rows_that_its_table_shows(name: str, tmp_path: Path, mo
         assert set(rows["method"]) >= {"SANSA", "FSSAM", "prototype"}
     elif table != "methods":  # joined with times and seeds: tested by itself
         assert render(table, results).count("\n| ") >= 3
+
+
+def test_digests_are_recorded_and_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.setattr(unchanged, "RECORD", tmp_path / "record.json")
+    for arguments, words, code in (
+        (["--record", "--what", "api"], "0 changed", 0),
+        (["--what", "api"], "0 changed", 0),
+        (["--what", "api"], "CHANGED, was other", 1),
+    ):
+        if code:
+            (tmp_path / "record.json").write_text('{"api: segment": "other"}')
+        monkeypatch.setattr("sys.argv", ["unchanged", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            unchanged.main()
+        assert words in capsys.readouterr().out and int(ended.value.code or 0) == code

@@ -237,9 +237,21 @@ def suim_tree(root: Path) -> Path:
     return root
 
 
+def yolo_tree(root: Path) -> Path:
+    """Two classes, two images each in train and val; class 0 of two polygons, and one image that shows nothing."""
+    polygon = "{} 0.1 0.1 0.4 0.1 0.4 0.6 0.1 0.6"
+    for split in ("train", "val"):
+        for k in range(5):
+            photo(root / f"images/{split}/{split}{k}.jpg", value=30 * k + 9)
+            lines = [polygon.format(k % 2), *(["0 0.6 0.6 0.9 0.6 0.9 0.9"] if k % 2 == 0 else [])]
+            text(root / f"labels/{split}/{split}{k}.txt", "\n".join(lines if k < 4 else []))
+    text(root / "data.yaml", "path: .\ntrain: images/train\nval: images/val\nnames: {0: cup, 1: pen}\n")
+    return root
+
+
 TREES = {
     "pascal5i": voc_tree, "coco20i": coco2014_tree, "fss1000": fss_tree, "lvis92i": lvis_tree, "perseg": perseg_tree,
     "pascal-part": pascal_part_tree, "paco-part": paco_tree, "davis2016": davis_tree, "davis2017": davis_tree,
     "folder": mask_folder_tree, "chest-xray": chest_xray_tree, "fss1000-cd": fss_tree, "isic": isic_tree,
-    "deepglobe": deepglobe_tree, "suim": suim_tree,
+    "deepglobe": deepglobe_tree, "suim": suim_tree, "yolo": yolo_tree,
 }  # fmt: skip

@@ -31,6 +31,15 @@ def test_models_to_compare_are_opened_and_named() -> None:
     assert desk.names == ["FS-DINO tiny", "prototype"] and desk.others == {PROTOTYPE: None}
 
 
+def test_a_frozen_encoder_is_compared_with_its_prototypes(vit_file: Path) -> None:
+    desk = open_studio("test_vit", [PROTOTYPE], "cpu", str(vit_file))
+    assert desk.names == ["chain test_vit", "prototype"]
+    session = filled(desk, images=1)
+    desk.search(session, desk.names)
+    assert list(session.cards[0].found) == desk.names
+    assert open_studio("auto", [], "cpu").names == ["FS-DINO tiny"]
+
+
 def test_wrong_options_are_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "environ", dict(os.environ))
     refuses("max_upload_mb 0 is not positive", demo, max_upload_mb=0)

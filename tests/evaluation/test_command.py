@@ -13,6 +13,7 @@ from fsdino.base import registry, storage
 from fsdino.cli import main
 from fsdino.data.catalog import open_data_set
 from fsdino.data.episodes.episode_list import EpisodeList
+from fsdino.evaluation import baseline, method_choice
 from fsdino.evaluation.command import measure_folds
 from fsdino.evaluation.episode_choice import EpisodeChoice
 from fsdino.evaluation.measure import EvaluateModule, add_rows
@@ -85,6 +86,23 @@ class TestTables:
         assert [result["j"], result["f"]] == pytest.approx([100 * value for value in expected], abs=1e-3)
         assert "J&F" in capsys.readouterr().out
 
+    def test_outlines_are_scored_when_asked_for(self, model, folder, tmp_path, capsys) -> None:
+        rows = run_evaluate(tmp_path, model, folder, "--strips", "0", "--edges", "true")
+        assert (rows["inter_edge"] <= rows["union_edge"]).all() and (rows["union_edge"] <= rows["union_fg"]).all()
+        result = pd.read_csv(tmp_path / "results.csv").iloc[0]
+        sums = rows[rows["fold"] == 0].groupby("class_id")[["inter_edge", "union_edge"]].sum()
+        assert result["boundary_iou"] == pytest.approx(100 * (sums["inter_edge"] / sums["union_edge"]).mean(), abs=1e-3)
+        assert result["boundary_low"] <= result["boundary_iou"] <= result["boundary_high"]
+        means = rows[rows["fold"] == 0].groupby("class_id")["boundary_f"].mean()
+        assert result["boundary_f"] == pytest.approx(100 * means.mean(), abs=1e-3)
+        assert "j" not in result and "boundary IoU" in capsys.readouterr().out
+        # The same command goes on, one without the option must not mix its rows with these.
+        again = run_evaluate(tmp_path, model, folder, "--strips", "0", "--edges", "true")
+        pd.testing.assert_frame_equal(rows, again)
+        options = ["--data", "folder", "--root", folder, "--episodes", "6", "--folds", "0", "--out", str(tmp_path)]
+        assert main(["evaluate", model, *options, "--device", "cpu"]) != 0
+        assert "edges 'true' there, None here" in capsys.readouterr().err
+
     def test_scoring_follows_the_protocol(self, model, folder, tmp_path) -> None:
         test = EpisodeChoice("folder", folder, "0", episodes=2, protocol="hsnet")
         measured, _ = measure_folds(MethodChoice(model), test, tmp_path)
@@ -144,6 +162,37 @@ class TestMethods:
         assert not episodes.images & tested.images and not set(index.all_images()) & tested.images
         assert measured.results[0].remark.startswith("fg_bg block 0 threshold ")
 
+    def test_the_chain_chooses_on_images_of_base_classes(self, tmp_path, monkeypatch, capsys) -> None:
+        root = label_folder_tree(tmp_path / "data", num_classes=8)
+        test = EpisodeChoice("folder", str(root), "2", episodes=3)
+        (tested,) = test.lists(test.open())
+        opened, choose = set(), baseline.choose_chain
+
+        def spied(encoder, resize, index, episodes, *args, **kwargs):
+            load = index.load_image
+            monkeypatch.setattr(index, "load_image", lambda image: opened.add(image) or load(image), raising=False)
+            assert not set(episodes.class_ids) & set(tested.class_ids)
+            return choose(encoder, resize, index, episodes, *args, **kwargs)
+
+        monkeypatch.setattr(method_choice, "choose_chain", spied)
+        measured, _ = measure_folds(
+            MethodChoice("chain", options={**METHOD_ARGS["chain"], "taps": "auto"}), test, tmp_path / "out"
+        )
+        assert opened and not opened & tested.images, "means or cut were taken of a tested image"
+        assert "chain: its encoder is random; give --options.encoder_weights FILE." in capsys.readouterr().err
+        method = measured.method
+        assert measured.results[0].remark == f"blocks {'+'.join(map(str, method.encoder.taps))} cut {method.cut:.2f}"
+        assert method.means.abs().sum() > 0 and len(method.encoder.taps) > 1
+
+    def test_what_is_given_of_the_chain_is_not_chosen(self, tmp_path) -> None:
+        root = label_folder_tree(tmp_path / "data", num_classes=8)
+        test = EpisodeChoice("folder", str(root), "2", episodes=1)
+        options = {**METHOD_ARGS["chain"], "cut": 0.31, "own_weight": 0.5, "encoder_weights": None}
+        measured, _ = measure_folds(MethodChoice("chain", options=options), test, tmp_path / "out")
+        method = measured.method
+        assert (method.encoder.taps, method.cut, method.own_weight) == ((1, 3), 0.31, 0.5)
+        assert method.remark() == "blocks 1+3 cut 0.31 own_weight 0.5"
+
     def test_weights_of_the_prototype(self) -> None:
         assert encoder_weights("tiny", "auto").endswith("tiny_encoder.safetensors")  # type: ignore[union-attr]
         assert encoder_weights("b14", "auto") == "timm" and encoder_weights("b14", "random") is None
@@ -167,7 +216,7 @@ class TestMethods:
             (MethodChoice("prototype", preset="huge"), "preset 'huge' is unknown"),
         ):
             refuses(words, measure_folds, choice, test, tmp_path)
-        with pytest.raises(FileNotFoundError, match="no model 'nothing': give a preset"):
+        with pytest.raises(FileNotFoundError, match="no model 'nothing': give a name of `fsdino models`"):
             measure_folds(MethodChoice("nothing"), test, tmp_path)
 
 

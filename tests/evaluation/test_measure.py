@@ -4,11 +4,16 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 
 from fsdino.data.episodes.episode import EpisodeData, collate_episodes
 from fsdino.data.episodes.episode_list import EpisodeList
+from fsdino.data.episodes.protocols import protocol
+from fsdino.data.readers.voc import VocIndex
 from fsdino.data.world.index import SyntheticWorld
 from fsdino.evaluation.measure import Evaluation, RowWriter, evaluate, predict_episode, summarise
+from fsdino.methods.prototype import AllForeground
+from tests.data.trees import voc_tree
 from tests.evaluation.small import COUNTS
 from tests.small import refuses, small_segmenter
 from tests.training.small import small_trainer
@@ -91,3 +96,29 @@ def test_scores_come_from_pooled_counts(reference) -> None:
     by_class = rows.groupby("class_id")[["inter_fg", "union_fg"]].sum()
     expected = float(np.mean(by_class["inter_fg"] / by_class["union_fg"]))
     assert summarise(rows, EPISODES.class_ids).score.miou == pytest.approx(expected)
+
+
+def test_hsnets_counts_on_pascal_equal_a_slow_reference(tmp_path) -> None:
+    """List order, folds, ignored borders, "nearest" truths and pooled scores, from the label maps on disk."""
+    root = voc_tree(tmp_path / "data")
+    episodes = protocol("hsnet").draw(VocIndex(root), 2, num_episodes=14)
+    method = AllForeground(36)
+    result = evaluate(method, VocIndex(root), episodes, tmp_path / "rows", scoring="network")
+    sums: dict[int, np.ndarray] = {}
+    for i, row in enumerate(result.rows.itertuples()):
+        class_id, stem = 11 + i // 2 % 5, f"2007_{11 + i // 2 % 5:03d}{2 + i % 2:03d}"
+        with Image.open(root / f"VOCdevkit/VOC2012/SegmentationClassAug/{stem}.png") as file:
+            labels = np.asarray(file)
+        rows, cols = ([k * n // 36 for k in range(36)] for n in labels.shape)
+        counts = np.zeros(4, int)  # of the background and of the object: intersection, then union
+        for y in rows:
+            for x in cols:
+                if labels[y, x] != 255:
+                    counts += [0, labels[y, x] == class_id, labels[y, x] != class_id, 1]
+        assert (row.query, row.class_id) == (stem, class_id)
+        assert [row.inter_bg, row.inter_fg, row.union_bg, row.union_fg] == counts.tolist()
+        sums[class_id] = sums.get(class_id, np.zeros(4, int)) + counts
+    assert sorted(sums) == [11, 12, 13, 14, 15]
+    assert result.score.miou == pytest.approx(np.mean([total[1] / total[3] for total in sums.values()]))
+    pooled = sum(sums.values())
+    assert result.score.fb_iou == pytest.approx((pooled[0] / pooled[2] + pooled[1] / pooled[3]) / 2)

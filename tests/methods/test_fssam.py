@@ -1,6 +1,7 @@
 """FSSAM: contract, every formula against plain numpy, and what K references calibrate."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,21 +13,31 @@ from fsdino.methods.fssam.attention import _attend, calibrated_attention, rope_a
 from fsdino.methods.fssam.formulas import calibration_bias, cosine_map, minmax, query_priors, refine_memory
 from fsdino.methods.fssam.method import Fssam
 from tests.contract import FewShotContract, episodes, reached
-from tests.small import small_encoder, small_sam2
+from tests.small import refuses, small_encoder, small_sam2
 
 
-def small_fssam(**kwargs: float) -> Fssam:
-    return Fssam(small_sam2(version="2.0"), small_encoder(), **kwargs)  # type: ignore[arg-type]
+def small_fssam(version: Any = "2.0", **kwargs: Any) -> Fssam:
+    sam2 = small_sam2(version=version)
+    with torch.no_grad():  # random weights see an object in every second image
+        sam2.net.mask_decoder.pred_obj_score_head.proj_out.bias.fill_(20.0)
+    return Fssam(sam2, small_encoder(), **kwargs)
 
 
 class TestFssam(FewShotContract):
+    order_invariant = False  # the first reference's mask calibrates, as in the published code
+
     def build(self) -> Fssam:
         return small_fssam()
 
 
-class TestFssamOnSam21(FewShotContract):
+class TestFssamCalibratedByAll(FewShotContract):
     def build(self) -> Fssam:
-        return Fssam(small_sam2(version="2.1"), small_encoder(), resize_mode="pad")
+        return small_fssam("2.1", calibration="all", resize_mode="pad")
+
+
+class TestFssamWithoutObjectScore(FewShotContract):
+    def build(self) -> Fssam:
+        return small_fssam("2.1", calibration="all", presence="always", square="larger")
 
 
 def test_parameters_are_the_published_ones() -> None:
@@ -42,9 +53,16 @@ def test_gradients_reach_memory_encoder_memory_attention_and_decoder_and_nothing
     out = method.train()(*episodes(method, 1, 1))
     (out.mask_logits.sum() + out.iou_pred.sum()).backward()
     parts = ("memory_encoder", "memory_attention", "mask_decoder")
-    wanted = {name for name, _ in method.named_parameters() if name.startswith(tuple(f"sam2.net.{p}." for p in parts))}
+    names = [n for n, _ in method.named_parameters() if n.startswith(tuple(f"sam2.net.{part}." for part in parts))]
+    wanted = {name for name in names if "pred_obj_score_head" not in name}
     assert {name for name, p in method.named_parameters() if p.requires_grad} == wanted
-    assert reached(method) == wanted  # the object-score head is gone, so nothing of the decoder is left out
+    assert reached(method) == wanted
+    method = small_fssam()
+    method.prepare_training_(iou_weight=0.0, presence_weight=0.0)
+    method.train()(*episodes(method, 1, 1)).mask_logits.sum().backward()
+    assert reached(method) == {name for name in wanted if "iou_prediction_head" not in name}
+    method.prepare_training_(iou_weight=0.0, presence_weight=1.0)
+    assert all(p.requires_grad for p in method.sam2.net.mask_decoder.pred_obj_score_head.parameters())
 
 
 # Plain numpy versions, written from the formulas alone.
@@ -85,7 +103,7 @@ def test_priors() -> None:
 
     def enlarge(flat: np.ndarray) -> np.ndarray:
         grid = torch.from_numpy(flat).view(1, 1, 5, 5)
-        return F.interpolate(grid, size=(20, 20), mode="bilinear", align_corners=False)[0, 0].numpy()
+        return F.interpolate(grid, size=(20, 20), mode="bilinear", align_corners=True)[0, 0].numpy()
 
     expected_a, expected_b = np.zeros((2, 20, 20)), np.zeros((2, 20, 20))
     for b in range(2):
@@ -168,8 +186,8 @@ def test_attention_is_the_formula() -> None:
         return out
 
     logits = turn(q) @ np.concatenate([turn(k[:32]), k[32:]]).T / 8.0
-    prototype = (k[:side] * weights[:, None]).sum(0) / weights.sum()
-    c = np_minmax(np_cosine(k[side:32], prototype))
+    prototype = (turn(k[:side]) * weights[:, None]).sum(0) / weights.sum()
+    c = np_minmax(np_cosine(turn(k[side:32]), prototype))
     for row in logits:
         row[side:32] += 10 * np.minimum(0, np_minmax(row[side:32]) + c - 1)
     powers = np.exp(logits - logits.max(1, keepdims=True))
@@ -234,7 +252,7 @@ def test_the_bias_lies_on_the_query_memory_alone(shots: int, monkeypatch: pytest
 
 def test_support_masks_act_through_the_calibration() -> None:
     """Which support positions are object matters to the attention, and only where the calibration is on."""
-    method = small_fssam().eval()
+    method = small_fssam(calibration="all").eval()
     query, images, masks = episodes(method, 1, 5)
     memory = method.encode_support(images, masks)
     other = replace(memory, weights=1 - memory.weights)
@@ -250,3 +268,45 @@ def test_frozen_parts_stay_in_eval_mode() -> None:
     assert method.sam2.net.memory_attention.training and method.sam2.net.mask_decoder.training
     assert not method.sam2.net.vision_encoder.training and not method.encoder.training
     assert not method.eval().sam2.net.memory_attention.training
+
+
+@torch.no_grad()
+def test_the_first_mask_calibrates_or_all_do() -> None:
+    slip, intent = small_fssam().eval(), small_fssam(calibration="all").eval()
+    _, images, masks = episodes(slip, 2, 5)
+    first, mean = slip.encode_support(images, masks), intent.encode_support(images, masks)
+    alone = slip.encode_support(images[:, :1], masks[:, :1])
+    assert torch.equal(first.weights, alone.weights)
+    singles = [intent.encode_support(images[:, k : k + 1], masks[:, k : k + 1]).weights for k in range(5)]
+    torch.testing.assert_close(mean.weights, torch.stack(singles).mean(0))
+    assert torch.equal(first.map, mean.map) and not torch.allclose(first.weights, mean.weights)
+
+
+@torch.no_grad()
+def test_an_image_without_the_object_gets_an_empty_mask() -> None:
+    method = small_fssam().eval()
+    query, images, masks = episodes(method, 2, 1)
+    assert float(method(query, images, masks).mask_logits.min()) > -1000
+    method.sam2.net.mask_decoder.pred_obj_score_head.proj_out.bias.fill_(-20.0)
+    found = method(query, images, masks)
+    assert bool((found.mask_logits == -1024).all()) and float(found.presence_logit.max()) < 0
+    assert float(method.train()(query, images, masks).mask_logits.min()) > -1000  # or it could not learn
+
+
+def test_images_come_at_sam2s_size_or_at_the_larger_one() -> None:
+    published, larger = small_fssam(), small_fssam(square="larger")
+    assert published.img_size == published.sam2.img_size == 64 and larger.img_size == larger.encoder.img_size == 70
+    mask = torch.zeros(128, 128)
+    mask[1, 1] = mask[64:, 40:] = 1
+    hard = published.resize.soft_mask(mask)
+    assert torch.equal(hard, mask[::2, ::2])  # the nearest pixel, upper left as torch's "nearest"
+    assert float(larger.resize.soft_mask(mask)[0, 0]) > 0
+    speck = torch.zeros(128, 128)
+    speck[1, 1] = 1  # missed by every nearest pixel
+    assert published.resize.soft_mask(speck).nonzero().tolist() == [[0, 0]]
+
+
+@pytest.mark.parametrize(("name", "words"), [("calibration", "'first' or 'all'"), ("square", "'sam2' or 'larger'"),
+                                             ("presence", "'object_score' or 'always'")])  # fmt: skip
+def test_errors_say_what_to_do(name: str, words: str) -> None:
+    refuses(f"unknown {name} 'other'; use {words}", small_fssam, **{name: "other"})

@@ -13,7 +13,7 @@ from transformers import Sam2VideoInferenceSession, Sam2VideoModel
 from fsdino.methods.sam2.net import Sam2
 from fsdino.methods.sam2.sizes import SIZES, sam2_config
 from fsdino.methods.sam2.weights import build_sam2, hub_keys, save_sam2
-from fsdino.methods.sansa.method import Sansa
+from fsdino.methods.sansa.method import Sansa, SansaMemory
 from tests.contract import episodes
 from tests.small import SIDE, refuses, small_sam2
 
@@ -54,9 +54,10 @@ def test_propagation_is_that_of_transformers(version: str, shots: int) -> None:
             stored["non_cond_frame_outputs"][k] = stored["cond_frame_outputs"].pop(k)
     session.obj_with_new_inputs = []
     expected = theirs(session, frame_idx=shots).pred_masks[:, 0]
-    memory = method.encode_support(images, masks)
-    rounded = memory.maps.to(torch.bfloat16).float()  # transformers stores memory in this type
-    memory.maps = rounded
+    # transformers remembers a mask as it is, and in this type
+    frame = ours.encode(images[0])
+    maps, pointers = ours.given_memory(frame, masks[0][:, None]), ours.given_pointer(frame, masks[0][:, None])
+    memory = SansaMemory(maps.to(torch.bfloat16).float()[None], pointers[None])
     got = method.decode_query(memory, query).mask_logits[:, 0]
     torch.testing.assert_close(got, expected.reshape(got.shape), atol=2e-4, rtol=1e-3)
 

@@ -54,6 +54,20 @@ def test_a_paired_bootstrap_sees_what_two_intervals_do_not():
     assert (same.value, same.low, same.high) == (0, 0, 0)
 
 
+def test_groups_are_drawn_whole():
+    classes, inter, union = _counts(0.5, 100)
+    alone = bootstrap_interval(classes, inter, union)
+    assert bootstrap_interval(classes, inter, union, groups=np.arange(100)) == alone
+    # Each episode four times over is no new evidence: drawn by image, the interval is as wide as of one each.
+    often = [np.repeat(x, 4) for x in (classes, inter, union)]
+    images = np.repeat([f"{i:03d}.jpg" for i in range(100)], 4)
+    grouped = bootstrap_interval(*often, groups=images)
+    assert (grouped.low, grouped.high) == pytest.approx((alone.low, alone.high), abs=1e-12)
+    naive = bootstrap_interval(*often)
+    assert naive.high - naive.low < 0.7 * (grouped.high - grouped.low)
+    refuses(r"lengths \[99, 100\]", bootstrap_interval, classes, inter, union, groups=np.arange(99))
+
+
 def test_bootstrap_needs_equal_lengths_and_episodes():
     with pytest.raises(ValueError, match=r"per-episode arrays have lengths \[2, 3\]; expected one length above 0"):
         bootstrap_interval(np.zeros(3), np.zeros(3), np.zeros(2))

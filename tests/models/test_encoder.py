@@ -4,16 +4,29 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from transformers import Dinov2Config, Dinov2Model
 
 from fsdino.models.encoder import FeatureEncoder
-from tests.small import rand, refuses
+from tests.small import rand, randn, refuses
 
-KINDS: dict[str, tuple[str, int, dict[str, Any]]] = {
-    "dinov2": ("vit_small_patch14_dinov2", 56, {"embed_dim": 32, "depth": 4, "num_heads": 2}),
-    "reg4": ("vit_small_patch14_reg4_dinov2", 56, {"embed_dim": 32, "depth": 4, "num_heads": 2}),
-    "dinov3": ("vit_small_patch16_dinov3", 64, {"embed_dim": 32, "depth": 4, "num_heads": 2}),
-    "plain": ("vit_tiny_patch16_224", 64, {"embed_dim": 32, "depth": 4, "num_heads": 2}),
+SMALL: dict[str, Any] = {"embed_dim": 32, "depth": 4, "num_heads": 2}
+NAMES = {  # one of each family, its patch in the name
+    "dinov2": "vit_small_patch14_dinov2",
+    "reg4": "vit_small_patch14_reg4_dinov2",
+    "dinov3": "vit_small_patch16_dinov3",
+    "pe_spatial": "vit_pe_spatial_small_patch16_512",
+    "tipsv2": "vit_base_patch14_reg1_tipsv2",
+    "radio_v3": "vit_base_patch16_radio_v3",
+    "radio_v4": "vit_so400m_patch16_radio_v4",
+    "lingbot": "vit_small_patch16_lingbot",
+    "mixed_rope": "vit_small_patch16_rope_mixed_ape_224",
+    "plain": "vit_tiny_patch16_224",
 }
+KINDS: dict[str, tuple[str, int, dict[str, Any]]] = {
+    # A timm that is older than a family cannot show it; the package promises to run on such a timm.
+    kind: (name, 56 if "patch14" in name else 64, SMALL) for kind, name in NAMES.items() if timm.is_model(name)
+}
+ROTARY = {"dinov3", "pe_spatial", "lingbot", "mixed_rope"}
 
 
 def build(kind: str = "dinov2", taps: tuple[int, ...] = (1, 3), **kwargs: Any) -> FeatureEncoder:
@@ -93,12 +106,21 @@ def test_frozen_means_frozen() -> None:
     assert not encoder(images)[0].requires_grad
 
 
-@pytest.mark.parametrize("kind", ["dinov2", "dinov3"])
-def test_frozen_size_gives_the_same(kind: str) -> None:
-    encoder = build(kind)
+@pytest.mark.parametrize("kind", list(KINDS))
+@pytest.mark.parametrize("stride", [None, 8])
+def test_frozen_size_gives_the_same_and_takes_no_other(kind: str, stride: int | None) -> None:
+    name, size, kwargs = KINDS[kind]
+    encoder = FeatureEncoder(name, 64, (1,), kwargs, stride=stride) if stride else build(kind, (1,))
     images = rand(1, 3, encoder.img_size, encoder.img_size)
-    before = encoder(images)[1]
-    torch.testing.assert_close(encoder.freeze_size_()(images)[1], before)
+    before = encoder(images)[0]
+    torch.testing.assert_close(encoder.freeze_size_()(images)[0], before, atol=0, rtol=0)
+    with pytest.raises(AssertionError, match="doesn't match"):
+        encoder(rand(1, 3, 2 * encoder.img_size, 2 * encoder.img_size))
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_rotary_positions_are_known(kind: str) -> None:
+    assert build(kind).rotary == (kind in ROTARY)
 
 
 def test_weights_from_a_file(tmp_path: Any) -> None:
@@ -132,7 +154,57 @@ def test_errors_name_the_legal_sizes_and_taps() -> None:
         build()(rand(1, 3, 56, 56), last_tap=2)
 
 
+def test_names_that_this_timm_does_not_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="has no encoder 'vit_base_patch16_dinov9'; did you mean vit"):
+        FeatureEncoder("vit_base_patch16_dinov9", 64, (0,))
+    monkeypatch.setattr(timm, "is_model", lambda name: False)
+    words = "has no encoder 'vit_small_patch16_lingbot' yet; `pip install --upgrade timm`"
+    refuses(words, FeatureEncoder, "vit_small_patch16_lingbot", 64, (0,))
+
+
 def test_only_transformers() -> None:
+    words = r"'naflexvit_\w+' (does not take|has no tr).*; use a Vision"
+    refuses(words, FeatureEncoder, "naflexvit_base_patch16_gap", 64, (0,))
     refuses(r"'resnet18' does not take .*; use a Vision Transformer", FeatureEncoder, "resnet18", 64, (0,))
     with torch.device("meta"), pytest.raises(ValueError, match="no transformer blocks to read"):
         FeatureEncoder("swin_tiny_patch4_window7_224", 224, (0,))
+
+
+def hub_names(timm_weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A timm DINOv2's weights under the names of transformers' `Dinov2Model`, written down from the two modules."""
+    names = {
+        "cls_token": "embeddings.cls_token", "pos_embed": "embeddings.position_embeddings",
+        "patch_embed.proj.": "embeddings.patch_embeddings.projection.", "norm.": "layernorm.",
+        "attn.proj.": "attention.o_proj.", "ls1.gamma": "layer_scale1.lambda1", "ls2.gamma": "layer_scale2.lambda1",
+    }  # fmt: skip
+    found = {"embeddings.mask_token": torch.zeros(1, 32)}
+    for key, value in timm_weights.items():
+        _, block, rest = key.split(".", 2) if key.startswith("blocks.") else ("", "", key)
+        front = f"encoder.layer.{block}." if block else ""
+        if rest.startswith("attn.qkv."):
+            for part, piece in zip("qkv", value.chunk(3)):
+                found[f"{front}attention.{part}_proj.{rest.rpartition('.')[2]}"] = piece
+            continue
+        old = next((old for old in names if rest.startswith(old)), "")
+        found[front + (names[old] + rest[len(old) :] if old else rest)] = value
+    return found
+
+
+def test_taps_are_those_of_transformers_dinov2() -> None:
+    encoder = build(taps=(0, 1, 2, 3), init_values=0.5)
+    for parameter in encoder.backbone.parameters():
+        parameter.data += 0.05 * randn(*parameter.shape)
+    config = Dinov2Config(
+        hidden_size=32, num_hidden_layers=4, num_attention_heads=2, image_size=56, patch_size=14, layer_norm_eps=1e-6
+    )
+    theirs = Dinov2Model(config).eval()
+    theirs.load_state_dict(hub_names(encoder.backbone.state_dict()))
+    images = rand(2, 3, 56, 56)
+    with torch.no_grad():
+        out = theirs((images - encoder.mean) / encoder.std, output_hidden_states=True)
+    for ours, state in zip(encoder(images), out.hidden_states[1:], strict=True):
+        expected = torch.nn.functional.layer_norm(state[:, 1:], (32,)).transpose(1, 2).unflatten(2, (4, 4))
+        torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-5)
+    encoder.own_norm = True
+    expected = out.last_hidden_state[:, 1:].transpose(1, 2).unflatten(2, (4, 4))
+    torch.testing.assert_close(encoder(images)[-1], expected, atol=1e-5, rtol=1e-5)

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from safetensors.numpy import save_file
 
+from fsdino.base.digest import told_sha256
 from fsdino.base.registry import build
 from fsdino.base.storage import save
 from fsdino.cli import main
@@ -96,7 +97,7 @@ def changed_config(place: Place, **values: object) -> None:
     path = place.model / "config.json"
     info = json.loads(path.read_text())
     info["args"] |= values
-    path.write_text(json.dumps(info))
+    path.write_text(json.dumps({**info, "sha256": told_sha256(info)}))
 
 
 def other_memory(place: Place) -> Path:
@@ -227,7 +228,7 @@ BROKEN: dict[str, tuple[Callable[[Place], list[str]], str]] = {
                                           "[]"], "export format 'nothing' is unknown"),
     "an export of another method": (lambda p: ["export", "--model", str(floor_method(p)), "--out", str(p.root / "o")],
                                     "which has no graphs"),
-    "a run without recipe": (lambda p: ["run"], "give a recipe to run: --config recipes/"),
+    "a run without recipe": (lambda p: ["run"], "give a recipe to run: --config tiny"),
     "a recipe that is not there": (lambda p: ["run", "--config", str(p.root / "none.yaml")], "none.yaml"),
     "a recipe that is no YAML": (lambda p: ["run", "--config", str(p.write("a.yaml", "{[: x"))], "parsing config"),
     "a recipe with an unknown key": (lambda p: ["run", "--config", str(p.write("a.yaml", "colour: red"))], "colour"),

@@ -5,12 +5,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import save
 from safetensors.torch import save_file
 
 from fsdino.base.registry import METHODS, build
 from fsdino.models.correlation import pool_correlation
 from fsdino.models.segmenter import FewShotSegmenter
-from fsdino.predict.memory_file import SavedMemory, load_memory, save_memory, thin_out, thumbnail
+from fsdino.predict.memory_file import (
+    FORMAT_VERSION,
+    SavedMemory,
+    _digest,
+    _to_text,
+    load_memory,
+    save_memory,
+    thin_out,
+    thumbnail,
+)
 from tests.small import METHOD_ARGS, references, refuses, scene, small_segmenter
 
 
@@ -84,6 +94,22 @@ def test_wrong_memorys_are_named(memory: SavedMemory, tmp_path: Path) -> None:
     newer = {"format": "fsmem", "format_version": "9", "fingerprint": "", "class_name": "", "thumbnail": ""}
     save_file({"a": torch.zeros(1)}, tmp_path / "new.fsmem", metadata=newer)
     refuses("format version 9", load_memory, tmp_path / "new.fsmem")
+
+
+def test_files_made_to_harm_are_refused(tmp_path: Path) -> None:
+    def refused(words: str, arrays: dict[str, np.ndarray], **metadata: str) -> None:
+        told = {"format": "fsmem", "format_version": str(FORMAT_VERSION)} | metadata
+        (tmp_path / "made.fsmem").write_bytes(save(arrays, told | {"sha256": _digest(arrays, told)}))
+        refuses(words, load_memory, tmp_path / "made.fsmem")
+
+    named = {"fingerprint": "f", "class_name": "c"}
+    refused("is damaged .no fingerprint.", {"a": np.zeros(1)}, class_name="c", thumbnail="")
+    refused("is damaged .cannot identify image file", {"a": np.zeros(1)}, **named, thumbnail="")
+    large = _to_text(np.zeros((1, 2000, 3), np.uint8))
+    refused("is damaged .its image is larger than 1024 pixels", {"a": np.zeros(1)}, **named, thumbnail=large)
+    small = _to_text(np.zeros((1, 1, 3), np.uint8))
+    outer = {"tokens": np.zeros((1, 1, 1, 9), np.int8), "tokens_scale": np.zeros((1, 9, 9, 1), np.float16)}
+    refused("is damaged .tokens_scale is not one number a token", outer, **named, thumbnail=small)
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -5,7 +5,7 @@ import torch
 from lightning import Trainer
 from lightning.pytorch.callbacks import Callback
 
-from fsdino.base.storage import MODEL_PREFIX
+from fsdino.base.checkpoint import MODEL_PREFIX
 from fsdino.cache.image_list import ImageList
 from fsdino.data.class_index import ClassIndex
 from fsdino.data.splits import TrainSet

@@ -4,7 +4,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from fsdino.base.storage import CHECKPOINT_KEY
+from fsdino.base.checkpoint import CHECKPOINT_KEY
 from fsdino.cache.image_list import ImageList
 from fsdino.training.cache_writer import CachePart, write_cache
 from fsdino.training.distill import DistillModule, DistillPart

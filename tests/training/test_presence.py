@@ -5,8 +5,9 @@ import pytest
 import torch
 from torchmetrics.functional.classification import binary_auroc, binary_calibration_error
 
+from fsdino.base.checkpoint import CHECKPOINT_KEY
 from fsdino.base.resize import Resize
-from fsdino.base.storage import CHECKPOINT_KEY, describe, load
+from fsdino.base.storage import describe, load
 from fsdino.data.class_index import ClassIndex
 from fsdino.data.readers.folder import MaskFolderIndex
 from fsdino.training.presence import (

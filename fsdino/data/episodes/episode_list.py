@@ -14,7 +14,7 @@ import numpy as np
 from fsdino.data.class_index import ClassIndex
 
 FORMAT = "fsdino-episodes-1"
-Order = Literal["random", "each", "first"]
+Order = Literal["random", "each", "first", "pairs"]
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,8 @@ class EpisodeList:
             protocol: name written into the list.
             order: "random" draws a class, then a query, then supports, each uniformly; "each" takes every image
                 of every class once as query; "first" takes a class's first images as supports and each other one
-                as query (videos, PerSeg).
+                as query (videos, PerSeg); "pairs" walks `ClassIndex.pairs` as queries, and from the start
+                again at its end.
             replacement: let supports repeat each other (HSNet's line does for K > 1); the query is never one.
             skip_rare: leave out classes with too few images instead of refusing.
         """
@@ -124,6 +125,9 @@ class EpisodeList:
         if order == "each":
             # Over a copy: `usable` takes images without an object out of the pool.
             queries = [(c, q) for c in pools.classes for q in list(pools[c]) if pools.usable(c, q)]
+        elif order == "pairs":
+            listed = [(c, q) for q, c in index.pairs(fold) if c in pools.classes and pools.usable(c, q)]
+            queries = [listed[i % len(listed)] for i in range(num_episodes)]
         else:
             queries = []
             for _ in range(num_episodes):

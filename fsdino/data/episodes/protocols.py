@@ -7,7 +7,7 @@ from typing import Literal
 
 from fsdino.data.catalog import data_sets
 from fsdino.data.class_index import ClassIndex
-from fsdino.data.episodes.episode_list import EpisodeList
+from fsdino.data.episodes.episode_list import EpisodeList, Order
 from fsdino.data.episodes.filters import TrainFilter
 
 _LVIS_AND_PARTS = {"lvis92i": 2300, "pascal-part": 2500, "paco-part": 2500}
@@ -17,11 +17,13 @@ _LVIS_AND_PARTS = {"lvis92i": 2300, "pascal-part": 2500, "paco-part": 2500}
 class Protocol:
     """How a published line of work measures.
 
-    The seed is this package's: each line draws with its own random numbers, which cannot be had from the outside, so
-    a list follows a protocol in number and manner, not episode by episode.
+    The seed is this package's: each line draws with its own random numbers, which cannot be had from the outside. So a
+    list follows a protocol in number and manner, and in its queries where these are walked (`orders`), but not in its
+    supports.
 
     Attributes:
         episodes: data set -> episodes a fold, where it differs from `default_episodes`.
+        orders: data set -> order of `EpisodeList.draw`, where it differs from the data set's own.
         scoring: "network" scores at the network's square, "original" at the image's own size.
     """
 
@@ -30,6 +32,7 @@ class Protocol:
     seed: int = 0
     episodes: dict[str, int] = field(default_factory=dict)
     default_episodes: int = 1000
+    orders: dict[str, Order] = field(default_factory=dict)
     scoring: Literal["network", "original"] = "original"
     train_filter: TrainFilter = "none"
     replacement: bool = False
@@ -50,6 +53,7 @@ class Protocol:
         """Draw this protocol's list; number and seed replace the protocol's, the rest is as in `EpisodeList.draw`."""
         # An index of a name that the catalog does not know is a user's own.
         described = data_sets().get(index.name)
+        order: Order = "random" if described is None else described.order
         return EpisodeList.draw(
             index,
             fold,
@@ -57,7 +61,7 @@ class Protocol:
             num_episodes=self.num_episodes(index.name) if num_episodes is None else num_episodes,
             seed=self.seed if seed is None else seed,
             protocol=self.name,
-            order="random" if described is None else described.order,
+            order=self.orders.get(index.name, order),
             replacement=self.replacement,
             skip_rare=skip_rare,
         )
@@ -65,9 +69,31 @@ class Protocol:
 
 _LISTED = (
     Protocol("fsdino", "this package", episodes=_LVIS_AND_PARTS | {"coco386": 250}),
-    Protocol("hsnet", "HSNet, DCAMA, VRP-SAM", scoring="network", train_filter="hsnet", replacement=True),
-    Protocol("pfenet", "PFENet, BAM, FSSAM", seed=321, episodes={"coco20i": 4000}, train_filter="pfenet"),
-    Protocol("sansa", "SANSA", episodes=_LVIS_AND_PARTS, scoring="network", train_filter="hsnet"),
+    Protocol(
+        "hsnet",
+        "HSNet, DCAMA, VRP-SAM",
+        orders={"pascal5i": "pairs"},
+        scoring="network",
+        train_filter="hsnet",
+        replacement=True,
+    ),
+    Protocol(
+        "pfenet",
+        "PFENet, BAM, FSSAM",
+        seed=321,
+        episodes={"coco20i": 4000},
+        orders={"pascal5i": "pairs"},
+        train_filter="pfenet",
+    ),
+    Protocol(
+        "sansa",
+        "SANSA",
+        episodes=_LVIS_AND_PARTS,
+        orders={"pascal5i": "pairs"},
+        scoring="network",
+        train_filter="hsnet",
+        replacement=True,
+    ),
     Protocol("matcher-lvis", "Matcher, GF-SAM", episodes=_LVIS_AND_PARTS, scoring="network"),
 )
 PROTOCOLS: dict[str, Protocol] = {protocol.name: protocol for protocol in _LISTED}

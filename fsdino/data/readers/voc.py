@@ -54,8 +54,19 @@ class VocIndex(LabelMapIndex):
             raise DataSetError(f"'{base}' has label maps for val images only: fetch SegmentationClassAug or SBD.")
         files = {stem: (base / f"JPEGImages/{stem}.jpg", labels[stem]) for stem in stems}
         names = dict(enumerate(CLASSES, start=1))
-        pairs = _published_pairs(Path(root), base, split)
+        self._listed = _published_pairs(Path(root), base, split)
+        pairs: dict[int, list[str]] | None = None
+        if self._listed is not None:
+            pairs = {class_id: [] for class_id in names}
+            for stem, class_id in self._listed:
+                pairs[class_id].append(stem)
         super().__init__("pascal5i", files, names, FOLDS, min_pixels=min_pixels, pairs=pairs)
+
+    def pairs(self, fold: int) -> list[tuple[str, int]]:
+        if self._listed is None:
+            return super().pairs(fold)
+        novel = self.novel_classes(fold)
+        return [(stem, class_id) for stem, class_id in self._listed if class_id in novel]
 
     def _read_map(self, path: Path) -> np.ndarray:
         return _read_sbd(path) if path.suffix == ".mat" else read_labels(path)
@@ -82,21 +93,21 @@ def label_files(root: Path, base: Path) -> dict[str, Path]:
     return found
 
 
-def _published_pairs(root: Path, base: Path, split: str) -> dict[int, list[str]] | None:
+def _published_pairs(root: Path, base: Path, split: str) -> list[tuple[str, int]] | None:
     folder = "trn" if split == "train" else "val"
     for place in (root / "splits/pascal", base / "splits/pascal", root / "splits"):
         lists = [place / folder / f"fold{fold}.txt" for fold in range(4)]
         if lists[0].is_file():
-            pairs: dict[int, list[str]] = {class_id: [] for class_id in range(1, 21)}
+            pairs: list[tuple[str, int]] = []
             for path in lists:
                 for line in read_names(path):
                     stem, _, number = line.rpartition("__")
-                    if not number.isdigit() or int(number) not in pairs:
+                    if not number.isdigit() or not 1 <= int(number) <= len(CLASSES):
                         raise DataSetError(
                             f"line '{line}' of '{path}' is not '<image>__<class 01 to 20>': "
                             "fetch the list again or remove the splits folder."
                         )
-                    pairs[int(number)].append(stem)
+                    pairs.append((stem, int(number)))
             return pairs
     return None
 

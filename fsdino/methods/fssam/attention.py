@@ -121,8 +121,8 @@ def _attend(
     if support_weights is not None and strength > 0:
         side = num_rotated // 2  # support columns first, query columns second
         columns = turned_q @ turned_k[:, :, side:num_rotated].transpose(2, 3)
-        # What two positions show is compared before the rotation, which only tells where they are.
-        own, support = k[:, :, side:num_rotated].float(), k[:, :, :side].float()
+        # Compared after the rotation, as published: an object's mean key holds places as well as contents.
+        own, support = turned_k[:, :, side:num_rotated].float(), turned_k[:, :, :side].float()
         calibration = calibration_bias(columns.float(), own, support, support_weights, strength)
         bias = F.pad(calibration, (side, num_pointer_tokens)).to(q.dtype)
     dropout = attention.dropout_p if attention.training else 0.0

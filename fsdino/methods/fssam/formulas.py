@@ -50,7 +50,7 @@ def query_priors(tokens: Tensor, foreground: Tensor, background: Tensor, size: i
     maps = []
     for prototypes in (foreground, background):
         cosine = minmax(cosine_map(tokens, prototypes)).unflatten(2, (grid, grid))  # (B, K, g, g)
-        maps.append(F.interpolate(cosine, size=(size, size), mode="bilinear", align_corners=False))
+        maps.append(F.interpolate(cosine, size=(size, size), mode="bilinear", align_corners=True))
     object_map, rest_map = maps
     # Stretched for each reference before the mean over them, so that a poor reference does not decide the scale.
     precise = minmax((object_map - rest_map).relu(), dims=2)
@@ -92,8 +92,8 @@ def calibration_bias(
 
     Args:
         logits: (B, H, N, T), attention logits of N query pixels to the T query-memory columns, per head.
-        query_keys: (B, H, T, d), the keys of these columns.
-        support_keys: (B, H, T, d), the keys of the support memory, averaged over the references.
+        query_keys: (B, H, T, d), the keys of these columns, rotated by their place.
+        support_keys: (B, H, T, d), those of the support memory, averaged over the references.
         support_weights: (B, T) in [0, 1], how much of a support position is object.
         strength: factor of the bias.
 

@@ -2,14 +2,15 @@
 
 SAM2 matches the *same* object between frames, but a reference shows another object of the class. So a coarse prior from
 DINOv2 features gives the query a pseudo memory of itself, which is refined and then calibrated by the reference inside
-SAM2's memory attention. After arXiv 2505.14100 (ICML 2025); the formulas are in `formulas`.
+SAM2's memory attention. After arXiv 2505.14100 (ICML 2025); the formulas are in `formulas`, and
+`recipes/fssam/README.md` lists everything that differs from the published code.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -23,9 +24,15 @@ from fsdino.methods.fssam.attention import calibrated_attention
 from fsdino.methods.fssam.formulas import query_priors, refine_memory
 from fsdino.methods.prototype import masked_average
 from fsdino.methods.sam2.net import Sam2
+from fsdino.methods.sam2.published import read_published
 from fsdino.methods.sam2.sizes import Sam2Version, size_and_version
-from fsdino.methods.sam2.weights import build_sam2
+from fsdino.methods.sam2.unscored import without_object_score_
+from fsdino.methods.sam2.weights import build_sam2, from_published, update_from_published_
 from fsdino.models.encoder import FeatureEncoder
+
+Square = Literal["sam2", "larger"]
+Calibration = Literal["first", "all"]
+Presence = Literal["object_score", "always"]
 
 
 @dataclass
@@ -38,7 +45,7 @@ class FssamMemory(Memory):
         prototypes: (B, K, memory_dim), the object's mean memory in each reference.
         map: (B, T, memory_dim), the memory, mean over the references.
         pointer: (B, D), the object pointer, mean over the references.
-        weights: (B, T), the mask on the memory's grid, mean over the references.
+        weights: (B, T), the mask on the memory's grid that calibrates: the first reference's, or the mean over all.
     """
 
     # Means over the references stand for all of them: FSSAM averages SAM2's keys and values over K, and both are linear
@@ -60,11 +67,21 @@ class Fssam(FewShotMethod):
         rounds: of the memory refinement; 0 leaves it out.
         strength: of the calibration bias; 0 leaves it out.
         resize_mode: "squash" as published, or "pad".
+        calibration: whose masks calibrate. "first": the first reference's alone, which the published code does for any
+            number of them, against its paper; published five-shot weights were trained so. "all": the mean mask.
+        presence: "object_score": as published, SAM2's own score empties the answer where it sees no object. "always": a
+            SAM2 without object scores.
+        square: "sam2": images come at SAM2's size with hard masks, as published, and DINOv2 gets them enlarged.
+            "larger": at the larger of the two sizes with soft masks, so that neither is.
+
+    Raises:
+        ValueError: for an unknown `calibration`, `presence` or `square`.
     """
 
     name = "fssam"
     title = "FSSAM"
     memory_type = FssamMemory
+    arithmetic = 2
 
     def __init__(
         self,
@@ -73,15 +90,31 @@ class Fssam(FewShotMethod):
         rounds: int = 3,
         strength: float = 10.0,
         resize_mode: ResizeMode = "squash",
+        calibration: Calibration = "first",
+        presence: Presence = "object_score",
+        square: Square = "sam2",
     ) -> None:
-        # Both networks get their own size from one square: the larger one, so that no image is enlarged.
-        super().__init__(Resize(max(sam2.img_size, encoder.img_size), resize_mode))
-        self.sam2 = sam2.requires_grad_(False).switch_off_object_score_()
+        for what, value, known in (
+            ("calibration", calibration, ("first", "all")),
+            ("presence", presence, ("object_score", "always")),
+            ("square", square, ("sam2", "larger")),
+        ):
+            if value not in known:
+                raise ValueError(f"unknown {what} {value!r}; use '{known[0]}' or '{known[1]}'.")
+        size = sam2.img_size if square == "sam2" else max(sam2.img_size, encoder.img_size)
+        super().__init__(Resize(size, resize_mode, hard_masks=square == "sam2"))
+        self.sam2 = sam2.requires_grad_(False)
+        if presence == "always":
+            without_object_score_(sam2)
         self.encoder = encoder
+        encoder.own_norm = True
         self.rounds = rounds
         self.strength = strength
+        self.calibration: Calibration = calibration
         for part in self._trained():
             part.requires_grad_(True)
+        # The score only switches, so no published loss teaches it.
+        sam2.net.mask_decoder.pred_obj_score_head.requires_grad_(False)
         self.train(self.training)
 
     @classmethod
@@ -89,7 +122,7 @@ class Fssam(FewShotMethod):
         cls,
         size: str = "small",
         img_size: int = 512,
-        version: Sam2Version = "2.0",
+        version: Sam2Version = "2.1",
         weights: str | None = None,
         sha256: str | None = None,
         encoder: str = "vit_base_patch14_dinov2",
@@ -98,6 +131,7 @@ class Fssam(FewShotMethod):
         encoder_kwargs: dict[str, Any] | None = None,
         encoder_weights: str | None = None,
         encoder_stride: int | None = None,
+        published: str | None = None,
         **kwargs: Any,
     ) -> Fssam:
         """FSSAM from names, published sizes by default, with random or official weights.
@@ -110,12 +144,21 @@ class Fssam(FewShotMethod):
             encoder_kwargs: `model_kwargs` there.
             encoder_weights: "timm", a path, or None for random.
             encoder_stride: pixels between patches where they overlap for a finer map; None: the patch size.
+            published: the authors' checkpoint: SAM2's trained parts, and the rest of SAM2 in place of `weights` if it
+                holds it. A DINOv2 inside is passed over, since it is the frozen official one: give `encoder_weights`.
             kwargs: for the constructor.
         """
         features = FeatureEncoder(
             encoder, encoder_img_size, (tap,), encoder_kwargs, weights=encoder_weights, stride=encoder_stride
         )
-        return cls(build_sam2(size, img_size, version, weights, sha256), features, **kwargs)
+        if published is None:
+            return cls(build_sam2(size, img_size, version, weights, sha256), features, **kwargs)
+        state = read_published(published)
+        if state.has_encoder:
+            return cls(from_published(state, img_size, scored=True), features, **kwargs)
+        sam2 = build_sam2(size, img_size, version, weights, sha256)
+        update_from_published_(sam2, state, ("memory_encoder.", "memory_attention.", "mask_decoder."))
+        return cls(sam2, features, **kwargs)
 
     def _trained(self) -> tuple[nn.Module, ...]:
         net = self.sam2.net
@@ -130,8 +173,10 @@ class Fssam(FewShotMethod):
         return self
 
     def prepare_training_(self, iou_weight: float, presence_weight: float) -> None:
-        """See `FewShotMethod.prepare_training_`; published is an `iou_weight` of 0."""
-        self.sam2.net.mask_decoder.iou_prediction_head.requires_grad_(iou_weight > 0)
+        """See `FewShotMethod.prepare_training_`; published are weights of 0."""
+        decoder = self.sam2.net.mask_decoder
+        decoder.iou_prediction_head.requires_grad_(iou_weight > 0)
+        decoder.pred_obj_score_head.requires_grad_(presence_weight > 0)
 
     def sizes_of_weights(self, built_with: Mapping[str, Any]) -> dict[str, Any]:
         """SAM2's size and version, which its weights decide."""
@@ -152,7 +197,7 @@ class Fssam(FewShotMethod):
         return FrozenMaps(
             "fssam",
             encoder,
-            settings=(encoder.taps, encoder.img_size, self.img_size),
+            settings=(encoder.taps, encoder.img_size, self.img_size, "own norm"),
             img_size=self.img_size,
             entry_shape=(encoder.grid_size**2, encoder.dim),
             compute=self.features,
@@ -172,10 +217,10 @@ class Fssam(FewShotMethod):
         batch = len(support_images)
         images, masks = support_images.flatten(0, 1), support_masks.flatten(0, 1)[:, None]
         features = self.features(images) if support_features is None else support_features.flatten(0, 1)  # (B*K, N, C)
-        area = _pool(masks, int(features.shape[1] ** 0.5)).to(features.dtype)  # (B*K, N)
-        frame = self.sam2.encode(self._fit(images))
-        tokens, pointers = self.sam2.encode_given_mask(frame, self._fit(masks))
-        weights = _pool(masks, self.sam2.grid).to(tokens.dtype)  # (B*K, T)
+        area = _on_grid(masks, int(features.shape[1] ** 0.5)).to(features.dtype)  # (B*K, N)
+        frame, fitted = self.sam2.encode(self._fit(images)), self._fit(masks)
+        tokens, pointers = self.sam2.given_memory(frame, fitted), self.sam2.given_pointer(frame, fitted)
+        weights = _on_grid(masks, self.sam2.grid).to(tokens.dtype)  # (B*K, T)
 
         def split(x: Tensor) -> Tensor:
             return x.unflatten(0, (batch, -1))  # (B*K, ...) -> (B, K, ...)
@@ -186,7 +231,7 @@ class Fssam(FewShotMethod):
             prototypes=split(masked_average(tokens, weights)),
             map=split(tokens).mean(1),
             pointer=split(pointers).mean(1),
-            weights=split(weights).mean(1),
+            weights=split(weights)[:, 0] if self.calibration == "first" else split(weights).mean(1),
         )
 
     def decode_query(
@@ -205,15 +250,15 @@ class Fssam(FewShotMethod):
         prior_a, prior_b = query_priors(features, memory.foreground, memory.background, sam2.img_size)
         frame = sam2.encode(self._fit(query_image))
         refined, _ = refine_memory(
-            sam2.encode_memory(frame, prior_a),
-            sam2.encode_memory(frame, prior_b),
-            _pool(prior_a, sam2.grid).to(features.dtype),
-            _pool(prior_b, sam2.grid).to(features.dtype),
+            sam2.given_memory(frame, prior_a),
+            sam2.given_memory(frame, prior_b),
+            _on_grid(prior_a, sam2.grid).to(features.dtype),
+            _on_grid(prior_b, sam2.grid).to(features.dtype),
             memory.prototypes.expand(batch, -1, -1),
             rounds=self.rounds,
         )
         # Prior B makes the query's own pointer: a pointer stands for one object, so it must not hold what is not one.
-        pointers = torch.stack([memory.pointer.expand(batch, -1), sam2.mask_pointer(frame, prior_b)], dim=1)
+        pointers = torch.stack([memory.pointer.expand(batch, -1), sam2.given_pointer(frame, prior_b)], dim=1)
         tokens, positions, num_pointer_tokens = self._context(memory, refined, pointers)
         embedding = calibrated_attention(
             sam2,
@@ -225,6 +270,9 @@ class Fssam(FewShotMethod):
             strength=self.strength,
         )
         found = sam2.decode(frame, embedding).best()
+        # Not while it learns: an emptied mask has no gradient, so nothing would bring the object back.
+        if not self.training:
+            found = sam2.where_present(found)
         return SegmenterOutput(found.mask_logits, found.iou_pred, found.object_logits)
 
     def _context(self, memory: FssamMemory, refined: Tensor, pointers: Tensor) -> tuple[Tensor, Tensor, int]:
@@ -246,13 +294,18 @@ class Fssam(FewShotMethod):
 
 
 def _resize(x: Tensor, size: int) -> Tensor:
-    """(N, C, S, S) -> (N, C, size, size); S is the larger of the two input sizes, so this only shrinks."""
+    """(N, C, S, S) -> (N, C, size, size) in [0, 1]."""
     if x.shape[-1] == size:
         return x
+    if x.shape[-1] < size:
+        return F.interpolate(x, size=(size, size), mode="bilinear", align_corners=True)
     # Rounding takes a weighted mean slightly out of [0, 1], which the next step expects.
     return F.interpolate(x, size=(size, size), mode="bilinear", align_corners=False, antialias=True).clamp(0, 1)
 
 
-def _pool(masks: Tensor, grid: int) -> Tensor:
-    """(N, 1, S, S) -> (N, grid*grid): the share of each cell that is covered."""
-    return F.adaptive_avg_pool2d(masks, grid).flatten(1)
+def _on_grid(masks: Tensor, grid: int) -> Tensor:
+    """(N, 1, S, S) -> (N, grid*grid): masks in [0, 1] where the points of a grid lie that reaches to the corners."""
+    found = F.interpolate(masks, size=(grid, grid), mode="bilinear", align_corners=True).flatten(1)
+    # An object between the points would leave nothing to average: then the share of each cell that it covers.
+    missed = ~(found > 0).any(1, keepdim=True)
+    return torch.where(missed, F.adaptive_avg_pool2d(masks, grid).flatten(1), found)

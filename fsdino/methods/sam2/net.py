@@ -16,6 +16,8 @@ from transformers import Sam2VideoConfig, Sam2VideoModel
 
 # SAM2 feeds masks to its memory encoder as 20 * probability - 10.
 MASK_SCALE, MASK_BIAS = 20.0, -10.0
+# What stands in a mask that SAM2 takes for empty.
+NO_OBJECT = -1024.0
 
 
 @dataclass
@@ -148,34 +150,63 @@ class Sam2(nn.Module):
         """The embedding of a frame that no memory conditions: plus the learned no-memory code, (N, D, h, w)."""
         return frame.embedding + self.net.no_memory_embedding.view(1, -1, 1, 1)
 
+    def where_present(self, found: Decoded) -> Decoded:
+        """What SAM2 goes on with: an empty mask (logits -1024) and the no-object pointer where its score is <= 0."""
+        nothing = self.net.no_object_pointer
+        if nothing is None:  # switched off: the object is always there
+            return found
+        there = found.object_logits > 0  # (N, 1)
+        masks = found.mask_logits.masked_fill(~there[..., None, None], NO_OBJECT)
+        return Decoded(
+            masks, found.iou_pred, torch.where(there[..., None], found.pointers, nothing), found.object_logits
+        )
+
     def mask_pointer(self, frame: Frame, masks: Tensor) -> Tensor:
-        """Object pointers (N, D) of given masks (N, 1, S, S) in [0, 1] on N images."""
+        """Object pointers (N, D) of masks (N, 1, S, S) in [0, 1] on N images, whether SAM2 sees an object or not."""
+        return self._decode_mask(frame, masks).pointers[:, 0]
+
+    def _decode_mask(self, frame: Frame, masks: Tensor) -> Decoded:
         # The mask goes in as dense prompt, and the token of the mask that comes out is the pointer. As in SAM2, the
         # embedding stays without the no-memory code here.
         prompt = self.net.mask_downsample(masks.to(self.dtype))  # (N, 1, 4h, 4w)
-        return self.decode(frame, frame.embedding, mask_prompt=prompt, multimask=False).pointers[:, 0]
+        return self.decode(frame, frame.embedding, mask_prompt=prompt, multimask=False)
 
-    def encode_memory(self, frame: Frame, masks: Tensor) -> Tensor:
+    def encode_memory(self, frame: Frame, masks: Tensor, there: Tensor | None = None) -> Tensor:
         """Memory tokens (N, h*w, memory_dim), without position or temporal code, of N images with their masks.
 
         Args:
             frame: N images.
             masks: (N, 1, S, S) probabilities in [0, 1].
+            there: (N, 1) bool, where an object is; SAM 2.1 marks the others' memory. None: everywhere.
         """
         features, _ = self.net.memory_encoder(frame.embedding, (masks * MASK_SCALE + MASK_BIAS).to(self.dtype))
+        empty = self.net.occlusion_spatial_embedding_parameter  # (1, memory_dim), in SAM 2.1 alone
+        if there is not None and empty is not None:
+            features = features + torch.where(there, torch.zeros_like(empty), empty)[..., None, None]
         return features.flatten(2).transpose(1, 2)
 
-    def encode_given_mask(self, frame: Frame, masks: Tensor) -> tuple[Tensor, Tensor]:
-        """Memory tokens (N, h*w, memory_dim) and pointers (N, D) of images whose mask somebody drew.
+    def given_memory(self, frame: Frame, masks: Tensor, smooth: bool = False) -> Tensor:
+        """Memory tokens (N, h*w, memory_dim) of images whose mask somebody gave.
 
         Args:
             frame: N images.
             masks: (N, 1, S, S) in [0, 1].
+            smooth: take the mask's logits through the size of SAM2's own answers, a quarter, as SANSA does.
         """
-        # As in SAM2, a drawn mask becomes logits of -10 and 10, as if it had been predicted with certainty; their
+        # As in SAM2, a given mask becomes logits of -10 and 10, as if it had been predicted with certainty; their
         # sigmoid is scaled once more in `encode_memory`.
-        probs = (masks * MASK_SCALE + MASK_BIAS).sigmoid()
-        return self.encode_memory(frame, probs), self.mask_pointer(frame, masks)
+        logits = masks * MASK_SCALE + MASK_BIAS
+        if smooth:
+            quarter = (4 * self.grid, 4 * self.grid)
+            logits = F.interpolate(logits.float(), quarter, mode="bilinear", align_corners=False, antialias=True)
+            return self.encode_memory(frame, self.to_input_size(logits), _any(masks))
+        return self.encode_memory(frame, logits.sigmoid(), _any(masks))
+
+    def given_pointer(self, frame: Frame, masks: Tensor) -> Tensor:
+        """Object pointers (N, D) of masks (N, 1, S, S) in [0, 1]; SAM2's no-object pointer where it sees no object."""
+        pointers = self.where_present(self._decode_mask(frame, masks)).pointers[:, 0]
+        nothing = self.net.no_object_pointer
+        return pointers if nothing is None else torch.where(_any(masks), pointers, nothing)
 
     def memory_position(self, device: torch.device) -> Tensor:
         """Sine position code of one memory map, (h*w, memory_dim)."""
@@ -233,14 +264,6 @@ class Sam2(nn.Module):
         logits = F.interpolate(mask_logits.float(), size=size, mode="bilinear", align_corners=False)
         return logits.sigmoid().to(mask_logits.dtype)
 
-    def switch_off_object_score_(self) -> Sam2:
-        """Drop the object-score head and the no-object codes, as SANSA and FSSAM do; returns itself."""
-        # What nothing reads any more must not be saved or counted as a part of the method.
-        self.net.mask_decoder.pred_obj_score_head = AlwaysThere()  # type: ignore[assignment]
-        self.net.no_object_pointer = None  # type: ignore[assignment]
-        self.net.occlusion_spatial_embedding_parameter = None
-        return self
-
 
 def _new(config: Sam2VideoConfig) -> Sam2VideoModel:
     net = Sam2VideoModel(config)
@@ -250,9 +273,6 @@ def _new(config: Sam2VideoConfig) -> Sam2VideoModel:
     return net
 
 
-class AlwaysThere(nn.Module):
-    """Stands in for the object-score head: a logit of 10 for every token."""
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """(..., D) -> (..., 1)."""
-        return torch.full_like(tokens[..., :1], 10.0)
+def _any(masks: Tensor) -> Tensor:
+    """(N, 1, S, S) -> (N, 1) bool: whether anything is marked."""
+    return (masks > 0).flatten(1).any(1, keepdim=True)

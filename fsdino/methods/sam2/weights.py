@@ -19,6 +19,7 @@ from transformers import Sam2VideoConfig, Sam2VideoModel
 
 from fsdino.base.digest import file_sha256
 from fsdino.methods.sam2.net import Sam2
+from fsdino.methods.sam2.published import PublishedState
 from fsdino.methods.sam2.sizes import SIZES, HieraSize, Sam2Version, sam2_config, size_and_version, with_image_size
 
 # Meta's name -> transformers' name, applied in this order to every key: later rules see what earlier ones made, so the
@@ -70,6 +71,8 @@ _MLP3 = re.compile(
     r"\.layers\.(\d)\."
 )
 _MLP3_NAMES = {"0": "proj_in", "1": "layers.0", "2": "proj_out"}
+# What a SAM2 built without object scores lacks.
+_SCORES = ("mask_decoder.obj_score_token", "mask_decoder.pred_obj_score_head", "no_object_pointer")
 _MASK_STEM = re.compile(r"^memory_encoder\.mask_downsampler\.encoder\.(\d+)\.")
 _POINT = re.compile(r"^sam_prompt_encoder\.point_embeddings\.(\d+)\.weight$")
 
@@ -195,11 +198,38 @@ def _from_meta(path: Path, img_size: int, sha256: str | None) -> Sam2:
     return _filled(sam2_config(size, img_size, version), hub_keys(meta), path.name)
 
 
-def _filled(config: Sam2VideoConfig, state: dict[str, Tensor], name: str) -> Sam2:
+def from_published(state: PublishedState, img_size: int, scored: bool) -> Sam2:
+    """The SAM2 inside an authors' checkpoint that holds all of it; its size and version follow from the weights.
+
+    Args:
+        state: of `read_published`.
+        img_size: as for `build_sam2`.
+        scored: whether it must have what object scores need; without, these parts stay random and are to be dropped.
+
+    Raises:
+        ValueError: for weights that are missing or unknown; names them.
+    """
+    size, version = recognise(state.sam2, state.name)
+    return _filled(sam2_config(size, img_size, version), hub_keys(state.sam2), state.name, () if scored else _SCORES)
+
+
+def update_from_published_(sam2: Sam2, state: PublishedState, parts: tuple[str, ...]) -> None:
+    """Put the weights of an authors' checkpoint, which holds at least these parts of SAM2's `net`, into a SAM2.
+
+    Raises:
+        ValueError: for weights that are missing, unknown or of another shape; names them.
+    """
+    own, found = sam2.net.state_dict(), hub_keys(state.sam2)
+    wrong = [key for key, value in found.items() if key not in own or own[key].shape != value.shape]
+    _refuse(state.name, (key for key in own if key.startswith(parts) and key not in found), wrong)
+    sam2.net.load_state_dict(found, strict=False)
+
+
+def _filled(config: Sam2VideoConfig, state: dict[str, Tensor], name: str, spare: tuple[str, ...] = ()) -> Sam2:
     sam2 = Sam2(config)
     # Not strict, so that `_refuse` can say in one sentence what torch would list key by key.
     result = sam2.net.load_state_dict(state, strict=False)
-    _refuse(name, result.missing_keys, result.unexpected_keys)
+    _refuse(name, (key for key in result.missing_keys if not key.startswith(spare)), result.unexpected_keys)
     return sam2.eval()
 
 

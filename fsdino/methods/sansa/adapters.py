@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from fsdino.methods.sam2.net import Sam2
+from fsdino.methods.sam2.published import PublishedState
 
 
 class Adapter(nn.Module):
@@ -64,3 +65,29 @@ def add_adapters_(sam2: Sam2, factor: float, stages: Sequence[int] = (2, 3)) -> 
             block.layer_norm2 = nn.Identity()
             parameters += adapter.parameters()
     return parameters
+
+
+def load_adapters_(sam2: Sam2, state: PublishedState) -> None:
+    """Fill every adapter from an authors' checkpoint.
+
+    Raises:
+        ValueError: if the two have adapters in other blocks or of other widths.
+    """
+    blocks = sam2.net.vision_encoder.backbone.blocks
+    own = {i: block.mlp.adapter for i, block in enumerate(blocks) if isinstance(block.mlp, AdaptedMlp)}
+    if own.keys() != state.adapters.keys():
+        raise ValueError(
+            f"{state.name} has adapters in the blocks {sorted(state.adapters)}, this SAM2 in {sorted(own)}; give the "
+            "size and the stages that it was trained with."
+        )
+    for i, adapter in own.items():
+        wanted, found = adapter.state_dict(), state.adapters[i]
+        for name in wanted.keys() | found.keys():
+            there, here = (tuple(side[name].shape) if name in side else "missing" for side in (found, wanted))
+            if there != here:
+                raise ValueError(
+                    f"{state.name}: weight {name} of the adapter in block {i} is {there}, here {here}; give the size "
+                    "and factor that it was trained with (published: 0.3, and 0.8 for the generalist)."
+                )
+        adapter.load_state_dict(found)
+        adapter.scale = state.scales.get(i, adapter.scale)

@@ -3,7 +3,8 @@
 References and target are frames of a short video; SAM2 carries the object from the annotated frames to the target.
 Small adapters teach the frozen features that "same object" means "same class". After "SANSA: Unleashing the hidden
 semantics in SAM2 for few-shot segmentation", arXiv 2505.21795. By default two things differ from the publication: any
-number of references is used, and their order does not matter (`memory_order="video"` brings the published memory back).
+number of references is used, and their order does not matter (`memory_order="video"` brings the published memory back,
+and so do the recipes). `recipes/sansa/README.md` lists everything that differs.
 """
 
 from __future__ import annotations
@@ -18,12 +19,14 @@ from torch import Tensor
 
 from fsdino.base.memory import Memory, SegmenterOutput
 from fsdino.base.method import FewShotMethod
-from fsdino.base.reference import Reference, image_array, prompt_points, reference_arrays
+from fsdino.base.reference import Reference, image_array, mask_only, prompt_points, reference_arrays
 from fsdino.base.resize import Resize, ResizeMode
 from fsdino.methods.sam2.net import Decoded, Frame, Sam2
+from fsdino.methods.sam2.published import read_published
 from fsdino.methods.sam2.sizes import Sam2Version, size_and_version
-from fsdino.methods.sam2.weights import build_sam2
-from fsdino.methods.sansa.adapters import add_adapters_
+from fsdino.methods.sam2.unscored import without_object_score_
+from fsdino.methods.sam2.weights import build_sam2, from_published
+from fsdino.methods.sansa.adapters import add_adapters_, load_adapters_
 
 MemoryOrder = Literal["set", "video"]
 Presence = Literal["always", "object_score"]
@@ -57,8 +60,12 @@ class Sansa(FewShotMethod):
         memory_order: "set": all references are equal, any number of them. "video": the published memory, in which the
             first reference is the conditioning frame, the six latest others fill the slots with their temporal codes,
             and further ones are dropped.
-        presence: "always": SAM2's object score is switched off, as published. "object_score": it answers "absent".
+        presence: "always": a SAM2 without object scores, as published: no head, no token in the decoder, no
+            no-object codes. "object_score": SAM2's own score answers "absent" and empties the memory of such frames.
         resize_mode: "squash" as published, or "pad".
+        first_size: side in pixels of the square that images are squashed to before they become SAM2's, and at which the
+            network is scored; masks are then hard. Published: 640 for COCO, LVIS and PACO, 518 for FSS-1000 and
+            PASCAL-Part. None: straight to SAM2's square, with soft masks.
 
     Raises:
         ValueError: for an unknown `memory_order` or `presence`.
@@ -67,6 +74,7 @@ class Sansa(FewShotMethod):
     name = "sansa"
     title = "SANSA"
     memory_type = SansaMemory
+    arithmetic = 2
 
     def __init__(
         self,
@@ -76,8 +84,9 @@ class Sansa(FewShotMethod):
         memory_order: MemoryOrder = "set",
         presence: Presence = "always",
         resize_mode: ResizeMode = "squash",
+        first_size: int | None = None,
     ) -> None:
-        super().__init__(Resize(sam2.img_size, resize_mode))
+        super().__init__(Resize(sam2.img_size, resize_mode, first_size=first_size, hard_masks=first_size is not None))
         if memory_order not in ("set", "video"):
             raise ValueError(f"unknown memory_order {memory_order!r}; use 'set' or 'video'.")
         if presence not in ("always", "object_score"):
@@ -86,7 +95,9 @@ class Sansa(FewShotMethod):
         # Frozen before the adapters come in, which are to be the only weights that learn.
         self.sam2 = sam2.requires_grad_(False)
         if presence == "always":
-            sam2.switch_off_object_score_()
+            without_object_score_(sam2)
+        # A prompt is answered by the single mask, however unstable it is, as published.
+        sam2.net.mask_decoder.dynamic_multimask_via_stability = False
         if factor > 0:
             add_adapters_(sam2, factor, stages)
         self.train(self.training)
@@ -99,6 +110,7 @@ class Sansa(FewShotMethod):
         version: Sam2Version = "2.0",
         weights: str | None = None,
         sha256: str | None = None,
+        published: str | None = None,
         **kwargs: Any,
     ) -> Sansa:
         """SANSA from a size's name, with random or official SAM2 weights.
@@ -106,9 +118,19 @@ class Sansa(FewShotMethod):
         Args:
             size: see `build_sam2`, as for `img_size`, `weights` and `sha256`.
             version: "2.0" as published, or "2.1"; weights know their own.
+            published: the authors' checkpoint: its adapters, and its SAM2 in place of `weights` if it holds one.
             kwargs: for the constructor.
         """
-        return cls(build_sam2(size, img_size, version, weights, sha256), **kwargs)
+        if published is None:
+            return cls(build_sam2(size, img_size, version, weights, sha256), **kwargs)
+        state = read_published(published)
+        if state.has_encoder:
+            sam2 = from_published(state, img_size, scored=kwargs.get("presence", "always") != "always")
+        else:
+            sam2 = build_sam2(size, img_size, version, weights, sha256)
+        method = cls(sam2, **kwargs)
+        load_adapters_(method.sam2, state)
+        return method
 
     def train(self, mode: bool = True) -> Sansa:
         """Adapters have no mode; SAM2 is frozen and stays in eval mode."""
@@ -146,7 +168,8 @@ class Sansa(FewShotMethod):
         """Memory-encode references with masks; shapes as in `FewShotMethod`."""
         batch = len(support_images)
         frame = self.sam2.encode(support_images.flatten(0, 1))
-        tokens, pointers = self.sam2.encode_given_mask(frame, support_masks.flatten(0, 1)[:, None])
+        masks = support_masks.flatten(0, 1)[:, None]
+        tokens, pointers = self.sam2.given_memory(frame, masks, smooth=True), self.sam2.given_pointer(frame, masks)
         return SansaMemory(tokens.unflatten(0, (batch, -1)), pointers.unflatten(0, (batch, -1)))
 
     def encode_support_points(self, support_images: Tensor, points: Tensor, labels: Tensor) -> SansaMemory:
@@ -189,17 +212,15 @@ class Sansa(FewShotMethod):
         return outputs
 
     @torch.no_grad()
-    def remember(self, references: Sequence[Reference]) -> SansaMemory:
+    def remember_references(self, references: Sequence[Reference]) -> SansaMemory:
         """As `FewShotMethod.remember`; points, a box or a scribble may stand for a mask."""
-        if len(references) == 0:
-            return super().remember(references)
         return _joined([self._remember_one(reference) for reference in references])
 
     def _remember_one(self, reference: Reference) -> SansaMemory:
         if reference.mask is None and not reference.negative:
             image, points, labels = self._pointed(reference)
             return self.encode_support_points(image[:, None], points[:, None], labels[:, None])
-        array, mask = reference_arrays(self._only_mask(reference))
+        array, mask = reference_arrays(mask_only(reference, type(self).__name__))
         return self.encode_support(self._square(array)[None, None], self._square_mask(mask)[None, None])
 
     def _pointed(self, reference: Reference) -> tuple[Tensor, Tensor, Tensor]:
@@ -221,8 +242,9 @@ class Sansa(FewShotMethod):
     def _remember_prediction(self, frame: Frame, found: Decoded) -> tuple[Tensor, Tensor]:
         # The probabilities as they are, not a mask: an uncertain prediction stays uncertain in memory, and training can
         # go back through it.
+        found = self.sam2.where_present(found)
         probs = self.sam2.to_input_size(found.mask_logits)
-        return self.sam2.encode_memory(frame, probs), found.pointers[:, 0]
+        return self.sam2.encode_memory(frame, probs, found.object_logits > 0), found.pointers[:, 0]
 
     def _track(self, memory: SansaMemory, frame: Frame) -> Decoded:
         tokens, positions, num_pointer_tokens = self._context(memory)

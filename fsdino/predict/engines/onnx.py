@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ from fsdino.predict.engines.providers import ON_GPU, Hardware
 FORMAT_VERSION = 1
 METADATA_KEY = "fsdino"
 REMEMBER_FILE, SEGMENT_FILE = "remember.onnx", "segment.onnx"
-POSITION_AXES = {"tokens": 2, "fg": 1, "bg": 1}  # of the memory's arrays that grow with the references
+# Axes of the memory's arrays that grow with the references, for files that were written before these were noted.
+GROWING = {"tokens": 2, "fg": 1, "bg": 1}
 Memory = dict[str, np.ndarray]
 Answer = tuple[np.ndarray, np.ndarray, np.ndarray]  # what the segment graph gives
 
@@ -86,7 +87,8 @@ class OnnxEngine:
     def join(self, memories: Sequence[Memory]) -> list[Memory]:
         """See `Engine.join`."""
         starts = range(0, len(memories), MAX_CLASSES_AT_ONCE)
-        return [stack_arrays(memories[start : start + MAX_CLASSES_AT_ONCE]) for start in starts]
+        growing = self.info.get("growing", GROWING)
+        return [stack_arrays(memories[start : start + MAX_CLASSES_AT_ONCE], growing) for start in starts]
 
     def find(self, joined: Sequence[Memory], image: np.ndarray) -> Iterator[Segmentation]:
         """See `Engine.find`."""
@@ -140,12 +142,15 @@ class OnnxEngine:
         return {name: arrays[name] for name in self._memory_names}
 
 
-def stack_arrays(memories: Sequence[Memory]) -> Memory:
-    """One memory of batch N of N classes' of batch 1, whatever their numbers of references."""
+def stack_arrays(memories: Sequence[Memory], growing: Mapping[str, int]) -> Memory:
+    """One memory of batch N of N classes' of batch 1, whatever their numbers of references.
+
+    `growing` has the axes of arrays that grow with the references; they are filled up with zeros.
+    """
     stacked = {}
     for name in memories[0]:
         parts = [memory[name] for memory in memories]
-        if axis := POSITION_AXES.get(name):
+        if axis := growing.get(name):
             longest = max(part.shape[axis] for part in parts)
             parts = [_fill(part, longest, axis) for part in parts]
         stacked[name] = np.concatenate(parts)

@@ -139,8 +139,11 @@ def test_absent_queries_truly_lack_the_class():
 def test_no_class_with_enough_images():
     index = SubsetIndex(MemoryIndex(), {0: ["0_0"], 1: ["1_0", "1_1"]})
     assert TrainEpisodes(index, [0, 1], Resize(28), shots=1).classes == [1]
-    with pytest.raises(ValueError, match=r"no foreground class of 'memory' has 3 images, which a 2-shot training "
-                                         r"episode needs \(2 classes were given\): add images or take fewer shots"):
+    with pytest.raises(
+        ValueError,
+        match=r"no foreground class of 'memory' has 3 images, which a 2-shot training "
+        r"episode needs \(2 classes were given\): add images or take fewer shots",
+    ):
         TrainEpisodes(index, [0, 1], Resize(28), shots=2)
 
 

@@ -59,8 +59,11 @@ def test_each_image_once_as_query_and_first_images_as_supports():
 
 def test_a_class_without_enough_images():
     index = SubsetIndex(MemoryIndex(), {0: ["0_0", "0_1"], 4: ["4_0", "4_1", "4_2"]})
-    with pytest.raises(ValueError, match=r"class 'square0' of 'memory' fold 0 has 2 image\(s\) with a mask, 2-shot "
-                                         r"episodes need 3: add images, take fewer shots, or leave such classes out"):
+    with pytest.raises(
+        ValueError,
+        match=r"class 'square0' of 'memory' fold 0 has 2 image\(s\) with a mask, 2-shot "
+        r"episodes need 3: add images, take fewer shots, or leave such classes out",
+    ):
         EpisodeList.draw(index, 0, shots=2)
     assert EpisodeList.draw(index, 0, shots=2, skip_rare=True).class_ids == [4]
     with pytest.raises(ValueError, match="no class of 'memory' fold 0 has the 4 images that 3-shot episodes need"):

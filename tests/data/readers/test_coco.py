@@ -73,8 +73,10 @@ def test_painted_label_maps_follow_the_documented_order(tmp_path):
     assert union.object_pixels("a.jpg", 3) == 1600 and index.object_pixels("a.jpg", 3) < 1600
 
 
-@pytest.mark.parametrize(("kwargs", "counts"), [({}, 1), ({"min_cover": 0.02}, 0), ({"min_pixels": 101}, 0),
-                                                ({"min_cover": 0.0124}, 1), ({"min_pixels": 100}, 1)])
+@pytest.mark.parametrize(
+    ("kwargs", "counts"),
+    [({}, 1), ({"min_cover": 0.02}, 0), ({"min_pixels": 101}, 0), ({"min_cover": 0.0124}, 1), ({"min_pixels": 100}, 1)],
+)
 def test_a_smallest_size_decides_which_images_count(tmp_path, kwargs, counts):
     annotations = [instance(1, 7, 1, [square(5, 5, 10)]), instance(2, 7, 2, [square(20, 20, 50)])]
     index = _one(tmp_path, *annotations, **kwargs)
@@ -113,8 +115,11 @@ def test_a_damaged_json_is_named_with_the_damage(tmp_path, change, words):
 
 
 def test_missing_files_and_other_sizes_are_named(tmp_path):
-    with pytest.raises(DataSetError, match=r"'.*nowhere' \(the folder with the COCO-format file\) does not exist, "
-                                           r"'.*' does: check --root"):
+    with pytest.raises(
+        DataSetError,
+        match=r"'.*nowhere' \(the folder with the COCO-format file\) does not exist, "
+        r"'.*' does: check --root",
+    ):
         coco_folder(tmp_path / "nowhere")
     coco_tree(tmp_path)
     (tmp_path / "images" / "000000000001.jpg").unlink()

@@ -244,8 +244,13 @@ class TestParts:
         assert (index.load_mask(image, 101) == index.load_mask(image, 102)).all()
         assert index.load_mask(image, 101).sum() == 36
 
-    @pytest.mark.parametrize(("key", "words"), [("obj_ann_id", "is a part of object 77, which is not in the file"),
-                                                ("image_id", "is of image id 77, which 'images' does not list")])
+    @pytest.mark.parametrize(
+        ("key", "words"),
+        [
+            ("obj_ann_id", "is a part of object 77, which is not in the file"),
+            ("image_id", "is of image id 77, which 'images' does not list"),
+        ],
+    )
     def test_dangling_paco_ids(self, tmp_path, key, words):
         path = trees.paco_tree(tmp_path) / "PACO-Part/annotations/paco_lvis_v1_test.json"
         raw = json.loads(path.read_text())
