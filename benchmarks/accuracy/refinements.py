@@ -8,6 +8,8 @@ from functools import partial
 import cv2
 import numpy as np
 
+from fsdino.base.sharpen import Guide
+
 Refinement = Callable[[np.ndarray, np.ndarray], np.ndarray]  # logits (s, s), image (H, W, 3) uint8 -> logits (H, W)
 LIMIT = 12.0  # of the logits that a probability is turned back into
 
@@ -36,11 +38,6 @@ def reduced(image: np.ndarray, side: int = 320) -> np.ndarray:
 def bilinear(logits: np.ndarray, image: np.ndarray) -> np.ndarray:
     """As `Resize.invert` does."""
     return enlarge(logits, image.shape[:2])
-
-
-def cubic(logits: np.ndarray, image: np.ndarray) -> np.ndarray:
-    """Bicubic interpolation."""
-    return enlarge(logits, image.shape[:2], cv2.INTER_CUBIC)
 
 
 def guided(logits: np.ndarray, image: np.ndarray, radius: float, epsilon: float) -> np.ndarray:
@@ -126,50 +123,18 @@ def random_walk(logits: np.ndarray, image: np.ndarray, steps: int, colour: float
     return enlarge(_logit(p).astype(np.float32), (height, width))
 
 
-def grabcut(logits: np.ndarray, image: np.ndarray, sure: float) -> np.ndarray:
-    """Rother et al., 2004: a cut by mixtures of colours where the map is not sure; sure is outside of (1 - sure, sure).
-
-    The colours' answer replaces the map's between the two.
-    """
-    height, width = image.shape[:2]
-    image = reduced(image)
-    small = (image.shape[1], image.shape[0])
-    p = _probability(enlarge(logits, (small[1], small[0])))
-    marks = np.where(p > 0.5, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
-    marks[p > sure], marks[p < 1 - sure] = cv2.GC_FGD, cv2.GC_BGD
-    if not (p > 0.5).any() or (p > 0.5).all():
-        return enlarge(logits, (height, width))
-    cv2.setRNGSeed(0)
-    cv2.grabCut(image, marks, None, np.zeros((1, 65)), np.zeros((1, 65)), 1, cv2.GC_INIT_WITH_MASK)  # type: ignore[call-overload]
-    inside = np.isin(marks, (cv2.GC_FGD, cv2.GC_PR_FGD))
-    return enlarge(np.where(inside, 4.0, -4.0).astype(np.float32), (height, width))
-
-
-def superpixels(logits: np.ndarray, image: np.ndarray, count: int, share: float = 1.0) -> np.ndarray:
-    """Achanta et al., 2012 (scikit-image's SLIC): the mean probability of each superpixel, mixed in by `share`."""
-    from skimage.segmentation import slic  # type: ignore[import-not-found]
-
-    height, width = image.shape[:2]
-    image = reduced(image)
-    small = (image.shape[1], image.shape[0])
-    parts = slic(image, n_segments=count, compactness=10, start_label=0)
-    p = _probability(enlarge(logits, (small[1], small[0])))
-    mean = np.bincount(parts.ravel(), p.ravel()) / np.bincount(parts.ravel()).clip(1)
-    mixed = share * mean[parts] + (1 - share) * p
-    return enlarge(_logit(mixed).astype(np.float32), (height, width))
+def sharpened_with(logits: np.ndarray, image: np.ndarray, cells: float) -> np.ndarray:
+    """The guided filter of the package, with a window of so many cells of the map to each side."""
+    probs = _probability(bilinear(logits, image))
+    return _logit(Guide(image, radius=cells / logits.shape[-1]).filtered(probs))
 
 
 REFINEMENTS: dict[str, Refinement] = {
     "bilinear": bilinear,
-    "bicubic": cubic,
     "guided filter, half a cell": partial(guided, radius=0.5, epsilon=1e-3),
     "guided filter, one cell": partial(guided, radius=1.0, epsilon=1e-3),
+    "guided filter, half a cell, every pixel": partial(sharpened_with, cells=0.5),
+    "guided filter, one cell, every pixel": partial(sharpened_with, cells=1.0),
     "joint bilateral 0.1": partial(joint_bilateral, colour=0.1),
-    "joint bilateral 0.3": partial(joint_bilateral, colour=0.3),
     "random walk, 10 steps": partial(random_walk, steps=10, colour=0.3),
-    "mean field, 10 steps": partial(random_walk, steps=10, colour=0.3, keep=0.3),
-    "GrabCut between 0.1 and 0.9": partial(grabcut, sure=0.9),
-    "GrabCut between 0.25 and 0.75": partial(grabcut, sure=0.75),
-    "superpixels, 400": partial(superpixels, count=400),
-    "superpixels, 800, half": partial(superpixels, count=800, share=0.5),
 }
