@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from fsdino.base.digest import file_sha256
 from fsdino.base.result import LabelMap, resolve
+from fsdino.base.sharpen import SHARPENED, all_sharpened
 from fsdino.predict.drawn import ENOUGH, caution
 from fsdino.predict.engines import Engine
 from fsdino.predict.engines.choice import EngineChoice
@@ -53,6 +54,7 @@ def predict(
     min_score: float = 0.0,
     threshold: float | None = None,
     tile: int = 0,
+    refine_edges: bool | None = None,
     split_instances: bool = False,
     frame_step: int = 1,
     overwrite: bool = False,
@@ -71,6 +73,8 @@ def predict(
         min_score: classes whose score in an image is below, in [0, 1], count as absent.
         threshold: probability above which a pixel belongs to a class; the model's own when left out.
         tile: side in pixels of windows to cut large images into, for small objects; 0 takes images as a whole.
+        refine_edges: move the masks' edges to where the image has them (a guided filter); left out: for the
+            training-free chain alone, whose masks of photographs gain by it.
         split_instances: one COCO annotation per connected part; its score is the class's times its mean probability.
         frame_step: every how many frames of a video count.
         overwrite: start over instead of continuing; the earlier results are removed.
@@ -97,6 +101,9 @@ def predict(
         "tile": tile,
         "split_instances": split_instances,
     }
+    sharp = opened.name in SHARPENED if refine_edges is None else refine_edges
+    if sharp:  # named only then: results from before there was this setting are continued
+        settings["refine_edges"] = True
     first = (image for _, image in read_ahead(items[:ENOUGH]) if isinstance(image, np.ndarray))
     warn(caution(fingerprint, first))
     joined, names = opened.join(list(remember_all(opened, wanted).values())), wanted.class_names()
@@ -106,8 +113,11 @@ def predict(
 
     def find(image: np.ndarray) -> LabelMap:
         if tile > 0 and max(image.shape[:2]) > tile:
-            return segment_tiled(opened, joined, names, image, tile, threshold=limit, min_score=min_score)
-        return resolve(zip(names, opened.find(joined, image)), (image.shape[0], image.shape[1]), limit, min_score)
+            bounds = {"threshold": limit, "min_score": min_score}
+            return segment_tiled(opened, joined, names, image, tile, refine_edges=sharp, **bounds)
+        found = opened.find(joined, image)
+        found = all_sharpened(found, image, limit) if sharp else found
+        return resolve(zip(names, found), (image.shape[0], image.shape[1]), limit, min_score)
 
     failed = run_all(items, outputs, find)
     done = outputs.finish()
