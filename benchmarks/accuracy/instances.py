@@ -24,8 +24,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from benchmarks.accuracy.edges import BASE_FOLDS, Part, Subject, base_episodes, chain
-from benchmarks.accuracy.parts import touching_parts
 from benchmarks.common import RESULTS, Row, provenance, run_script, update_rows
+from fsdino.base.parts import touching_parts
 from fsdino.base.result import Segmentation
 from fsdino.data.catalog import open_data_set
 from fsdino.data.episodes.episode_list import EpisodeList, EpisodeSpec
