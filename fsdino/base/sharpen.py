@@ -56,7 +56,7 @@ class Guide:
         # Logits are enlarged, as methods enlarge theirs: they are nearly linear across an edge, which stays in place.
         logits = cv2.resize(np.log(fine / (1 - fine)), probs.shape[::-1], interpolation=cv2.INTER_LINEAR)
         # In place: of a large image, every further copy counts.
-        np.exp(-logits, out=logits)
+        np.exp(np.negative(logits, out=logits), out=logits)
         logits += 1
         return np.reciprocal(logits, out=logits)
 

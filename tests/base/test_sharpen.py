@@ -1,5 +1,7 @@
 """A coarse mask gets nearer to its object's outline, and nothing is moved where the image has no edge."""
 
+import tracemalloc
+
 import cv2
 import numpy as np
 import pytest
@@ -85,6 +87,16 @@ def test_what_is_absent_stays_as_it_is_and_the_threshold_counts() -> None:
 def test_any_size(size: tuple[int, int]) -> None:
     probs = Guide(np.full((*size, 3), 9, np.uint8)).filtered(np.full(size, 0.7, np.float32))
     assert probs.shape == size and probs == pytest.approx(0.7, abs=1e-3)
+
+
+def test_a_large_image_takes_little_more_than_its_result() -> None:
+    image, probs = np.zeros((1500, 2000, 3), np.uint8), np.full((1500, 2000), 0.3, np.float32)
+    tracemalloc.start()
+    Guide(image).filtered(probs)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    # The result's 12 MB, and what the smaller image needs, whatever the size of the large one.
+    assert probs.nbytes < peak < probs.nbytes + 20_000_000
 
 
 def test_another_image_is_refused() -> None:
