@@ -12,6 +12,8 @@ from fsdino.base.parts import parts_at_necks
 
 # One bound for every method and engine: each class needs memory of its own, and an image may be asked for hundreds.
 MAX_CLASSES_AT_ONCE = 16
+# Images of a pass on a GPU. On a CPU one: more save about a tenth (benchmarks/results/batches.csv), and move last bits.
+GPU_BATCH = 8
 
 
 @dataclass

@@ -34,6 +34,7 @@ class CachePart:
         hflip: also the mirrored images, where maps stand in place of images.
         batch_size: images a step and device.
         shard_size: images in a file; a cache that exists keeps its own.
+        check_disk: refuse to start a run whose caches the disk cannot hold.
     """
 
     dir: str = "runs/cache"
@@ -42,6 +43,7 @@ class CachePart:
     hflip: bool = True
     batch_size: int = 16
     shard_size: int = 256
+    check_disk: bool = True
 
     @property
     def views(self) -> tuple[str, ...]:
