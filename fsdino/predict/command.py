@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from fsdino.base.digest import file_sha256
+from fsdino.base.sharpen import SHARPENED
 from fsdino.predict.drawn import ENOUGH, caution
 from fsdino.predict.engines import Engine
 from fsdino.predict.engines.choice import EngineChoice
@@ -47,6 +48,7 @@ def predict(
     min_score: float = 0.0,
     threshold: float | None = None,
     tile: int = 0,
+    refine_edges: bool | None = None,
     split_instances: bool = False,
     frame_step: int = 1,
     batch: int = 0,
@@ -67,6 +69,8 @@ def predict(
         min_score: classes whose score in an image is below, in [0, 1], count as absent.
         threshold: probability above which a pixel belongs to a class; the model's own when left out.
         tile: side in pixels of windows to cut large images into, for small objects; 0 takes images as a whole.
+        refine_edges: move the masks' edges to where the image has them (a guided filter); left out: for the
+            training-free chain alone, whose masks of photographs gain by it.
         split_instances: one COCO annotation per connected part; its score is the class's times its mean probability.
         frame_step: every how many frames of a video count.
         batch: images that go through the network together; 0 takes what pays: 1 on a CPU, 8 on a GPU.
@@ -96,6 +100,9 @@ def predict(
         "tile": tile,
         "split_instances": split_instances,
     }
+    sharp = opened.name in SHARPENED if refine_edges is None else refine_edges
+    if sharp:  # named only then: results from before there was this setting are continued
+        settings["refine_edges"] = True
     first = (image for _, image in read_ahead(items[:ENOUGH]) if isinstance(image, np.ndarray))
     warn(caution(fingerprint, first))
     memories, names = remember_all(opened, wanted), wanted.class_names()
@@ -103,12 +110,13 @@ def predict(
     options = {"split_instances": split_instances, "overwrite": overwrite}
     outputs = Outputs(out, names, kinds, settings, sources, **options)
 
+    how: dict[str, Any] = {"threshold": limit, "min_score": min_score, "tile": tile, "refine_edges": sharp}
     # Remembered once and packed for the other devices.
     finders = []
     for other in [opened, *(choice.open() for choice in choices[1:])]:
         own = memories if other is opened else {n: other.unpack(opened.pack(memory)) for n, memory in memories.items()}
         joined = other.join(list(own.values()))
-        finders.append(finder(other, joined, names, threshold=limit, min_score=min_score, tile=tile))
+        finders.append(finder(other, joined, names, **how))
     failed = run_all(items, outputs, finders, batch or opened.batch)
     done = outputs.finish()
     for name, reason in failed.items():

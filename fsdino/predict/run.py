@@ -12,6 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from fsdino.base.result import LabelMap, resolve
+from fsdino.base.sharpen import all_sharpened
 from fsdino.predict.engines import Engine
 from fsdino.predict.images import EndOfVideo, Item, read_ahead
 from fsdino.predict.outputs import Outputs
@@ -25,9 +26,17 @@ _Read = tuple[Item, "np.ndarray | Exception"]
 
 
 def finder(
-    engine: Engine, joined: Sequence[Any], names: Sequence[str], *, threshold: float, min_score: float, tile: int
+    engine: Engine,
+    joined: Sequence[Any],
+    names: Sequence[str],
+    *,
+    threshold: float,
+    min_score: float,
+    tile: int,
+    refine_edges: bool = False,
 ) -> Finder:
-    """What finds the classes of `joined`, by name, in a list of images with one engine."""
+    """What finds the classes of `joined`, by name, in a list of images with one engine; options as `segment_tiled`."""
+    options: dict[str, Any] = {"threshold": threshold, "min_score": min_score, "refine_edges": refine_edges}
 
     def find(images: Sequence[np.ndarray]) -> Iterator[LabelMap]:
         is_large = [tile > 0 and max(image.shape[:2]) > tile for image in images]
@@ -36,9 +45,10 @@ def finder(
         found = iter(engine.find_batch(joined, whole) if len(whole) > 1 else [engine.find(joined, i) for i in whole])
         for image, large in zip(images, is_large):
             if large:
-                yield segment_tiled(engine, joined, names, image, tile, threshold=threshold, min_score=min_score)
+                yield segment_tiled(engine, joined, names, image, tile, **options)
             else:
-                yield resolve(zip(names, next(found)), (image.shape[0], image.shape[1]), threshold, min_score)
+                each = all_sharpened(next(found), image, threshold) if refine_edges else next(found)
+                yield resolve(zip(names, each), (image.shape[0], image.shape[1]), threshold, min_score)
 
     return find
 

@@ -17,6 +17,10 @@ class Engine(Protocol):
     threshold: float  # probability above which a pixel belongs to a class
     batch: int  # images of a pass that pay on its hardware
 
+    @property
+    def name(self) -> str:
+        """The method's, as the registry has it."""
+
     def fingerprint(self) -> str:
         """Names the model; memories of other models are refused."""
 

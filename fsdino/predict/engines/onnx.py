@@ -44,6 +44,7 @@ class OnnxEngine:
             )
         self.info = info
         self.threshold = float(info["threshold"])
+        self.name = str(info.get("method", ""))
         self.resize = ArrayResize(int(info["img_size"]), str(info["resize_mode"]))
         self.batch = GPU_BATCH if self._segment.get_providers()[0] in ON_GPU else 1
         self._memory_names = [output.name for output in self._remember.get_outputs()]
