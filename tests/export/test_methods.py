@@ -44,6 +44,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_chain_s_graphs_equal_the_chain(chain: Path) -> None:
     engine, method, model = OnnxEngine(chain), OnnxMethod(chain), load(chain)
     assert model.directions.any() and engine.fingerprint() == model.fingerprint()
+    assert engine.name == model.name == "chain", "by which predict knows whose edges it refines"
     query, images, masks = episodes(model, 2, 3)
     with torch.no_grad():
         assert_same(method(query, images, masks), model(query, images, masks), 1e-4)
