@@ -24,6 +24,7 @@ from fsdino.base.fill import fill_
 from fsdino.base.foundation import chain_on, is_encoder, unknown_model
 from fsdino.base.hub import download, looks_like_id
 from fsdino.base.processes import write_once
+from fsdino.base.texts import plain_json
 
 Stage = Literal["trained", "distilled"]
 FORMAT_VERSION = 3
@@ -205,7 +206,7 @@ def _load_folder(folder: Path, stage: Stage) -> Any:
                 f"folder '{folder}' has no {file}; a model folder holds {CONFIG_FILE} and {WEIGHTS_FILE}."
             )
     try:
-        info = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+        info = plain_json((folder / CONFIG_FILE).read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"'{folder / CONFIG_FILE}' is not JSON ({error}); copy the folder again.") from error
     if not isinstance(info, dict) or not {"method", "segmenter"} & set(info):
@@ -300,6 +301,8 @@ def _rebuild(info: Mapping[str, Any], tensors: dict[str, Tensor], where: str, st
             f"'{where}' is a distill checkpoint: its decoder and prompts are not trained. Run the train stage "
             "of the same recipe and give the checkpoint that it writes."
         )
+    if not isinstance(info.get("args"), dict) or not isinstance(info.get("threshold"), float | int):
+        raise ValueError(f"'{where}' describes no model: expected a table of args and a threshold; export it again.")
     with torch.random.fork_rng(devices=[]):  # weights drawn here are replaced; the caller's numbers stay
         method = registry.build(info["method"], **info["args"])
     fill_(method, tensors, where)

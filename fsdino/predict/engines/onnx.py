@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,12 @@ import numpy as np
 
 from fsdino.base.reference import Reference, image_array, reference_arrays
 from fsdino.base.result import MAX_CLASSES_AT_ONCE, Segmentation
+from fsdino.base.texts import plain_json
 from fsdino.predict.engines.array_resize import ArrayResize
 
 FORMAT_VERSION = 1
 METADATA_KEY = "fsdino"
+NO_SHA256 = "sha256-of-this-file".ljust(64, "-")  # where a graph's digest will stand
 REMEMBER_FILE, SEGMENT_FILE = "remember.onnx", "segment.onnx"
 # Axes of the memory's arrays that grow with the references, for files that were written before these were noted.
 GROWING = {"tokens": 2, "fg": 1, "bg": 1}
@@ -59,11 +61,7 @@ class OnnxEngine:
         noted = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
         if noted is None:
             raise ValueError(f"'{path}' is an ONNX graph, but not one that `fsdino export` wrote.")
-        info = json.loads(noted)
-        if info["format_version"] > FORMAT_VERSION:
-            version = f"'{path}' has format version {info['format_version']}"
-            raise ValueError(f"{version}, this fsdino reads up to {FORMAT_VERSION}; update fsdino.")
-        return session, info
+        return session, _checked(noted, path)
 
     def fingerprint(self) -> str:
         """See `Engine.fingerprint`."""
@@ -121,6 +119,29 @@ class OnnxEngine:
     def unpack(self, arrays: dict[str, np.ndarray]) -> Memory:
         """See `Engine.unpack`."""
         return {name: arrays[name] for name in self._memory_names}
+
+
+def _checked(noted: str, path: Path) -> dict[str, Any]:
+    """What the export noted in a graph's file, once it is known to be that of the file."""
+    try:
+        info = plain_json(noted)
+        version, size, threshold = int(info["format_version"]), int(info["img_size"]), float(info["threshold"])
+        whole = size > 0 and 0 < threshold < 1 and isinstance(info["fingerprint"], str)
+        # Files of earlier versions have no digest.
+        whole &= info.get("sha256", "") in ("", graph_sha256(path.read_bytes(), str(info.get("sha256"))))
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
+        version, whole = 0, False
+    if not whole:
+        raise ValueError(f"'{path}' is cut or damaged (its notes or its sha256 are others); export it again.")
+    if version > FORMAT_VERSION:
+        raise ValueError(f"'{path}' has format version {version}, this fsdino reads up to {FORMAT_VERSION}; update fsdino.")
+    return dict(info)
+
+
+def graph_sha256(data: bytes, noted: str = NO_SHA256) -> str:
+    """Sha256 of a graph's file as it was before its own digest was noted in it."""
+    # Of equal length, so that taking one for the other moves nothing, and no reader of ONNX is needed here.
+    return hashlib.sha256(data.replace(noted.encode(), NO_SHA256.encode(), 1)).hexdigest()
 
 
 def stack_arrays(memories: Sequence[Memory], growing: Mapping[str, int]) -> Memory:
