@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import signal
 import sys
 import warnings
 from argparse import ArgumentError
@@ -144,6 +145,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments[0] not in COMMANDS:
         print(f"fsdino: there is no command {arguments[0]!r}.\n\n{usage()}", file=sys.stderr)
         return 2
+    # What ends a service or a container's job: the same word as of a person at the keys.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         return call(arguments[0], arguments[1:])
     except EXPECTED_ERRORS as error:

@@ -99,7 +99,10 @@ def read_manifest(folder: str | Path) -> tuple[CacheRecipe, dict[str, str]]:
     try:
         values = plain_json(path.read_text(encoding="utf-8"))
         recipe, shards = CacheRecipe(**values["recipe"]), dict(values["shards"])
-        if shards and set(shards) != {shard_path(folder, shard).name for shard in range(recipe.num_shards)}:
+        if shards and (
+            len(shards) != recipe.num_shards
+            or set(shards) != {shard_path(folder, shard).name for shard in range(recipe.num_shards)}
+        ):
             raise ValueError("it lists other shards than its images fill")
         return recipe, shards
     except (ValueError, KeyError, TypeError) as error:

@@ -171,7 +171,7 @@ class EpisodeList:
             name = raw.get("dataset", dataset)
             fold, shots, seed = (int(raw[key]) for key in ("fold", "shots", "seed"))
             found = cls(name, fold, shots, seed, episodes, protocol=raw.get("protocol", ""))
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise ValueError(
                 f"'{file}' is no episode list ({type(error).__name__}: {error}): draw one with `fsdino episodes`."
             ) from error
