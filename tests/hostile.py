@@ -176,3 +176,11 @@ def replaced(path: Path, data: bytes) -> Path:
     """The file with other bytes."""
     path.write_bytes(data)
     return path
+
+
+def ended(tally: Tally, name: str, tried: int) -> None:
+    """Nothing was wrong, and enough was tried."""
+    print(f"{name}: {tally.tried} tried, {tally.refused} refused, {tally.same} the same, {tally.other} another input")
+    wrong = tally.wrong or {}
+    assert not wrong, f"{name}: {len(wrong)} of {tally.tried}\n" + "\n".join(f"  {k}: {v}" for k, v in wrong.items())
+    assert tally.tried >= tried and tally.refused > 0

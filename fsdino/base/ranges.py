@@ -38,4 +38,6 @@ def check_fields(part: Any) -> None:
             adapter.validate_python(value, strict=True)
         except ValidationError as error:
             first = error.errors()[0]["msg"].removeprefix("Input should be ").rstrip(".")
-            raise ValueError(f"{name}: expected {first}, got {value!r:.80}; correct it in {type(part).__name__}.") from error
+            raise ValueError(
+                f"{name}: expected {first}, got {value!r:.80}; correct it in {type(part).__name__}."
+            ) from error

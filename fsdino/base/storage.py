@@ -162,10 +162,7 @@ def load(
     """
     if not isinstance(source, str | Path):
         raise ValueError(f"expected a model's name or path, got {type(source).__name__}; give for instance 'tiny'.")
-    try:
-        place_of_weights = torch.device(device)
-    except RuntimeError as error:
-        raise ValueError(f"device {device!r} is unknown; use cpu, cuda or cuda:1.") from error
+    place_of_weights = _device(device)
     name = str(source)
     path = bundled_folder(name) if isinstance(source, str) and name in BUNDLED else Path(source)
     # With weights of an encoder it can be nothing else, and what it is not is said there.
@@ -184,6 +181,20 @@ def load(
         wanted = registry.method_class(method).title
         raise ValueError(f"'{source}' holds {type(loaded).__name__}, expected {wanted}; give a model of that kind.")
     return loaded.to(place_of_weights).eval()
+
+
+def _device(device: Any) -> torch.device:
+    """A device that is here, or a ValueError."""
+    text = str(device)[:80]
+    try:
+        found = torch.device(text)
+        torch.empty(1, device=found)
+    # An unknown name; a torch built without CUDA asserts, another has no driver.
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        known = text.partition(":")[0] in ("cpu", "cuda", "mps")
+        reason = "is not available here; use cpu" if known else "is unknown; use cpu, cuda or cuda:1"
+        raise ValueError(f"device {text!r} {reason}.") from error
+    return found
 
 
 def _in_run_folder(path: Path) -> Path:

@@ -61,7 +61,9 @@ class CacheRecipe:
         object.__setattr__(self, "entry_shape", tuple(self.entry_shape))
         sizes = (self.num_images, self.img_size, self.shard_size, *self.entry_shape)
         if not all(type(size) is int and 0 < size <= MAX_SIZE for size in sizes) or self.dtype != "float16":
-            raise ValueError(f"a cache's sizes are whole numbers from 1 and its numbers float16, got {sizes}, {self.dtype}")
+            raise ValueError(
+                f"a cache's sizes are whole numbers from 1 and its numbers float16, got {sizes}, {self.dtype}"
+            )
 
     @property
     def num_shards(self) -> int:

@@ -72,7 +72,7 @@ def _opened(path: str | Path) -> Image.Image:
     try:
         image = Image.open(found)
         if image.format == "PNG":
-            # Pillow passes over the checksums of the pixels unless it is asked; afterwards the file has to be opened anew.
+            # Pillow passes over the checksums of the pixels unless it is asked, and then wants the file opened anew.
             image.verify()
             image = Image.open(found)
         image.load()

@@ -93,7 +93,9 @@ class SegmenterConfig:
         made = self.encoder_kwargs
         for key, limit in (("depth", 256), ("embed_dim", 16_384), ("num_heads", 256), ("patch_size", 1_024)):
             if key in made and not (type(made[key]) is int and 1 <= made[key] <= limit):
-                raise ValueError(f"encoder_kwargs: expected {key} from 1 to {limit:,}, got {made[key]!r:.80}; correct it.")
+                raise ValueError(
+                    f"encoder_kwargs: expected {key} from 1 to {limit:,}, got {made[key]!r:.80}; correct it."
+                )
         # Twelve squares of the width a block: attention's four and eight of the layers behind it.
         weights = 12 * made.get("depth", 1) * made.get("embed_dim", 1) ** 2
         positions = (self.img_size // (self.encoder_stride or made.get("patch_size", 8))) ** 2

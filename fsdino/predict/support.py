@@ -81,7 +81,9 @@ def read_support(support: str | Path, *, images: str | Path | None = None, max_r
     if not path.exists() and glob.has_magic(str(support)):
         files = [Path(found) for found in sorted(glob.glob(str(support), recursive=True))]
         if not files or any(file.suffix != MEMORY_SUFFIX or not file.is_file() for file in files):
-            raise ValueError(f"support '{support}' matches other files than saved memories, or none; give '*{MEMORY_SUFFIX}'.")
+            raise ValueError(
+                f"support '{support}' matches other files than saved memories, or none; give '*{MEMORY_SUFFIX}'."
+            )
         return _from_memories(files)
     if not path.exists():
         raise ValueError(f"support '{path}' does not exist; expected one of: {_layouts()}.")

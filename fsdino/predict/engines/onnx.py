@@ -134,7 +134,9 @@ def _checked(noted: str, path: Path) -> dict[str, Any]:
     if not whole:
         raise ValueError(f"'{path}' is cut or damaged (its notes or its sha256 are others); export it again.")
     if version > FORMAT_VERSION:
-        raise ValueError(f"'{path}' has format version {version}, this fsdino reads up to {FORMAT_VERSION}; update fsdino.")
+        raise ValueError(
+            f"'{path}' has format version {version}, this fsdino reads up to {FORMAT_VERSION}; update fsdino."
+        )
     return dict(info)
 
 
