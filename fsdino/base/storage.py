@@ -191,8 +191,7 @@ def _device(device: Any) -> torch.device:
         torch.empty(1, device=found)
     # An unknown name; a torch built without CUDA asserts, another has no driver.
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        known = text.partition(":")[0] in ("cpu", "cuda", "mps")
-        reason = "is not available here; use cpu" if known else "is unknown; use cpu, cuda or cuda:1"
+        reason = "is not available here; use cpu" if text[:4] == "cuda" else "is unknown; use cpu, cuda or cuda:1"
         raise ValueError(f"device {text!r} {reason}.") from error
     return found
 
