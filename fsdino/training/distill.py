@@ -69,7 +69,7 @@ class DistillModule(LightningModule):
         seed: of the clicks, which depend on (seed, step) alone.
 
     Raises:
-        ValueError: for an unknown loss, a mask loss without a teacher, a teacher of another width, or a batch without
+        ValueError: for a mask loss without a teacher, a teacher of another width, or a batch without
             any target.
     """
 
@@ -85,8 +85,6 @@ class DistillModule(LightningModule):
     ) -> None:
         super().__init__()
         self.part = part = part or DistillPart()
-        if part.loss not in ("mse", "cosine_smooth_l1"):
-            raise ValueError(f"unknown loss {part.loss!r}; use 'mse' or 'cosine_smooth_l1'.")
         if part.mask_weight > 0 and teacher is None:
             raise ValueError("the mask loss needs the teacher's decoder; give a teacher or set mask_weight to 0.")
         dim = model.config.prompt_dim

@@ -92,14 +92,12 @@ class EpisodeModule(LightningModule):
         val_classes: classes of the validation episodes; base classes, never novel ones.
 
     Raises:
-        ValueError: for an unknown loss, or a method without trainable parameters.
+        ValueError: for a method without trainable parameters.
     """
 
     def __init__(self, model: FewShotMethod, val_classes: Sequence[int] = (), part: TrainPart | None = None) -> None:
         super().__init__()
         self.part = part = part or TrainPart()
-        if part.loss not in ("bce_dice", "focal_dice", "dice"):
-            raise ValueError(f"unknown loss {part.loss!r}; use 'bce_dice', 'focal_dice' or 'dice'.")
         if not model.trainable_parameters():
             raise ValueError(f"{type(model).__name__} has nothing to train; train FS-DINO, SANSA or FSSAM.")
         # Before the optimiser is made, which takes what requires a gradient.

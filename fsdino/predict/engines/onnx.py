@@ -124,20 +124,24 @@ class OnnxEngine:
 def _checked(noted: str, path: Path) -> dict[str, Any]:
     """What the export noted in a graph's file, once it is known to be that of the file."""
     try:
-        info = plain_json(noted)
-        version, size, threshold = int(info["format_version"]), int(info["img_size"]), float(info["threshold"])
-        whole = size > 0 and 0 < threshold < 1 and isinstance(info["fingerprint"], str)
-        # Files of earlier versions have no digest.
-        whole &= info.get("sha256", "") in ("", graph_sha256(path.read_bytes(), str(info.get("sha256"))))
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
+        info = dict(plain_json(noted))
+        version = int(info["format_version"])
+        # Before the rest, which another version may have under other names.
+        if version <= FORMAT_VERSION:
+            whole = (
+                int(info["img_size"]) > 0 and 0 < float(info["threshold"]) < 1 and isinstance(info["fingerprint"], str)
+            )
+            # Files of earlier versions have no digest.
+            told = str(info.get("sha256", ""))
+            whole &= told in ("", graph_sha256(path.read_bytes(), told))
+    except (ValueError, KeyError, TypeError, OverflowError):
         version, whole = 0, False
+    if version > FORMAT_VERSION:
+        said = f"'{path}' has format version {version}"
+        raise ValueError(f"{said}, this fsdino reads up to {FORMAT_VERSION}; update fsdino.")
     if not whole:
         raise ValueError(f"'{path}' is cut or damaged (its notes or its sha256 are others); export it again.")
-    if version > FORMAT_VERSION:
-        raise ValueError(
-            f"'{path}' has format version {version}, this fsdino reads up to {FORMAT_VERSION}; update fsdino."
-        )
-    return dict(info)
+    return info
 
 
 def graph_sha256(data: bytes, noted: str = NO_SHA256) -> str:
