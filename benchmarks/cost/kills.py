@@ -1,4 +1,4 @@
-"""Commands killed at random moments (kill -9) and started again to their end: is what they leave the same, byte by byte?
+"""Commands killed at random moments (kill -9) and started again: is what they leave the same, byte by byte?
 
 python -m benchmarks.cost.kills --kills 3
 """

@@ -19,7 +19,7 @@ from fsdino.base.bundled import BUNDLED, bundled_file, bundled_folder
 from fsdino.base.card import model_card
 from fsdino.base.catalog import CATALOG
 from fsdino.base.checkpoint import CHECKPOINT_KEY, MODEL_PREFIX, read_checkpoint
-from fsdino.base.digest import file_sha256, told_sha256
+from fsdino.base.digest import file_sha256, steady, told_sha256
 from fsdino.base.fill import fill_
 from fsdino.base.foundation import chain_on, is_encoder, unknown_model
 from fsdino.base.hub import download, looks_like_id
@@ -112,6 +112,7 @@ def _write(target: Path, tensors: dict[str, Tensor], info: dict[str, Any], card:
     # older model, several processes may write the same one, and `load` refuses what is half of each by fingerprint.
     parts = {name: target / f".{name}.{os.getpid()}.part" for name in (WEIGHTS_FILE, CONFIG_FILE, CARD_FILE)}
     save_file(tensors, parts[WEIGHTS_FILE], metadata={"format": "pt", "fingerprint": info["fingerprint"]})
+    steady(parts[WEIGHTS_FILE])
     info = {**info, "weights_sha256": file_sha256(parts[WEIGHTS_FILE])}
     info["sha256"] = told_sha256(info)
     parts[CONFIG_FILE].write_text(json.dumps(info, indent=2) + "\n", encoding="utf-8")
@@ -189,7 +190,6 @@ def _device(device: Any) -> torch.device:
     try:
         found = torch.device(text)
         torch.empty(1, device=found)
-    # An unknown name; a torch built without CUDA asserts, another has no driver.
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = "is not available here; use cpu" if text[:4] == "cuda" else "is unknown; use cpu, cuda or cuda:1"
         raise ValueError(f"device {text!r} {reason}.") from error
