@@ -32,7 +32,8 @@ def check_fields(part: Any) -> None:
     Raises:
         ValueError: for the first that is of another kind or out of its range.
     """
-    for name, adapter in _adapters(type(part)).items():
+    kind: type = type(part)
+    for name, adapter in _adapters(kind).items():
         value = getattr(part, name)
         try:
             adapter.validate_python(value, strict=True)
