@@ -8,7 +8,7 @@ MAKE_ASSET := $(BIN)/python -m fsdino.assets.make
 BENCH := $(BIN)/python -m benchmarks
 
 .DEFAULT_GOAL := help
-.PHONY: help install distill test lint assets bench methods ablation tables clean
+.PHONY: help install distill test lint docs assets bench methods ablation tables clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -29,6 +29,9 @@ test: $(STAMP) ## Run the tests (one thread a worker: more would wait for each o
 lint: $(STAMP) ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+docs: $(STAMP) ## Build the pages of docs/ into site/ (open site/index.html); broken links fail
+	$(BIN)/python -m mkdocs build --strict
 
 assets: $(STAMP) ## Make the bundled tiny weights anew (about three hours on two cores)
 	$(MAKE_ASSET) encoder --out runs/assets/encoder/coarse.safetensors
@@ -58,5 +61,5 @@ tables: $(STAMP) ## Write benchmarks/results into the README, as tables and plot
 	$(BENCH).report.figures
 	$(BENCH).report.table
 
-clean: ## Remove runs and caches (keeps .venv)
-	rm -rf runs .pytest_cache .mypy_cache .ruff_cache
+clean: ## Remove runs, the site and caches (keeps .venv)
+	rm -rf runs site .pytest_cache .mypy_cache .ruff_cache

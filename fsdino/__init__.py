@@ -16,6 +16,7 @@ _PUBLIC = {
     "Segmentation": "fsdino.base.result",
     "Instance": "fsdino.base.result",
     "LabelMap": "fsdino.base.result",
+    "sharpened": "fsdino.base.sharpen",
     "FewShotMethod": "fsdino.base.method",
     "Memory": "fsdino.base.memory",
     "SegmenterOutput": "fsdino.base.memory",

@@ -19,11 +19,12 @@ from typing import Any, get_type_hints
 # not imported, so that help comes before torch.
 COMMANDS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "run": ("fsdino.pipeline.command:run", (), "a whole recipe: cache, distill, train, evaluate, export; or --stages"),
+    "plan": ("fsdino.pipeline.plan:plan", (), "what a recipe needs before it starts: disk, memory, downloads, hours"),
     "predict": ("fsdino.predict.command:predict", (), "masks of your objects in your images, from a few examples"),
     "remember": ("fsdino.predict.command:remember", ("support",), "save what references show as a small file"),
     "evaluate": ("fsdino.evaluation.command:evaluate", ("method",), "measure a method on a data set"),
     "compare": ("fsdino.evaluation.compare:compare", ("a", "b"), "two evaluations of one list: which is better"),
-    "export": ("fsdino.export.command:export_files", ("model",), "write a model as safetensors, pt2, onnx, int8"),
+    "export": ("fsdino.export.command:export_files", ("model",), "write a model as safetensors, pt2, onnx, fp16, int8"),
     "demo": ("fsdino.demo.serve:demo", (), "a local page: draw on an example, drop images, see the masks"),
     "models": ("fsdino.pipeline.models:models", (), "every model that has a name, and which are on this disk"),
     "label-studio": ("fsdino.annotate.label_studio.command:label_studio", (), "masks where Label Studio asks for them"),
@@ -34,7 +35,7 @@ COMMANDS: dict[str, tuple[str, tuple[str, ...], str]] = {
     ),
     "cvat": ("fsdino.annotate.cvat.task:cvat", ("task",), "masks for the frames of a CVAT task that have none"),
     "serve": ("fsdino.serve.command:serve", (), "an HTTP service: references in, memories kept, images in, masks out"),
-    "data": ("fsdino.data.command:data", ("name",), "what of a data set is on disk, what is missing, where it is"),
+    "data": ("fsdino.data.command:data", ("name",), "what of a data set is on disk or missing; --download"),
     "episodes": ("fsdino.data.command:episodes", ("name",), "draw or verify a fixed list of test episodes"),
 }
 EXPECTED_ERRORS = (ValueError, OSError, ImportError, ArgumentError)
@@ -76,7 +77,7 @@ def call(name: str, arguments: Sequence[str]) -> int:
     """Run one command; its exit code."""
     function = resolve(COMMANDS[name][0])
     calm()
-    if name == "run":
+    if name in ("run", "plan"):
         # A recipe's parser is Lightning's, which knows every flag of its Trainer.
         result = function(arguments)
     else:

@@ -29,7 +29,7 @@ def shell(block: str) -> None:
         assert main(arguments + (SHORT if arguments[0] == "run" else [])) == 0, line
 
 
-def empty_graphs(model: Any, folder: Path, formats: Any) -> dict[str, float]:
+def empty_graphs(model: Any, folder: Path, formats: Any, *_: Any) -> dict[str, float]:
     """In place of tracing, which takes half a minute and has its own tests (tests/export)."""
     for name in ("remember.onnx", "segment.onnx"):
         (folder / name).touch()
@@ -39,7 +39,7 @@ def empty_graphs(model: Any, folder: Path, formats: Any) -> dict[str, float]:
 def test_every_block_runs_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("fsdino.export.command.export_graphs", empty_graphs)
-    monkeypatch.setattr("fsdino.predict.engines.choice.OnnxEngine", lambda folder: EngineChoice("tiny").open())
+    monkeypatch.setattr("fsdino.predict.engines.choice.OnnxEngine", lambda folder, **_: EngineChoice("tiny").open())
     names: dict[str, Any] = {}
     for language, block in blocks():
         if language == "python":

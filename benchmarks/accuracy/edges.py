@@ -1,16 +1,16 @@
 """What sharpens the edges of a coarse mask on real photographs: `python -m benchmarks.accuracy.edges`.
 
-Every way is measured on the same episodes as bilinear interpolation of a 28 x 28 map: mIoU, boundary IoU and boundary F,
-each with the paired difference and its interval (query images drawn anew), and the time and memory of one image. Ways
-are chosen on base classes of two folds (`--part base`); what gains in both goes to the fixed lists (`--part lists`).
+Every way is measured on the same episodes as bilinear interpolation of a 28 x 28 map: mIoU, boundary IoU and boundary
+F, each with the paired difference and its interval (query images drawn anew), and the time and memory of one image.
+Ways are chosen on base classes of two folds (`--part base`); what gains in both goes to the fixed lists (`--part
+lists`). `edges.csv` also has what did not gain on base classes and was taken out again.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.accuracy.refinements import REFINEMENTS, bilinear, enlarge
+from benchmarks.accuracy.refinements import REFINEMENTS, Refinement
 from benchmarks.common import RESULTS, Row, provenance, run_script, update_rows
 from benchmarks.cost.timing import resident_mb
 from fsdino.base.memory import image_tensor
@@ -33,40 +33,32 @@ from fsdino.methods.chain import ChainMethod
 from fsdino.metrics.bootstrap import percentile_interval, resampled_miou
 from fsdino.metrics.davis import boundary_f
 from fsdino.metrics.edges import band_counts
-from fsdino.predict.tiles import tiles
+from fsdino.models.memory import SupportMemory
 
 BASELINE = "bilinear"
 BASE_FOLDS = (0, 1)
 Part = Literal["base", "lists"]
-Way = Callable[[EpisodeSpec, np.ndarray], np.ndarray]  # episode, query (H, W, 3) uint8 -> logits (H, W)
-Change = Callable[[Tensor], Tensor]
 
 
-def chain(shared: Path, size: int = 448, stride: int | None = None, means: Tensor | None = None) -> ChainMethod:
-    """The training-free chain on the small real ViT; its means are given or of 40 pictures of another data set."""
+def chain(shared: Path) -> ChainMethod:
+    """The training-free chain on the small real ViT at 448 pixels; its means are of 40 pictures of another data set."""
     weights = str(shared / "weights" / "vit_tiny_patch16_224.safetensors")
-    options = {"encoder": "vit_tiny_patch16_224", "img_size": size, "encoder_weights": weights}
-    method = build("chain", **options, encoder_stride=stride)
+    method = build("chain", encoder="vit_tiny_patch16_224", img_size=448, encoder_weights=weights)
     assert isinstance(method, ChainMethod)
-    if means is None:
-        paths = sorted((shared / "data" / "regions" / "images").iterdir())
-        return method.fit_means(read_image(path) for path in paths[:: len(paths) // 40]).eval()
-    method.means.copy_(means)
-    return method.eval()
+    paths = sorted((shared / "data" / "regions" / "images").iterdir())
+    return method.fit_means(read_image(path) for path in paths[:: len(paths) // 40]).eval()
 
 
 class Subject:
-    """A method with its memories of references, and its square logits of images."""
+    """A method that keeps its memory of an episode's references, and its square logits of images."""
 
-    def __init__(self, method: ChainMethod, index: ClassIndex, memories: Subject | None = None) -> None:
-        self.method, self.index, self._of = method, index, memories
-        self._memory: dict[tuple[int, tuple[str, ...]], object] = {}
+    def __init__(self, method: ChainMethod, index: ClassIndex) -> None:
+        self.method, self.index = method, index
+        self._memory: dict[tuple[int, tuple[str, ...]], SupportMemory] = {}
 
     @torch.no_grad()
-    def memory(self, spec: EpisodeSpec) -> object:
+    def memory(self, spec: EpisodeSpec) -> SupportMemory:
         """What was remembered of an episode's references."""
-        if self._of is not None:
-            return self._of.memory(spec)
         key = (spec.class_id, spec.support)
         if key not in self._memory:
             images = torch.stack([self._square(self.index.load_image(name)) for name in spec.support])
@@ -76,88 +68,13 @@ class Subject:
         return self._memory[key]
 
     @torch.no_grad()
-    def logits(self, spec: EpisodeSpec, image: np.ndarray, change: Change | None = None) -> np.ndarray:
-        """Logits (s, s) of an image (H, W, 3) uint8, whose square may be changed first."""
-        square = self._square(image)
-        square = square if change is None else change(square)
-        output = self.method.decode_query(self.memory(spec), square[None])  # type: ignore[arg-type]
+    def logits(self, spec: EpisodeSpec, image: np.ndarray) -> np.ndarray:
+        """Logits (s, s) of an image (H, W, 3) uint8."""
+        output = self.method.decode_query(self.memory(spec), self._square(image)[None])
         return output.mask_logits[0, 0].float().numpy()
 
     def _square(self, image: np.ndarray) -> Tensor:
         return self.method.resize.image(image_tensor(image))
-
-
-class Once:
-    """A way whose last answer is kept for those that start from it; what it took is added to `Once.saved` then."""
-
-    saved = 0.0
-
-    def __init__(self, way: Way) -> None:
-        self._way, self._spec, self._answer, self._seconds = way, EpisodeSpec(0, "", ()), np.zeros(0), 0.0
-
-    def __call__(self, spec: EpisodeSpec, image: np.ndarray) -> np.ndarray:
-        if self._spec is spec:
-            Once.saved += self._seconds
-        else:
-            started = time.process_time()
-            self._answer, self._spec = self._way(spec, image), spec
-            self._seconds = time.process_time() - started
-        return self._answer
-
-
-def shifted(subject: Subject, spec: EpisodeSpec, image: np.ndarray) -> np.ndarray:
-    """Mean of four passes, over squares that are moved by half a patch."""
-    method, half = subject.method, subject.method.encoder.patch_size // 2
-    size, total = method.img_size, np.zeros((method.img_size, method.img_size), np.float32)
-    for dy in (0, half):
-        for dx in (0, half):
-
-            def move(square: Tensor, dy: int = dy, dx: int = dx) -> Tensor:
-                padded = torch.nn.functional.pad(square[None], (dx, 0, dy, 0), mode="replicate")[0]
-                return padded[:, :size, :size]
-
-            fine = enlarge(subject.logits(spec, image, move if dy or dx else None), (size, size))
-            # The last rows of a moved square were cut off: its neighbours stand for them.
-            total += np.pad(fine[dy:, dx:], ((0, dy), (0, dx)), mode="edge")
-    return enlarge(total / 4, image.shape[:2])
-
-
-def windows(subject: Subject, spec: EpisodeSpec, image: np.ndarray, share: float) -> np.ndarray:
-    """Windows whose side is a share of the longer one, blended."""
-    total, weights = np.zeros(image.shape[:2], np.float32), np.zeros(image.shape[:2], np.float32)
-    for top, left, bottom, right in tiles(image.shape[:2], round(share * max(image.shape[:2]))):
-        part = np.ascontiguousarray(image[top:bottom, left:right])
-        weight = np.outer(*(np.minimum(np.arange(n) + 1, np.arange(n)[::-1] + 1) for n in part.shape[:2]))
-        total[top:bottom, left:right] += weight * enlarge(subject.logits(spec, part), part.shape[:2])
-        weights[top:bottom, left:right] += weight
-    return total / weights
-
-
-def ways(index: ClassIndex, shared: Path) -> tuple[dict[str, Way], list[Subject]]:
-    """Every way by name, and the subjects that remember the references."""
-    first = chain(shared)
-    plain, *larger = subjects = [
-        Subject(first, index), *(Subject(chain(shared, size, means=first.means), index) for size in (560, 672))
-    ]  # fmt: skip
-    dense = Subject(chain(shared, stride=8, means=first.means), index, memories=plain)
-    grid, split = Once(plain.logits), Once(partial(windows, plain, share=0.6))
-    middle, large = (Once(lambda spec, image, of=of: bilinear(of.logits(spec, image), image)) for of in larger)
-    found: dict[str, Way] = {
-        name: lambda spec, image, refine=refine: refine(grid(spec, image), image)  # type: ignore[misc]
-        for name, refine in REFINEMENTS.items()
-    }
-    found |= {
-        "input of 560 pixels": middle,
-        "input of 672 pixels": large,
-        "448 and 672 pixels, mean": lambda spec, image: (bilinear(grid(spec, image), image) + large(spec, image)) / 2,
-        "patches half a patch apart": lambda spec, image: bilinear(dense.logits(spec, image), image),
-        "four moved passes, mean": lambda spec, image: shifted(plain, spec, image),
-        "windows of 0.6": split,
-        "windows of 0.6 and the whole": lambda spec, image: (
-            (bilinear(grid(spec, image), image) + split(spec, image)) / 2
-        ),
-    }
-    return found, subjects
 
 
 @dataclass
@@ -192,24 +109,26 @@ def base_episodes(index: ClassIndex, listed: EpisodeList, number: int) -> Episod
 
 
 def measure(
-    ways: dict[str, Way], subjects: Sequence[Subject], index: ClassIndex, specs: Iterable[EpisodeSpec]
+    ways: Mapping[str, Refinement], subject: Subject, index: ClassIndex, specs: Iterable[EpisodeSpec]
 ) -> dict[str, Measured]:
-    """Measure every way on every episode, in turn; remembering the references is no part of the time."""
+    """Measure every way on every episode, in turn; the time is that of segmenting, without remembering."""
     found = {name: Measured() for name in ways}
     for spec in specs:
-        for subject in subjects:
-            subject.memory(spec)
+        subject.memory(spec)
         image, truth = index.load_image(spec.query), index.load_mask(spec.query, spec.class_id)
+        started = time.process_time()
+        logits = subject.logits(spec, image)
+        segmenting = time.process_time() - started
         for name, way in ways.items():
             first = len(found[name].f) == 1  # the first time memory is taken that is kept
             if first:
                 Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
-            Once.saved = 0.0
             before, started = resident_mb() or 0.0, time.process_time()
-            logits = way(spec, image)
-            found[name].add(logits, truth, time.process_time() - started + Once.saved)
+            fine = way(logits, image)
+            seconds = segmenting + time.process_time() - started
             if first:
                 found[name].extra_mb = (resident_mb("VmHWM") or float("nan")) - before
+            found[name].add(fine, truth, seconds)
     return found
 
 
@@ -246,13 +165,13 @@ def main(
     """Measure ways (all, or some by name) on so many episodes of each fold, and add rows to the CSV."""
     torch.set_num_threads(1)
     index = open_data_set("coco386", str(shared / "data" / "coco386"), "test")
-    every, subjects = ways(index, shared)
-    chosen = {name: way for name, way in every.items() if not only or name in (BASELINE, *only)}
+    subject = Subject(chain(shared), index)
+    chosen = {name: way for name, way in REFINEMENTS.items() if not only or name in (BASELINE, *only)}
     parts, keys = [], []
     for fold in folds:
         listed = EpisodeList.load(shared / "data" / "coco386" / "episodes" / f"fold{fold}_1shot.json", index.name)
         episodes = base_episodes(index, listed, number) if part == "base" else spread(listed, number)
-        parts.append(measure(chosen, subjects, index, episodes))
+        parts.append(measure(chosen, subject, index, episodes))
         keys += [(spec.class_id, fold, spec.query) for spec in episodes]
     merged = {}
     for name in chosen:

@@ -24,8 +24,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from benchmarks.accuracy.edges import BASE_FOLDS, Part, Subject, base_episodes, chain
-from benchmarks.accuracy.parts import touching_parts
 from benchmarks.common import RESULTS, Row, provenance, run_script, update_rows
+from fsdino.base.parts import touching_parts
 from fsdino.base.result import Segmentation
 from fsdino.data.catalog import open_data_set
 from fsdino.data.episodes.episode_list import EpisodeList, EpisodeSpec
@@ -164,7 +164,7 @@ Matched = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
 def _by_score(images: Sequence[dict[str, Any] | None]) -> Matched:
-    """A class's wanted instances of each episode, and its detections, the best first: episodes, right, wrong (10, D)."""
+    """A class's wanted instances of each episode; its detections, the best first: episodes, right, wrong (10, D)."""
     number = np.array([0 if one is None else int((np.array(one["gtIgnore"]) == 0).sum()) for one in images])
     there = [(i, one) for i, one in enumerate(images) if one is not None and len(one["dtScores"])]
     if not there:

@@ -8,13 +8,15 @@ from functools import partial
 import cv2
 import numpy as np
 
+from fsdino.base.sharpen import Guide
+
 Refinement = Callable[[np.ndarray, np.ndarray], np.ndarray]  # logits (s, s), image (H, W, 3) uint8 -> logits (H, W)
 LIMIT = 12.0  # of the logits that a probability is turned back into
 
 
-def enlarge(logits: np.ndarray, size: tuple[int, int], how: int = cv2.INTER_LINEAR) -> np.ndarray:
+def enlarge(logits: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """A square map at another size (H, W); pixels' centres stay where they are."""
-    return cv2.resize(logits, (size[1], size[0]), interpolation=how)
+    return cv2.resize(logits, (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
 
 
 def _probability(logits: np.ndarray) -> np.ndarray:
@@ -38,35 +40,9 @@ def bilinear(logits: np.ndarray, image: np.ndarray) -> np.ndarray:
     return enlarge(logits, image.shape[:2])
 
 
-def cubic(logits: np.ndarray, image: np.ndarray) -> np.ndarray:
-    """Bicubic interpolation."""
-    return enlarge(logits, image.shape[:2], cv2.INTER_CUBIC)
-
-
-def guided(logits: np.ndarray, image: np.ndarray, radius: float, epsilon: float) -> np.ndarray:
-    """He et al., 2013, with a colour guide: locally, the probability is a linear function of the colour.
-
-    Args:
-        radius: of the window in cells of the map.
-        epsilon: variance of colours in [0, 1] that counts as flat.
-    """
-    size, image = image.shape[:2], reduced(image)
-    guide, p = image.astype(np.float32) / 255, _probability(bilinear(logits, image))
-    side = 2 * max(1, round(radius * max(image.shape[:2]) / logits.shape[-1])) + 1
-
-    def mean(x: np.ndarray) -> np.ndarray:
-        return cv2.boxFilter(x, -1, (side, side), borderType=cv2.BORDER_REFLECT)
-
-    colour, average = mean(guide), mean(p)
-    cross = mean(guide * p[..., None]) - colour * average[..., None]
-    spread = np.empty((*p.shape, 3, 3), np.float32)
-    for i in range(3):
-        for j in range(i, 3):
-            product = mean(guide[..., i] * guide[..., j]) - colour[..., i] * colour[..., j]
-            spread[..., i, j] = spread[..., j, i] = product + (epsilon if i == j else 0)
-    slope = np.linalg.solve(spread, cross[..., None])[..., 0].astype(np.float32)
-    offset = average - (slope * colour).sum(-1)
-    return enlarge(_logit((mean(slope) * guide).sum(-1) + mean(offset)), size)
+def guided(logits: np.ndarray, image: np.ndarray, cells: float) -> np.ndarray:
+    """The guided filter of the package, with a window of so many cells of the map to each side."""
+    return _logit(Guide(image, radius=cells / logits.shape[-1]).filtered(_probability(bilinear(logits, image))))
 
 
 def joint_bilateral(logits: np.ndarray, image: np.ndarray, colour: float, reach: int = 2) -> np.ndarray:
@@ -95,19 +71,18 @@ def joint_bilateral(logits: np.ndarray, image: np.ndarray, colour: float, reach:
     return enlarge(total / weights, size)
 
 
-def random_walk(logits: np.ndarray, image: np.ndarray, steps: int, colour: float, keep: float = 0.0) -> np.ndarray:
+def random_walk(logits: np.ndarray, image: np.ndarray, steps: int, colour: float) -> np.ndarray:
     """Araslanov and Roth, 2020: a probability is averaged over dilated neighbours of like colour, again and again.
 
     Args:
         steps: how often.
         colour: distance in units of the local standard deviation that counts as alike.
-        keep: share of the first probabilities that every step returns to (a mean field's unary term).
     """
     height, width = image.shape[:2]
     image = reduced(image)
     small = (image.shape[1], image.shape[0])
     pixels = image.astype(np.float32) / 255
-    first = _probability(enlarge(logits, (small[1], small[0])))
+    p = _probability(enlarge(logits, (small[1], small[0])))
     pad = 12
     padded = cv2.copyMakeBorder(pixels, pad, pad, pad, pad, cv2.BORDER_REPLICATE)
     offsets = [(dy * far, dx * far) for far in (1, 2, 4, 8, 12) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if dy or dx]
@@ -118,58 +93,16 @@ def random_walk(logits: np.ndarray, image: np.ndarray, steps: int, colour: float
     local = np.stack([shifted(padded, dy, dx) for dy, dx in offsets]).std(0).mean(-1) + 1e-2
     like = [np.exp(-np.abs(shifted(padded, dy, dx) - pixels).mean(-1) / (colour * local)) for dy, dx in offsets]
     norm = np.sum(like, axis=0)
-    p = first
     for _ in range(steps):
         around = cv2.copyMakeBorder(p, pad, pad, pad, pad, cv2.BORDER_REPLICATE)
-        moved = sum(weight * shifted(around, dy, dx) for weight, (dy, dx) in zip(like, offsets)) / norm
-        p = keep * first + (1 - keep) * moved
+        p = sum(weight * shifted(around, dy, dx) for weight, (dy, dx) in zip(like, offsets)) / norm
     return enlarge(_logit(p).astype(np.float32), (height, width))
-
-
-def grabcut(logits: np.ndarray, image: np.ndarray, sure: float) -> np.ndarray:
-    """Rother et al., 2004: a cut by mixtures of colours where the map is not sure; sure is outside of (1 - sure, sure).
-
-    The colours' answer replaces the map's between the two.
-    """
-    height, width = image.shape[:2]
-    image = reduced(image)
-    small = (image.shape[1], image.shape[0])
-    p = _probability(enlarge(logits, (small[1], small[0])))
-    marks = np.where(p > 0.5, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
-    marks[p > sure], marks[p < 1 - sure] = cv2.GC_FGD, cv2.GC_BGD
-    if not (p > 0.5).any() or (p > 0.5).all():
-        return enlarge(logits, (height, width))
-    cv2.setRNGSeed(0)
-    cv2.grabCut(image, marks, None, np.zeros((1, 65)), np.zeros((1, 65)), 1, cv2.GC_INIT_WITH_MASK)  # type: ignore[call-overload]
-    inside = np.isin(marks, (cv2.GC_FGD, cv2.GC_PR_FGD))
-    return enlarge(np.where(inside, 4.0, -4.0).astype(np.float32), (height, width))
-
-
-def superpixels(logits: np.ndarray, image: np.ndarray, count: int, share: float = 1.0) -> np.ndarray:
-    """Achanta et al., 2012 (scikit-image's SLIC): the mean probability of each superpixel, mixed in by `share`."""
-    from skimage.segmentation import slic  # type: ignore[import-not-found]
-
-    height, width = image.shape[:2]
-    image = reduced(image)
-    small = (image.shape[1], image.shape[0])
-    parts = slic(image, n_segments=count, compactness=10, start_label=0)
-    p = _probability(enlarge(logits, (small[1], small[0])))
-    mean = np.bincount(parts.ravel(), p.ravel()) / np.bincount(parts.ravel()).clip(1)
-    mixed = share * mean[parts] + (1 - share) * p
-    return enlarge(_logit(mixed).astype(np.float32), (height, width))
 
 
 REFINEMENTS: dict[str, Refinement] = {
     "bilinear": bilinear,
-    "bicubic": cubic,
-    "guided filter, half a cell": partial(guided, radius=0.5, epsilon=1e-3),
-    "guided filter, one cell": partial(guided, radius=1.0, epsilon=1e-3),
+    "guided filter, half a cell": partial(guided, cells=0.5),
+    "guided filter, one cell": partial(guided, cells=1.0),
     "joint bilateral 0.1": partial(joint_bilateral, colour=0.1),
-    "joint bilateral 0.3": partial(joint_bilateral, colour=0.3),
     "random walk, 10 steps": partial(random_walk, steps=10, colour=0.3),
-    "mean field, 10 steps": partial(random_walk, steps=10, colour=0.3, keep=0.3),
-    "GrabCut between 0.1 and 0.9": partial(grabcut, sure=0.9),
-    "GrabCut between 0.25 and 0.75": partial(grabcut, sure=0.75),
-    "superpixels, 400": partial(superpixels, count=400),
-    "superpixels, 800, half": partial(superpixels, count=800, share=0.5),
 }

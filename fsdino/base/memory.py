@@ -50,7 +50,8 @@ class Memory:
 
     def to(self: MemoryT, *args: Any, **kwargs: Any) -> MemoryT:
         """A copy on another device or in another dtype; takes what `torch.Tensor.to` takes."""
-        return replace(self, **{name: tensor.to(*args, **kwargs) for name, tensor in self.tensors().items()})
+        moved: dict[str, Any] = {name: tensor.to(*args, **kwargs) for name, tensor in self.tensors().items()}
+        return replace(self, **moved)
 
     @property
     def batch_size(self) -> int:
@@ -119,7 +120,8 @@ def memory_of(kind: type[MemoryT], arrays: Mapping[str, np.ndarray], shapes: Map
             )
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
             raise ValueError(f"the memory's {name!r} holds NaN or infinity; remember the class again.")
-    return kind(**kept)
+    found: dict[str, Any] = {**kept}
+    return kind(**found)
 
 
 def every_pair(memory: Any, encoded: Any) -> tuple[Any, Any]:

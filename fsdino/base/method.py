@@ -16,6 +16,7 @@ from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 
 from fsdino.base import storage
+from fsdino.base.batch import found_in, images_that_pay
 from fsdino.base.frozen import FrozenMaps
 from fsdino.base.memory import Memory, SegmenterOutput, Shape, check_memory, every_pair, image_tensor, memory_of
 from fsdino.base.reference import ImageLike, Reference, image_array, mask_only, reference_arrays, reference_list
@@ -83,6 +84,8 @@ class FewShotMethod(nn.Module, PyTorchModelHubMixin, ABC):
         """Where the method's weights are."""
         tensor = next(chain(self.parameters(), self.buffers()), None)
         return torch.device("cpu") if tensor is None else tensor.device
+
+    batch = property(images_that_pay)
 
     @property
     def takes_hints(self) -> bool:
@@ -217,15 +220,13 @@ class FewShotMethod(nn.Module, PyTorchModelHubMixin, ABC):
     def find(self, joined: Sequence[Any], image: np.ndarray) -> Iterator[Segmentation]:
         """Find many classes in one image (H, W, 3) uint8, one result after the other, so that few are held at a time.
 
-        `joined` is what `join` made of the classes' memories, once for many images. Results are in the order of the
-        memories; masks may overlap.
+        `joined` is what `join` made of the memories, in whose order the results come. Masks may overlap.
         """
-        # The encoder is nine tenths of the time, so it runs once for all classes.
-        encoded = self.encode_query(self._square(image_array(image, "image"))[None])
-        for memory in joined:
-            output = self.decode_encoded(memory, encoded)
-            for i in range(len(output.iou_pred)):
-                yield self._segmentation(output, i, image.shape[:2])
+        yield from found_in(self, joined, [image])[0]
+
+    def find_batch(self, joined: Sequence[Any], images: Sequence[np.ndarray]) -> list[Iterator[Segmentation]]:
+        """As `find` in each of several images, encoded together; on a CPU the last digits may differ."""
+        return found_in(self, joined, images)
 
     def refine(self, memory: Any, image: ImageLike, points: Any, labels: Any = None) -> Segmentation:
         """Correct what `segment` finds in one image by clicks; only methods with `takes_clicks` can.

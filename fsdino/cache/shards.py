@@ -130,6 +130,11 @@ def shard_bytes(recipe: CacheRecipe, shard: int) -> int:
     return len(header.getvalue()) + math.prod(shape) * dtype.itemsize
 
 
+def cache_bytes(recipe: CacheRecipe) -> int:
+    """Size of all data files of a cache: images x the numbers of an entry x 2 bytes, and the files' headers."""
+    return sum(shard_bytes(recipe, shard) for shard in range(recipe.num_shards))
+
+
 class ShardStore:
     """The writing side of a cache. Two stores may work on one folder if they never write the same shard.
 

@@ -45,6 +45,24 @@ def needed(files: Mapping[str, str], fetch: str, folders: Sequence[str]) -> tupl
 
 
 @dataclass(frozen=True)
+class Source:
+    """An archive at a data set's official home that can be fetched without a login.
+
+    Attributes:
+        gives: what is there once it is unpacked below the root, may hold `*`.
+        megabytes: size of the archive as its page says, roughly.
+        grows: unpacked bytes for a byte of it, roughly; photographs hardly shrink in an archive, JSON does.
+        checksum: "sha256:..." or "md5:..." where somebody answers for one; without it the first download's is kept.
+    """
+
+    url: str
+    gives: str
+    megabytes: int
+    grows: float = 1.1
+    checksum: str = ""
+
+
+@dataclass(frozen=True)
 class Published:
     """Published numbers of a data set; `fsdino data` sets what it finds beside them.
 
@@ -77,6 +95,8 @@ class DataSet:
         order: how a list of episodes takes its queries, see `EpisodeList.draw`.
         photographs: whose photographs it annotates, where other data sets annotate the same: one that is tested must
             not be trained on under another name.
+        sources: what `fsdino data NAME --download` fetches; empty where a login or a browser is needed.
+        licence: what has to be accepted before that.
     """
 
     name: str
@@ -89,6 +109,8 @@ class DataSet:
     published: Published = field(default_factory=Published)
     order: Order = "random"
     photographs: str = ""
+    sources: Sequence[Source] = ()
+    licence: str = ""
 
     def insist_on_root(self, root: str | Path | None) -> None:
         """Refuse to go on without a folder where one is needed."""

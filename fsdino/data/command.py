@@ -4,20 +4,31 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fsdino.data.catalog import open_data_set
+from fsdino.data.catalog import data_set, open_data_set
 from fsdino.data.check import check_data_set
+from fsdino.data.download import download as download_data_set
 from fsdino.data.episodes.episode_list import EpisodeList
 from fsdino.data.episodes.protocols import protocol as protocol_named
 
 
-def data(name: str, root: str | None = None, samples: int = 20) -> int:
-    """Say what of a data set is on disk, what is missing and which file to fetch.
+def data(
+    name: str, root: str | None = None, samples: int = 20, download: bool = False, accept_licence: bool = False
+) -> int:
+    """Say what of a data set is on disk, what is missing and which file to fetch; or fetch it.
 
     Args:
         name: the data set, for instance pascal5i, coco20i, fss1000, folder, synthetic.
         root: the folder it lies in.
         samples: images to open with their masks.
+        download: fetch what is missing from the data set's home, where that takes no login; goes on after a break.
+        accept_licence: its licence is accepted; asked for otherwise.
     """
+    if download:
+        entry = data_set(name)
+        entry.insist_on_root(root)
+        # `insist_on_root` lets only what comes with the package go without one, and that has nothing to fetch.
+        for line in download_data_set(entry, Path(root or "."), accept_licence):
+            print(f"  fetched  {line}")
     report = check_data_set(name, root, samples)
     print(report)
     return 0 if report.ok else 1

@@ -149,10 +149,10 @@ def choose_chain(
     scores: dict[tuple[int, ...], list[np.ndarray]] = {some: [] for some in tried}
     truths = []
     for item in (EpisodeData(index, episodes, resize)[i] for i in range(len(episodes))):
-        images, masks = item["support_images"][None], item["support_masks"][None]
+        shown, masks = item["support_images"][None], item["support_masks"][None]
         if mirror:
-            images, masks = with_mirrored(images), with_mirrored(masks)
-        support, query = reader(images[0]), reader(item["query_image"][None])
+            shown, masks = with_mirrored(shown), with_mirrored(masks)
+        support, query = reader(shown[0]), reader(item["query_image"][None])
         side = 4 * query[0].shape[-1]
         truths.append(_small(item["query_mask"], side))
         for some, method in methods.items():

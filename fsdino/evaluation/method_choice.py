@@ -145,10 +145,12 @@ class MethodChoice:
             method = registry.build("chain", **built)
             if {"cut", "means"} <= set(options) and not every:
                 return method
-            known = {"means": read_means(options["means"], method.encoder)} if "means" in options else {}
-            held = {name: getattr(method, name) for name in {"mirror", *method.silent_args} - {"cut"}}
+            known = read_means(options["means"], method.encoder) if "means" in options else None
+            held: dict[str, Any] = {name: getattr(method, name) for name in {"mirror", *method.silent_args} - {"cut"}}
+            held["debias"] = method.directions.shape[-1]
             taps = None if every else [method.encoder.taps]
-            choice = choose_chain(method.encoder, method.resize, *base(True), taps, **known, **held)
+            index, episodes = base(True)
+            choice = choose_chain(method.encoder, method.resize, index, episodes, taps, means=known, **held)
             # Random weights must be those that the choice was made with.
             torch.manual_seed(RANDOM_SEED)
             method = registry.build("chain", **{"cut": choice.cut, **built, "taps": choice.taps})

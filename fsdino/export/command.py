@@ -10,11 +10,9 @@ import numpy as np
 import torch
 
 from fsdino.base.method import FewShotMethod
-from fsdino.base.reference import Reference
 from fsdino.base.storage import load, save
-from fsdino.data.world.index import SyntheticWorld
+from fsdino.export.agreement import Checks, agreement, checks
 from fsdino.export.graphs import OPSET, SHOTS, Graph, encoder_of, export_onnx, export_program, graphs
-from fsdino.export.onnx_method import OnnxMethod
 from fsdino.predict.engines.onnx import (
     FORMAT_VERSION,
     REMEMBER_FILE,
@@ -23,12 +21,11 @@ from fsdino.predict.engines.onnx import (
     open_session,
 )
 from fsdino.predict.formats import listed
-from fsdino.visualize import mask_iou
 
-ExportFormat = Literal["safetensors", "pt2", "onnx", "int8"]
-EXPORT_FORMATS: tuple[ExportFormat, ...] = ("safetensors", "pt2", "onnx", "int8")
-INT8_DIR = "int8"
-SCENES = 6  # on which 8-bit masks are compared with torch's
+ExportFormat = Literal["safetensors", "pt2", "onnx", "onnx_fp16", "int8"]
+EXPORT_FORMATS: tuple[ExportFormat, ...] = ("safetensors", "pt2", "onnx", "onnx_fp16", "int8")
+# Graphs that are made from the float32 ones and round: format -> the folder inside, and what they are called.
+ROUNDED = {"onnx_fp16": ("fp16", "16-bit"), "int8": ("int8", "8-bit")}
 TOLERANCE = 1e-3  # largest difference allowed between a graph and torch, in logits
 
 
@@ -37,15 +34,19 @@ def export(
     out: str,
     formats: Sequence[ExportFormat] = ("safetensors", "onnx"),
     half: bool = False,
+    check_images: str | None = None,
 ) -> Path:
     """Write a model for use elsewhere; every graph is compared with torch before it counts as written.
 
     Args:
         model: a preset, model folder, checkpoint or Hub id.
         out: folder for the files: model.safetensors and config.json, {remember,segment}.onnx, {remember,segment}.pt2,
-            and int8/{remember,segment}.onnx; it is returned.
-        formats: any of safetensors, pt2 (torch.export), onnx, int8 (onnx with 8-bit weights).
+            fp16/{remember,segment}.onnx and int8/{remember,segment}.onnx; it is returned.
+        formats: any of safetensors, pt2 (torch.export), onnx, onnx_fp16 (half precision inside, float32 outside), int8
+            (onnx with 8-bit weights).
         half: store safetensors in half precision.
+        check_images: images with masks, as `fsdino predict --support` takes them, on which rounded graphs are compared
+            with torch; scenes of the embedded world when left out.
 
     Raises:
         ValueError: if a format is unknown, the model has no graphs, or one computes other numbers than torch.
@@ -53,60 +54,74 @@ def export(
     asked: list[str] = list(formats) or ["nothing"]
     if unknown := [name for name in asked if name not in EXPORT_FORMATS]:
         raise ValueError(f"export format {unknown[0]!r} is unknown; use {', '.join(EXPORT_FORMATS)}.")
+    # Read before the model: what can be wrong with them should show first.
+    on = checks(check_images) if set(ROUNDED) & set(formats) else None
     method, folder = load(model), Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     if "safetensors" in formats:
         save(method, folder, half=half)
         # Half precision rounds the weights, and the graphs should be of what was stored.
         method = load(folder)
-    if graphs_asked := {"pt2", "onnx", "int8"} & set(formats):
+    if graphs_asked := {"pt2", "onnx", *ROUNDED} & set(formats):
         if not method.exportable:
             raise ValueError(
                 f"'{model}' holds {method.title}, which has no graphs ({', '.join(sorted(graphs_asked))}); export it "
                 "as safetensors, or give a model of FS-DINO or of the training-free chain."
             )
-        export_graphs(method, folder, formats)
+        export_graphs(method, folder, formats, on)
     return folder
 
 
 def export_files(
-    out: str, model: str = "tiny", formats: Sequence[ExportFormat] | str = ("safetensors", "onnx"), half: bool = False
+    out: str,
+    model: str = "tiny",
+    formats: Sequence[ExportFormat] | str = ("safetensors", "onnx"),
+    half: bool = False,
+    check_images: str | None = None,
 ) -> int:
     """Write a model for use elsewhere; every graph is compared with torch before it counts as written.
 
     Args:
         out: folder for the files.
         model: a preset, model folder, checkpoint or Hub id.
-        formats: any of safetensors, pt2 (torch.export), onnx, int8 (onnx with 8-bit weights), comma-separated.
+        formats: any of safetensors, pt2 (torch.export), onnx, onnx_fp16 (half precision inside, float32 outside), int8
+            (onnx with 8-bit weights), comma-separated.
         half: store safetensors in half precision.
+        check_images: images with masks, as predict's --support takes them, on which rounded graphs are compared with
+            torch; scenes of the embedded world when left out.
 
     Returns:
         Exit code; the files are listed with their sizes.
     """
     folder, wanted = Path(out), listed(formats)
-    export(model, out, wanted, half)  # type: ignore[arg-type]
+    export(model, out, wanted, half, check_images)  # type: ignore[arg-type]
     for path in sorted(path for path in folder.rglob("*") if path.suffix in (".safetensors", ".pt2", ".onnx")):
         print(f"{path.stat().st_size / 1e6:8.1f} MB  {path}")
-    if "int8" in wanted:
-        agreement = OnnxEngine(folder / INT8_DIR).info["agreement"]
-        print(f"IoU of the 8-bit masks with torch's: {100 * agreement:.1f} %, on {SCENES} scenes of the embedded world")
+    for name, (part, bits) in ROUNDED.items():
+        if name in wanted:
+            print(f"IoU of the {bits} masks with torch's: {OnnxEngine(folder / part).info['agreement_in_words']}")
     return 0
 
 
-def export_graphs(model: FewShotMethod, folder: Path, formats: Sequence[str]) -> dict[str, float]:
+def export_graphs(
+    model: FewShotMethod, folder: Path, formats: Sequence[str], on: Checks | None = None
+) -> dict[str, float]:
     """Write the graphs of a method on the CPU, whose encoder accepts the native size alone afterwards.
 
+    Args:
+        on: what rounded graphs are compared on; None takes the embedded world.
+
     Returns:
-        Largest difference from torch by file name, in logits. Of the int8 graphs, which round, their files note under
-        "agreement" how far their masks are torch's.
+        Largest difference from torch by file name, in logits. Of graphs that round, their files note under "agreement"
+        how far their masks are torch's.
 
     Raises:
         ValueError: if a graph differs from torch.
     """
-    if {"onnx", "int8"} & set(formats):
+    if {"onnx", *ROUNDED} & set(formats):
         # Optional packages: torch alone writes the other formats.
         try:
-            from fsdino.export.quantize import note_metadata, quantize_int8
+            from fsdino.export.quantize import halve, note_metadata, quantize_int8
         except ImportError as error:
             raise ImportError(f"ONNX files need {error.name}; install it with `pip install fsdino[onnx]`.") from error
     differences = {}
@@ -116,8 +131,8 @@ def export_graphs(model: FewShotMethod, folder: Path, formats: Sequence[str]) ->
             path = folder / f"{graph.name}.pt2"
             torch.export.save(program, path)
             differences[path.name] = compare_program(graph, path)
-        if "onnx" in formats or "int8" in formats:
-            # Also where only int8 is asked for, which is made from it.
+        if {"onnx", *ROUNDED} & set(formats):
+            # Also where only rounded graphs are asked for, which are made from it.
             path = folder / f"{graph.name}.onnx"
             export_onnx(graph, program, path)
             note_metadata(path, metadata(model))
@@ -129,11 +144,13 @@ def export_graphs(model: FewShotMethod, folder: Path, formats: Sequence[str]) ->
                 f"'{folder / name}' differs from torch by {difference:.1e}, allowed are {TOLERANCE:.0e}; do not use "
                 "it, and report the versions of torch, onnxscript and onnxruntime."
             )
-    if "int8" in formats:
-        quantized = quantize_int8(folder, folder / INT8_DIR)
-        noted = {**metadata(model), "agreement": mask_agreement(model, quantized)}
-        for file in (REMEMBER_FILE, SEGMENT_FILE):
-            note_metadata(quantized / file, noted)
+    for name, (part, _) in ROUNDED.items():
+        if name in formats:
+            rounded = (quantize_int8 if name == "int8" else halve)(folder, folder / part)
+            found = agreement(model, rounded, on or checks())
+            noted = {**metadata(model), "agreement": found.mean, "agreement_in_words": str(found)}
+            for file in (REMEMBER_FILE, SEGMENT_FILE):
+                note_metadata(rounded / file, noted)
     return differences
 
 
@@ -175,21 +192,6 @@ def with_references(graph: Graph, shots: int) -> tuple[torch.Tensor, ...]:
             tensor = torch.cat([parts[i % SHOTS] for i in range(shots)], axis)
         found.append(tensor)
     return tuple(found)
-
-
-def mask_agreement(model: FewShotMethod, folder: Path) -> float:
-    """Mean IoU in [0, 1] of the masks of a folder's ONNX graphs with torch's, on scenes of the embedded world."""
-    # Masks and not logits: eight bits move every logit, and what matters is how many pixels change sides.
-    index = SyntheticWorld("novel", SCENES + 1)
-    class_id = min(index.class_names)
-    first, *others = index.images(class_id)
-    reference = Reference(index.load_image(first), mask=index.load_mask(first, class_id) == 1)
-    answers = []
-    for method in (model, OnnxMethod(folder)):
-        memory = method.remember([reference])
-        answers.append([method.segment(memory, index.load_image(name)).probs > model.threshold for name in others])
-    # The IoU of two empty masks is NaN, but they agree.
-    return float(np.mean([np.nan_to_num(mask_iou(a, b), nan=1.0) for a, b in zip(*answers)]))
 
 
 def compare_program(graph: Graph, path: Path) -> float:

@@ -300,8 +300,9 @@ class ChainMethod(FewShotMethod):
         score, cosine = (one.flatten(0, 1) for one in maps)  # (B * G, Q)
         mean, peak = score.mean(-1, keepdim=True), score.amax(-1, keepdim=True)
         logits = self.sharpness * (score - mean - self.cut * (peak - mean))
-        inside = (logits > 0).to(logits.dtype)
-        found = inside.sum(-1, keepdim=True).clamp_min(1)
+        # Soft, since on a flat map rounding alone would decide which positions are inside, or whether any is.
+        inside = (8.0 * logits).sigmoid()
+        found = inside.sum(-1, keepdim=True)  # never 0: the maximum is above the cut
         confidence = (logits.sigmoid() * inside).sum(-1, keepdim=True) / found
         # A relative cut finds something in every image, so presence needs a score that knows no maximum.
         likeness = (cosine * inside).sum(-1, keepdim=True) / found

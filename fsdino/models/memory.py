@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -74,7 +74,7 @@ def stack_memories(memories: Sequence[SupportMemory]) -> SupportMemory:
     """Make one memory of batch N of N classes' of batch 1, whatever their numbers of references."""
     # Shorter ones are filled up with positions of weight 0, which have no influence.
     longest = max(memories, key=lambda memory: 0 if memory.fg is None else memory.fg.shape[-1])
-    stacked = {}
+    stacked: dict[str, Any] = {}
     for name, like in longest.tensors().items():
         parts = [getattr(memory, name) for memory in memories]
         if name in ("tokens", "fg", "bg"):

@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 
 from fsdino.base.storage import load
+from fsdino.pipeline.disk import check_disk
 from fsdino.pipeline.folder import forget_empty, open_run
 from fsdino.pipeline.recipe import STAGES, read_run
 from fsdino.pipeline.report import measure
@@ -28,6 +29,7 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _run(job: Run, stages: Sequence[str], started: float) -> int:
+    check_disk(job.recipe, job.train_set)
     # Named only to write caches ahead of time: distilling and training write what they need of them anyway.
     if "cache" in stages:
         job.timed("cache", job.cache)

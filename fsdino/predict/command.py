@@ -3,32 +3,27 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
 from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from fsdino.base.digest import file_sha256
-from fsdino.base.result import LabelMap, resolve
+from fsdino.base.sharpen import SHARPENED
 from fsdino.predict.drawn import ENOUGH, caution
 from fsdino.predict.engines import Engine
 from fsdino.predict.engines.choice import EngineChoice
 from fsdino.predict.engines.onnx import REMEMBER_FILE, SEGMENT_FILE
 from fsdino.predict.formats import listed
-from fsdino.predict.images import EndOfVideo, Item, find_images, read_ahead
+from fsdino.predict.images import find_images, read_ahead
 from fsdino.predict.memory_file import MEMORY_SUFFIX, load_memory, remembered, save_memory
 from fsdino.predict.outputs import Outputs
+from fsdino.predict.run import finder, run_all
 from fsdino.predict.support import Support, read_support
-from fsdino.predict.tiles import segment_tiled
 
 AS_ASKED = EngineChoice()
-# Results that may wait for the disk, and pixels of all of them (each is 8 bytes): bounds the memory when the disk is
-# slower than the model.
-WRITES_WAITING, PIXELS_WAITING = 8, 24_000_000
 
 
 def remember_all(engine: Engine, support: Support) -> dict[str, Any]:
@@ -53,15 +48,19 @@ def predict(
     min_score: float = 0.0,
     threshold: float | None = None,
     tile: int = 0,
+    refine_edges: bool | None = None,
     split_instances: bool = False,
     frame_step: int = 1,
+    batch: int = 0,
+    devices: int = 1,
     overwrite: bool = False,
 ) -> int:
     """Segment images after a few annotated ones; a second run continues where the first stopped.
 
     Args:
-        support: what to look for: a folder per class with image and mask of one name side by side, images/<class>/
-            and masks/<class>/, a COCO JSON, a folder for YOLO, or saved memories (.fsmem, a folder or a glob of them).
+        support: what to look for: a folder per class with image and mask of one name side by side,
+            `images/<class>/` and `masks/<class>/`, a COCO JSON, a folder for YOLO, or saved memories (.fsmem, a folder
+            or a glob of them).
         images: images to segment: a folder, a glob, an image or a video.
         out: folder for the results.
         engine: the model, and what runs it.
@@ -71,18 +70,23 @@ def predict(
         min_score: classes whose score in an image is below, in [0, 1], count as absent.
         threshold: probability above which a pixel belongs to a class; the model's own when left out.
         tile: side in pixels of windows to cut large images into, for small objects; 0 takes images as a whole.
+        refine_edges: move the masks' edges to where the image has them (a guided filter); left out: for the
+            training-free chain alone, whose masks of photographs gain by it.
         split_instances: one COCO annotation per connected part; its score is the class's times its mean probability.
         frame_step: every how many frames of a video count.
+        batch: images that go through the network together; 0 takes what pays: 1 on a CPU, 8 on a GPU.
+        devices: how many GPUs share the images, or engines on the CPU; all write into one record.
         overwrite: start over instead of continuing; the earlier results are removed.
 
     Returns:
         Exit code: 0, or 1 when images could not be read (they are listed on standard error).
     """
     # What can be wrong is looked at before the model is loaded, which is what takes time.
-    _check_options(min_score, threshold, tile)
+    _check_options(min_score, threshold, tile, batch)
     items = find_images(images, exclude=out, frame_step=frame_step)
     wanted = read_support(support, images=support_images, max_references=max_references)
-    opened = engine.open()
+    choices = engine.each(devices)
+    opened = choices[0].open()
     limit = opened.threshold if threshold is None else threshold
     kinds, fingerprint = listed(formats), opened.fingerprint()
     # Results of other settings are not continued, so whatever changes a pixel is named here.
@@ -97,19 +101,24 @@ def predict(
         "tile": tile,
         "split_instances": split_instances,
     }
+    sharp = opened.name in SHARPENED if refine_edges is None else refine_edges
+    if sharp:  # named only then: results from before there was this setting are continued
+        settings["refine_edges"] = True
     first = (image for _, image in read_ahead(items[:ENOUGH]) if isinstance(image, np.ndarray))
     warn(caution(fingerprint, first))
-    joined, names = opened.join(list(remember_all(opened, wanted).values())), wanted.class_names()
+    memories, names = remember_all(opened, wanted), wanted.class_names()
     sources = {item.name: item.source for item in items}
     options = {"split_instances": split_instances, "overwrite": overwrite}
     outputs = Outputs(out, names, kinds, settings, sources, **options)
 
-    def find(image: np.ndarray) -> LabelMap:
-        if tile > 0 and max(image.shape[:2]) > tile:
-            return segment_tiled(opened, joined, names, image, tile, threshold=limit, min_score=min_score)
-        return resolve(zip(names, opened.find(joined, image)), (image.shape[0], image.shape[1]), limit, min_score)
-
-    failed = run_all(items, outputs, find)
+    how: dict[str, Any] = {"threshold": limit, "min_score": min_score, "tile": tile, "refine_edges": sharp}
+    # Remembered once and packed for the other devices.
+    finders = []
+    for other in [opened, *(choice.open() for choice in choices[1:])]:
+        own = memories if other is opened else {n: other.unpack(opened.pack(memory)) for n, memory in memories.items()}
+        joined = other.join(list(own.values()))
+        finders.append(finder(other, joined, names, **how))
+    failed = run_all(items, outputs, finders, batch or opened.batch)
     done = outputs.finish()
     for name, reason in failed.items():
         print(f"not read: {name}: {reason}", file=sys.stderr)
@@ -123,46 +132,20 @@ def warn(text: str | None) -> None:
         print(f"careful: {text}", file=sys.stderr)
 
 
-def _check_options(min_score: float, threshold: float | None, tile: int) -> None:
+def _check_options(min_score: float, threshold: float | None, tile: int, batch: int) -> None:
     if not 0.0 <= min_score <= 1.0:
         raise ValueError(f"min_score {min_score} is not a score; use a value from 0 to 1.")
     if threshold is not None and not 0.0 < threshold < 1.0:
         raise ValueError(f"threshold {threshold} is not a probability; use a value above 0 and below 1.")
     if tile < 0 or 0 < tile < 32:
         raise ValueError(f"tile {tile} is too small; use at least 32 pixels, or 0 for no tiles.")
+    if batch < 0:
+        raise ValueError(f"batch {batch} is too small; use 1 or more images, or 0 for what pays on the device.")
 
 
 def _graph_digest(folder: Path) -> str:
     """Name the files of exported graphs: a model's graphs of float32 and of eight bits have one fingerprint."""
     return " ".join(file_sha256(folder / name)[:16] for name in (REMEMBER_FILE, SEGMENT_FILE))
-
-
-def run_all(items: Sequence[Item], outputs: Outputs, find: Callable[[np.ndarray], LabelMap]) -> dict[str, str]:
-    """Segment the images that are not done yet; gives the reasons of those that could not be read, by name."""
-    # The model runs in this thread alone; decoding and writing, which release the GIL, fill the time beside it.
-    failed: dict[str, str] = {}
-    todo = [item for item in items if item.name not in outputs.done]
-    writes: list[Future[None]] = []
-    waiting: list[int] = []  # pixels of each
-    with (
-        ThreadPoolExecutor(2, thread_name_prefix="write") as writers,
-        tqdm(total=len(items), initial=len(items) - len(todo), unit="image", desc="predict") as bar,
-    ):
-        for item, image in read_ahead(todo):
-            if isinstance(image, np.ndarray):
-                writes.append(writers.submit(outputs.write, item.name, image, find(image)))
-                waiting.append(image.shape[0] * image.shape[1])
-            # Headers of videos often promise more frames than there are: that is not a failure.
-            elif not isinstance(image, EndOfVideo):
-                failed[item.name] = str(image).splitlines()[0] if str(image) else type(image).__name__
-            # `result` raises here what went wrong in the writing thread, where it would be lost.
-            while len(writes) > WRITES_WAITING or sum(waiting) > PIXELS_WAITING:
-                writes.pop(0).result()
-                waiting.pop(0)
-            bar.update()
-        for write in writes:
-            write.result()
-    return failed
 
 
 def remember(

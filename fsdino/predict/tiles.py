@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from fsdino.base.result import LabelMap, LabelPainter
+from fsdino.base.sharpen import all_sharpened
 from fsdino.predict.engines import Engine
 
 
@@ -37,6 +38,7 @@ def segment_tiled(
     *,
     threshold: float | None = None,
     min_score: float = 0.0,
+    refine_edges: bool = False,
 ) -> LabelMap:
     """Find classes in a large image (H, W, 3) uint8, window by window, and give each pixel to the most probable one.
 
@@ -49,6 +51,7 @@ def segment_tiled(
         threshold: probability above which a pixel belongs to a class; the engine's own when left out.
         min_score: classes whose score is below count as absent. Above 0 the probabilities of all classes are held for
             the whole image, otherwise for the height of one window.
+        refine_edges: move each window's edges to those of its pixels, see `fsdino.base.sharpen`.
     """
     height, width = image.shape[:2]
     rows: dict[int, list[tuple[int, int, int, int]]] = {}
@@ -58,7 +61,8 @@ def segment_tiled(
     # Which classes count is known at the end where a least score is asked for, since the best window decides.
     held = side if min_score <= 0 else height
     sums, weight_sum = np.zeros((len(names), held, width), np.float32), np.zeros((held, width), np.float32)
-    labels = LabelPainter((height, width), engine.threshold if threshold is None else threshold)
+    limit = engine.threshold if threshold is None else threshold
+    labels = LabelPainter((height, width), limit)
     scores, present = [0.0] * len(names), [False] * len(names)
     presences: list[list[float]] = [[] for _ in names]
     first = 0  # the row of the image that is the first of those held
@@ -70,7 +74,9 @@ def segment_tiled(
             # product: the smaller of both would leave a seam along the image's rim, where all windows weigh little.
             weight = np.outer(_ramp(bottom - top), _ramp(right - left))
             weight_sum[part] += weight
-            for i, finding in enumerate(engine.find(joined, image[top:bottom, left:right])):
+            window_pixels = image[top:bottom, left:right]
+            found = engine.find(joined, window_pixels)
+            for i, finding in enumerate(all_sharpened(found, window_pixels, limit) if refine_edges else found):
                 if finding.presence is not None:
                     presences[i].append(finding.presence)
                 # Where the class is absent its probabilities count as 0: the window's mask is empty, whatever they are.

@@ -35,6 +35,7 @@ class CachePart:
         hflip: also the mirrored images, where maps stand in place of images.
         batch_size: images a step and device.
         shard_size: images in a file; a cache that exists keeps its own.
+        check_disk: refuse to start a run whose caches the disk cannot hold.
     """
 
     dir: str = "runs/cache"
@@ -43,6 +44,7 @@ class CachePart:
     hflip: bool = True
     batch_size: Count = 16
     shard_size: Count = 256
+    check_disk: bool = True
 
     def __post_init__(self) -> None:
         check_fields(self)

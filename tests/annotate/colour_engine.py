@@ -13,6 +13,7 @@ class ColourEngine:
     """See `fsdino.predict.engines.Engine`; counts how often it remembers."""
 
     threshold = 0.5
+    name = "colours"
     takes_negatives = takes_hints = False
 
     def __init__(self) -> None:

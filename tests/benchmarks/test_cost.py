@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from benchmarks.common import read_rows, write_rows
-from benchmarks.cost import params, speed, timing
-from tests.small import refuses
+from benchmarks.cost import batches, params, speed, timing
+from fsdino.base.storage import save
+from tests.small import refuses, small_segmenter
 
 
 class TestParams:
@@ -84,3 +85,12 @@ class TestTiming:
         speed.main(["classes"], csv=path)
         rows = read_rows(path)
         assert rows["step"].tolist() == ["kept", "new"] and set(speed.ORDER) <= set(rows)
+
+
+def test_batches_find_what_single_images_find(tmp_path) -> None:
+    method = save(small_segmenter(), tmp_path / "model")
+    batches.main(str(method), (1, 3), 4, 1, ("torch",), csv=tmp_path / "batches.csv")
+    rows = read_rows(tmp_path / "batches.csv")
+    assert rows["batch"].tolist() == ["1", "3"] and rows["runtime"].tolist() == ["torch"] * 2
+    assert rows["largest difference"].astype(float).tolist()[0] == 0
+    assert rows["largest difference"].astype(float).max() < 1e-4

@@ -20,7 +20,8 @@ from fsdino.data.episodes.episode_list import EpisodeList
 from fsdino.data.world.index import SyntheticWorld
 from fsdino.evaluation.measure import evaluate
 from fsdino.export import command as run
-from fsdino.export.command import compare_onnx, export, mask_agreement, variations
+from fsdino.export.agreement import PHOTOS, agreement, checks
+from fsdino.export.command import compare_onnx, export, variations
 from fsdino.export.graphs import OPSET, SHOTS, graphs
 from fsdino.export.onnx_method import OnnxMethod
 from fsdino.export.quantize import quantize_int8
@@ -43,7 +44,9 @@ def traceable(**overrides: Any) -> FewShotSegmenter:
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small full model, exported; tracing is the slow part, so once for the module."""
     model = save(traceable(), tmp_path_factory.mktemp("model"))
-    return export(str(model), str(tmp_path_factory.mktemp("export")), ("safetensors", "onnx", "int8"), half=True)
+    return export(
+        str(model), str(tmp_path_factory.mktemp("export")), ("safetensors", "onnx", "onnx_fp16", "int8"), half=True
+    )
 
 
 @pytest.mark.parametrize("mode", ["squash", "pad"])
@@ -123,12 +126,41 @@ def test_eight_bits_are_smaller_and_close(exported: Path) -> None:
     assert np.abs(found[0] - found[1]).mean() < 0.05
 
 
-def test_eight_bits_note_how_far_they_agree_with_torch(exported: Path) -> None:
-    model = load(exported)
-    agreement = OnnxEngine(exported / "int8").info["agreement"]
-    assert agreement == pytest.approx(mask_agreement(model, exported / "int8"), abs=1e-6) and 0.5 < agreement <= 1
-    assert mask_agreement(model, exported) > 0.999 and "agreement" not in OnnxEngine(exported).info
-    assert mask_agreement(traceable(seed=1), exported) < 0.9, "other weights give other masks"
+def test_rounded_graphs_note_how_far_they_agree_with_torch(exported: Path) -> None:
+    model, on = load(exported), checks()
+    for part in ("int8", "fp16"):
+        info = OnnxEngine(exported / part).info
+        found = agreement(model, exported / part, on)
+        assert info["agreement"] == pytest.approx(found.mean, abs=1e-6) and 0.5 < found.mean <= 1
+        assert info["agreement_in_words"] == str(found) and "6 scenes of the embedded world" in str(found)
+    assert agreement(model, exported, on).mean > 0.999 and "agreement" not in OnnxEngine(exported).info
+    assert agreement(traceable(seed=1), exported, on).mean < 0.9, "other weights give other masks"
+
+
+def test_half_precision_is_half_as_large_and_takes_the_same_memories(exported: Path) -> None:
+    whole, half = OnnxEngine(exported), OnnxEngine(exported / "fp16")
+    graphs = [onnx.load(exported / part / "segment.onnx").graph for part in ("", "fp16")]
+    sizes = [sum(onnx.numpy_helper.to_array(w).nbytes for w in graph.initializer) for graph in graphs]
+    assert sizes[1] < 0.6 * sizes[0] and half.fingerprint() == whole.fingerprint()
+    for name in ("remember.onnx", "segment.onnx"):
+        graph = onnx.load(exported / "fp16" / name).graph
+        kinds = {value.type.tensor_type.elem_type for value in (*graph.input, *graph.output)}
+        assert kinds == {onnx.TensorProto.FLOAT}, "float32 outside"
+        assert onnx.TensorProto.FLOAT16 in {weight.data_type for weight in graph.initializer}
+    image, memory = scene(seed=3)[0], whole.remember(references(2))
+    probs = [next(e.find(e.join([memory]), image)).probs for e in (whole, half)]
+    assert 0 < np.abs(probs[0] - probs[1]).max() < 0.02
+
+
+def test_agreement_on_photographs_of_ones_own(exported: Path, tmp_path: Path) -> None:
+    support = write_references(tmp_path / "refs", {"cat": 3, "dog": 1, "cup": 30})
+    on = checks(str(support))
+    assert on.source == f"{len(on.pairs)} photographs of '{support}'" and len(on.pairs) == 9 + 2 < PHOTOS
+    found = agreement(load(exported), exported, on)
+    assert len(found.ious) == len(on.pairs) and min(found.ious) > 0.99
+    alone = write_references(tmp_path / "alone", {"dog": 1})
+    refuses("no class in .* has two images with masks", checks, str(alone))
+    refuses("does not exist", checks, str(tmp_path / "nowhere"))
 
 
 def test_eight_bits_can_be_evaluated(exported: Path, tmp_path: Path) -> None:
@@ -178,8 +210,8 @@ def test_metadata_says_what_a_user_must_know(exported: Path) -> None:
 
 def test_all_files_are_there(exported: Path) -> None:
     names = {path.relative_to(exported).as_posix() for path in exported.rglob("*") if path.is_file()}
-    whole, quantized = ({f"{part}{name}.onnx" for name in ("remember", "segment")} for part in ("", "int8/"))
-    assert names == {"model.safetensors", "config.json", "README.md"} | whole | quantized
+    graphs = {f"{part}{name}.onnx" for name in ("remember", "segment") for part in ("", "fp16/", "int8/")}
+    assert names == {"model.safetensors", "config.json", "README.md"} | graphs
 
 
 def test_damaged_graphs_are_named_by_openvino(tmp_path: Path) -> None:
@@ -211,7 +243,7 @@ def test_predict_runs_where_torch_is_absent(exported: Path, tmp_path: Path) -> N
     support = write_references(tmp_path / "refs", {"cat": 2, "dog": 1})
     (tmp_path / "photos").mkdir()
     Image.fromarray(scene(70, 50, seed=4)[0]).save(tmp_path / "photos" / "a.png")
-    for folder in ("", "int8"):
+    for folder in ("", "fp16", "int8"):
         out, memory = tmp_path / f"onnx{folder}", tmp_path / f"memory{folder}"
         paths = support, tmp_path / "photos", out, exported / folder, memory
         subprocess.run([sys.executable, "-c", NO_TORCH, *map(str, paths)], check=True)

@@ -20,7 +20,7 @@ from fsdino.predict import EngineChoice, predict, remember
 from fsdino.predict.memory_file import load_memory
 from fsdino.predict.outputs import Outputs
 from tests.predict.test_images import write_video
-from tests.small import refuses
+from tests.small import METHOD_ARGS, refuses
 
 
 def test_predict_writes_every_format(model_dir: str, support_dir: Path, photos: Path, tmp_path: Path) -> None:
@@ -106,3 +106,26 @@ def test_other_methods_of_the_package_predict_too(support_dir: Path, photos: Pat
     choice = EngineChoice(str(save(build("all_foreground", img_size=56), tmp_path / "all")))
     assert predict(str(support_dir / "cat"), str(photos), str(tmp_path / "out"), choice) == 0
     assert np.asarray(Image.open(tmp_path / "out" / "labels" / "a.png")).min() == 1
+
+
+def labels(out: Path) -> list[bytes]:
+    return [path.read_bytes() for path in sorted((out / "labels").rglob("*.png"))]
+
+
+def test_edges_are_refined_where_asked_and_for_the_chain(
+    model_dir: str, support_dir: Path, photos: Path, tmp_path: Path
+) -> None:
+    chain = str(save(build("chain", **METHOD_ARGS["chain"]), tmp_path / "chain"))
+
+    def run(model: str, out: str, told: bool | None, tile: int = 0) -> list[bytes]:
+        choice = EngineChoice(model)
+        predict(str(support_dir / "cat"), str(photos), str(tmp_path / out), choice, refine_edges=told, tile=tile)
+        return labels(tmp_path / out)
+
+    for model, usual in ((model_dir, False), (chain, True)):
+        made = {told: run(model, f"{usual} {told}", told) for told in (None, False, True)}
+        assert made[None] == made[usual] != made[not usual]
+        refuses(r"results of another refine_edges \(True, now None\)", run, model, f"{usual} True", told=False)
+    assert run(model_dir, "tiles", True, tile=40) != run(model_dir, "plain tiles", False, tile=40)
+    # A record from before there was this setting is continued.
+    assert "refine_edges" not in (tmp_path / "False None" / "progress.jsonl").read_text()

@@ -92,3 +92,13 @@ def test_no_seam_shows_where_windows_disagree() -> None:
         steps = np.abs(np.diff(probs, axis=axis)).max(1 - axis)
         at_borders = [steps[value + by] for value in borders for by in (-1, 0) if 0 <= value + by < len(steps)]
         assert max(at_borders) <= steps.max() <= 0.3 / 24 + 1 / 255 + 0.004
+
+
+def test_windows_are_refined_and_put_together_without_seams() -> None:
+    """Where the image is flat a refined window is the window itself, so the whole is what it was."""
+    image = np.full((150, 90, 3), 180, np.uint8)
+    plain, refined = (segment_tiled(Whiteness(), [None], ["a"], image, 64, refine_edges=told) for told in (False, True))
+    np.testing.assert_allclose(refined.probs, plain.probs, atol=1e-3)
+    image[70:90, 30:60] = 255
+    plain, refined = (segment_tiled(Whiteness(), [None], ["a"], image, 64, refine_edges=told) for told in (False, True))
+    assert np.abs(refined.probs - plain.probs).max() > 1e-3

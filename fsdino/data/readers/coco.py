@@ -11,7 +11,7 @@ from pycocotools import mask as rle_tools
 
 from fsdino.base.image import IGNORE
 from fsdino.base.texts import plain_json
-from fsdino.data.catalog import TRAIN_VAL, DataSet, Published, Requirement
+from fsdino.data.catalog import TRAIN_VAL, DataSet, Published, Requirement, Source
 from fsdino.data.class_index import ClassIndex
 from fsdino.data.files import DataSetError, existing, first_existing
 from fsdino.data.images import read_image
@@ -21,6 +21,11 @@ _Instance = tuple[int, bool, Any]  # class id, crowd, segmentation as pycocotool
 COCO_PHOTOGRAPHS = "coco"  # COCO 2014, COCO 2017, LVIS and PACO share photographs and their 12-digit numbers
 FETCH = "from cocodataset.org/#download"
 MAX_PIXELS = 1_000_000_000  # of an image: its masks are drawn at its size
+HOME = "http://images.cocodataset.org"
+LICENCE = (
+    "annotations CC BY 4.0; the photographs belong to Flickr users and stand under Flickr's terms of use "
+    "(cocodataset.org/#termsofuse)"
+)
 _ROOTS = ("COCO2014", "coco2014", "coco", "COCO", ".")
 
 
@@ -257,6 +262,12 @@ DATA_SETS = (
         requirements=(*_requirements("train"), *_requirements("val")),
         published=Published(classes=80, fold_classes=20),
         photographs=COCO_PHOTOGRAPHS,
+        sources=(
+            Source(f"{HOME}/zips/train2014.zip", "train2014", 13_000),
+            Source(f"{HOME}/zips/val2014.zip", "val2014", 6_200),
+            Source(f"{HOME}/annotations/annotations_trainval2014.zip", "annotations/instances_*2014.json", 241, 4.0),
+        ),
+        licence=LICENCE,
     ),
     DataSet("coco", "a COCO-format JSON file with its images", coco_folder),
     DataSet("coco386", "386 COCO photographs", coco_folder, options={"name": "coco386", "min_cover": 0.02}),

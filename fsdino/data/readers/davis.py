@@ -8,12 +8,13 @@ from typing import Literal
 import numpy as np
 
 from fsdino.base.image import IGNORE
-from fsdino.data.catalog import TRAIN_VAL, DataSet, Published, Requirement
+from fsdino.data.catalog import TRAIN_VAL, DataSet, Published, Requirement, Source
 from fsdino.data.class_index import ClassIndex
 from fsdino.data.files import DataSetError, existing, first_existing, read_names
 from fsdino.data.images import check_mask_size, image_size, read_image, read_labels
 
 _ROOTS = ("DAVIS", "DAVIS-data/DAVIS", ".")
+_ARCHIVE = "https://data.vision.ee.ethz.ch/csergi/share/davis/DAVIS-2017-trainval-480p.zip"
 
 
 class DavisIndex(ClassIndex):
@@ -111,6 +112,9 @@ def _described(year: int, fetch: str, classes: dict[str, int]) -> DataSet:
         ),
         published=Published(classes),
         order="first",
+        # The files of 2017 hold the lists of 2016 as well.
+        sources=(Source(_ARCHIVE, f"DAVIS/ImageSets/{year}/val.txt", 800),),
+        licence="its own terms (davischallenge.org)",
     )
 
 

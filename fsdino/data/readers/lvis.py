@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, Literal
 
-from fsdino.data.catalog import TRAIN_VAL, DataSet, Published, Requirement
+from fsdino.data.catalog import TRAIN_VAL, DataSet, Published, Requirement, Source
 from fsdino.data.files import existing, first_existing
 from fsdino.data.readers import coco
 from fsdino.data.readers.coco import CocoIndex, read_json
@@ -89,7 +89,14 @@ def coco2017_requirement(split: str) -> Requirement:
     return Requirement(f"{split}2017", f"COCO {split} images", f"{split}2017.zip {coco.FETCH}", _IMAGE_ROOTS)
 
 
+def coco2017_sources() -> tuple[Source, Source]:
+    """The archives of both."""
+    train, val = f"{coco.HOME}/zips/train2017.zip", f"{coco.HOME}/zips/val2017.zip"
+    return Source(train, "train2017", 18_000), Source(val, "val2017", 1_000)
+
+
 _FETCH = "from lvisdataset.org/dataset"
+_HOME = "https://dl.fbaipublicfiles.com/LVIS"
 
 DATA_SETS = (
     DataSet(
@@ -105,5 +112,11 @@ DATA_SETS = (
         ),
         published=Published(classes=1203, fold_classes=92, tested_classes=920),  # the last two for one shot
         photographs=coco.COCO_PHOTOGRAPHS,
+        sources=(
+            *coco2017_sources(),
+            Source(f"{_HOME}/lvis_v1_train.json.zip", "lvis_v1_train.json", 350, 5.0),
+            Source(f"{_HOME}/lvis_v1_val.json.zip", "lvis_v1_val.json", 64, 5.0),
+        ),
+        licence=f"LVIS: CC BY 4.0 (lvisdataset.org); COCO: {coco.LICENCE}",
     ),
 )

@@ -8,12 +8,12 @@ from typing import Any, Literal
 import numpy as np
 from pycocotools import mask as rle_tools
 
-from fsdino.data.catalog import TRAIN_TEST, DataSet, Published, Requirement
+from fsdino.data.catalog import TRAIN_TEST, DataSet, Published, Requirement, Source
 from fsdino.data.files import DataSetError, existing, first_existing
 from fsdino.data.images import check_mask_size, read_image
-from fsdino.data.readers.coco import COCO_PHOTOGRAPHS, read_json
+from fsdino.data.readers.coco import COCO_PHOTOGRAPHS, LICENCE, read_json
 from fsdino.data.readers.crops import Box, CropIndex, ObjectCrop
-from fsdino.data.readers.lvis import coco2017_folder, coco2017_requirement, image_name
+from fsdino.data.readers.lvis import coco2017_folder, coco2017_requirement, coco2017_sources, image_name
 
 _ROOTS = tuple(f"{top}{inner}" for top in ("PACO-Part/", "PACO/", "./") for inner in (".", "annotations", "paco"))
 
@@ -111,7 +111,15 @@ def _clipped(bbox: list[float], size: tuple[int, int]) -> Box:
     return max(0, int(top)), max(0, int(left)), max(bottom, int(top) + 1), max(right, int(left) + 1)
 
 
-_FETCH = "paco_annotations.zip from github.com/facebookresearch/paco"
+_FETCH = "paco_lvis_v1.zip from github.com/facebookresearch/paco"
+_ANNOTATIONS = Source(
+    "https://dl.fbaipublicfiles.com/paco/annotations/paco_lvis_v1.zip",
+    "paco_lvis_v1_*.json",
+    megabytes=100,
+    grows=10.0,
+    # The digest stands in the project's own README.
+    checksum="sha256:a45df077f8930ac5a5061ed4950ce6b8c41394eb519bdbfa816c0b24b964ec77",
+)
 
 DATA_SETS = (
     DataSet(
@@ -127,5 +135,7 @@ DATA_SETS = (
         ),
         published=Published(tested_classes=303),
         photographs=COCO_PHOTOGRAPHS,
+        sources=(*coco2017_sources(), _ANNOTATIONS),
+        licence=f"PACO: its own terms (github.com/facebookresearch/paco); COCO: {LICENCE}",
     ),
 )

@@ -7,12 +7,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from fsdino.data.catalog import TRAIN_VAL, DataSet, Published, Requirement
+from fsdino.data.catalog import TRAIN_VAL, DataSet, Published, Requirement, Source
 from fsdino.data.files import DataSetError, existing, first_existing, read_names
 from fsdino.data.images import read_image
 from fsdino.data.readers.crops import Box, CropIndex, ObjectCrop
 from fsdino.data.readers.part_names import PART_FOLDS, merged_part
-from fsdino.data.readers.voc import read_mat
+from fsdino.data.readers.voc import VOC_HOME, VOC_LICENCE, read_mat
 
 _ROOTS = ("VOCdevkit/VOC2010", "VOC2010", "Pascal-Part/VOCdevkit/VOC2010", ".")
 
@@ -105,6 +105,7 @@ def _box(mask: np.ndarray) -> Box:
 
 
 _VOC2010 = "VOCtrainval_03-May-2010.tar from host.robots.ox.ac.uk/pascal/VOC/voc2010"
+_MD5 = "md5:da459979d0c395079b5c75ee67908abb"  # as torchvision checks it
 _PARTS = "trainval.tar.gz from the PASCAL-Part page (roozbehm.info/pascal-parts)"
 _PART_ROOTS = ("Pascal-Part", "VOCdevkit", *_ROOTS)
 
@@ -120,5 +121,10 @@ DATA_SETS = (
             Requirement("Annotations_Part", "part masks (.mat)", _PARTS, _PART_ROOTS),
         ),
         published=Published(tested_classes=56),
+        sources=(
+            Source(f"{VOC_HOME}/voc2010/{_VOC2010.split()[0]}", "VOCdevkit/VOC2010/JPEGImages", 1_300, checksum=_MD5),
+            Source("http://roozbehm.info/pascal-parts/trainval.tar.gz", "Annotations_Part", 78, 10.0),
+        ),
+        licence=f"parts: none stated (roozbehm.info/pascal-parts); VOC: {VOC_LICENCE}",
     ),
 )

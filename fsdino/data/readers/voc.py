@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from fsdino.data.catalog import TRAIN_VAL, DataSet, Published, Requirement
+from fsdino.data.catalog import TRAIN_VAL, DataSet, Published, Requirement, Source
 from fsdino.data.files import DataSetError, existing, files_by_stem, first_existing, read_names
 from fsdino.data.images import read_labels
 from fsdino.data.readers.label_maps import LabelMapIndex
@@ -138,6 +138,9 @@ _SBD = (
     "needed for the published counts: SegmentationClassAug (VOC and SBD masks as PNG), or SBD's benchmark.tgz, "
     "unpacked beside it"
 )
+VOC_HOME = "https://thor.robots.ox.ac.uk/pascal/VOC"
+VOC_LICENCE = "the photographs are Flickr's and stand under its terms of use (host.robots.ox.ac.uk/pascal/VOC)"
+_SBD_HOME = "https://www2.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/semantic_contours"
 _LISTS = "splits/pascal/val/fold0.txt"
 
 DATA_SETS = (
@@ -156,5 +159,21 @@ DATA_SETS = (
         published=Published(
             classes=20, fold_classes=5, fold_pairs={"train": (2286, 3425, 5883, 2086), "val": (346, 451, 725, 346)}
         ),
+        # Neither page gives checksums; these are the ones that torchvision holds the same files to.
+        sources=(
+            Source(
+                f"{VOC_HOME}/voc2012/{_VOC.split()[0]}",
+                "VOCdevkit/VOC2012/JPEGImages",
+                megabytes=2_000,
+                checksum="md5:6cd6e144f989b92b3379bac3b3de84fd",
+            ),
+            Source(
+                f"{_SBD_HOME}/benchmark.tgz",
+                "benchmark_RELEASE/dataset/cls",
+                megabytes=1_400,
+                checksum="md5:82b4d87ceb2ed10f6038a1cba92111cb",
+            ),
+        ),
+        licence=f"{VOC_LICENCE}; SBD: none stated",
     ),
 )

@@ -15,6 +15,11 @@ class Engine(Protocol):
     """Remembers classes and finds them; a memory is whatever the engine makes it. `FewShotMethod` is one."""
 
     threshold: float  # probability above which a pixel belongs to a class
+    batch: int  # images of a pass that pay on its hardware
+
+    @property
+    def name(self) -> str:
+        """The method's, as the registry has it."""
 
     def fingerprint(self) -> str:
         """Names the model; memories of other models are refused."""
@@ -27,6 +32,9 @@ class Engine(Protocol):
 
     def find(self, joined: Sequence[Any], image: np.ndarray) -> Iterator[Segmentation]:
         """Find classes in an image (H, W, 3) uint8: one result per class, in order, made when it is asked for."""
+
+    def find_batch(self, joined: Sequence[Any], images: Sequence[np.ndarray]) -> Sequence[Iterator[Segmentation]]:
+        """As `find` in each of several images of any sizes, which go through the network together."""
 
     def pack(self, memory: Any) -> dict[str, np.ndarray]:
         """A memory as named arrays with a leading axis of 1, the same for every engine of a model."""

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from fsdino.base.reference import Reference, image_array, reference_arrays
-from fsdino.base.result import MAX_CLASSES_AT_ONCE, Segmentation
+from fsdino.base.result import GPU_BATCH, MAX_CLASSES_AT_ONCE, Segmentation
 from fsdino.base.texts import plain_json
 from fsdino.predict.engines.array_resize import ArrayResize
+from fsdino.predict.engines.providers import ON_GPU, Hardware
 
 FORMAT_VERSION = 1
 METADATA_KEY = "fsdino"
@@ -21,6 +22,7 @@ REMEMBER_FILE, SEGMENT_FILE = "remember.onnx", "segment.onnx"
 # Axes of the memory's arrays that grow with the references, for files that were written before these were noted.
 GROWING = {"tokens": 2, "fg": 1, "bg": 1}
 Memory = dict[str, np.ndarray]
+Answer = tuple[np.ndarray, np.ndarray, np.ndarray]  # what the segment graph gives
 
 
 class OnnxEngine:
@@ -29,9 +31,11 @@ class OnnxEngine:
     Args:
         folder: where both lie.
         threads: of the runtime; 0 takes all cores.
+        hardware: what onnxruntime computes on; the CPU when left out.
     """
 
-    def __init__(self, folder: str | Path, threads: int = 0) -> None:
+    def __init__(self, folder: str | Path, threads: int = 0, hardware: Hardware | None = None) -> None:
+        self._hardware = hardware or Hardware()
         self._remember, info = self._open(Path(folder) / REMEMBER_FILE, threads)
         self._segment, other = self._open(Path(folder) / SEGMENT_FILE, threads)
         # Graphs of two models fit together in shape, and would find nonsense without a word.
@@ -42,13 +46,14 @@ class OnnxEngine:
             )
         self.info = info
         self.threshold = float(info["threshold"])
+        self.name = str(info.get("method", ""))
         self.resize = ArrayResize(int(info["img_size"]), str(info["resize_mode"]))
+        self.batch = GPU_BATCH if self._segment.get_providers()[0] in ON_GPU else 1
         self._memory_names = [output.name for output in self._remember.get_outputs()]
 
-    @staticmethod
-    def open_graph(path: Path, threads: int) -> Any:
+    def open_graph(self, path: Path, threads: int) -> Any:
         """Open one graph; what comes back has onnxruntime's `run`, `get_outputs` and `get_modelmeta`."""
-        return open_session(path, threads)
+        return self._hardware.open(path, threads)
 
     def _open(self, path: Path, threads: int) -> tuple[Any, dict[str, Any]]:
         """Open a graph and read what the export noted in it."""
@@ -89,21 +94,36 @@ class OnnxEngine:
         array = image_array(image, "image")
         images, size = self.resize.image(array)[None], (array.shape[0], array.shape[1])
         for memory in joined:
-            logits, iou, presence = self.decode(memory, images)
-            for i in range(logits.shape[1]):
-                probs = 1 / (1 + np.exp(-self.resize.invert(logits[0, i], size)))
-                present = bool(presence[0, i] > 0)
-                # Compared in float32, as torch does: a pixel exactly at the threshold falls the same way in both.
-                mask = (probs > np.float32(self.threshold)) & present
-                likely = float(1 / (1 + np.exp(-presence[0, i])))
-                yield Segmentation(mask, probs, float(iou[0, i].clip(0.0, 1.0)), present, likely)
+            yield from self._segmentations([part[0] for part in self.decode(memory, images)], size)
+
+    def find_batch(self, joined: Sequence[Memory], images: Sequence[np.ndarray]) -> list[Iterator[Segmentation]]:
+        """See `Engine.find_batch`."""
+        arrays = [image_array(image, f"image {i}") for i, image in enumerate(images)]
+        squares = np.stack([self.resize.image(array) for array in arrays])
+        # The network's small answers of all images are kept; what is of the images' own size is made one by one.
+        answers = [self.decode(memory, squares) for memory in joined]
+        return [self._of_image(answers, i, array.shape[:2]) for i, array in enumerate(arrays)]
+
+    def _of_image(self, answers: Sequence[Answer], number: int, size: tuple[int, ...]) -> Iterator[Segmentation]:
+        for answer in answers:
+            yield from self._segmentations([part[number] for part in answer], (size[0], size[1]))
+
+    def _segmentations(self, answer: Sequence[np.ndarray], size: tuple[int, int]) -> Iterator[Segmentation]:
+        """One image's mask logits (N, s, s), predicted IoU (N,) and presence logits (N,) at the image's own size."""
+        for logits, iou, presence in zip(*answer):
+            probs = 1 / (1 + np.exp(-self.resize.invert(logits, size)))
+            present = bool(presence > 0)
+            # Compared in float32, as torch does: a pixel exactly at the threshold falls the same way in both.
+            mask = (probs > np.float32(self.threshold)) & present
+            likely = float(1 / (1 + np.exp(-presence)))
+            yield Segmentation(mask, probs, float(iou.clip(0.0, 1.0)), present, likely)
 
     def encode(self, images: np.ndarray, masks: np.ndarray) -> Memory:
         """Images (K, 3, S, S) and masks (K, S, S), float32 in [0, 1], to a memory of batch 1."""
         outputs = self._remember.run(None, {"support_images": images, "support_masks": masks})
         return dict(zip(self._memory_names, outputs))
 
-    def decode(self, memory: Memory, images: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def decode(self, memory: Memory, images: np.ndarray) -> Answer:
         """A memory of batch N and images (B, 3, S, S), float32 in [0, 1], to what the segment graph gives.
 
         Returns:
@@ -174,16 +194,4 @@ def _fill(array: np.ndarray, length: int, axis: int) -> np.ndarray:
 
 def open_session(path: Path, threads: int = 0) -> Any:
     """An `onnxruntime.InferenceSession` of a file, on the CPU; 0 threads takes all cores."""
-    # Optional: torch runs without it.
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise ImportError("the onnx runtime needs onnxruntime; install it with `pip install fsdino[onnx]`.") from error
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3  # errors alone
-    try:
-        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    # onnxruntime has an exception of its own for every kind of damage, without a common base.
-    except Exception as error:
-        raise ValueError(f"'{path}' is cut or damaged ({str(error).splitlines()[0]}); export it again.") from error
+    return Hardware().open(path, threads)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from fsdino.predict.engines.onnx import OnnxEngine
+from fsdino.predict.engines.providers import PROVIDERS
 
 
 class OpenvinoGraph:
@@ -47,6 +48,10 @@ class OpenvinoGraph:
         """The outputs, each with its `name`."""
         return [SimpleNamespace(name=name) for name in self._output_names]
 
+    def get_providers(self) -> list[str]:
+        """What it runs on, by onnxruntime's name for it."""
+        return [PROVIDERS["openvino"][0]]
+
     def get_modelmeta(self) -> Any:
         """What the export noted in the file."""
         return SimpleNamespace(custom_metadata_map=self._notes)
@@ -55,7 +60,6 @@ class OpenvinoGraph:
 class OpenvinoEngine(OnnxEngine):
     """As `OnnxEngine`, in OpenVINO on the CPU."""
 
-    @staticmethod
-    def open_graph(path: Path, threads: int) -> Any:
+    def open_graph(self, path: Path, threads: int) -> Any:
         """See `OnnxEngine.open_graph`."""
         return OpenvinoGraph(path, threads)

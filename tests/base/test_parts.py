@@ -6,7 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from benchmarks.accuracy.parts import touching_parts
+from fsdino.base.parts import touching_parts
+from fsdino.base.result import LabelMap, Segmentation
 
 Drawing = Callable[[np.ndarray], object]
 
@@ -79,3 +80,19 @@ def test_wide_necks_and_small_bodies_are_kept_as_one() -> None:
 
 def test_no_mask_has_no_part() -> None:
     assert not touching_parts(np.zeros((5, 7), np.float32), 0.7, 0.5).any()
+
+
+def test_instances_are_cut_at_necks_where_asked() -> None:
+    mask = np.zeros((120, 200), np.uint8)
+    two_discs(mask)
+    disc(mask, 180, 100, 8)
+    found = Segmentation(mask > 0, mask.astype(np.float32), 0.5, True)
+    assert [part.box for part in found.instances()] == [(30, 30, 143, 91), (172, 92, 189, 109)]
+    cut = found.instances(name="coin", cut_necks=True)
+    assert len(cut) == 3 and {part.name for part in cut} == {"coin"}
+    assert np.array_equal(np.sum([part.mask for part in cut], axis=0), mask), "no pixel is lost or in two parts"
+    assert len(found.instances(min_pixels=1000, cut_necks=True)) == 2
+    several = LabelMap(mask, mask.astype(np.float32), {"coin": 0.5}, {"coin": None})
+    assert (len(several.instances()), len(several.instances(cut_necks=True))) == (2, 3)
+    nothing = Segmentation(mask > 1, mask.astype(np.float32), 0.5, False)
+    assert nothing.instances() == nothing.instances(cut_necks=True) == []
