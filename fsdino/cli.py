@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import re
+import signal
 import sys
+import threading
 import warnings
 from argparse import ArgumentError
 from collections.abc import Callable, Sequence, Set
@@ -145,6 +147,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments[0] not in COMMANDS:
         print(f"fsdino: there is no command {arguments[0]!r}.\n\n{usage()}", file=sys.stderr)
         return 2
+    # What ends a container's job: the same word as of a person at the keys. Other threads may not set it.
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         return call(arguments[0], arguments[1:])
     except EXPECTED_ERRORS as error:
@@ -152,7 +157,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"fsdino {arguments[0]}: {sentence(error)}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as error:
+        # Lightning takes the word itself, and then exits.
+        if isinstance(error, SystemExit) and not isinstance(error.__context__, KeyboardInterrupt):
+            raise
         print(f"\nfsdino {arguments[0]}: stopped; the same command goes on from here.", file=sys.stderr)
         return 130
 

@@ -1,7 +1,10 @@
 """The command line: help, errors in one sentence, exit codes."""
 
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -58,3 +61,22 @@ def test_options_of_parts_are_written_as_people_write_them(monkeypatch) -> None:
 def test_a_run_needs_stages_that_there_are(capsys) -> None:
     assert main(["run", "--config", str(RECIPES / "fsdino" / "tiny.yaml"), "--stages", "train,measure"]) == 2
     assert "there is no stage 'measure'; use cache, distill, train, evaluate, export" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_with_a_sentence(sent, monkeypatch, capsys) -> None:
+    def stopped() -> int:
+        try:
+            os.kill(os.getpid(), sent)
+            time.sleep(5)
+        except KeyboardInterrupt:
+            sys.exit(1)  # as Lightning's trainers do
+        return 0
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr("fsdino.cli.resolve", lambda target: stopped)
+    try:
+        assert main(["models"]) == 130
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert "stopped; the same command goes on from here." in capsys.readouterr().err

@@ -82,8 +82,18 @@ def check_memory(memory: Any, kind: type[Memory], model: str) -> None:
         )
 
 
-def memory_of(kind: type[MemoryT], tensors: Mapping[str, Tensor], shapes: Mapping[str, Shape]) -> MemoryT:
-    """A memory of tensors by the names of its fields; other names are left out.
+def _checked(arrays: Any) -> Mapping[str, np.ndarray]:
+    """A packed memory, once it is known to be NumPy arrays of numbers by name; a ValueError otherwise."""
+    if not isinstance(arrays, Mapping):
+        raise ValueError(f"unpack() expected NumPy arrays by name, as pack() gives them, got {type(arrays).__name__}.")
+    for name, array in arrays.items():
+        if not isinstance(array, np.ndarray) or array.dtype.kind not in "biuf":
+            raise ValueError(f"unpack() expected NumPy arrays, got {type(array).__name__} as {name!r}.")
+    return arrays
+
+
+def memory_of(kind: type[MemoryT], arrays: Mapping[str, np.ndarray], shapes: Mapping[str, Shape]) -> MemoryT:
+    """A memory of arrays by the names of its fields, on the CPU; other names are left out.
 
     Args:
         shapes: name to shape; arrays that it does not name may be of any.
@@ -91,6 +101,7 @@ def memory_of(kind: type[MemoryT], tensors: Mapping[str, Tensor], shapes: Mappin
     Raises:
         ValueError: if one is missing, of another shape, or holds NaN or infinity.
     """
+    tensors = {name: torch.from_numpy(array) for name, array in _checked(arrays).items()}
     known = {one.name: one for one in fields(kind) if one.name != "made_by"}
     kept, lengths = {name: tensor for name, tensor in tensors.items() if name in known}, dict[str, int]()
     for name, one in known.items():

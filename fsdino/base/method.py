@@ -208,6 +208,8 @@ class FewShotMethod(nn.Module, PyTorchModelHubMixin, ABC):
     def segment_batch(self, memory: Any, images: Sequence[ImageLike]) -> list[Segmentation]:
         """Find the remembered object in several images of any sizes, in one pass of the network."""
         check_memory(memory, self.memory_type, self._mark())
+        if isinstance(images, str) or not hasattr(images, "__len__"):
+            raise ValueError(f"segment_batch() expected a list of images, got {type(images).__name__}; give [image].")
         if len(images) == 0:
             return []
         arrays = [image_array(image, f"image {i}") for i, image in enumerate(images)]
@@ -246,10 +248,7 @@ class FewShotMethod(nn.Module, PyTorchModelHubMixin, ABC):
 
     def unpack(self, arrays: Mapping[str, np.ndarray]) -> Any:
         """The memory of packed arrays; names that the method's memory does not have are left out."""
-        if wrong := [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]:
-            raise ValueError(f"unpack() expected NumPy arrays, got {type(arrays[wrong[0]]).__name__} as {wrong[0]!r}.")
-        tensors = {name: torch.from_numpy(array).to(self.device) for name, array in arrays.items()}
-        return memory_of(self.memory_type, tensors, self.memory_shapes())
+        return memory_of(self.memory_type, arrays, self.memory_shapes()).to(self.device)
 
     def memory_shapes(self) -> dict[str, Shape]:
         """Shapes of a packed memory's arrays, see `fsdino.base.memory.memory_of`; those not named may be of any."""

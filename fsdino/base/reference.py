@@ -222,8 +222,10 @@ def _clicks(reference: Reference) -> tuple[np.ndarray, np.ndarray]:
             raise ValueError(f"{reference.name}: labels came without points; give both or neither.")
         return np.zeros((0, 2), np.float32), np.zeros(0, np.int64)
     points = to_numbers(reference.points, f"{reference.name}: points")
-    labels = np.ones(len(points), np.int64) if reference.labels is None else np.asarray(reference.labels)
-    if points.ndim != 2 or points.shape[1] != 2 or labels.shape != (len(points),):
+    labels: np.ndarray = np.ones(points.shape[:1], np.int64)
+    if reference.labels is not None:
+        labels = to_numbers(reference.labels, f"{reference.name}: labels", "a 1 or 0 for every point")
+    if points.ndim != 2 or points.shape[1] != 2 or labels.shape != points.shape[:1]:
         raise ValueError(
             f"{reference.name}: expected points (N, 2) and N labels, got {points.shape} and {labels.shape}; give "
             "x, y and a 1 or 0 for every point."
@@ -233,7 +235,7 @@ def _clicks(reference: Reference) -> tuple[np.ndarray, np.ndarray]:
     return points, labels.astype(np.int64)
 
 
-def to_numbers(values: Any, name: str) -> np.ndarray:
+def to_numbers(values: Any, name: str, wanted: str = "x, y in pixels") -> np.ndarray:
     """Positions, or an image of a stroke, as float32; `name` is for error messages.
 
     Raises:
@@ -245,7 +247,7 @@ def to_numbers(values: Any, name: str) -> np.ndarray:
     except ValueError:  # rows of different lengths
         array = np.asarray(None)
     if array.dtype.kind not in "biuf" and array.size:
-        raise ValueError(f"{name}: expected numbers, got {values!r:.80}; give x, y in pixels.")
+        raise ValueError(f"{name}: expected numbers, got {values!r:.80}; give {wanted}.")
     return array.astype(np.float32)
 
 

@@ -19,11 +19,12 @@ from fsdino.base.bundled import BUNDLED, bundled_file, bundled_folder
 from fsdino.base.card import model_card
 from fsdino.base.catalog import CATALOG
 from fsdino.base.checkpoint import CHECKPOINT_KEY, MODEL_PREFIX, read_checkpoint
-from fsdino.base.digest import file_sha256, told_sha256
+from fsdino.base.digest import file_sha256, steady, told_sha256
 from fsdino.base.fill import fill_
 from fsdino.base.foundation import chain_on, is_encoder, unknown_model
 from fsdino.base.hub import download, looks_like_id
 from fsdino.base.processes import write_once
+from fsdino.base.texts import plain_json
 
 Stage = Literal["trained", "distilled"]
 FORMAT_VERSION = 3
@@ -111,6 +112,7 @@ def _write(target: Path, tensors: dict[str, Tensor], info: dict[str, Any], card:
     # older model, several processes may write the same one, and `load` refuses what is half of each by fingerprint.
     parts = {name: target / f".{name}.{os.getpid()}.part" for name in (WEIGHTS_FILE, CONFIG_FILE, CARD_FILE)}
     save_file(tensors, parts[WEIGHTS_FILE], metadata={"format": "pt", "fingerprint": info["fingerprint"]})
+    steady(parts[WEIGHTS_FILE])
     info = {**info, "weights_sha256": file_sha256(parts[WEIGHTS_FILE])}
     info["sha256"] = told_sha256(info)
     parts[CONFIG_FILE].write_text(json.dumps(info, indent=2) + "\n", encoding="utf-8")
@@ -161,10 +163,7 @@ def load(
     """
     if not isinstance(source, str | Path):
         raise ValueError(f"expected a model's name or path, got {type(source).__name__}; give for instance 'tiny'.")
-    try:
-        place_of_weights = torch.device(device)
-    except RuntimeError as error:
-        raise ValueError(f"device {device!r} is unknown; use cpu, cuda or cuda:1.") from error
+    place_of_weights = _device(device)
     name = str(source)
     path = bundled_folder(name) if isinstance(source, str) and name in BUNDLED else Path(source)
     # With weights of an encoder it can be nothing else, and what it is not is said there.
@@ -183,6 +182,18 @@ def load(
         wanted = registry.method_class(method).title
         raise ValueError(f"'{source}' holds {type(loaded).__name__}, expected {wanted}; give a model of that kind.")
     return loaded.to(place_of_weights).eval()
+
+
+def _device(device: Any) -> torch.device:
+    """A device that is here, or a ValueError."""
+    text = str(device)[:80]
+    try:
+        found = torch.device(text)
+        torch.empty(1, device=found)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = "is not available here; use cpu" if text[:4] == "cuda" else "is unknown; use cpu, cuda or cuda:1"
+        raise ValueError(f"device {text!r} {reason}.") from error
+    return found
 
 
 def _in_run_folder(path: Path) -> Path:
@@ -205,7 +216,7 @@ def _load_folder(folder: Path, stage: Stage) -> Any:
                 f"folder '{folder}' has no {file}; a model folder holds {CONFIG_FILE} and {WEIGHTS_FILE}."
             )
     try:
-        info = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+        info = plain_json((folder / CONFIG_FILE).read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"'{folder / CONFIG_FILE}' is not JSON ({error}); copy the folder again.") from error
     if not isinstance(info, dict) or not {"method", "segmenter"} & set(info):
@@ -300,6 +311,8 @@ def _rebuild(info: Mapping[str, Any], tensors: dict[str, Tensor], where: str, st
             f"'{where}' is a distill checkpoint: its decoder and prompts are not trained. Run the train stage "
             "of the same recipe and give the checkpoint that it writes."
         )
+    if not isinstance(info.get("args"), dict) or not isinstance(info.get("threshold"), float | int):
+        raise ValueError(f"'{where}' describes no model: expected a table of args and a threshold; export it again.")
     with torch.random.fork_rng(devices=[]):  # weights drawn here are replaced; the caller's numbers stay
         method = registry.build(info["method"], **info["args"])
     fill_(method, tensors, where)

@@ -23,8 +23,10 @@ from typing import Any
 import numpy as np
 
 from fsdino.base.digest import file_sha256
+from fsdino.base.texts import plain_json
 
 MANIFEST = "manifest.json"
+MAX_SIZE = 1_000_000_000
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,11 @@ class CacheRecipe:
         # JSON has no tuples: what is read from a manifest must equal what was made in memory.
         object.__setattr__(self, "views", tuple(self.views))
         object.__setattr__(self, "entry_shape", tuple(self.entry_shape))
+        sizes = (self.num_images, self.img_size, self.shard_size, *self.entry_shape)
+        if not all(type(size) is int and 0 < size <= MAX_SIZE for size in sizes) or self.dtype != "float16":
+            raise ValueError(
+                f"a cache's sizes are whole numbers from 1 and its numbers float16, got {sizes}, {self.dtype}"
+            )
 
     @property
     def num_shards(self) -> int:
@@ -92,9 +99,15 @@ def read_manifest(folder: str | Path) -> tuple[CacheRecipe, dict[str, str]]:
             f"{folder} is not an embedding cache (no {MANIFEST}); make one with `fsdino run --stages cache`."
         )
     try:
-        values = json.loads(path.read_text())
-        return CacheRecipe(**values["recipe"]), dict(values["shards"])
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        values = plain_json(path.read_text(encoding="utf-8"))
+        recipe, shards = CacheRecipe(**values["recipe"]), dict(values["shards"])
+        if shards and (
+            len(shards) != recipe.num_shards
+            or set(shards) != {shard_path(folder, shard).name for shard in range(recipe.num_shards)}
+        ):
+            raise ValueError("it lists other shards than its images fill")
+        return recipe, shards
+    except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is damaged ({error}); delete the folder and run `fsdino run` again.") from error
 
 
@@ -193,7 +206,10 @@ class ShardStore:
             mark = shard_path(self.folder, shard, ".json")
             if not self._is_done(shard):
                 return
-            shards[shard_path(self.folder, shard).name] = json.loads(mark.read_text())["sha256"]
+            try:
+                shards[shard_path(self.folder, shard).name] = plain_json(mark.read_text(encoding="utf-8"))["sha256"]
+            except (ValueError, KeyError, TypeError) as error:
+                raise ValueError(f"{mark} is damaged ({error}); delete it and run `fsdino run` again.") from error
         write_manifest(self.folder, self.recipe, shards)
 
     def _is_done(self, shard: int) -> bool:

@@ -71,6 +71,10 @@ def _opened(path: str | Path) -> Image.Image:
     found = _existing(path)
     try:
         image = Image.open(found)
+        if image.format == "PNG":
+            # Pillow passes over the checksums of the pixels unless it is asked, and then wants the file opened anew.
+            image.verify()
+            image = Image.open(found)
         image.load()
     except UNREADABLE as error:
         raise _unreadable(path, error) from error
@@ -87,4 +91,7 @@ def _existing(path: str | Path) -> Path:
 def _unreadable(path: str | Path, error: Exception) -> Exception:
     if isinstance(error, FileNotFoundError):
         return error
+    if isinstance(error, Image.DecompressionBombError):
+        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6
+        return ValueError(f"image '{path}' cannot be read: it has more than {limit:.0f} megapixels; cut it into parts.")
     return ValueError(f"image '{path}' cannot be read ({error}): copy or download it again.")

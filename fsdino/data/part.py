@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fsdino.base.bundled import bundled_list
+from fsdino.base.ranges import Count, Number, Share, Weight, check_fields
 
 BUNDLED_LIST = "bundled:"
 
@@ -29,7 +30,10 @@ class DataSpec:
     root: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
     leave_out: dict[int, list[str]] = field(default_factory=dict)
-    share: float | None = None
+    share: Weight | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 @dataclass
@@ -59,17 +63,20 @@ class DataPart:
     train: list[DataSpec] = field(default_factory=lambda: [DataSpec()])
     images: list[DataSpec] = field(default_factory=list)
     test: DataSpec = field(default_factory=DataSpec)
-    fold: int = 0
-    shots: int = 1
+    fold: Number = 0
+    shots: Count = 1
     filter: Literal["none", "hsnet", "pfenet"] = "none"
     in_domain: bool = False
     val_by: Literal["classes", "images"] = "classes"
-    val_share: float = 0.2
-    val_episodes: int = 120
-    test_episodes: int = 600
+    val_share: Share = 0.2
+    val_episodes: Number = 120
+    test_episodes: Count = 600
     test_list: str | None = None
-    max_train_images: int | None = None
+    max_train_images: Count | None = None
     root: str | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def placed(self) -> DataPart:
         """The same part with every folder below `root`."""

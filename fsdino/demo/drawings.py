@@ -33,7 +33,9 @@ def opened(path: str, name: str) -> tuple[str, np.ndarray]:
         if pixels > MAX_PIXELS:
             raise ValueError(f"'{name}' has {pixels / 1e6:.0f} megapixels, this page takes {MAX_PIXELS // 10**6}.")
         return Path(name).name[:80], read_image(file)
-    except (OSError, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"'{name}' has too many pixels, this page takes {MAX_PIXELS // 10**6} megapixels.") from error
+    except OSError as error:
         raise ValueError(f"'{name}' is not an image that can be read; try a JPEG or PNG.") from error
 
 

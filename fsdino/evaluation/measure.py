@@ -18,6 +18,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from fsdino.base.method import FewShotMethod
+from fsdino.base.ranges import Number, check_fields
+from fsdino.base.texts import plain_json
 from fsdino.data.class_index import ClassIndex
 from fsdino.data.episodes.episode import EpisodeData, collate_episodes
 from fsdino.data.episodes.episode_list import EpisodeList
@@ -44,7 +46,10 @@ class EvaluatePart:
 
     scoring: Scoring = "original"
     baselines: bool = True
-    strips: int = 12
+    strips: Number = 12
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 @dataclass(frozen=True)
@@ -221,7 +226,10 @@ def _claim(folder: Path, wanted: dict[str, str]) -> None:
     """Note what is measured here; refuse a folder that holds something else."""
     path = folder / "measurement.json"
     if path.is_file():
-        found = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            found = dict(plain_json(path.read_text(encoding="utf-8")))
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"'{path}' is damaged ({error}); take another folder or delete it.") from error
         for key in wanted | found:
             if (value := wanted.get(key)) != found.get(key):
                 raise ValueError(
@@ -244,10 +252,13 @@ def read_rows(folder: Path) -> pd.DataFrame:
         rows += csv.DictReader(whole.splitlines(), (*COLUMNS, *EDGE_COUNTS))  # type: ignore[arg-type]
     table = pd.DataFrame(rows, columns=[*COLUMNS, *EDGE_COUNTS])
     kinds = dict.fromkeys(("episode", "class_id", *COUNTS), "int64") | dict.fromkeys(("score", "presence"), "float64")
-    table = table.astype(kinds)
-    # Empty where it was not asked for.
-    table["boundary_f"] = pd.to_numeric(table["boundary_f"])
-    counted = table[EDGE_COUNTS[0]].notna().any()
-    table = table.astype(dict.fromkeys(EDGE_COUNTS, "int64")) if counted else table.drop(columns=list(EDGE_COUNTS))
+    try:
+        table = table.astype(kinds)
+        # Empty where it was not asked for.
+        table["boundary_f"] = pd.to_numeric(table["boundary_f"])
+        counted = table[EDGE_COUNTS[0]].notna().any()
+        table = table.astype(dict.fromkeys(EDGE_COUNTS, "int64")) if counted else table.drop(columns=list(EDGE_COUNTS))
+    except (ValueError, TypeError, OverflowError) as error:
+        raise ValueError(f"the rows in '{folder}' are damaged ({error}); delete them and measure again.") from error
     # A distributed sampler repeats episodes to fill its last batch; each must count once.
     return table.drop_duplicates("episode")

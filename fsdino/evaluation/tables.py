@@ -177,7 +177,9 @@ def read_episodes(source: str | Path) -> pd.DataFrame:
     path = Path(source)
     if path.is_dir():
         if list(path.glob("rows.*.csv")):
-            return read_rows(path).assign(fold=0).sort_values(list(KEY), ignore_index=True)
+            rows = read_rows(path).assign(fold=0)
+            _check_counts(rows, path)
+            return rows.sort_values(list(KEY), ignore_index=True)
         found = [path / f"{EPISODES}.{kind}" for kind in ("csv", "parquet") if (path / f"{EPISODES}.{kind}").is_file()]
         if not found:
             raise FileNotFoundError(
@@ -196,4 +198,19 @@ def read_episodes(source: str | Path) -> pd.DataFrame:
             f"'{path}' is no table of episodes, it lacks the column(s) {', '.join(lacking)}; give the "
             f"{EPISODES} file that `fsdino evaluate` writes."
         )
+    _check_counts(table, path)
     return table.sort_values(list(KEY), ignore_index=True)
+
+
+def _check_counts(table: pd.DataFrame, path: Path) -> None:
+    """Refuse what no evaluation counts, as a file has it that was edited or damaged."""
+    numbers = table[[*KEY, "class_id", *COUNTS]]
+    if not all(pd.api.types.is_integer_dtype(kind) for kind in numbers.dtypes) or bool((numbers < 0).any(axis=None)):
+        reason = "folds, episodes, classes and counts are whole numbers from 0"
+    elif any((table[f"inter_{part}"] > table[f"union_{part}"]).any() for part in ("fg", "bg")):
+        reason = "an intersection is larger than its union"
+    elif table.duplicated(list(KEY)).any():
+        reason = "an episode stands there twice"
+    else:
+        return
+    raise ValueError(f"table '{path}' is damaged ({reason}); make it again with `fsdino evaluate`.")

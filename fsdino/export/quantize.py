@@ -11,15 +11,17 @@ import onnx
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
-from fsdino.predict.engines.onnx import METADATA_KEY, REMEMBER_FILE, SEGMENT_FILE
+from fsdino.predict.engines.onnx import METADATA_KEY, NO_SHA256, REMEMBER_FILE, SEGMENT_FILE, graph_sha256
 
 
 def note_metadata(path: Path, info: dict[str, Any]) -> None:
     """Write the metadata into an ONNX file."""
     proto = onnx.load(path)
-    onnx.helper.set_model_props(proto, {METADATA_KEY: json.dumps(info)})
+    onnx.helper.set_model_props(proto, {METADATA_KEY: json.dumps({**info, "sha256": NO_SHA256})})
     proto.producer_name = "fsdino"
-    onnx.save(proto, path)
+    # ONNX has no checksum: without one a flipped bit is another weight, and another mask without a word.
+    data = proto.SerializeToString()
+    path.write_bytes(data.replace(NO_SHA256.encode(), graph_sha256(data).encode(), 1))
 
 
 def quantize_int8(source: str | Path, out: str | Path) -> Path:

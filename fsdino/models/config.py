@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
+from fsdino.base.ranges import Block, Depth, Side, Width, check_fields
+
 Variant = Literal["compact", "compact_frozen", "full"]
+MAX_WEIGHTS, MAX_POSITIONS = 10_000_000_000, 1_000_000  # of an encoder: beyond them a size is a slip
 VARIANTS = ("compact", "compact_frozen", "full")
 
 
@@ -41,25 +44,25 @@ class SegmenterConfig:
     """
 
     encoder: str = "vit_base_patch14_dinov2"
-    img_size: int = 518
+    img_size: Side = 518
     # Early blocks are distributed much as SAM's embedding, late ones tell classes apart; one pass serves both.
-    adapter_tap: int = 2
-    reader_taps: tuple[int, ...] = (5, 8, 11)
+    adapter_tap: Block = 2
+    reader_taps: tuple[Block, ...] = (5, 8, 11)
     encoder_kwargs: dict[str, Any] = field(default_factory=dict)
     encoder_weights: str | None = None
-    encoder_stride: int | None = None
+    encoder_stride: Side | None = None
     resize_mode: Literal["squash", "pad"] = "squash"
     variant: Variant = "full"
-    prompt_dim: int = 256
-    adapter_dim: int = 256
-    adapter_hidden: int = 128
-    adapter_heads: int = 4
-    decoder_depth: int = 2
-    decoder_mlp_dim: int = 2048
-    decoder_heads: int = 8
-    decoder_iou_dim: int = 256
-    mask_in_chans: int = 16
-    reader_dim: int = 64
+    prompt_dim: Width = 256
+    adapter_dim: Width = 256
+    adapter_hidden: Width = 128
+    adapter_heads: Width = 4
+    decoder_depth: Depth = 2
+    decoder_mlp_dim: Width = 2048
+    decoder_heads: Width = 8
+    decoder_iou_dim: Width = 256
+    mask_in_chans: Width = 16
+    reader_dim: Width = 64
     contrastive: bool = True
     self_correlation: bool = True
     channel_match: bool = True
@@ -71,11 +74,36 @@ class SegmenterConfig:
     promptable: bool = False
 
     def __post_init__(self) -> None:
-        self.reader_taps = tuple(self.reader_taps)  # lists come from YAML and JSON
+        if isinstance(self.reader_taps, list):  # from YAML and JSON
+            self.reader_taps = tuple(self.reader_taps)
+        # Before the general words for a text that is none of several
         if self.variant not in VARIANTS:
             raise ValueError(f"variant {self.variant!r} is unknown; use one of {', '.join(VARIANTS)}.")
+        check_fields(self)
+        if not 0 < self.threshold < 1:
+            raise ValueError(f"threshold {self.threshold!r} is not a probability; use a value above 0 and below 1.")
+        self._check_encoder()
         if not self.reader_taps:
             raise ValueError("reader_taps is empty; name at least one block, counted from 0.")
+
+    def _check_encoder(self) -> None:
+        """Refuse sizes of an encoder that would not fit into memory, before one is built."""
+        if not isinstance(self.encoder, str):
+            raise ValueError(f"encoder: expected a name of timm, got {self.encoder!r:.80}; correct it.")
+        made = self.encoder_kwargs
+        for key, limit in (("depth", 256), ("embed_dim", 16_384), ("num_heads", 256), ("patch_size", 1_024)):
+            if key in made and not (type(made[key]) is int and 1 <= made[key] <= limit):
+                raise ValueError(
+                    f"encoder_kwargs: expected {key} from 1 to {limit:,}, got {made[key]!r:.80}; correct it."
+                )
+        # Twelve squares of the width a block: attention's four and eight of the layers behind it.
+        weights = 12 * made.get("depth", 1) * made.get("embed_dim", 1) ** 2
+        positions = (self.img_size // (self.encoder_stride or made.get("patch_size", 8))) ** 2
+        if weights > MAX_WEIGHTS or positions > MAX_POSITIONS:
+            raise ValueError(
+                f"the encoder would have {weights:,} weights or more and {positions:,} positions, this package takes "
+                f"{MAX_WEIGHTS:,} and {MAX_POSITIONS:,}; take smaller sizes."
+            )
 
     @property
     def taps(self) -> tuple[int, ...]:

@@ -85,7 +85,11 @@ class FewShotSegmenter(FewShotMethod):
     def summary(self) -> str:
         """See `FewShotMethod.summary`."""
         size = sum(p.numel() for p in self.encoder.parameters()) / 1e6
-        return f"{self.config.variant} segmenter on {self.config.encoder} ({size:.1f} M parameters)"
+        made = self.config.encoder_kwargs
+        # The name alone would say the size of the published encoder, whose sizes these replace.
+        sizes = [f"{made[key]} {text}" for key, text in (("depth", "blocks"), ("embed_dim", "wide")) if key in made]
+        told = ", ".join([*(["with " + " ".join(sizes)] if sizes else []), f"{size:.1f} M parameters"])
+        return f"{self.config.variant} segmenter on {self.config.encoder} ({told})"
 
     @property
     def takes_hints(self) -> bool:

@@ -15,6 +15,8 @@ from lightning import Trainer
 from lightning.pytorch.cli import LightningArgumentParser
 
 from fsdino.base.bundled import bundled_file, bundled_recipes
+from fsdino.base.ranges import Seed, Workers, check_fields
+from fsdino.base.texts import plain_yaml
 from fsdino.data.part import DataPart
 from fsdino.evaluation.measure import EvaluatePart
 from fsdino.training.cache_writer import CachePart
@@ -75,8 +77,11 @@ class Recipe:
     presence: PresencePart = field(default_factory=PresencePart)
     evaluate: EvaluatePart = field(default_factory=EvaluatePart)
     log: LogPart = field(default_factory=LogPart)
-    num_workers: int = 0
-    seed: int = 0
+    num_workers: Workers = 0
+    seed: Seed = 0
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def arguments(self) -> dict[str, Any]:
         """What the method is built from; `bundled:NAME` has become the path of a file of `fsdino/assets`."""
@@ -118,15 +123,25 @@ def recipe_file(name: str) -> Path:
     raise FileNotFoundError(f"there is no recipe '{name}'; give a YAML file, or one of {', '.join(known)}.")
 
 
+def checked_file(name: str) -> Path:
+    """The file of a recipe, once it is known to be plain YAML that fits into memory."""
+    file = recipe_file(name)
+    try:
+        plain_yaml(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"recipe '{file}' is not plain YAML ({error}); repair it.") from error
+    return file
+
+
 def _with_files(arguments: Sequence[str]) -> list[str]:
     """The arguments with every recipe after `--config` as a file."""
     given = list(arguments)
     for i, part in enumerate(given):
         option, equals, value = part.partition("=")
         if option == "--config" and equals:
-            given[i] = f"--config={recipe_file(value)}"
+            given[i] = f"--config={checked_file(value)}"
         elif option == "--config" and i + 1 < len(given):
-            given[i + 1] = str(recipe_file(given[i + 1]))
+            given[i + 1] = str(checked_file(given[i + 1]))
     return given
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fsdino.base.reference import Reference
+from fsdino.base.reference import Reference, prompt_points
+from fsdino.base.texts import plain_json
 from fsdino.data.files import DataSetError, shown
 from fsdino.data.images import IMAGE_SUFFIXES, read_image, read_mask
 from fsdino.data.readers.folder import MASK_SUFFIXES
@@ -71,7 +72,11 @@ def _read(folder: Path, stem: str, files: list[Path]) -> Reference:
         raise DataSetError(f"image '{files[0]}' has neither a mask nor hints: add '{stem}.png' or '{stem}.json'.")
     if mask is not None:
         check_mask(mask, image, name)
-    return Reference(image, mask=mask, negative=negative, name=name, **values)
+    reference = Reference(image, mask=mask, negative=negative, name=name, **values)
+    if mask is None:
+        # What the model would say later, and without the file's name.
+        prompt_points(replace(reference, name=f"'{said}'"), image.shape[:2], image.shape[:2])
+    return reference
 
 
 def check_mask(mask: np.ndarray, image: np.ndarray, name: str) -> None:
@@ -88,7 +93,7 @@ def check_mask(mask: np.ndarray, image: np.ndarray, name: str) -> None:
 
 def _values(file: Path) -> dict[str, Any]:
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
+        values = plain_json(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise DataSetError(f"'{file}' is not JSON ({error}); repair it or give a mask.") from error
     known = (*HINTS, "negative")

@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from fsdino.base.digest import told_sha256
+from fsdino.base.digest import steady, told_sha256
 from fsdino.base.reference import Reference
 from fsdino.data.images import UNREADABLE
 from fsdino.predict.engines import Engine
@@ -65,6 +65,7 @@ def save_memory(memory: SavedMemory, path: str | Path, *, max_bytes: int = 1_000
     # Written aside and moved: the file is whole or not there, also where the run is killed.
     partial = target.with_name(f".{target.name}.part")
     partial.write_bytes(save({name: np.ascontiguousarray(array) for name, array in arrays.items()}, metadata))
+    steady(partial)
     partial.replace(target)
     return target
 

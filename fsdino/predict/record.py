@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from fsdino.base.texts import plain_json
+
 Entry = dict[str, Any]
 
 
@@ -16,7 +18,7 @@ def read_record(path: Path) -> tuple[dict[str, Any], list[Entry]]:
         return {}, []
     try:
         # A run that is killed while it writes leaves a last line without its end, which [:-1] takes away.
-        lines = [dict(json.loads(line)) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
+        lines = [dict(plain_json(line)) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
         latest = {str(entry["image"]): entry for entry in lines[1:]}
         return (dict(lines[0]["settings"]) if lines else {}), list(latest.values())
     except (ValueError, TypeError, KeyError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 from collections.abc import Sequence
@@ -65,7 +66,7 @@ def read_support(support: str | Path, *, images: str | Path | None = None, max_r
     - trees `refs/images/<class>/` and `refs/masks/<class>/`, or `images/`, `labels/` and `classes.json`
     - a COCO-format JSON with masks
     - a folder of YOLO's segmentation format, or its `data.yaml`
-    - a saved memory (`cat.fsmem`), or a folder of them; the class's name is inside
+    - a saved memory (`cat.fsmem`), a folder of them, or a glob (`mems/*.fsmem`); the class's name is inside
 
     Args:
         images: folder of the images of a COCO JSON; None takes `images/` beside it, or else the JSON's own folder.
@@ -77,6 +78,13 @@ def read_support(support: str | Path, *, images: str | Path | None = None, max_r
     if max_references < 0:
         raise ValueError(f"max_references {max_references} is not a number of images; 0 takes all.")
     path = Path(support)
+    if not path.exists() and glob.has_magic(str(support)):
+        files = [Path(found) for found in sorted(glob.glob(str(support), recursive=True))]
+        if not files or any(file.suffix != MEMORY_SUFFIX or not file.is_file() for file in files):
+            raise ValueError(
+                f"support '{support}' matches other files than saved memories, or none; give '*{MEMORY_SUFFIX}'."
+            )
+        return _from_memories(files)
     if not path.exists():
         raise ValueError(f"support '{path}' does not exist; expected one of: {_layouts()}.")
     if path.is_file() and path.suffix == MEMORY_SUFFIX:

@@ -17,6 +17,7 @@ from lightning.pytorch.callbacks import BasePredictionWriter
 from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler
 
+from fsdino.base.ranges import Count, check_fields
 from fsdino.base.resize import Resize, ResizeMode
 from fsdino.cache.cache import EmbeddingCache, EmbeddingSource, cache_recipe
 from fsdino.cache.image_list import ImageData, ImageList
@@ -41,9 +42,12 @@ class CachePart:
     teacher: bool = True
     features: bool = True
     hflip: bool = True
-    batch_size: int = 16
-    shard_size: int = 256
+    batch_size: Count = 16
+    shard_size: Count = 256
     check_disk: bool = True
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     @property
     def views(self) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
 from fsdino.base.checkpoint import CHECKPOINT_KEY
+from fsdino.base.ranges import Count, Number, Side, Weight, check_fields
 from fsdino.base.storage import describe
 from fsdino.models.segmenter import FewShotSegmenter
 from fsdino.teachers.prompting import decode_prompts
@@ -41,17 +42,20 @@ class DistillPart:
         optimizer: "adamw" or "muon".
     """
 
-    epochs: int = 6
-    sizes: list[int] = field(default_factory=lambda: [126, 252, 518])
-    shares: list[float] | None = None
-    epoch_length: int | None = None
-    val_count: int = 64
-    batch_size: int = 32
+    epochs: Number = 6
+    sizes: list[Side] = field(default_factory=lambda: [126, 252, 518])
+    shares: list[Weight] | None = None
+    epoch_length: Count | None = None
+    val_count: Number = 64
+    batch_size: Count = 32
     loss: EmbeddingLoss = "mse"
-    mask_weight: float = 0.0
-    lr: float = 1e-3
-    weight_decay: float = 0.05
+    mask_weight: Weight = 0.0
+    lr: Weight = 1e-3
+    weight_decay: Weight = 0.05
     optimizer: OptimizerName = "adamw"
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 class DistillModule(LightningModule):
@@ -65,7 +69,7 @@ class DistillModule(LightningModule):
         seed: of the clicks, which depend on (seed, step) alone.
 
     Raises:
-        ValueError: for an unknown loss, a mask loss without a teacher, a teacher of another width, or a batch without
+        ValueError: for a mask loss without a teacher, a teacher of another width, or a batch without
             any target.
     """
 
@@ -81,8 +85,6 @@ class DistillModule(LightningModule):
     ) -> None:
         super().__init__()
         self.part = part = part or DistillPart()
-        if part.loss not in ("mse", "cosine_smooth_l1"):
-            raise ValueError(f"unknown loss {part.loss!r}; use 'mse' or 'cosine_smooth_l1'.")
         if part.mask_weight > 0 and teacher is None:
             raise ValueError("the mask loss needs the teacher's decoder; give a teacher or set mask_weight to 0.")
         dim = model.config.prompt_dim

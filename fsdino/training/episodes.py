@@ -21,6 +21,7 @@ from fsdino.base.checkpoint import CHECKPOINT_KEY
 from fsdino.base.memory import SegmenterOutput
 from fsdino.base.method import FewShotMethod
 from fsdino.base.processes import own_items
+from fsdino.base.ranges import Count, Number, Share, Weight, check_fields
 from fsdino.base.storage import describe
 from fsdino.metrics.threshold import ThresholdCurve
 from fsdino.training.losses import bce_loss, dice_loss, focal_loss
@@ -59,26 +60,29 @@ class TrainPart:
             distillation is asked for. None trains a new one.
     """
 
-    epochs: int = 10
-    epoch_length: int = 1000
-    batch_size: int = 16
-    lr: float = 1e-3
-    weight_decay: float = 0.05
+    epochs: Number = 10
+    epoch_length: Count = 1000
+    batch_size: Count = 16
+    lr: Weight = 1e-3
+    weight_decay: Weight = 0.05
     optimizer: OptimizerName = "adamw"
-    beta2: float = 0.95
+    beta2: Share = 0.95
     schedule: ScheduleName = "cosine"
-    warmup: float = 0.05
-    horizon: float = 1.0
+    warmup: Share = 0.05
+    horizon: Weight = 1.0
     loss: LossName = "bce_dice"
-    dice_weight: float = 1.0
-    iou_weight: float = 0.2
-    presence_weight: float = 0.1
-    num_targets: int = 1
+    dice_weight: Weight = 1.0
+    iou_weight: Weight = 0.2
+    presence_weight: Weight = 0.1
+    num_targets: Count = 1
     tune_threshold: bool = True
-    absent_prob: float = 0.0
+    absent_prob: Share = 0.0
     augment: bool = False
     sam_decoder: bool = True
     init_from: str | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 class EpisodeModule(LightningModule):
@@ -88,14 +92,12 @@ class EpisodeModule(LightningModule):
         val_classes: classes of the validation episodes; base classes, never novel ones.
 
     Raises:
-        ValueError: for an unknown loss, or a method without trainable parameters.
+        ValueError: for a method without trainable parameters.
     """
 
     def __init__(self, model: FewShotMethod, val_classes: Sequence[int] = (), part: TrainPart | None = None) -> None:
         super().__init__()
         self.part = part = part or TrainPart()
-        if part.loss not in ("bce_dice", "focal_dice", "dice"):
-            raise ValueError(f"unknown loss {part.loss!r}; use 'bce_dice', 'focal_dice' or 'dice'.")
         if not model.trainable_parameters():
             raise ValueError(f"{type(model).__name__} has nothing to train; train FS-DINO, SANSA or FSSAM.")
         # Before the optimiser is made, which takes what requires a gradient.

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from fsdino.base.processes import write_once
+from fsdino.base.ranges import Number, check_fields
 from fsdino.base.resize import Resize
 from fsdino.base.storage import load, rewrite_checkpoint
 from fsdino.data.class_index import ClassIndex
@@ -50,7 +51,10 @@ class PresencePart:
         episodes: to train on, half of them without the object; half as many calibrate. 0 leaves the stage out.
     """
 
-    episodes: int = 1600
+    episodes: Number = 1600
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from segment_anything.modeling import Sam
 from torch import Tensor
 
+from fsdino.base.ranges import Count, Number, Weight, check_fields
 from fsdino.teachers.architecture import SamConfig, build_sam
 from fsdino.teachers.prompting import (
     central_clicks,
@@ -63,13 +64,16 @@ class TeachPart:
     prompting: str | None = None
     regions: list[str] = field(default_factory=list)
     objects: bool = True
-    region_epochs: int = 0
-    epochs: int = 4
-    epoch_length: int = 400
-    batch_size: int = 4
-    max_objects: int = 6
-    lr: float = 1e-3
+    region_epochs: Number = 0
+    epochs: Number = 4
+    epoch_length: Count = 400
+    batch_size: Count = 4
+    max_objects: Count = 6
+    lr: Weight = 1e-3
     optimizer: OptimizerName = "muon"
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 class TeachModule(LightningModule):

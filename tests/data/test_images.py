@@ -106,3 +106,19 @@ def test_a_two_colour_palette_counts_by_its_index_and_0_1_may_hold_the_ignore_la
 def test_a_mask_of_another_size_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"mask 'dog\.png' is 10x6 pixels .* its image is 20x6: export the mask"):
         check_mask_size(np.zeros((6, 10)), (6, 20), "dog.png")
+
+
+def test_a_png_s_checksums_are_looked_at(tmp_path):
+    path = tmp_path / "a.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 50, 3), dtype=np.uint8)).save(path)
+    whole = path.read_bytes()
+    place = whole.index(b"IDAT") + len(whole) // 2
+    path.write_bytes(whole[:place] + bytes([whole[place] ^ 16]) + whole[place + 1 :])
+    refuses("cannot be read .*: copy or download it again", read_image, path)
+
+
+def test_too_many_pixels_are_told_from_a_damaged_file(tmp_path, monkeypatch):
+    path = tmp_path / "a.png"
+    Image.fromarray(np.zeros((40, 50, 3), np.uint8)).save(path)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 900)
+    refuses("it has more than 0 megapixels; cut it into parts", read_image, path)

@@ -264,6 +264,18 @@ def test_wrong_exports_are_named(exported: Path, tmp_path: Path, monkeypatch: py
         run.export_graphs(traceable(seed=1), tmp_path, ["onnx"])
 
 
+def test_a_graph_with_a_flipped_bit_is_refused(exported: Path, tmp_path: Path) -> None:
+    for name in ("remember.onnx", "segment.onnx"):
+        shutil.copy(exported / name, tmp_path / name)
+    file, rng = tmp_path / "segment.onnx", np.random.default_rng(0)
+    whole = file.read_bytes()
+    for place in rng.integers(len(whole), size=12).tolist():
+        file.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << int(rng.integers(8))]) + whole[place + 1 :])
+        refuses("cut or damaged|not one that", OnnxEngine, tmp_path)
+    file.write_bytes(whole)
+    assert OnnxEngine(tmp_path).fingerprint() == load(exported).fingerprint()
+
+
 def test_wrong_graphs_are_named(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("remember.onnx", "segment.onnx"):
         shutil.copy(exported / name, tmp_path / name)
@@ -273,10 +285,12 @@ def test_wrong_graphs_are_named(exported: Path, tmp_path: Path, monkeypatch: pyt
         onnx.helper.set_model_props(proto, {METADATA_KEY: text} if text else {})
         onnx.save(proto, tmp_path / "segment.onnx")
 
-    noted('{"format_version": 1, "fingerprint": "other"}')
+    noted('{"format_version": 1, "fingerprint": "other", "img_size": 56, "threshold": 0.5}')
     refuses("mixes two models", EngineChoice(str(tmp_path), "onnx").open)
     noted('{"format_version": 9, "fingerprint": "other"}')
     refuses("format version 9, this fsdino reads up to 1", EngineChoice(str(tmp_path), "onnx").open)
+    noted('{"format_version": 1, "fingerprint": "other"}')
+    refuses("its notes or its sha256 are others", EngineChoice(str(tmp_path), "onnx").open)
     noted("")
     refuses("not one that `fsdino export` wrote", EngineChoice(str(tmp_path), "onnx").open)
     monkeypatch.setitem(sys.modules, "onnxruntime", None)

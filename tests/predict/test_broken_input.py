@@ -230,7 +230,7 @@ BROKEN: dict[str, tuple[Callable[[Place], list[str]], str]] = {
                                     "which has no graphs"),
     "a run without recipe": (lambda p: ["run"], "give a recipe to run: --config tiny"),
     "a recipe that is not there": (lambda p: ["run", "--config", str(p.root / "none.yaml")], "none.yaml"),
-    "a recipe that is no YAML": (lambda p: ["run", "--config", str(p.write("a.yaml", "{[: x"))], "parsing config"),
+    "a recipe that is no YAML": (lambda p: ["run", "--config", str(p.write("a.yaml", "{[: x"))], "is not plain YAML"),
     "a recipe with an unknown key": (lambda p: ["run", "--config", str(p.write("a.yaml", "colour: red"))], "colour"),
     "a recipe with text for a number": (lambda p: ["run", "--config", str(p.write("a.yaml", "seed: x"))], "seed"),
     "an unknown data set": (lambda p: ["data", "imagenet9"], "imagenet9"),

@@ -98,3 +98,17 @@ def test_a_hint_needs_its_image_and_a_mask_its_size(tmp_path: Path) -> None:
     refuses("cat/c: the mask is 9x9 pixels and the image 80x60", read_support, tmp_path)
     Image.fromarray(np.zeros((60, 80), np.uint8)).save(tmp_path / "cat" / "c.png")
     refuses("mask of 'cat/c' has no foreground pixel", read_support, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ({"points": [["a", 250]]}, r"cat/a.json': points: expected numbers, got"),
+        ({"box": "1,2,3,4"}, r"cat/a.json': box: expected numbers, got '1,2"),
+        ({"box": [1, 2, 9000, 9000]}, r"cat/a.json': position \(9000, 9000\) is outside the image"),
+        ({"points": [[1, 1]], "labels": ["1"]}, r"cat/a.json': labels: expected numbers, .*give a 1 or 0 for every"),
+    ],
+)
+def test_shapes_are_checked_before_a_model_is_there(said: dict[str, Any], words: str, tmp_path: Path) -> None:
+    write(tmp_path / "cat", "a", said)
+    refuses(words, read_support, tmp_path)

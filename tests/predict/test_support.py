@@ -175,3 +175,9 @@ def test_the_engine_says_how_probable_the_class_is(model_dir: str, support_dir: 
     (found,) = engine.find(engine.join([memory]), image)
     alone = load(model_dir).segment(memory, image)
     assert found.presence == pytest.approx(alone.presence, abs=1e-4) and found.presence is not None
+
+
+def test_saved_memories_by_a_glob(model_dir: str, support_dir: Path, tmp_path: Path) -> None:
+    files = remember(str(support_dir), str(tmp_path / "mems"), EngineChoice(model_dir))
+    assert sorted(read_support(f"{tmp_path}/mems/*.fsmem").memory_files.values()) == sorted(files)
+    refuses("matches other files than saved memories, or none", read_support, f"{tmp_path}/mems/*.txt")

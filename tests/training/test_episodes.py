@@ -216,7 +216,7 @@ def test_training_reads_maps_beside_the_images_in_place_of_the_encoder(tmp_path)
 
 def test_errors_say_what_to_do() -> None:
     sansa = registry.build("sansa", **METHOD_ARGS["sansa"])
-    refuses("unknown loss 'mse'", EpisodeModule, sansa, part=TrainPart(loss="mse"))
+    refuses("loss: expected .* got 'mse'", TrainPart, loss="mse")
     refuses("AllForeground has nothing to train", EpisodeModule, registry.build("all_foreground"))
     with pytest.raises(ValueError, match="Fssam has no chain of targets"):
         fssam = registry.build("fssam", **METHOD_ARGS["fssam"])

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from fsdino.base.texts import plain_json
 from fsdino.data.class_index import ClassIndex
 
 FORMAT = "fsdino-episodes-1"
@@ -162,7 +163,7 @@ class EpisodeList:
                 f"episode list '{file}' does not exist: draw one with `fsdino episodes`, or correct its name."
             )
         try:
-            raw: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+            raw: dict[str, Any] = plain_json(file.read_text(encoding="utf-8"))
             episodes = tuple(
                 EpisodeSpec(int(e.get("class_id", e.get("category_id"))), str(e["query"]), tuple(e["support"]))
                 for e in raw["episodes"]
@@ -170,7 +171,7 @@ class EpisodeList:
             name = raw.get("dataset", dataset)
             fold, shots, seed = (int(raw[key]) for key in ("fold", "shots", "seed"))
             found = cls(name, fold, shots, seed, episodes, protocol=raw.get("protocol", ""))
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise ValueError(
                 f"'{file}' is no episode list ({type(error).__name__}: {error}): draw one with `fsdino episodes`."
             ) from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Literal
@@ -11,6 +10,7 @@ import numpy as np
 from pycocotools import mask as rle_tools
 
 from fsdino.base.image import IGNORE
+from fsdino.base.texts import plain_json
 from fsdino.data.catalog import TRAIN_VAL, DataSet, Published, Requirement, Source
 from fsdino.data.class_index import ClassIndex
 from fsdino.data.files import DataSetError, existing, first_existing
@@ -20,6 +20,7 @@ Overlap = Literal["union", "painted"]
 _Instance = tuple[int, bool, Any]  # class id, crowd, segmentation as pycocotools takes it
 COCO_PHOTOGRAPHS = "coco"  # COCO 2014, COCO 2017, LVIS and PACO share photographs and their 12-digit numbers
 FETCH = "from cocodataset.org/#download"
+MAX_PIXELS = 1_000_000_000  # of an image: its masks are drawn at its size
 HOME = "http://images.cocodataset.org"
 LICENCE = (
     "annotations CC BY 4.0; the photographs belong to Flickr users and stand under Flickr's terms of use "
@@ -67,7 +68,9 @@ class CocoIndex(ClassIndex):
         try:
             self.class_names = {int(c["id"]): str(c["name"]) for c in raw["categories"]}
             self._read_instances(raw, file_name or (lambda entry: str(entry["file_name"])))
-        except (KeyError, TypeError, AttributeError) as error:
+        except DataSetError:
+            raise
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise self._malformed(error) from error
         class_ids = sorted(self.class_names)
         self.folds = [class_ids[fold::num_folds] for fold in range(num_folds)]
@@ -122,20 +125,31 @@ class CocoIndex(ClassIndex):
         height, width = self._sizes[image_id]
         if isinstance(segmentation, list):
             # pycocotools takes a first polygon of four numbers for a box; less than three corners have no area
-            polygons = [p.tolist() for p in segmentation if len(p) >= 6]
+            polygons = [p.tolist() for p in segmentation if p.ndim == 1 and len(p) >= 6]
+            # It fills memory with every pixel of a line, wherever that ends.
+            reach = 2 * max(height, width)
+            if not all(-reach <= corner <= 2 * reach for polygon in polygons for corner in polygon):
+                raise self._malformed(f"a polygon of image '{image_id}' lies far outside of it")
             if not polygons:
                 return np.zeros((height, width), np.uint8)
             return rle_tools.decode(rle_tools.merge(rle_tools.frPyObjects(polygons, height, width)))
         if not isinstance(segmentation, dict) or not {"size", "counts"} <= segmentation.keys():
             raise self._malformed(f"a mask of image '{image_id}' is neither polygons nor RLE")
-        if list(segmentation["size"]) != [height, width]:
+        if segmentation["size"] != [height, width]:
             raise DataSetError(
-                f"a mask of image '{image_id}' in '{self.annotations}' has size {list(segmentation['size'])}, the "
+                f"a mask of image '{image_id}' in '{self.annotations}' has size {segmentation['size']}, the "
                 f"image is [{height}, {width}] (height, width): export the masks at the image's size."
             )
-        if isinstance(segmentation["counts"], list):
-            segmentation = rle_tools.frPyObjects(segmentation, height, width)
-        return rle_tools.decode(segmentation)
+        counts = segmentation["counts"]
+        try:
+            if isinstance(counts, list):
+                # It would write past the end of the mask.
+                if not all(type(count) is int and count >= 0 for count in counts) or sum(counts) != height * width:
+                    raise ValueError(f"the counts do not add up to its {height * width} pixels")
+                segmentation = rle_tools.frPyObjects(segmentation, height, width)
+            return rle_tools.decode(segmentation)
+        except (ValueError, TypeError, AttributeError) as error:
+            raise self._malformed(f"a mask of image '{image_id}' is no RLE: {error}") from error
 
     def _malformed(self, reason: Exception | str) -> DataSetError:
         shown = f"{type(reason).__name__}: {reason}" if isinstance(reason, Exception) else reason
@@ -148,7 +162,9 @@ class CocoIndex(ClassIndex):
             if image in self._sizes:
                 raise DataSetError(f"'{self.annotations}' lists image '{image}' twice: remove one entry.")
             names[entry["id"]] = image
-            self._sizes[image] = (int(entry["height"]), int(entry["width"]))
+            self._sizes[image] = height, width = int(entry["height"]), int(entry["width"])
+            if min(height, width) < 1 or height * width > MAX_PIXELS:
+                raise self._malformed(f"image '{image}' is of {width}x{height} pixels")
             self._instances[image] = []
         for annotation in raw["annotations"]:
             where = f"annotation {annotation.get('id')} in '{self.annotations}'"
@@ -219,7 +235,7 @@ def coco_folder(
 def read_json(path: Path, keys: Iterable[str]) -> dict[str, Any]:
     """Read a JSON object that must have certain keys."""
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw = plain_json(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise DataSetError(f"'{path}' is no JSON file ({error}): copy or download it again.") from error
     missing = [key for key in keys if not isinstance(raw, dict) or key not in raw]

@@ -13,8 +13,8 @@ from typing import Any, Literal
 
 import cv2
 import numpy as np
-import yaml
 
+from fsdino.base.texts import plain_yaml
 from fsdino.data.catalog import TRAIN_VAL, DataSet
 from fsdino.data.class_index import ClassIndex
 from fsdino.data.files import DataSetError, existing, read_names
@@ -131,10 +131,9 @@ def yolo_folder(
 
 def _read_yaml(file: Path) -> dict[str, Any]:
     try:
-        said = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise DataSetError(f"'{file}' is not YAML ({reason}): repair it or export again.") from error
+        said = plain_yaml(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataSetError(f"'{file}' is not YAML ({error}): repair it or export again.") from error
     if not isinstance(said, dict):
         raise DataSetError(f"'{file}' describes no data set: expected train, val and names.")
     return said

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,13 @@ import numpy as np
 
 from fsdino.base.reference import Reference, image_array, reference_arrays
 from fsdino.base.result import GPU_BATCH, MAX_CLASSES_AT_ONCE, Segmentation
+from fsdino.base.texts import plain_json
 from fsdino.predict.engines.array_resize import ArrayResize
 from fsdino.predict.engines.providers import ON_GPU, Hardware
 
 FORMAT_VERSION = 1
 METADATA_KEY = "fsdino"
+NO_SHA256 = "sha256-of-this-file".ljust(64, "-")  # where a graph's digest will stand
 REMEMBER_FILE, SEGMENT_FILE = "remember.onnx", "segment.onnx"
 # Axes of the memory's arrays that grow with the references, for files that were written before these were noted.
 GROWING = {"tokens": 2, "fg": 1, "bg": 1}
@@ -64,11 +66,7 @@ class OnnxEngine:
         noted = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
         if noted is None:
             raise ValueError(f"'{path}' is an ONNX graph, but not one that `fsdino export` wrote.")
-        info = json.loads(noted)
-        if info["format_version"] > FORMAT_VERSION:
-            version = f"'{path}' has format version {info['format_version']}"
-            raise ValueError(f"{version}, this fsdino reads up to {FORMAT_VERSION}; update fsdino.")
-        return session, info
+        return session, _checked(noted, path)
 
     def fingerprint(self) -> str:
         """See `Engine.fingerprint`."""
@@ -141,6 +139,35 @@ class OnnxEngine:
     def unpack(self, arrays: dict[str, np.ndarray]) -> Memory:
         """See `Engine.unpack`."""
         return {name: arrays[name] for name in self._memory_names}
+
+
+def _checked(noted: str, path: Path) -> dict[str, Any]:
+    """What the export noted in a graph's file, once it is known to be that of the file."""
+    try:
+        info = dict(plain_json(noted))
+        version = int(info["format_version"])
+        # Before the rest, which another version may have under other names.
+        if version <= FORMAT_VERSION:
+            whole = (
+                int(info["img_size"]) > 0 and 0 < float(info["threshold"]) < 1 and isinstance(info["fingerprint"], str)
+            )
+            # Files of earlier versions have no digest.
+            told = str(info.get("sha256", ""))
+            whole &= told in ("", graph_sha256(path.read_bytes(), told))
+    except (ValueError, KeyError, TypeError, OverflowError):
+        version, whole = 0, False
+    if version > FORMAT_VERSION:
+        said = f"'{path}' has format version {version}"
+        raise ValueError(f"{said}, this fsdino reads up to {FORMAT_VERSION}; update fsdino.")
+    if not whole:
+        raise ValueError(f"'{path}' is cut or damaged (its notes or its sha256 are others); export it again.")
+    return info
+
+
+def graph_sha256(data: bytes, noted: str = NO_SHA256) -> str:
+    """Sha256 of a graph's file as it was before its own digest was noted in it."""
+    # Of equal length, so that taking one for the other moves nothing, and no reader of ONNX is needed here.
+    return hashlib.sha256(data.replace(noted.encode(), NO_SHA256.encode(), 1)).hexdigest()
 
 
 def stack_arrays(memories: Sequence[Memory], growing: Mapping[str, int]) -> Memory:
