@@ -182,7 +182,7 @@ BROKEN: dict[str, tuple[Callable[[Place], list[str]], str]] = {
     "out holds a damaged record": (after(lambda p: p.write("out/progress.jsonl", "x\n")), "progress.jsonl"),
     # models
     "no such model": (lambda p: p.predict(model="nothing"), "no model 'nothing'"),
-    "a preset without weights": (lambda p: p.predict(model="b14"), "a preset that comes with weights"),
+    "a preset without weights": (lambda p: p.predict(model="b14"), "fsdino models"),
     "a model folder without weights": (after(lambda p: (p.model / "model.safetensors").unlink()), "has no model.safe"),
     "a config that is no JSON": (after(lambda p: (p.model / "config.json").write_text("{")), "is not JSON"),
     "a config with an unknown key": (after(lambda p: changed_config(p, colour=3)), "colour"),
