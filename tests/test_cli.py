@@ -73,10 +73,13 @@ def test_a_signal_ends_with_a_sentence(sent, monkeypatch, capsys) -> None:
             sys.exit(1)  # as Lightning's trainers do
         return 0
 
-    before = signal.getsignal(signal.SIGTERM)
+    before = {one: signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT)}
+    # Shells start what runs in the background deaf to SIGINT; this test may be among it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     monkeypatch.setattr("fsdino.cli.resolve", lambda target: stopped)
     try:
         assert main(["models"]) == 130
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for one, handler in before.items():
+            signal.signal(one, handler)
     assert "stopped; the same command goes on from here." in capsys.readouterr().err

@@ -79,13 +79,18 @@ def state(folder: Path) -> dict[str, str]:
 
 
 def main(
-    kills: int = 3, commands: str = ",".join(COMMANDS), seed: int = 0, out: str = str(RESULTS / "kills.csv")
+    kills: int = 3,
+    commands: str = ",".join(COMMANDS),
+    most: int = 3,
+    seed: int = 0,
+    out: str = str(RESULTS / "kills.csv"),
 ) -> None:
     """Kill, start again, compare.
 
     Args:
-        kills: rounds of each command, each with one to three kills.
+        kills: rounds of each command.
         commands: which, with commas.
+        most: kills of a round, drawn from one to so many.
         seed: of the moments.
         out: file of the numbers.
     """
@@ -101,7 +106,7 @@ def main(
         for _ in range(kills):
             folder = Path(tempfile.mkdtemp())
             prepare(folder)
-            for _ in range(int(rng.integers(1, 4))):
+            for _ in range(int(rng.integers(1, most + 1))):
                 process = start(name, folder)
                 # Not before Python has loaded what it needs, where nothing is written yet.
                 try:

@@ -43,7 +43,7 @@ class CacheNeed:
 
     def bytes(self, count: int) -> int:
         """Size on disk for so many images, to the byte."""
-        about = {"source": "", "fingerprint": "", "images": "", "images_sha256": "", "img_size": 0, "resize_mode": ""}
+        about = {"source": "", "fingerprint": "", "images": "", "images_sha256": "", "img_size": 1, "resize_mode": ""}
         return cache_bytes(
             CacheRecipe(
                 **about,  # type: ignore[arg-type]

@@ -61,7 +61,7 @@ SCRIPTS: dict[str, tuple[str, Options]] = {
     "cost.methods": ("methods_times", lambda folder: {"repetitions": 1}),
     "cost.memory": ("memory", lambda folder: {"model": small_model(folder), "number": 10, "runtimes": ("torch",)}),
     "cost.tiles": ("tiles", lambda folder: {
-        "model": small_model(folder), "sizes": ((90, 120),), "classes": (1, 2), "tiles": (0, 64),
+        "model": small_model(folder), "sizes": ((90, 120),), "classes": (1,), "tiles": (0, 64),
     }),
     "cost.server": ("server", lambda folder: {"model": small_model(folder), "clients": 3, "requests": (20,)}),
     "cost.speed": ("speed", lambda folder: {"what": ["classes", "distill"], "small": True, "repetitions": 1}),
