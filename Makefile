@@ -8,7 +8,7 @@ MAKE_ASSET := $(BIN)/python -m fsdino.assets.make
 BENCH := $(BIN)/python -m benchmarks
 
 .DEFAULT_GOAL := help
-.PHONY: help install distill test lint docs assets bench methods ablation tables clean
+.PHONY: help install distill test test-all lint docs assets bench methods ablation tables clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -24,6 +24,9 @@ distill: $(STAMP) ## The main job: cache, distill, train, evaluate, export (RECI
 	$(BIN)/fsdino run --config $(RECIPE) $(ARGS)
 
 test: $(STAMP) ## Run the tests (one thread a worker: more would wait for each other)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -n 2 --dist worksteal -m "not slow"
+
+test-all: $(STAMP) ## Run all tests, with those that start many processes or trace large graphs
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -n 2 --dist worksteal
 
 lint: $(STAMP) ## ruff and mypy

@@ -3,6 +3,7 @@
 import ast
 import io
 import tokenize
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from importlib import import_module
 from pathlib import Path
@@ -40,6 +41,7 @@ def modules(package: Path = PACKAGE) -> dict[str, Path]:
     return found
 
 
+@cache
 def imports(path: Path) -> list[tuple[str, bool]]:
     """Every dotted name that a file imports, wherever in the file, and whether it stands inside a function."""
     found = []

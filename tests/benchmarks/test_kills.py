@@ -2,10 +2,13 @@
 
 from pathlib import Path
 
+import pytest
+
 from benchmarks.common import read_rows
 from benchmarks.cost import kills
 
 
+@pytest.mark.slow
 def test_memories_are_the_same_after_kills(tmp_path: Path) -> None:
     kills.main(kills=1, commands="remember", most=1, out=str(tmp_path / "kills.csv"))
     (row,) = read_rows(tmp_path / "kills.csv").to_dict("records")

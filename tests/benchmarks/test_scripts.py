@@ -68,7 +68,10 @@ SCRIPTS: dict[str, tuple[str, Options]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", SCRIPTS)
+SLOW = {"cost.tiles", "cost.server", "cost.memory", "accuracy.experiments"}
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in SCRIPTS])
 def test_a_script_writes_rows_that_its_table_shows(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "recipes").symlink_to(ROOT / "recipes")
     (tmp_path / "benchmarks").symlink_to(ROOT / "benchmarks")

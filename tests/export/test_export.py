@@ -179,6 +179,7 @@ def test_graphs_are_compared_with_other_numbers_of_images_classes_and_references
     assert {one["fg"].shape[1] for one in sizes} == {one["tokens"].shape[2] for one in sizes} == wanted
 
 
+@pytest.mark.slow
 def test_the_compact_variant_exports_too_as_programs(tmp_path: Path) -> None:
     differences = run.export_graphs(traceable(variant="compact"), tmp_path, ["pt2"])
     assert set(differences) == {"remember.pt2", "segment.pt2"} and max(differences.values()) < 1e-3

@@ -69,6 +69,7 @@ def test_predict_gives_the_chain_s_masks_in_both_runtimes(chain: Path, tmp_path:
     assert (labels[0] != labels[1]).mean() < 0.002 and len(np.unique(labels[0])) > 1
 
 
+@pytest.mark.slow
 def test_the_prototype_s_graphs_equal_the_prototype(tmp_path: Path) -> None:
     model = build("prototype", **PROTOTYPE)
     export(str(save(model, tmp_path / "model")), str(tmp_path / "graphs"), ("onnx",))
