@@ -156,7 +156,7 @@ def test_the_pages_service_is_started_asked_and_stopped(tmp_path: Path) -> None:
     for block in blocks("serving"):
         if block.mark != "not run":
             parts.append(block.text if block.language == "bash" else f"python - <<'END'\n{block.text}END\n")
-    text = "\n".join(parts).replace("127.0.0.1:8000", f"127.0.0.1:{port}").replace("/tmp/", f"{tmp_path}/")
+    text = "\n".join(parts).replace("127.0.0.1:8000", f"127.0.0.1:{port}")
     text = text.replace("fsdino serve", f"fsdino serve --port {port}")
     places = {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}

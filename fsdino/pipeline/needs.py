@@ -90,9 +90,6 @@ class Needs:
 
     def __init__(self, recipe: Recipe, images: int | None, annotated: int | None) -> None:
         self.recipe, self.images, self.annotated = recipe, images, annotated
-        # As `Run.distills` says.
-        new = recipe.train.init_from is None
-        self.distills = recipe.method.name == "fsdino" and recipe.distill.epochs > 0 and new
 
     @cached_property
     def method(self) -> FewShotMethod:
@@ -117,7 +114,7 @@ class Needs:
         part = self.recipe.cache
         found: list[CacheNeed] = []
         shape: tuple[int, ...]
-        if part.teacher and self.distills:
+        if part.teacher and self.recipe.distills:
             sam = self.teacher
             shape = (len(part.views), sam.prompt_dim, sam.grid, sam.grid)
             found.append(CacheNeed("teacher", self.images, shape, part.views, part.shard_size))
@@ -133,7 +130,7 @@ class Needs:
         """Bytes of the checkpoints and the exported model."""
         whole = FLOAT * count(self.method)
         total = 2 * (whole + ADAM * count(self.method, learning=True)) + 2 * whole
-        if self.distills:
+        if self.recipe.distills:
             total += whole + ADAM * count(self.student.adapter)
         return total
 
@@ -147,7 +144,7 @@ class Needs:
     def stages(self) -> list[Stage]:
         """All stages in turn; measuring counts as the forward pass."""
         recipe, found = self.recipe, []
-        if self.distills:
+        if self.recipe.distills:
             found += self._distillation()
         shots, episode = recipe.data.shots, self._episode()
         weights, learning = count(self.method), count(self.method, learning=True)

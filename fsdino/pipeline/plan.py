@@ -97,7 +97,7 @@ def downloads(needs: Needs) -> list[str]:
         if name and not Path(str(name)).exists() and looks_like_id(str(name)):
             lines.append(f"  download  {name}, from the Hugging Face Hub")
     checkpoint = recipe.teacher.checkpoint
-    if needs.distills and (checkpoint in SAM_URLS or urlparse(checkpoint).scheme in ("http", "https")):
+    if needs.recipe.distills and (checkpoint in SAM_URLS or urlparse(checkpoint).scheme in ("http", "https")):
         url = SAM_URLS.get(checkpoint, checkpoint)
         path = Path(torch.hub.get_dir()) / "checkpoints" / PurePosixPath(urlparse(url).path).name
         if not path.is_file():

@@ -83,6 +83,11 @@ class Recipe:
     def __post_init__(self) -> None:
         check_fields(self)
 
+    @property
+    def distills(self) -> bool:
+        """Whether there is a stage 1: FS-DINO from new weights, not from a trained model."""
+        return self.method.name == "fsdino" and self.distill.epochs > 0 and self.train.init_from is None
+
     def arguments(self) -> dict[str, Any]:
         """What the method is built from; `bundled:NAME` has become the path of a file of `fsdino/assets`."""
         own = {"preset": self.preset, **self.model} if self.method.name == "fsdino" else self.method.args

@@ -89,7 +89,7 @@ class Run:
 
     def cache(self) -> None:
         """Write the teacher's embeddings and the method's frozen maps, where the recipe wants them."""
-        if self.recipe.cache.teacher and self.distills:
+        if self.recipe.cache.teacher and self.recipe.distills:
             self.teacher_cache()
         if self.recipe.cache.features:
             self.maps(self.build(), self.train_set.annotated)
@@ -128,11 +128,6 @@ class Run:
     # ---- stages 0 and 1
 
     @property
-    def distills(self) -> bool:
-        """Whether there is a stage 1."""
-        return self.is_fsdino and self.recipe.distill.epochs > 0 and self.new_model
-
-    @property
     def resize_mode(self) -> ResizeMode:
         """How FS-DINO brings images to a square, and so the teacher as well."""
         return preset(self.recipe.preset, **self.recipe.model).resize_mode
@@ -157,12 +152,12 @@ class Run:
 
     def distill(self) -> Path | None:
         """Stage 1; the checkpoint, or None where there is no such stage."""
-        if not self.distills:
+        if not self.recipe.distills:
             return None
         recipe, part = self.recipe, self.recipe.distill
         # A cache holds all that the embedding loss needs; the mask loss asks the teacher's decoder in every step.
         live = not recipe.cache.teacher
-        model: Any = self.build()  # FS-DINO, since `distills` holds
+        model: Any = self.build()  # FS-DINO, since the recipe distills
         teacher = self.teacher if live or part.mask_weight > 0 else None
         module = DistillModule(model, part, teacher, recipe.seed)
         data = DistillData(
