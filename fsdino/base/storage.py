@@ -19,6 +19,7 @@ from fsdino.base.bundled import BUNDLED, bundled_file, bundled_folder
 from fsdino.base.card import model_card
 from fsdino.base.catalog import CATALOG
 from fsdino.base.checkpoint import CHECKPOINT_KEY, MODEL_PREFIX, read_checkpoint
+from fsdino.base.devices import device_here
 from fsdino.base.digest import file_sha256, steady, told_sha256
 from fsdino.base.fill import fill_
 from fsdino.base.foundation import chain_on, is_encoder, unknown_model
@@ -163,7 +164,7 @@ def load(
     """
     if not isinstance(source, str | Path):
         raise ValueError(f"expected a model's name or path, got {type(source).__name__}; give for instance 'tiny'.")
-    place_of_weights = _device(device)
+    place_of_weights = device_here(device)
     name = str(source)
     path = bundled_folder(name) if isinstance(source, str) and name in BUNDLED else Path(source)
     # With weights of an encoder it can be nothing else, and what it is not is said there.
@@ -182,18 +183,6 @@ def load(
         wanted = registry.method_class(method).title
         raise ValueError(f"'{source}' holds {type(loaded).__name__}, expected {wanted}; give a model of that kind.")
     return loaded.to(place_of_weights).eval()
-
-
-def _device(device: Any) -> torch.device:
-    """A device that is here, or a ValueError."""
-    text = str(device)[:80]
-    try:
-        found = torch.device(text)
-        torch.empty(1, device=found)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = "is not available here; use cpu" if text[:4] == "cuda" else "is unknown; use cpu, cuda or cuda:1"
-        raise ValueError(f"device {text!r} {reason}.") from error
-    return found
 
 
 def _in_run_folder(path: Path) -> Path:
