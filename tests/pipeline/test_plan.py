@@ -15,7 +15,7 @@ from fsdino.pipeline.needs import CacheNeed, Needs
 from fsdino.pipeline.recipe import read_recipe
 from fsdino.training.cache_writer import CachePart, write_cache
 from tests.pipeline.test_recipe import RECIPES, run_name
-from tests.pipeline.test_run import RECIPE
+from tests.pipeline.test_run import write_recipe
 from tests.small import refuses
 from tests.training.small import image_list, small_teacher
 
@@ -30,8 +30,7 @@ B14 = next(path for path in RECIPES if path.name == "b14_coco20i.yaml")
 
 @pytest.fixture
 def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "small.yaml").write_text(RECIPE)
+    monkeypatch.chdir(write_recipe(tmp_path))
     return ["--config", "small.yaml"]
 
 

@@ -1,16 +1,11 @@
 """Whole runs of every method; killed in each stage and started again by the same command, the same weights."""
 
-import os
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
 
-import fsdino
 from fsdino.base.storage import load, save
 from fsdino.cli import main
 from fsdino.models.segmenter import FewShotSegmenter
@@ -18,39 +13,44 @@ from fsdino.pipeline.recipe import Recipe, read_recipe
 from fsdino.pipeline.report import measure
 from fsdino.pipeline.run import Run
 from tests.contract import assert_same, episodes
+from tests.forked import started
 from tests.small import VIT, small_segmenter, write_references
 
 RECIPE = """
 preset: tiny
 model: {encoder_weights: "bundled:tiny_encoder"}
 data:
-  train: [{name: synthetic, options: {images_per_class: 2}}]
-  test: {name: synthetic, options: {images_per_class: 3}}
+  train: [{name: own, root: mine}]
+  test: {name: own, root: mine}
+  in_domain: true
+  val_by: images
   val_episodes: 8
   test_episodes: 6
-cache: {shard_size: 16, hflip: false}
-distill: {epochs: 2, sizes: [56, 112]}
-train: {epochs: 2, epoch_length: 24, batch_size: 8}
-presence: {episodes: 16}
+cache: {shard_size: 4, hflip: false}
+distill: {epochs: 2, sizes: [56, 112], batch_size: 4, val_count: 4}
+train: {epochs: 2, epoch_length: 16, batch_size: 8}
+presence: {episodes: 8}
 evaluate: {strips: 2}
 log: {wandb: "off"}
 """
 (OWN_FOLDER,) = (Path(__file__).parents[2] / "recipes").rglob("own_folder.yaml")
-COMMAND = [sys.executable, "-m", "fsdino.cli", "run", "--config", "small.yaml"]
+
+
+def write_recipe(folder: Path, text: str = RECIPE) -> Path:
+    """The recipe `small.yaml` in a folder, and the images that it learns from."""
+    write_references(folder / "mine", {"cat": 8, "dog": 8})
+    (folder / "small.yaml").write_text(text)
+    return folder
 
 
 def _run(folder: Path, kill_at: str | None = None) -> int:
     """Run in a folder; with `kill_at`, kill -9 as soon as a file of that pattern is there."""
-    folder.mkdir(exist_ok=True)
-    (folder / "small.yaml").write_text(RECIPE)
-    environment = {**os.environ, "PYTHONPATH": str(Path(fsdino.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
-    with (folder / "log.txt").open("a") as log:
-        process = subprocess.Popen(COMMAND, cwd=folder, env=environment, stdout=log, stderr=log)
-        while process.poll() is None:
-            if kill_at is not None and any(folder.glob(kill_at)):
-                process.send_signal(signal.SIGKILL)
-            time.sleep(0.005)
-    return process.returncode
+    process = started(folder, ["run", "--config", "small.yaml"])
+    while process.is_alive():
+        if kill_at is not None and any(folder.glob(kill_at)):
+            process.kill()
+        process.join(0.005)
+    return process.exitcode or 0
 
 
 def _weights(folder: Path, stage: str) -> dict[str, torch.Tensor]:
@@ -59,7 +59,7 @@ def _weights(folder: Path, stage: str) -> dict[str, torch.Tensor]:
 
 
 def test_kill_in_every_stage_changes_no_weight(tmp_path) -> None:
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    whole, parts = (write_recipe(tmp_path / name) for name in ("whole", "parts"))
     assert _run(whole) == 0, (whole / "log.txt").read_text()[-2000:]
     for pattern in (
         "runs/cache/teacher-*/*.npy", "runs/small/*/distill/checkpoints/last.ckpt",
@@ -131,8 +131,7 @@ def test_weights_of_a_seed_repeat(tmp_path: Path) -> None:
 
 
 def test_some_stages_alone_and_the_run_s_folder_as_a_model(tmp_path: Path, monkeypatch, capsys) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "small.yaml").write_text(RECIPE.replace("epochs: 2, ", "epochs: 1, "))
+    monkeypatch.chdir(write_recipe(tmp_path, RECIPE.replace("epochs: 2, ", "epochs: 1, ")))
     assert main(["run", "--config", "small.yaml", "--stages", "cache"]) == 0
     assert sorted(path.name.split("-")[0] for path in tmp_path.glob("runs/cache/*")) == ["features", "teacher"]
     assert main(["run", "--config", "small.yaml", "--stages", "train"]) == 0
