@@ -24,12 +24,12 @@ data:
   test: {name: own, root: mine}
   in_domain: true
   val_by: images
-  val_episodes: 8
-  test_episodes: 6
+  val_episodes: 4
+  test_episodes: 4
 cache: {shard_size: 4, hflip: false}
 distill: {epochs: 2, sizes: [56, 112], batch_size: 4, val_count: 4}
-train: {epochs: 2, epoch_length: 16, batch_size: 8}
-presence: {episodes: 8}
+train: {epochs: 2, epoch_length: 8, batch_size: 4}
+presence: {episodes: 4}
 evaluate: {strips: 2}
 log: {wandb: "off"}
 """
