@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import os
 import platform
@@ -53,12 +54,25 @@ def machine() -> str:
 
 
 def commit() -> str:
-    """The commit of the working tree, "-dirty" where tracked files differ from it; "unknown" outside git."""
-    asked = ["git", "describe", "--always", "--dirty", "--exclude=*"]
+    """The commit of the working tree, "-dirty" where tracked code differs from it; "unknown" outside git."""
     try:
-        return subprocess.run(asked, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+        return _git("describe", "--always", "--exclude=*") + ("-dirty" if changed_code() else "")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
+
+
+def changed_code() -> list[str]:
+    """Tracked files of code and recipes that differ from the commit: no number can be made again with those.
+
+    Raises:
+        subprocess.CalledProcessError: outside git.
+    """
+    # Documents and result files may differ: a benchmark writes them, and measures neither.
+    return _git("diff", "--name-only", "HEAD", "--", "fsdino", "recipes", ":(glob)benchmarks/**/*.py").splitlines()
+
+
+def _git(*asked: str) -> str:
+    return subprocess.run(["git", *asked], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def command() -> str:
@@ -84,8 +98,29 @@ def load(results: Path, name: str) -> pd.DataFrame:
     return pd.concat(found, ignore_index=True).fillna("") if found else pd.DataFrame()
 
 
+def refuse_dirty(path: str | Path) -> None:
+    """Keep numbers of code that no commit has out of the results of this repository.
+
+    Raises:
+        ValueError: for a file in `benchmarks/results` while tracked code differs from the commit, unless the
+            environment has FSDINO_ALLOW_DIRTY=1; the rows are then labelled "-dirty".
+    """
+    if not Path(path).resolve().is_relative_to(RESULTS) or os.environ.get("FSDINO_ALLOW_DIRTY") == "1":
+        return
+    if commit().endswith("-dirty"):
+        raise ValueError(
+            f"numbers for '{Path(path).name}' would come from code that no commit has ({', '.join(changed_code())} "
+            "changed); commit first, write elsewhere, or set FSDINO_ALLOW_DIRTY=1 to have the rows labelled '-dirty'."
+        )
+
+
 def write_rows(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write a CSV whose header holds every key of the rows in the order of first use; numbers as Python writes them."""
+    """Write a CSV whose header holds every key of the rows in the order of first use; numbers as Python writes them.
+
+    Raises:
+        ValueError: as `refuse_dirty` does.
+    """
+    refuse_dirty(path)
     # dtype=object: otherwise a column of whole numbers with a gap would be written as 3.0
     table = pd.DataFrame(list(rows), dtype=object)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
@@ -124,4 +159,13 @@ def with_variant(rows: pd.DataFrame) -> pd.DataFrame:
 
 def run_script(main: Callable[..., None]) -> None:
     """Call a script's `main` with the options of the command line; `--help` shows the script's docstring."""
-    auto_cli(main, description=inspect.getdoc(inspect.getmodule(main)))
+
+    @functools.wraps(main)
+    def checked(**options: Any) -> None:
+        # Now, not when it writes: what was measured for an hour would be lost.
+        for name in ("csv", "out"):
+            if name in options:
+                refuse_dirty(options[name])
+        main(**options)
+
+    auto_cli(checked, description=inspect.getdoc(inspect.getmodule(main)))

@@ -157,7 +157,9 @@ def differences(rows: pd.DataFrame) -> str:
     columns += [text(name, right=True) for name in ("shots", "seeds", "episodes")]
     columns += [Column("mIoU", lambda row: signed(row, "difference"))]
     columns += [Column("95 % interval", lambda row: f"{signed(row, 'low')} to {signed(row, 'high')}")]
-    note = "\nPaired by episode (bootstrap over the test episodes, means over the seeds):\n\n"
+    # Whether episodes or query images were drawn is what each row says of itself.
+    drawn = " or ".join(dict.fromkeys(rows["protocol"]))
+    note = f"\nPaired by episode ({drawn}; means over the seeds):\n\n"
     return note + markdown_table(md.each(rows), columns)
 
 

@@ -160,6 +160,7 @@ class TestAblation:
         assert "novel mIoU, 1 shot" in text and "novel mIoU, 5 shot" in text
         assert "| distillation | compact − compact-undistilled | 1 | 3 | 40 | +3.9 | +3.5 to +4.4 |" in text
         assert "| distillation | compact − compact-undistilled | +4.0 ± 0.0 | +4.0 ± 0.0 | +4.0 ± 0.0 |" in text
+        assert "Paired by episode (1000 bootstrap samples of the query images, both runs drawn alike; means" in text
         figures.main(["ablation"], results)
         assert Image.open(results / "ablation.png").width > 800
         first = (results / "ablation.svg").read_bytes()
