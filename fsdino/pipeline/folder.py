@@ -7,6 +7,7 @@ from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import yaml
 from lightning.pytorch.utilities import rank_zero_only
@@ -24,8 +25,7 @@ def open_run(recipe: Recipe, trainer_options: dict[str, Any], root: str | Path =
     if folder is not None:
         print(f"going on with {folder}")
     elif getattr(rank_zero_only, "rank", 0) == 0:
-        folder = _new_folder(parent)
-        (folder / "config.yaml").write_text(text)
+        folder = _new_folder(parent, text)
     else:
         folder = _wait_for_first_rank(parent, text)
     return Run(recipe, trainer_options, folder)
@@ -41,7 +41,7 @@ def forget_empty(folder: Path) -> None:
 def _unfinished(parent: Path, text: str) -> Path | None:
     """The newest run with this configuration that is not done."""
     # Names are times, so the newest comes first.
-    for folder in sorted(parent.glob("*"), reverse=True):
+    for folder in sorted(parent.glob("[!.]*"), reverse=True):
         config = folder / "config.yaml"
         if config.is_file() and config.read_text() == text and not (folder / "done").is_file():
             return folder
@@ -62,14 +62,20 @@ def _wait_for_first_rank(parent: Path, text: str, seconds: float = 120) -> Path:
     return folder
 
 
-def _new_folder(parent: Path) -> Path:
-    """A folder named after this second."""
+def _new_folder(parent: Path, text: str) -> Path:
+    """A folder named after this second, with its configuration."""
+    # Made aside and moved: a start that is killed here leaves no run that nothing would go on with.
+    made = parent / f".starting-{uuid4().hex}"
+    made.mkdir(parents=True)
+    (made / "config.yaml").write_text(text)
     start = datetime.now().strftime("%Y-%m-%d-%H%M%S")
     for name in (start, *(f"{start}-{number}" for number in range(2, 100))):
-        # To make a folder is to claim it, in one step: of two runs that begin together one fails and takes a number.
+        # To move a folder is to claim its name, in one step: of two runs that begin together one takes a number.
         try:
-            (parent / name).mkdir(parents=True)
-        except FileExistsError:
+            made.rename(parent / name)
+        except OSError:
+            if not (parent / name).exists():
+                raise
             continue
         return parent / name
     raise FileExistsError(f"a hundred runs of {parent} began in the same second; start them one after the other.")

@@ -11,7 +11,6 @@ from fsdino.base import registry
 from fsdino.base.bundled import bundled_file
 from fsdino.base.method import FewShotMethod
 from fsdino.cli import main
-from fsdino.pipeline.folder import open_run
 from fsdino.pipeline.recipe import Recipe, read_recipe, read_run
 from fsdino.pipeline.run import Run
 from fsdino.training.episodes import EpisodeModule
@@ -128,13 +127,6 @@ def test_overrides_win_over_the_file(tmp_path) -> None:
 def test_a_run_without_progress_bars(tmp_path) -> None:
     recipe, options = read_recipe(["--trainer.enable_progress_bar=false"])
     assert Run(recipe, options, tmp_path).fitter.trainer("train").progress_bar_callback is None
-
-
-def test_two_runs_of_one_second_have_folders_of_their_own(tmp_path) -> None:
-    folders = {open_run(read_recipe([f"--seed={seed}", "--name=quick"])[0], {}, tmp_path).folder for seed in range(3)}
-    assert len(folders) == 3
-    again = read_recipe(["--seed=1", "--name=quick"])[0]
-    assert open_run(again, {}, tmp_path).folder in folders  # unfinished, so it goes on
 
 
 def test_missing_bundled_weights_say_how_to_make_them() -> None:

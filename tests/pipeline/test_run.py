@@ -71,6 +71,7 @@ def test_kill_in_every_stage_changes_no_weight(tmp_path) -> None:
         expected, found = _weights(whole, stage), _weights(parts, stage)
         assert expected.keys() == found.keys()
         assert all(torch.equal(expected[name], found[name]) for name in expected), stage
+    assert len(list(parts.glob("runs/small/*"))) == 1, "killed before its first checkpoint it goes on in its folder"
     scores = [sorted(f.glob("runs/small/*/evaluate/*/rows.0.csv"))[0] for f in (whole, parts)]
     assert scores[0].read_text() == scores[1].read_text()
 
