@@ -104,7 +104,9 @@ def _pytest(tree: Path, tests: str, sender: Connection) -> None:
         os.dup2(nowhere.fileno(), 2)
     failures = Failures()
     files, _, words = tests.partition(" -k ")
-    pytest.main([*files.split(), "-k", words, "-x", "-q", "-p", "no:cacheprovider", "-m", "not slow"], plugins=[failures])
+    pytest.main(
+        [*files.split(), "-k", words, "-x", "-q", "-p", "no:cacheprovider", "-m", "not slow"], plugins=[failures]
+    )
     package = sys.modules.get("fsdino")
     if package is not None and not str(package.__file__).startswith(str(tree)):
         raise SystemExit("the tests have read another package than the changed copy.")
