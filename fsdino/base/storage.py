@@ -112,15 +112,20 @@ def _write(target: Path, tensors: dict[str, Tensor], info: dict[str, Any], card:
     # All files are whole before any takes its place, under names of this process's own: a run that is killed leaves the
     # older model, several processes may write the same one, and `load` refuses what is half of each by fingerprint.
     parts = {name: target / f".{name}.{os.getpid()}.part" for name in (WEIGHTS_FILE, CONFIG_FILE, CARD_FILE)}
-    save_file(tensors, parts[WEIGHTS_FILE], metadata={"format": "pt", "fingerprint": info["fingerprint"]})
-    steady(parts[WEIGHTS_FILE])
-    info = {**info, "weights_sha256": file_sha256(parts[WEIGHTS_FILE])}
-    info["sha256"] = told_sha256(info)
-    parts[CONFIG_FILE].write_text(json.dumps(info, indent=2) + "\n", encoding="utf-8")
-    parts[CARD_FILE].write_text(card, encoding="utf-8")
-    parts[WEIGHTS_FILE].chmod(parts[CONFIG_FILE].stat().st_mode)  # safetensors makes files that only their owner reads
-    for name, part in parts.items():
-        part.replace(target / name)
+    try:
+        save_file(tensors, parts[WEIGHTS_FILE], metadata={"format": "pt", "fingerprint": info["fingerprint"]})
+        steady(parts[WEIGHTS_FILE])
+        info = {**info, "weights_sha256": file_sha256(parts[WEIGHTS_FILE])}
+        info["sha256"] = told_sha256(info)
+        parts[CONFIG_FILE].write_text(json.dumps(info, indent=2) + "\n", encoding="utf-8")
+        parts[CARD_FILE].write_text(card, encoding="utf-8")
+        # safetensors makes files that only their owner reads
+        parts[WEIGHTS_FILE].chmod(parts[CONFIG_FILE].stat().st_mode)
+        for name, part in parts.items():
+            part.replace(target / name)
+    finally:
+        for part in parts.values():
+            part.unlink(missing_ok=True)
 
 
 def _encoder_tensors(name: str) -> dict[str, Tensor]:
