@@ -148,13 +148,13 @@ def main(
         import_module(name)
     with tempfile.TemporaryDirectory(prefix="fsdino-mutants-") as folder:
         tree = copied(Path(folder))
-        # Tests that fail without any change would notice everything.
-        for tests in dict.fromkeys(change.tests for change in wanted):
-            first, _ = outcome(tree, tests)
-            if first:
-                raise SystemExit(f"{first} fails without a change; mend it first.")
+        sound: set[str] = set()
         for change in wanted:
             if (change.file, change.old, change.new) not in known:
+                # Tests that fail without any change would notice everything.
+                if change.tests not in sound and (first := outcome(tree, change.tests)[0]):
+                    raise SystemExit(f"{first} fails without a change; mend it first.")
+                sound.add(change.tests)
                 row = measure(change, tree)
                 print(f"{row['result']:<9}{change.file}: {change.old} -> {change.new}  {row['by']}", flush=True)
                 update_rows(csv, [row | provenance()], KEY)
