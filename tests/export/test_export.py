@@ -231,12 +231,13 @@ NO_TORCH = """
 import sys
 sys.modules["torch"] = None
 from fsdino.cli import main
-support, photos, out, model, memory = sys.argv[1:]
-assert main(["remember", "--support", support, "--out", memory, "--model", model, "--runtime", "onnx"]) == 0
-code = main(["predict", "--support", memory, "--images", photos, "--out", out, "--model", model, "--runtime", "onnx",
-             "--formats", "labels,overlays,coco,yolo"])
+support, photos, out, *models = sys.argv[1:]
+for i, model in enumerate(models):
+    by, memory = ["--model", model, "--runtime", "onnx"], f"{out}/memory{i}"
+    assert main(["remember", "--support", support, "--out", memory, *by]) == 0
+    formats = ["--formats", "labels,overlays,coco,yolo"]
+    assert main(["predict", "--support", memory, "--images", photos, "--out", f"{out}/onnx{i}", *by, *formats]) == 0
 assert not any(name.startswith("torch.") for name in sys.modules)
-sys.exit(code)
 """
 
 
@@ -244,13 +245,11 @@ def test_predict_runs_where_torch_is_absent(exported: Path, tmp_path: Path) -> N
     support = write_references(tmp_path / "refs", {"cat": 2, "dog": 1})
     (tmp_path / "photos").mkdir()
     Image.fromarray(scene(70, 50, seed=4)[0]).save(tmp_path / "photos" / "a.png")
-    for folder in ("", "fp16", "int8"):
-        out, memory = tmp_path / f"onnx{folder}", tmp_path / f"memory{folder}"
-        paths = support, tmp_path / "photos", out, exported / folder, memory
-        subprocess.run([sys.executable, "-c", NO_TORCH, *map(str, paths)], check=True)
+    paths = support, tmp_path / "photos", tmp_path, *(exported / folder for folder in ("", "fp16", "int8"))
+    subprocess.run([sys.executable, "-c", NO_TORCH, *map(str, paths)], check=True)
     remember(str(support), str(tmp_path / "memory"), EngineChoice(str(exported)))
     predict(str(tmp_path / "memory"), str(tmp_path / "photos"), str(tmp_path / "torch"), EngineChoice(str(exported)))
-    labels = [np.asarray(Image.open(tmp_path / name / "labels" / "a.png")) for name in ("onnx", "torch")]
+    labels = [np.asarray(Image.open(tmp_path / name / "labels" / "a.png")) for name in ("onnx0", "torch")]
     assert (labels[0] != labels[1]).mean() < 0.002
 
 
