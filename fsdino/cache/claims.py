@@ -1,4 +1,4 @@
-"""Which process makes which file of a shared folder: exclusively created claims that show a sign of life.
+"""Which process makes which file of a shared folder: claims that one process alone can create, with signs of life.
 
 A claim is taken over once its process is gone: at once where it ran on this machine, else when its file has shown no
 sign of life for `STALE` seconds. Claims only save work: what keeps a file whole is `publish`, which never replaces one.
@@ -34,12 +34,11 @@ def claim(folder: Path, stem: str, names: Iterable[str]) -> Path | None:
         return None
     # Taken over by the next number, not by deleting: of several that find a claim dead, one creates its successor.
     path = folder / f"{start}{held[-1] + 1 if held else 0}"
-    try:
-        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
-    except FileExistsError:
+    # Whole before it has its name, as everything here: a claim that does not say whose it is would be waited for.
+    temporary = temporary_file(folder)
+    temporary.write_text(json.dumps({"host": socket.gethostname(), **_process(os.getpid())}))
+    if not publish(temporary, path):
         return None
-    with os.fdopen(descriptor, "w") as file:
-        file.write(json.dumps({"host": socket.gethostname(), **_process(os.getpid())}))
     for number in held:
         (folder / f"{start}{number}").unlink(missing_ok=True)
     return path
@@ -54,13 +53,27 @@ def beat(path: Path) -> None:
         return
 
 
-def publish(temporary: Path, path: Path) -> bool:
+def temporary_file(folder: Path, start: str = "") -> Path:
+    """A name that no other process uses; `clear` removes what killed processes left under such names."""
+    return folder / f"{start}.{uuid.uuid4().hex}.tmp"
+
+
+def clear(folder: Path) -> None:
+    """Remove all claims and temporary files of a folder in which everything is made."""
+    for left in (*folder.glob("*.claim-*"), *folder.glob("*.tmp")):
+        left.unlink(missing_ok=True)
+
+
+def publish(temporary: Path, path: Path, replace: bool = False) -> bool:
     """Give a whole file its name; False, and the file is gone, where another process has been first."""
     try:
+        if replace:
+            os.replace(temporary, path)
+            return True
         # A link, since a rename would replace what another process has published in the meantime.
         os.link(temporary, path)
     except (FileExistsError, FileNotFoundError):
-        # Also where one that took the claim over has cleared the file away.
+        # The latter where one that took the claim over, or has found everything made, has cleared the file away.
         return False
     except OSError as error:
         # File systems without hard links.
@@ -81,7 +94,7 @@ def _process(number: int) -> dict[str, Any]:
         # Containers of one machine number their processes each from 1.
         machine = f"{boot} {os.readlink('/proc/self/ns/pid')}"
         state, *rest = Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return {"machine": None, "pid": number, "start": None}
     # One that has ended and is not yet collected (Z, X) does nothing any more.
     return {"machine": machine, "pid": number, "start": None if state in "ZX" else rest[18]}
@@ -105,8 +118,8 @@ def _is_dead(path: Path) -> bool:
 
 def _now(folder: Path) -> float:
     """The time as the folder's file system has it: clocks of machines differ."""
-    probe = folder / f".{uuid.uuid4().hex}.tmp"
-    probe.touch()
-    now = probe.stat().st_mtime
-    probe.unlink()
+    probe = temporary_file(folder)
+    with probe.open("xb") as file:
+        now = os.fstat(file.fileno()).st_mtime
+    probe.unlink(missing_ok=True)
     return now

@@ -1,8 +1,8 @@
 """Which files this machine has compared with their digests already: not every process reads a whole cache for that.
 
-A note in the folder for temporary files names a file by its place, size, times and digest: one that was changed or
-replaced is read again, on any machine once. What rots on a disk without a change of these is found only where the
-file is new to the machine.
+A note in the folder for temporary files names a file by its place on the disk, size, time and digest: one that was
+changed or replaced is read again, on any machine once. What rots on a disk without a change of these is found only
+where the file is new to the machine.
 """
 
 from __future__ import annotations
@@ -37,6 +37,6 @@ def note_seen(path: Path, digest: str) -> None:
 
 def _note(path: Path, digest: str) -> Path:
     found = path.stat()
-    told = f"{path.resolve()} {found.st_ino} {found.st_size} {found.st_mtime_ns} {digest}"
+    told = f"{found.st_dev} {found.st_ino} {found.st_size} {found.st_mtime_ns} {digest}"
     name = hashlib.sha256(told.encode()).hexdigest()[:32]
     return Path(tempfile.gettempdir()) / f"fsdino-checked-{getpass.getuser()}" / name

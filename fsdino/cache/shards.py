@@ -14,8 +14,6 @@ import dataclasses
 import io
 import json
 import math
-import os
-import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from fsdino.base.texts import plain_json
-from fsdino.cache.claims import publish
+from fsdino.cache.claims import publish, temporary_file
 
 MANIFEST = "manifest.json"
 MAX_SIZE = 1_000_000_000
@@ -114,18 +112,13 @@ def read_manifest(folder: str | Path) -> tuple[CacheRecipe, dict[str, str]]:
 def write_manifest(folder: str | Path, recipe: CacheRecipe, shards: dict[str, str]) -> None:
     """Writes the manifest in one step; `shards` is name -> sha256, empty until all are done."""
     path = Path(folder) / MANIFEST
-    temporary = _written(path, {"recipe": dataclasses.asdict(recipe), "shards": shards})
-    if shards:
-        os.replace(temporary, path)
-    else:
-        # Of two processes that begin a cache together one decides how large its shards are.
-        publish(temporary, path)
+    # Of two processes that begin a cache together one decides how large its shards are.
+    publish(_written(folder, {"recipe": dataclasses.asdict(recipe), "shards": shards}), path, replace=bool(shards))
 
 
 def write_mark(folder: str | Path, shard: int, sha256: str, images: int) -> None:
     """Writes the mark of a shard that is whole."""
-    path = shard_path(folder, shard, ".json")
-    os.replace(_written(path, {"sha256": sha256, "images": images}), path)
+    publish(_written(folder, {"sha256": sha256, "images": images}), shard_path(folder, shard, ".json"), replace=True)
 
 
 def shard_path(folder: str | Path, shard: int, suffix: str = ".npy") -> Path:
@@ -154,8 +147,8 @@ def cache_bytes(recipe: CacheRecipe) -> int:
     return sum(shard_bytes(recipe, shard) for shard in range(recipe.num_shards))
 
 
-def _written(path: Path, values: dict[str, Any]) -> Path:
-    """A file beside `path`, under a name of its own, that is then moved there: none is seen half-written."""
-    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
+def _written(folder: str | Path, values: dict[str, Any]) -> Path:
+    """A file under a name of its own, that then gets its place: none is seen half-written."""
+    temporary = temporary_file(Path(folder))
     temporary.write_text(json.dumps(values, indent=1) + "\n")
     return temporary

@@ -8,7 +8,6 @@ import os
 import queue
 import threading
 import time
-import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -17,7 +16,7 @@ import numpy as np
 
 from fsdino.base.digest import file_sha256
 from fsdino.base.texts import plain_json
-from fsdino.cache.claims import BEAT, beat, claim, publish
+from fsdino.cache.claims import BEAT, beat, claim, clear, publish, temporary_file
 from fsdino.cache.shards import (
     MANIFEST,
     CacheRecipe,
@@ -113,9 +112,8 @@ class ShardStore:
         """Whether all shards are whole; the first to find them so writes their digests into the manifest."""
         if self.pending():
             return False
+        clear(self.folder)
         if self.written or not read_manifest(self.folder)[1]:
-            for left in (*self.folder.glob("shard-*.claim-*"), *self.folder.glob("shard-*.npy.*.tmp")):
-                left.unlink(missing_ok=True)
             marks = {shard: shard_path(self.folder, shard, ".json") for shard in range(self.recipe.num_shards)}
             shards = {shard_path(self.folder, shard).name: _digest(mark) for shard, mark in marks.items()}
             write_manifest(self.folder, self.recipe, shards)
@@ -254,7 +252,7 @@ class _OpenShard:
 
     @classmethod
     def begin(cls, path: Path, header: bytes) -> _OpenShard:
-        temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
+        temporary = temporary_file(path.parent, path.name)
         opened = cls(temporary, temporary.open("xb"))
         opened.add(header, 0)
         return opened

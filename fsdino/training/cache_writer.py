@@ -18,9 +18,11 @@ from torch.utils.data import DataLoader
 
 from fsdino.base.ranges import Count, check_fields
 from fsdino.base.resize import Resize, ResizeMode
+from fsdino.cache.append import adopt
 from fsdino.cache.cache import EmbeddingCache, EmbeddingSource, cache_recipe
 from fsdino.cache.image_list import ImageData, ImageList
 from fsdino.cache.store import ShardStore
+from fsdino.training.losses import resize_embedding
 
 PAUSE = 0.5  # seconds between two looks at shards that others hold
 
@@ -31,16 +33,20 @@ class CachePart:
 
     Args:
         dir: where caches lie; runs with equal recipes share them.
-        teacher: write the teacher's embeddings once; False asks the teacher in every step.
+        teacher: write the teacher's embeddings once; False asks the teacher in every step, and needs no room.
+        grid: cells a side of the teacher's embeddings as they are stored; None = the teacher's own, 64 for SAM. With
+            the student's, image side / patch, they are resized once, when they are written, and not in every step; at
+            the smaller sizes of the student they are then resized twice.
         features: write the frozen encoder's maps of the annotated images once, for episode training.
         hflip: also the mirrored images, where maps stand in place of images.
         batch_size: images a step and device.
-        shard_size: images in a file; a cache that exists keeps its own.
+        shard_size: images in a file, which a process that is killed makes again; a cache that exists keeps its own.
         check_disk: refuse to start a run whose caches the disk cannot hold.
     """
 
     dir: str = "runs/cache"
     teacher: bool = True
+    grid: Count | None = None
     features: bool = True
     hflip: bool = True
     batch_size: Count = 16
@@ -54,6 +60,53 @@ class CachePart:
     def views(self) -> tuple[str, ...]:
         """What is embedded of each image."""
         return ("plain", "hflip") if self.hflip else ("plain",)
+
+    def stored_grid(self, own: int) -> int:
+        """The grid of the teacher's embeddings in the cache.
+
+        Raises:
+            ValueError: if the teacher's own is smaller.
+        """
+        if self.grid is not None and self.grid > own:
+            raise ValueError(f"cache.grid: expected at most the teacher's own {own} cells a side, got {self.grid}.")
+        return self.grid or own
+
+
+@dataclass(frozen=True)
+class OnGrid:
+    """A source of square maps (N, D, h, h), brought to `grid` cells a side before they are stored."""
+
+    source: EmbeddingSource
+    grid: int
+
+    @property
+    def name(self) -> str:
+        """The source's."""
+        return self.source.name
+
+    @property
+    def img_size(self) -> int:
+        """The source's."""
+        return self.source.img_size
+
+    @property
+    def fingerprint(self) -> str:
+        """The source's: the grid is told by the shape."""
+        return self.source.fingerprint
+
+    @property
+    def entry_shape(self) -> tuple[int, ...]:
+        """Shape of one image's maps, (D, grid, grid)."""
+        return (self.source.entry_shape[0], self.grid, self.grid)
+
+    def to(self, device: torch.device | str) -> OnGrid:
+        """Moves the source."""
+        self.source.to(device)
+        return self
+
+    def embed(self, images: Tensor) -> Tensor:
+        """(N, 3, S, S) float in [0, 1] -> (N, D, grid, grid); as the source gives them where that is its own grid."""
+        return resize_embedding(self.source.embed(images), (self.grid, self.grid))
 
 
 class CacheModule(LightningModule):
@@ -159,7 +212,8 @@ def write_cache(
     """Makes a cache, or goes on with one, or finds it done; runs of equal recipes fill one folder together.
 
     Args:
-        kind: start of the folder's name, which goes on with a digest of everything that decides the maps.
+        kind: start of the folder's name, which goes on with a digest of everything that decides the maps. From caches
+            of the first images of the list beside it the full shards are taken over.
         folder: the cache itself, in place of one below `part.dir`.
         trainer: Lightning's trainer; each of its devices claims shards of its own. None = one process on the CPU.
         views: "plain", optionally also "hflip".
@@ -181,6 +235,8 @@ def write_cache(
     if folder is None:
         digest = hashlib.sha256(json.dumps(asdict(recipe), sort_keys=True).encode()).hexdigest()[:12]
         folder = Path(part.dir) / f"{kind}-{digest}"
+    if kind:
+        adopt(Path(folder), recipe, images, Path(folder).parent.glob(f"{kind}-*"))
     store = ShardStore(folder, recipe)
     if not store.finish():
         trainer.callbacks.append(CacheWriter(store))  # type: ignore[attr-defined]

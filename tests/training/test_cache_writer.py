@@ -1,6 +1,7 @@
 """The embedding cache: written once, resumed, shared by processes, refused when it is another's, read back exactly."""
 
 import dataclasses
+import errno
 import json
 import os
 import pickle
@@ -15,12 +16,14 @@ import pytest
 import torch
 
 from fsdino.base.resize import Resize
+from fsdino.cache import append
 from fsdino.cache.cache import EmbeddingCache
 from fsdino.cache.image_list import ImageList
 from fsdino.cache.shards import read_manifest, shard_path
 from fsdino.teachers.architecture import build_sam
 from fsdino.teachers.sam import SamTeacher
-from fsdino.training.cache_writer import CachePart, write_cache
+from fsdino.training.cache_writer import CachePart, OnGrid, write_cache
+from fsdino.training.losses import resize_embedding
 from tests.small import SAM, refuses, small_segmenter
 from tests.training.small import image_list, noise, small_teacher, small_trainer
 
@@ -169,6 +172,51 @@ def test_frozen_maps_can_be_cached(tmp_path):
     assert cache[1].shape == source.entry_shape == (3, 32, 8, 8)
     torch.testing.assert_close(cache[1].float(), torch.cat(maps), atol=5e-3, rtol=1e-3)
     assert small_segmenter(reader_taps=(2,)).frozen_maps().fingerprint != source.fingerprint
+
+
+def test_more_images_are_appended(tmp_path):
+    part = CachePart(str(tmp_path), shard_size=3, batch_size=2)
+    first, rest = CountingTeacher(), CountingTeacher()
+    old = write_cache(first, image_list(8), part, kind="teacher")
+    before = {path.name: (path.stat().st_ino, path.read_bytes()) for path in old.folder.iterdir()}
+    new = write_cache(rest, image_list(11), part, kind="teacher")
+    assert (first.embedded, rest.embedded) == (8, 5)  # two full shards of three need nothing
+    assert before == {path.name: (path.stat().st_ino, path.read_bytes()) for path in old.folder.iterdir()}
+    for shard in range(2):
+        assert shard_path(new.folder, shard).stat().st_ino == shard_path(old.folder, shard).stat().st_ino
+    whole = cached(CountingTeacher(), image_list(11), tmp_path / "whole", shard_size=3, batch_size=2)
+    assert read_manifest(new.folder) == read_manifest(whole.folder)
+    assert len(EmbeddingCache(old.folder)) == 8
+    # Another list, another view, another shard size: nothing of it fits.
+    changed = ImageList("noise", tuple("7654321089"), noise)
+    for images, options in ((changed, {}), (image_list(11), {"views": ("hflip",)})):
+        other = CountingTeacher()
+        write_cache(other, images, part, kind="teacher", **options)
+        assert other.embedded == len(images)
+
+
+def test_what_cannot_be_linked_is_made_again(tmp_path, monkeypatch, capsys):
+    part = CachePart(str(tmp_path), shard_size=3)
+    write_cache(small_teacher(), image_list(4), part, kind="teacher")
+    monkeypatch.setattr(append.os, "link", _no_links)
+    cache = write_cache(small_teacher(), image_list(5), part, kind="teacher")
+    assert len(cache) == 5 and "cannot be linked" in capsys.readouterr().out
+
+
+def _no_links(*_):
+    raise OSError(errno.EPERM, "no links")
+
+
+def test_a_smaller_grid_is_stored(tmp_path):
+    own = cached(small_teacher(), image_list(4), tmp_path / "own")
+    small = cached(OnGrid(small_teacher(), 3), image_list(4), tmp_path / "small")
+    assert small.recipe.entry_shape == (1, 32, 3, 3) and small.recipe.fingerprint == own.recipe.fingerprint
+    for place in range(4):
+        # What a step would make of the whole grid, up to the rounding to float16.
+        wanted = resize_embedding(own[place].float()[None], (3, 3))[0]
+        torch.testing.assert_close(small[place].float(), wanted, atol=2e-3, rtol=2e-3)
+    same = cached(OnGrid(small_teacher(), 8), image_list(4), tmp_path / "same")
+    assert read_manifest(same.folder) == read_manifest(own.folder)
 
 
 TWO_PROCESSES = """
