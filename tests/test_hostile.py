@@ -19,7 +19,7 @@ from fsdino.base.method import FewShotMethod
 from fsdino.base.reference import Reference
 from fsdino.base.storage import describe, load, save
 from fsdino.cache.cache import EmbeddingCache, cache_recipe
-from fsdino.cache.shards import ShardStore
+from fsdino.cache.store import ShardStore
 from fsdino.cli import main
 from fsdino.data.class_index import ClassIndex
 from fsdino.data.episodes.episode_list import EpisodeList
@@ -121,8 +121,10 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     images, teacher = image_list(6), small_teacher()
     recipe = cache_recipe(teacher, images, shard_size=4)
     store = ShardStore(root / "cache", recipe)
-    store.put(list(range(6)), np.random.default_rng(0).normal(size=(6, *recipe.entry_shape)))
-    store.finalize()
+    rows = np.random.default_rng(0).normal(size=(6, *recipe.entry_shape))
+    while places := store.claim():
+        store.put(list(places), rows[places.start : places.stop])
+    store.close()
     _cli("evaluate", "all_foreground", "--options.img_size", "56", "--episodes", "4", "--folds", "0", "--strips", "0",
          "--data_options.images_per_class", "3", "--device", "cpu", "--out", str(root / "measured"))  # fmt: skip
     (root / "recipe.yaml").write_text("preset: tiny\nseed: 3\ntrain: {epochs: 2, lr: 0.01}\ndata: {fold: 1}\n")

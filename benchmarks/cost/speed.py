@@ -35,7 +35,7 @@ from benchmarks.cost.timing import Timings, apart, interleaved, resident_mb, ver
 from fsdino.base.memory import image_tensor
 from fsdino.cache.cache import EmbeddingCache, cache_recipe
 from fsdino.cache.image_list import ImageList
-from fsdino.cache.shards import ShardStore
+from fsdino.cache.store import ShardStore
 from fsdino.export.command import export_graphs
 from fsdino.models.config import preset
 from fsdino.predict.engines import Engine
@@ -152,8 +152,9 @@ def distill(small: bool, repetitions: int) -> list[Row]:
     with tempfile.TemporaryDirectory() as folder:
         recipe = cache_recipe(teacher, images)
         store, generator = ShardStore(folder, recipe), np.random.default_rng(0)
-        store.put([*range(4)], generator.standard_normal((4, *recipe.entry_shape), dtype=np.float32))
-        store.finalize()
+        places = store.claim() or range(0)
+        store.put([*places], generator.standard_normal((4, *recipe.entry_shape), dtype=np.float32))
+        store.close()
         cache = EmbeddingCache(folder)
         for size in (56, 112) if small else (126, 252, 518):
             cached, live = distill_step(module, images, size, cache), distill_step(module, images, size, None)

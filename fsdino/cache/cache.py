@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from fsdino.base.digest import file_sha256
 from fsdino.cache.image_list import ImageList
+from fsdino.cache.seen import note_seen, was_seen
 from fsdino.cache.shards import CacheRecipe, read_manifest, shard_bytes, shard_path
 
 
@@ -77,14 +79,22 @@ class EmbeddingCache:
 
     Args:
         expected: refuse a cache that was made with another recipe; None takes any.
-        verify: read every shard once and compare its digest (about a second per gigabyte); sizes are always checked.
+        verify: compare a shard's digest when it is first read, once on each machine, see `fsdino.cache.seen` (about a
+            second per gigabyte); sizes are always checked, and at once.
+        written: shards that this process has just written, with their digests; they are not read again.
 
     Raises:
         FileNotFoundError: if there is no cache or a shard is gone.
         ValueError: if it is unfinished, made with another recipe, or a shard is damaged.
     """
 
-    def __init__(self, folder: str | Path, expected: CacheRecipe | None = None, verify: bool = True) -> None:
+    def __init__(
+        self,
+        folder: str | Path,
+        expected: CacheRecipe | None = None,
+        verify: bool = True,
+        written: Mapping[str, str] | None = None,
+    ) -> None:
         self.folder = Path(folder)
         self.recipe, shards = read_manifest(folder)
         if expected is not None:
@@ -93,7 +103,9 @@ class EmbeddingCache:
         if len(shards) < self.recipe.num_shards:
             raise ValueError(f"cache {folder} is unfinished; run the same `fsdino run` command again, it goes on.")
         for shard in range(self.recipe.num_shards):
-            self._check(shard, shards, verify)
+            self._check_size(shard)
+        known = written or {}
+        self._unread = {name: digest for name, digest in shards.items() if verify and known.get(name) != digest}
         self._maps: dict[int, np.ndarray] = {}
 
     def __len__(self) -> int:
@@ -108,7 +120,7 @@ class EmbeddingCache:
 
         Raises:
             IndexError: if the list is shorter.
-            ValueError: if the cache does not hold that view.
+            ValueError: if the cache does not hold that view, or the shard is damaged.
         """
         if not 0 <= index < len(self):
             raise IndexError(f"image {index} is outside the cache's {len(self)} images.")
@@ -116,6 +128,7 @@ class EmbeddingCache:
             raise ValueError(f"cache {self.folder} holds the views {self.recipe.views}, not {view!r}; cache it again.")
         shard, row = divmod(index, self.recipe.shard_size)
         if shard not in self._maps:
+            self._check_digest(shard)
             self._maps[shard] = np.load(shard_path(self.folder, shard), mmap_mode="r")
         # Copied, since a tensor must not share the memory of a file that is mapped for reading alone.
         return torch.from_numpy(self._maps[shard][row, self.recipe.views.index(view)].copy())
@@ -124,14 +137,25 @@ class EmbeddingCache:
         # A memory map would be pickled with all its numbers; the worker process opens the shards again.
         return {**self.__dict__, "_maps": {}}
 
-    def _check(self, shard: int, shards: dict[str, str], verify: bool) -> None:
+    def _check_size(self, shard: int) -> None:
         path = shard_path(self.folder, shard)
         if not path.is_file():
             raise FileNotFoundError(f"cache shard {path} is gone; run the same `fsdino run` command again.")
-        advice = f"delete {path.name} and {path.stem}.json and run `fsdino run` again."
-        # The size is compared first: it finds a file that was cut off without reading gigabytes.
-        got_bytes, expected = path.stat().st_size, shard_bytes(self.recipe, shard)
-        if got_bytes != expected:
-            raise ValueError(f"cache shard {path} is damaged: {got_bytes} bytes, expected {expected}; {advice}")
-        if verify and (got := file_sha256(path)) != shards[path.name]:
-            raise ValueError(f"cache shard {path} is damaged: sha256 {got}, expected {shards[path.name]}; {advice}")
+        # It finds a file that was cut off without reading gigabytes.
+        got, expected = path.stat().st_size, shard_bytes(self.recipe, shard)
+        if got != expected:
+            raise self._damaged(path, f"{got} bytes, expected {expected}")
+
+    def _check_digest(self, shard: int) -> None:
+        path = shard_path(self.folder, shard)
+        expected = self._unread.get(path.name)
+        if expected is None or was_seen(path, expected):
+            return
+        if (got := file_sha256(path)) != expected:
+            raise self._damaged(path, f"sha256 {got}, expected {expected}")
+        note_seen(path, expected)
+
+    def _damaged(self, path: Path, how: str) -> ValueError:
+        return ValueError(
+            f"cache shard {path} is damaged: {how}; delete {path.name} and {path.stem}.json and run `fsdino run` again."
+        )

@@ -5,8 +5,9 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from fsdino.cache.append import full_shards, is_beginning
 from fsdino.cache.image_list import ImageList
-from fsdino.cache.shards import MANIFEST, read_manifest
+from fsdino.cache.shards import MANIFEST, read_manifest, shard_path
 from fsdino.data.splits import TrainSet
 from fsdino.pipeline.needs import CacheNeed, Needs
 from fsdino.pipeline.recipe import Recipe
@@ -32,8 +33,17 @@ def check_disk(recipe: Recipe, train_set: TrainSet) -> None:
     if missing > free:
         raise OSError(
             f"the caches need {gigabytes(missing)} more in '{folder}' ({'; '.join(told)}), {gigabytes(free)} are free: "
-            "make room, name another disk with --cache.dir, or go on all the same with --cache.check_disk false."
+            f"make room, name another disk with --cache.dir, {_smaller(recipe)}or go on all the same with "
+            "--cache.check_disk false."
         )
+
+
+def _smaller(recipe: Recipe) -> str:
+    """What takes less room, where the recipe distills and has not asked for it."""
+    if not (recipe.distills and recipe.cache.teacher):
+        return ""
+    cells = "" if recipe.cache.grid else "store fewer cells with --cache.grid, "
+    return f"{cells}ask the teacher in every step with --cache.teacher false, "
 
 
 def written(need: CacheNeed, images: ImageList, folder: Path) -> int:
@@ -45,9 +55,11 @@ def written(need: CacheNeed, images: ImageList, folder: Path) -> int:
         # A damaged cache is refused where it is opened, with what to do about it.
         except ValueError:
             continue
-        if (found.entry_shape, found.num_images, found.images_sha256) == (need.entry_shape, len(images), images.sha256):
-            # By what is on the disk: a shard has its whole length from its first row on, the rest is a hole.
-            stats = [path.stat() for path in manifest.parent.glob("*.npy")]
+        if found.entry_shape == need.entry_shape and is_beginning(found, images):
+            whole = found.num_images == len(images)
+            paths = [shard_path(manifest.parent, i) for i in (range(found.num_shards) if whole else full_shards(found))]
+            # By what is on the disk: earlier versions gave a shard its whole length from its first row on.
+            stats = [path.stat() for path in paths if path.is_file()]
             most = max(most, sum(min(one.st_size, 512 * getattr(one, "st_blocks", 2**50)) for one in stats))
     return most
 

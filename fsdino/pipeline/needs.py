@@ -115,8 +115,8 @@ class Needs:
         found: list[CacheNeed] = []
         shape: tuple[int, ...]
         if part.teacher and self.recipe.distills:
-            sam = self.teacher
-            shape = (len(part.views), sam.prompt_dim, sam.grid, sam.grid)
+            sam, grid = self.teacher, part.stored_grid(self.teacher.grid)
+            shape = (len(part.views), sam.prompt_dim, grid, grid)
             found.append(CacheNeed("teacher", self.images, shape, part.views, part.shard_size))
         source = self.method.frozen_maps()
         if part.features and source is not None:

@@ -82,6 +82,11 @@ class Recipe:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        if self.cache.teacher and self.cache.grid is not None and self.distill.mask_weight > 0:
+            raise ValueError(
+                f"cache.grid {self.cache.grid}: the mask loss needs the teacher's own grid; leave it out, or set "
+                "distill.mask_weight to 0."
+            )
 
     @property
     def distills(self) -> bool:

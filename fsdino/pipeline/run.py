@@ -27,7 +27,7 @@ from fsdino.models.config import preset
 from fsdino.pipeline.recipe import Recipe
 from fsdino.pipeline.teacher import own_teacher
 from fsdino.teachers.sam import SamTeacher
-from fsdino.training.cache_writer import write_cache
+from fsdino.training.cache_writer import OnGrid, write_cache
 from fsdino.training.callbacks import EpisodeStrips
 from fsdino.training.distill import DistillModule
 from fsdino.training.distill_data import DistillData
@@ -98,7 +98,7 @@ class Run:
         """The teacher's embeddings of all images of distillation."""
         part = self.recipe.cache
         return write_cache(
-            self.teacher,
+            OnGrid(self.teacher, part.stored_grid(self.teacher.grid)),
             self.train_set.images,
             part,
             kind="teacher",
@@ -148,7 +148,7 @@ class Run:
                 resize_mode=self.resize_mode,
                 num_workers=recipe.num_workers,
             )
-        return SamTeacher.from_checkpoint(file, part.sha256)
+        return SamTeacher.from_checkpoint(file, part.sha256).run_as(part.bf16, part.compile)
 
     def distill(self) -> Path | None:
         """Stage 1; the checkpoint, or None where there is no such stage."""

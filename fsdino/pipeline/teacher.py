@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
 import torch
+from filelock import FileLock, Timeout
+from lightning import Trainer
 from safetensors.torch import load_file
 
 from fsdino.base.bundled import bundled_file
@@ -19,7 +22,6 @@ from fsdino.base.resize import Resize, ResizeMode
 from fsdino.data.splits import TrainSet
 from fsdino.teachers.architecture import SamConfig, load_prompting_, load_vit_
 from fsdino.teachers.sam import SamTeacher, save_sam
-from fsdino.training.cache_writer import only_writer
 from fsdino.training.fit import Fitter
 from fsdino.training.teacher import TeachModule, TeachPart
 from fsdino.training.teacher_data import ClassObjects, ObjectData, ObjectSource, RegionObjects
@@ -41,7 +43,7 @@ def own_teacher(
     start = None
     if part.region_epochs > 0:
         folder = shared / f"teacher-regions-{_region_digest(part, regions, fitter, resize_mode)}"
-        with only_writer(folder, fitter.trainer("teach")):
+        with _only_one(folder, fitter.trainer("teach")):
             start = train(replace(part, epochs=part.region_epochs), regions, replace(fitter, folder=folder))
     bases = (*chosen.classes, *chosen.val_classes)
     objects = [ClassObjects(chosen.index, bases, tuple(chosen.ignore_classes))] if part.objects else []
@@ -92,3 +94,24 @@ def _train(
     module.load_state_dict(torch.load(trained, map_location="cpu", weights_only=True)["state_dict"])
     write_once(lambda: save_sam(module.sam, module.config, file))
     return file
+
+
+@contextmanager
+def _only_one(folder: Path, trainer: Trainer) -> Iterator[None]:
+    """Let runs that share a teacher train it one after the other: the second waits, then finds it done."""
+    # The processes of one distributed run train together, so they take no lock.
+    if trainer.num_devices * trainer.num_nodes > 1:
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    # The system frees the lock when its process dies, so no kill leaves it behind.
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(f"waiting for another process that trains {folder}", flush=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from pickle import UnpicklingError
 from urllib.parse import urlparse
@@ -37,6 +39,19 @@ class SamTeacher:
         self.config = config
         self.name = name
         self._fingerprint: str | None = None
+        self.bf16 = False
+        self._encode: Callable[[Tensor], Tensor] = self.sam.image_encoder
+
+    def run_as(self, bf16: bool = False, compile: bool = False) -> SamTeacher:
+        """Chooses how the image encoder runs; returns itself.
+
+        Args:
+            bf16: products in bfloat16, sums between blocks in float32; another fingerprint, since the maps differ.
+            compile: through torch.compile.
+        """
+        self.bf16, self._fingerprint = bf16, None
+        self._encode = torch.compile(self.sam.image_encoder) if compile else self.sam.image_encoder
+        return self
 
     @classmethod
     def from_checkpoint(cls, checkpoint: str | Path, sha256: str | None = None) -> SamTeacher:
@@ -101,7 +116,8 @@ class SamTeacher:
         """sha256 over the sizes and all weights; equal for equal teachers, whatever file they came from."""
         # Kept: a teacher is frozen, and vit_h takes seconds to digest.
         if self._fingerprint is None:
-            self._fingerprint = weights_sha256(_config_json(self.config), self.sam.state_dict())
+            told = _config_json(self.config) + (" bf16" if self.bf16 else "")
+            self._fingerprint = weights_sha256(told, self.sam.state_dict())
         return self._fingerprint
 
     def to(self, device: torch.device | str) -> SamTeacher:
@@ -124,7 +140,9 @@ class SamTeacher:
             size = (self.img_size, self.img_size)
             images = F.interpolate(images, size, mode="bilinear", align_corners=False, antialias=True)
         # SAM's mean and deviation are for pixels of 0 to 255.
-        return self.sam.image_encoder((images * 255 - self.sam.pixel_mean) / self.sam.pixel_std).float()
+        pixels = (images * 255 - self.sam.pixel_mean) / self.sam.pixel_std
+        with torch.autocast(self.device.type, torch.bfloat16) if self.bf16 else nullcontext():
+            return self._encode(pixels).float()
 
 
 def save_sam(sam: Sam, config: SamConfig, path: str | Path) -> None:

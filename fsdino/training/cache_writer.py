@@ -1,27 +1,30 @@
-"""Writing a cache through Lightning's predict loop: each process embeds whole shards of its own."""
+"""Writing a cache through Lightning's predict loop: each process embeds the shards that it claims."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 from lightning import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import BasePredictionWriter
+from lightning.pytorch.callbacks import Callback
 from torch import Tensor
-from torch.utils.data import DataLoader, DistributedSampler
+from torch.utils.data import DataLoader
 
 from fsdino.base.ranges import Count, check_fields
 from fsdino.base.resize import Resize, ResizeMode
+from fsdino.cache.append import adopt
 from fsdino.cache.cache import EmbeddingCache, EmbeddingSource, cache_recipe
 from fsdino.cache.image_list import ImageData, ImageList
-from fsdino.cache.shards import ShardStore
+from fsdino.cache.store import ShardStore
+from fsdino.training.losses import resize_embedding
+
+PAUSE = 0.5  # seconds between two looks at shards that others hold
 
 
 @dataclass
@@ -30,16 +33,20 @@ class CachePart:
 
     Args:
         dir: where caches lie; runs with equal recipes share them.
-        teacher: write the teacher's embeddings once; False asks the teacher in every step.
+        teacher: write the teacher's embeddings once; False asks the teacher in every step, and needs no room.
+        grid: cells a side of the teacher's embeddings as they are stored; None = the teacher's own, 64 for SAM. With
+            the student's, image side / patch, they are resized once, when they are written, and not in every step; at
+            the smaller sizes of the student they are then resized twice.
         features: write the frozen encoder's maps of the annotated images once, for episode training.
         hflip: also the mirrored images, where maps stand in place of images.
         batch_size: images a step and device.
-        shard_size: images in a file; a cache that exists keeps its own.
+        shard_size: images in a file, which a process that is killed makes again; a cache that exists keeps its own.
         check_disk: refuse to start a run whose caches the disk cannot hold.
     """
 
     dir: str = "runs/cache"
     teacher: bool = True
+    grid: Count | None = None
     features: bool = True
     hflip: bool = True
     batch_size: Count = 16
@@ -53,6 +60,53 @@ class CachePart:
     def views(self) -> tuple[str, ...]:
         """What is embedded of each image."""
         return ("plain", "hflip") if self.hflip else ("plain",)
+
+    def stored_grid(self, own: int) -> int:
+        """The grid of the teacher's embeddings in the cache.
+
+        Raises:
+            ValueError: if the teacher's own is smaller.
+        """
+        if self.grid is not None and self.grid > own:
+            raise ValueError(f"cache.grid: expected at most the teacher's own {own} cells a side, got {self.grid}.")
+        return self.grid or own
+
+
+@dataclass(frozen=True)
+class OnGrid:
+    """A source of square maps (N, D, h, h), brought to `grid` cells a side before they are stored."""
+
+    source: EmbeddingSource
+    grid: int
+
+    @property
+    def name(self) -> str:
+        """The source's."""
+        return self.source.name
+
+    @property
+    def img_size(self) -> int:
+        """The source's."""
+        return self.source.img_size
+
+    @property
+    def fingerprint(self) -> str:
+        """The source's: the grid is told by the shape."""
+        return self.source.fingerprint
+
+    @property
+    def entry_shape(self) -> tuple[int, ...]:
+        """Shape of one image's maps, (D, grid, grid)."""
+        return (self.source.entry_shape[0], self.grid, self.grid)
+
+    def to(self, device: torch.device | str) -> OnGrid:
+        """Moves the source."""
+        self.source.to(device)
+        return self
+
+    def embed(self, images: Tensor) -> Tensor:
+        """(N, 3, S, S) float in [0, 1] -> (N, D, grid, grid); as the source gives them where that is its own grid."""
+        return resize_embedding(self.source.embed(images), (self.grid, self.grid))
 
 
 class CacheModule(LightningModule):
@@ -75,44 +129,72 @@ class CacheModule(LightningModule):
 
 
 class CacheData(LightningDataModule):
-    """The images that this process still has to embed."""
+    """The images of the shards that this process claims, in batches that are the same whoever claims them."""
 
     def __init__(self, images: ImageList, store: ShardStore, batch_size: int, num_workers: int = 0) -> None:
         super().__init__()
         self.images, self.store, self.batch_size, self.num_workers = images, store, batch_size, num_workers
+        # A process may come when the others have claimed everything.
+        self.allow_zero_length_dataloader_with_multiple_devices = True
 
-    def predict_dataloader(self) -> DataLoader:
-        """Pending images of this rank's shards."""
-        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
-        resize = Resize(self.store.recipe.img_size, self.store.recipe.resize_mode)  # type: ignore[arg-type]
-        data = ImageData(self.images, resize, self.store.pending(rank, world_size))
-        sampler = _OwnSampler(data, 1, 0)
-        return DataLoader(data, batch_size=self.batch_size, sampler=sampler, num_workers=self.num_workers)
+    def predict_dataloader(self) -> ClaimedBatches:
+        """Batches until the whole cache is written, by this process or by others."""
+        return ClaimedBatches(self)
 
 
-class _OwnSampler(DistributedSampler):
-    """Every item in order."""
+class ClaimedBatches:
+    """Batches of claimed shards; the end is where all shards are whole."""
 
-    # Lightning splits a loader among its devices unless the sampler is a distributed one; here each process has a
-    # data set of its own already.
-    def __iter__(self) -> Iterator[int]:
-        return iter(range(len(self.dataset)))  # type: ignore[arg-type]
+    # No DataLoader itself: Lightning would split one among its devices.
+    def __init__(self, data: CacheData) -> None:
+        self.data, self.store = data, data.store
 
     def __len__(self) -> int:
-        return len(self.dataset)  # type: ignore[arg-type]
+        # At most so many. A length also keeps Lightning from asking for a batch before the last one is done, so that
+        # waiting for others below never waits for this process itself.
+        shards = map(self.store.recipe.shard_images, self.store.pending())
+        return sum(-(-len(images) // self.data.batch_size) for images in shards)
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        recipe = self.store.recipe
+        images = ImageData(self.data.images, Resize(recipe.img_size, recipe.resize_mode))  # type: ignore[arg-type]
+        while True:
+            if (first := self.store.claim()) is not None:
+                yield from DataLoader(images, batch_sampler=self._places(first), num_workers=self.data.num_workers)
+                self.store.settle()
+            elif self.store.finish():
+                return
+            else:
+                time.sleep(PAUSE)
+
+    def _places(self, shard: range | None) -> Iterator[list[int]]:
+        while shard is not None:
+            # No batch holds images of two shards: a network's last bits may depend on the batch, and must not on who
+            # claims what.
+            for start in range(0, len(shard), self.data.batch_size):
+                yield list(shard[start : start + self.data.batch_size])
+            shard = self.store.claim()
 
 
-class CacheWriter(BasePredictionWriter):
-    """Puts every predicted batch into the store."""
+class CacheWriter(Callback):
+    """Hands every predicted batch to the store."""
 
     def __init__(self, store: ShardStore) -> None:
-        super().__init__("batch")
         self.store = store
 
-    def write_on_batch_end(self, trainer: Trainer, pl_module: LightningModule, prediction: Any, *args: Any) -> None:
-        """Writes the rows of one batch."""
-        batch = args[1]
-        self.store.put(batch["index"].tolist(), prediction.float().cpu().numpy())
+    def on_predict_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *args: Any
+    ) -> None:
+        """Puts the rows of one batch; the store's thread takes them from the device."""
+        self.store.put(batch["index"].tolist(), outputs.half())
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Ends the thread."""
+        self.store.close()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Lets go of the shards that this process has claimed, so that others need not wait."""
+        self.store.abandon()
 
 
 def write_cache(
@@ -127,12 +209,13 @@ def write_cache(
     views: tuple[str, ...] = ("plain",),
     num_workers: int = 0,
 ) -> EmbeddingCache:
-    """Makes a cache, or goes on with one, or finds it done.
+    """Makes a cache, or goes on with one, or finds it done; runs of equal recipes fill one folder together.
 
     Args:
-        kind: start of the folder's name, which goes on with a digest of everything that decides the maps.
+        kind: start of the folder's name, which goes on with a digest of everything that decides the maps. From caches
+            of the first images of the list beside it the full shards are taken over.
         folder: the cache itself, in place of one below `part.dir`.
-        trainer: Lightning's trainer; each of its devices writes whole shards of its own. None = one process on the CPU.
+        trainer: Lightning's trainer; each of its devices claims shards of its own. None = one process on the CPU.
         views: "plain", optionally also "hflip".
 
     Raises:
@@ -152,40 +235,11 @@ def write_cache(
     if folder is None:
         digest = hashlib.sha256(json.dumps(asdict(recipe), sort_keys=True).encode()).hexdigest()[:12]
         folder = Path(part.dir) / f"{kind}-{digest}"
-    # Two runs of equal recipes share the folder: the second waits here, and then finds every shard done.
-    with only_writer(Path(folder), trainer):
-        store = ShardStore(folder, recipe)
-        found = store.is_finished
-        if not found:
-            trainer.callbacks.append(CacheWriter(store))  # type: ignore[attr-defined]
-            data = CacheData(images, store, part.batch_size, num_workers)
-            trainer.predict(CacheModule(source, recipe.views), data, return_predictions=False)
-            # The manifest lists digests of all shards, so the first process writes it after the others' last shard,
-            # and nobody opens the cache before it lies there.
-            trainer.strategy.barrier()
-            if trainer.is_global_zero:
-                store.finalize()
-            trainer.strategy.barrier()
-        # What this run wrote it has hashed a moment ago; what it found may have been damaged since.
-        return EmbeddingCache(folder, expected=recipe, verify=found)
-
-
-@contextmanager
-def only_writer(folder: Path, trainer: Trainer) -> Iterator[None]:
-    """Let runs that share a folder write it one after the other: the second waits, then finds it done."""
-    # The processes of one distributed run write together, each its own shards, so they take no lock.
-    if trainer.num_devices * trainer.num_nodes > 1:
-        yield
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    # The system frees the lock when its process dies, so no kill leaves it behind.
-    lock = FileLock(folder / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        print(f"waiting for another process that writes {folder}", flush=True)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
+    if kind:
+        adopt(Path(folder), recipe, images, Path(folder).parent.glob(f"{kind}-*"))
+    store = ShardStore(folder, recipe)
+    if not store.finish():
+        trainer.callbacks.append(CacheWriter(store))  # type: ignore[attr-defined]
+        data = CacheData(images, store, part.batch_size, num_workers)
+        trainer.predict(CacheModule(source, recipe.views), data, return_predictions=False)
+    return EmbeddingCache(folder, expected=recipe, written=store.written)

@@ -34,10 +34,14 @@ class TeacherPart:
         checkpoint: "tiny" (bundled), "own" (trained first, see `TeachPart`), vit_b, vit_l, vit_h, or a .pth or
             .safetensors file or URL in SAM's format.
         sha256: the file's digest.
+        bf16: its image encoder computes in bfloat16, for caches and in live steps.
+        compile: its image encoder goes through torch.compile, which takes a minute or so at the start.
     """
 
     checkpoint: str = "tiny"
     sha256: str | None = None
+    bf16: bool = False
+    compile: bool = False
 
 
 @dataclass

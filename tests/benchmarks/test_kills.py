@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.common import read_rows
-from benchmarks.cost import kills
+from benchmarks.cost import cache_kills, kills
 
 
 @pytest.mark.slow
@@ -13,3 +13,9 @@ def test_memories_are_the_same_after_kills(tmp_path: Path) -> None:
     kills.main(rounds=1, commands="remember", most=1, out=tmp_path / "kills.csv")
     (row,) = read_rows(tmp_path / "kills.csv").to_dict("records")
     assert (row["same"], row["differs"], row["files"]) == ("1", "0", "") and row["machine"]
+
+
+def test_a_cache_is_that_of_one_process_after_kills(tmp_path: Path) -> None:
+    cache_kills.main(rounds=1, processes=2, kills=1, seconds=0.0, out=str(tmp_path / "kills.csv"))
+    (row,) = read_rows(tmp_path / "kills.csv").to_dict("records")
+    assert [row[name] for name in ("rows", "missing", "twice", "files_that_differ")] == ["83", "0", "0", "0"]

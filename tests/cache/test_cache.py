@@ -5,7 +5,7 @@ import numpy as np
 from fsdino.base.resize import Resize
 from fsdino.cache.cache import cache_recipe
 from fsdino.cache.image_list import ImageData, ImageList
-from fsdino.cache.shards import ShardStore
+from fsdino.cache.store import ShardStore
 from tests.small import refuses
 from tests.training.small import image_list, noise, small_teacher
 
@@ -17,29 +17,30 @@ def test_a_list_is_known_by_its_images(tmp_path):
     assert len({image_list(7).sha256, other.sha256, ImageList("noise", names[::-1], noise).sha256}) == 3
 
 
-def test_killed_between_the_last_image_and_its_mark(tmp_path):
-    recipe = cache_recipe(small_teacher(), image_list(4), shard_size=4)
-    store = ShardStore(tmp_path, recipe)
-    store._finish = lambda shard: None
-    store.put([0, 1, 2, 3], np.zeros((4, *recipe.entry_shape)))
-    store = ShardStore(tmp_path, recipe)
-    assert store.pending() == []
-    store.finalize()
-    assert store.is_finished
-
-
 def test_work_is_split_by_shards():
     recipe = cache_recipe(small_teacher(), image_list(10), shard_size=2)
     assert [list(recipe.shard_images(4)), recipe.num_shards] == [[8, 9], 5]
 
 
+def _wrong(folder, recipe, places, rows):
+    store = ShardStore(folder, recipe)
+    store.claim()
+    try:
+        store.put(places, rows)
+        store.settle()
+    finally:
+        store.abandon()
+
+
 def test_writer_errors(tmp_path):
-    recipe = cache_recipe(small_teacher(), image_list(7))
-    store = ShardStore(tmp_path, recipe)
-    refuses(r"expected rows of shape \(1, 32, 8, 8\), got \(3,\)", store.put, [0], np.zeros((1, 3)))
+    recipe = cache_recipe(small_teacher(), image_list(7), shard_size=6)
     rows = np.zeros((2, *recipe.entry_shape))
+    refuses(r"expected rows of shape \(1, 32, 8, 8\), got \(3,\)", _wrong, tmp_path, recipe, [0], np.zeros((1, 3)))
+    refuses(r"expected the images \[0, 1\], got \[4, 5\]; put", _wrong, tmp_path, recipe, [4, 5], rows)
+    refuses(r"expected images of one claimed shard, got \[5, 6\]", _wrong, tmp_path, recipe, [5, 6], rows)
     rows[1, 0, 0, 0, 0] = 1e6
-    refuses("embedding of image 5 is not finite in float16", store.put, [4, 5], rows)
+    refuses("embedding of image 1 is not finite in float16", _wrong, tmp_path, recipe, [0, 1], rows)
+    assert [path.name for path in tmp_path.iterdir()] == ["manifest.json"]
     refuses("unknown view 'vflip'", cache_recipe, small_teacher(), image_list(7), views=("vflip",))
 
 

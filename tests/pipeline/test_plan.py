@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fsdino.cache.image_list import ImageList
 from fsdino.cli import main
 from fsdino.pipeline import disk, plan
 from fsdino.pipeline.needs import CacheNeed, Needs
@@ -17,7 +18,7 @@ from fsdino.training.cache_writer import CachePart, write_cache
 from tests.pipeline.test_recipe import RECIPES, run_name
 from tests.pipeline.test_run import write_recipe
 from tests.small import refuses
-from tests.training.small import image_list, small_teacher
+from tests.training.small import image_list, noise, small_teacher
 
 Usage = namedtuple("Usage", "total used free")
 # What changes no size.
@@ -67,7 +68,9 @@ def test_sizes_to_the_byte(small: list[str]) -> None:
     assert needs.caches[0].bytes(37) == 37 * 64 * 28 * 28 * 2 + 3 * 128
 
 
-HEADER = re.compile(r"cache of ([\d,]+) SAM-([HB]) embeddings \((\d+) GB at (\d+)x(\d+)\)")
+HEADER = re.compile(
+    r"cache of ([\d,]+) SAM-([HB]) embeddings \((\d+) GB at (\d+)x\4, (\d+) GB with --cache.grid (\d+)\)"
+)
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=run_name)
@@ -76,10 +79,15 @@ def test_headers_say_what_the_caches_take(path: Path) -> None:
     told = HEADER.search(path.read_text())
     assert bool(told) == recipe.teacher.checkpoint.startswith("vit_"), "a recipe with a large cache says how large"
     if told:
-        number, name, size, grid, _ = told.groups()
-        (need,) = Needs(recipe, int(number.replace(",", "")), None).caches
-        assert recipe.teacher.checkpoint == f"vit_{name.lower()}" and need.entry_shape[-2:] == (int(grid),) * 2
-        assert round(need.bytes(int(number.replace(",", ""))) / 1e9) == int(size)
+        number, name, *sizes = told.groups()
+        assert recipe.teacher.checkpoint == f"vit_{name.lower()}"
+        count = int(number.replace(",", ""))
+        smaller, _ = read_recipe(["--config", str(path), "--cache.grid", sizes[3]])
+        for one, (size, grid) in zip((recipe, smaller), (sizes[:2], sizes[2:])):
+            (need,) = Needs(one, count, None).caches
+            assert need.entry_shape[-2:] == (int(grid),) * 2 and round(need.bytes(count) / 1e9) == int(size)
+        # The student's own grid, where nothing is resized in a step.
+        assert int(sizes[3]) == recipe.distill.sizes[-1] // 14
 
 
 def test_a_large_recipe_without_its_data(capsys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,7 +124,8 @@ def test_a_disk_that_is_too_small_is_refused_before_anything_is_written(small, c
     assert re.search(
         r"the caches need [\d.]+ MB more in 'runs/cache' \(teacher: \d+ images x 1 x 64 x 28 x 28 x 2 b", told
     )
-    assert "1.0 MB are free: make room, name another disk with --cache.dir, or go on" in told
+    assert "1.0 MB are free: make room, name another disk with --cache.dir, store fewer cells with --cache.gri" in told
+    assert "ask the teacher in every step with --cache.teacher false, or go on all the same with --cache.check" in told
     assert not Path("runs/cache").exists() and not list(Path("runs").rglob("config.yaml"))
     assert main(["run", *small, "--stages", "cache", "--cache.check_disk", "false"]) == 0
     # What is there need not be written again, so the same disk is now large enough.
@@ -149,12 +158,26 @@ def test_a_folder_of_images_is_counted(small: list[str], tmp_path: Path, capsys)
     assert "cache teacher: 3 images x" in capsys.readouterr().out
 
 
+def test_shards_of_a_shorter_list_are_there_already(tmp_path: Path) -> None:
+    teacher, part = small_teacher(), CachePart(str(tmp_path), shard_size=3)
+    write_cache(teacher, image_list(8), part, kind="teacher")
+    need = CacheNeed("teacher", 11, (1, *teacher.entry_shape), ("plain",), 3)
+    assert disk.written(need, image_list(11), tmp_path) == pytest.approx(need.bytes(6), rel=0.01)
+    other = ImageList("noise", tuple("76543210"), noise)
+    assert disk.written(need, other, tmp_path) == 0
+
+
 BAD = {
     "no recipe": ([], "give a recipe to plan"),
     "a recipe that is not there": (["none.yaml"], "there is no recipe 'none.yaml'"),
     "an unknown option": (["small.yaml", "--hours", "3"], "hours"),
     "no images": (["small.yaml", "--images", "0"], "--images 0 is not a number above 0"),
     "text for images": (["small.yaml", "--images", "many"], "invalid int value: 'many'"),
+    "more cells than the teacher has": (["small.yaml", "--cache.grid", "29"], "at most the teacher's own 28 cells"),
+    "the mask loss on fewer cells": (
+        ["small.yaml", "--cache.grid", "8", "--distill.mask_weight", "1"],
+        "the mask loss needs the teacher's own grid",
+    ),
     "a rate below zero": (["small.yaml", "--rate", "-1"], "--rate -1.0 is not a number above 0"),
     "a teacher that is not there": (["small.yaml", "--teacher.checkpoint", "x.pth"], "sizes of the teacher 'x.pth'"),
     "an unknown data set": (["small.yaml", "--data.test.name", "imagenet9"], "no data set 'imagenet9'"),

@@ -12,6 +12,7 @@ from fsdino.teachers.architecture import build_sam
 from fsdino.teachers.sam import SAM_URLS, SamTeacher, save_sam
 from tests.small import SAM as SMALL
 from tests.small import refuses
+from tests.training.small import small_teacher
 
 
 @pytest.fixture()
@@ -44,6 +45,18 @@ def test_teacher_is_frozen_and_no_module(sam):
     assert not isinstance(teacher, torch.nn.Module)
     assert not teacher.sam.training and not any(p.requires_grad for p in teacher.sam.parameters())
     assert teacher.to("cpu").device == torch.device("cpu")
+
+
+def test_bfloat16_and_compiled(monkeypatch):
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    teacher, compiled = small_teacher(), []
+    whole, name = teacher.embed(images), teacher.fingerprint
+    half = teacher.run_as(bf16=True).embed(images)
+    assert half.dtype == torch.float32 and 0 < (half - whole).abs().max() < 0.05 * whole.abs().max()
+    assert teacher.fingerprint != name
+    monkeypatch.setattr(torch, "compile", lambda network: compiled.append(network) or network)
+    assert torch.equal(teacher.run_as(compile=True).embed(images), whole)
+    assert compiled == [teacher.sam.image_encoder] and teacher.fingerprint == name
 
 
 def test_digest_is_checked(sam, tmp_path):

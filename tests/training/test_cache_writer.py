@@ -1,6 +1,7 @@
 """The embedding cache: written once, resumed, shared by processes, refused when it is another's, read back exactly."""
 
 import dataclasses
+import errno
 import json
 import os
 import pickle
@@ -8,19 +9,21 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
 import torch
-from filelock import FileLock
 
 from fsdino.base.resize import Resize
+from fsdino.cache import append
 from fsdino.cache.cache import EmbeddingCache
 from fsdino.cache.image_list import ImageList
 from fsdino.cache.shards import read_manifest, shard_path
 from fsdino.teachers.architecture import build_sam
 from fsdino.teachers.sam import SamTeacher
-from fsdino.training.cache_writer import CachePart, write_cache
+from fsdino.training.cache_writer import CachePart, OnGrid, write_cache
+from fsdino.training.losses import resize_embedding
 from tests.small import SAM, refuses, small_segmenter
 from tests.training.small import image_list, noise, small_teacher, small_trainer
 
@@ -31,14 +34,16 @@ def cached(source, images, folder, trainer=None, *, shard_size=512, batch_size=8
 
 
 class CountingTeacher(SamTeacher):
-    """Counts what it embeds and can be killed on the way."""
+    """Counts what it embeds and can be killed on the way, once there is a file."""
 
-    def __init__(self, die_after=None):
+    def __init__(self, die_after=None, once=None):
         super().__init__(build_sam(SAM, seed=0), SAM)
-        self.embedded, self.die_after = 0, die_after
+        self.embedded, self.die_after, self.once = 0, die_after, once
 
     def embed(self, images):
         if self.embedded == self.die_after:
+            while not self.once.is_file():
+                time.sleep(0.01)
             os.kill(os.getpid(), signal.SIGKILL)
         self.embedded += len(images)
         return super().embed(images)
@@ -86,8 +91,10 @@ def test_second_start_computes_nothing(tmp_path):
 
 KILLED = """
 import sys
+from pathlib import Path
 from tests.training.test_cache_writer import CountingTeacher, cached, image_list
-cached(CountingTeacher(die_after=6), image_list(7), sys.argv[1], shard_size=4, batch_size=1)
+teacher = CountingTeacher(6, Path(sys.argv[1], "shard-00000.json"))
+cached(teacher, image_list(7), sys.argv[1], shard_size=4, batch_size=1)
 """
 
 
@@ -97,10 +104,10 @@ def test_killed_writer_goes_on_where_it_stood(tmp_path):
     refuses(r"is unfinished; run the same `fsdino run` command again, it goes on", EmbeddingCache, tmp_path / "cache")
     rest = CountingTeacher()
     cut = cached(rest, image_list(7), tmp_path / "cache", shard_size=4, batch_size=1)
-    assert rest.embedded == 1
+    assert rest.embedded == 3  # the shard that it was at
     for shard in range(2):
         assert shard_path(whole.folder, shard).read_bytes() == shard_path(cut.folder, shard).read_bytes()
-    assert not list(cut.folder.glob("*.part")) and not list(cut.folder.glob("*.tmp"))
+    assert {path.suffix for path in cut.folder.iterdir()} == {".json", ".npy"}
 
 
 @pytest.mark.parametrize(
@@ -131,9 +138,11 @@ def test_damage_is_noticed(tmp_path):
     path.write_bytes(good[:-50])
     refuses(r"shard-00001.npy is damaged: \d+ bytes, expected", EmbeddingCache, tmp_path, verify=False)
     path.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
-    refuses(r"is damaged: sha256 .+; delete shard-00001.npy and shard-00001.json", EmbeddingCache, tmp_path)
-    with pytest.raises(ValueError, match=r"is damaged: sha256"):
-        cached(small_teacher(), image_list(7), tmp_path)  # a cache that is found is checked too
+    cache = EmbeddingCache(tmp_path)
+    cache[2]
+    refuses(r"is damaged: sha256 .+; delete shard-00001.npy and shard-00001.json", lambda: cache[3])
+    cache = cached(small_teacher(), image_list(7), tmp_path)  # a cache that is found is checked too
+    refuses("is damaged: sha256", lambda: pickle.loads(pickle.dumps(cache))[5])
     path.unlink()
     refuses(r"shard-00001.npy is gone; run the same", EmbeddingCache, tmp_path, kind=FileNotFoundError)
     counting = CountingTeacher()
@@ -165,6 +174,51 @@ def test_frozen_maps_can_be_cached(tmp_path):
     assert small_segmenter(reader_taps=(2,)).frozen_maps().fingerprint != source.fingerprint
 
 
+def test_more_images_are_appended(tmp_path):
+    part = CachePart(str(tmp_path), shard_size=3, batch_size=2)
+    first, rest = CountingTeacher(), CountingTeacher()
+    old = write_cache(first, image_list(8), part, kind="teacher")
+    before = {path.name: (path.stat().st_ino, path.read_bytes()) for path in old.folder.iterdir()}
+    new = write_cache(rest, image_list(11), part, kind="teacher")
+    assert (first.embedded, rest.embedded) == (8, 5)  # two full shards of three need nothing
+    assert before == {path.name: (path.stat().st_ino, path.read_bytes()) for path in old.folder.iterdir()}
+    for shard in range(2):
+        assert shard_path(new.folder, shard).stat().st_ino == shard_path(old.folder, shard).stat().st_ino
+    whole = cached(CountingTeacher(), image_list(11), tmp_path / "whole", shard_size=3, batch_size=2)
+    assert read_manifest(new.folder) == read_manifest(whole.folder)
+    assert len(EmbeddingCache(old.folder)) == 8
+    # Another list, another view, another shard size: nothing of it fits.
+    changed = ImageList("noise", tuple("7654321089"), noise)
+    for images, options in ((changed, {}), (image_list(11), {"views": ("hflip",)})):
+        other = CountingTeacher()
+        write_cache(other, images, part, kind="teacher", **options)
+        assert other.embedded == len(images)
+
+
+def test_what_cannot_be_linked_is_made_again(tmp_path, monkeypatch, capsys):
+    part = CachePart(str(tmp_path), shard_size=3)
+    write_cache(small_teacher(), image_list(4), part, kind="teacher")
+    monkeypatch.setattr(append.os, "link", _no_links)
+    cache = write_cache(small_teacher(), image_list(5), part, kind="teacher")
+    assert len(cache) == 5 and "cannot be linked" in capsys.readouterr().out
+
+
+def _no_links(*_):
+    raise OSError(errno.EPERM, "no links")
+
+
+def test_a_smaller_grid_is_stored(tmp_path):
+    own = cached(small_teacher(), image_list(4), tmp_path / "own")
+    small = cached(OnGrid(small_teacher(), 3), image_list(4), tmp_path / "small")
+    assert small.recipe.entry_shape == (1, 32, 3, 3) and small.recipe.fingerprint == own.recipe.fingerprint
+    for place in range(4):
+        # What a step would make of the whole grid, up to the rounding to float16.
+        wanted = resize_embedding(own[place].float()[None], (3, 3))[0]
+        torch.testing.assert_close(small[place].float(), wanted, atol=2e-3, rtol=2e-3)
+    same = cached(OnGrid(small_teacher(), 8), image_list(4), tmp_path / "same")
+    assert read_manifest(same.folder) == read_manifest(own.folder)
+
+
 TWO_PROCESSES = """
 import sys
 from lightning import Trainer
@@ -192,15 +246,17 @@ def test_two_processes_write_one_cache_and_distill_from_it(tmp_path):
     EmbeddingCache(tmp_path / "cache")  # every digest is right
 
 
-def test_a_second_run_waits_for_the_first_and_takes_its_cache(tmp_path, capsys):
-    counting, found = CountingTeacher(), []
-    other = threading.Thread(target=lambda: found.append(cached(counting, image_list(7), tmp_path)))
-    with FileLock(tmp_path / ".lock"):  # as a first run that is still writing
-        other.start()
-        other.join(1.0)
-        assert other.is_alive() and counting.embedded == 0
-    other.join(60)
-    assert len(found[0]) == 7 and counting.embedded == 7
-    assert "waiting for another process" in capsys.readouterr().out
-    cached(counting, image_list(7), tmp_path)
-    assert counting.embedded == 7
+def test_runs_at_the_same_time_share_the_work(tmp_path):
+    teachers = [CountingTeacher() for _ in range(3)]
+
+    def run(teacher):
+        cached(teacher, image_list(40), tmp_path, small_trainer(tmp_path), shard_size=2, batch_size=2)
+
+    threads = [threading.Thread(target=run, args=[teacher]) for teacher in teachers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert sum(teacher.embedded for teacher in teachers) == 40
+    again = cached(teachers[0], image_list(40), tmp_path)
+    assert sum(teacher.embedded for teacher in teachers) == 40 and len(again) == 40

@@ -6,7 +6,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from fsdino.base.checkpoint import CHECKPOINT_KEY
 from fsdino.cache.image_list import ImageList
-from fsdino.training.cache_writer import CachePart, write_cache
+from fsdino.training.cache_writer import CachePart, OnGrid, write_cache
 from fsdino.training.distill import DistillModule, DistillPart
 from fsdino.training.distill_data import DistillData, epoch_size
 from tests.small import refuses
@@ -33,6 +33,18 @@ def test_cache_and_live_teacher_give_the_same_losses(tmp_path, cache):
     fit(tmp_path, DistillData(image_list(), part, teacher_size=32, hflip=True), module, [live])
     assert len(cached.values) == 3 and cached.sizes == live.sizes == [14, 28, 28]
     assert cached.values == pytest.approx(live.values, rel=2e-4)
+
+
+def test_a_cache_on_the_student_s_grid_gives_the_same_losses(tmp_path, cache):
+    whole, small = Losses(), Losses()
+    part = DistillPart(sizes=[28], batch_size=4, val_count=2)
+    grid = student().embed(torch.zeros(1, 3, 28, 28)).shape[-1]
+    assert grid < small_teacher().grid
+    stored = write_cache(OnGrid(small_teacher(), grid), image_list(), CachePart(), folder=tmp_path / "small")
+    for kept, losses in ((cache, whole), (stored, small)):
+        fit(tmp_path, DistillData(image_list(), part, cache=kept), DistillModule(student(), part), [losses])
+    assert stored[0].shape[-1] == grid and len(whole.values) == 3
+    assert small.values == pytest.approx(whole.values, rel=1e-3)
 
 
 def test_it_learns_and_touches_only_the_adapter(tmp_path, cache):
