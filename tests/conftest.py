@@ -11,6 +11,18 @@ _EMPTY = tempfile.mkdtemp(prefix="fsdino-tests-")
 os.environ |= {"HF_HUB_CACHE": f"{_EMPTY}/hub", "TORCH_HOME": f"{_EMPTY}/torch", "HF_HUB_OFFLINE": "1"}
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--device", help="make the tensors of tests there: `pytest tests/models --device cuda`")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if device := config.getoption("--device"):
+        # Only where it is asked for: it imports torch.
+        from tests.on_device import OnDevice
+
+        OnDevice(device).__enter__()
+
+
 @pytest.fixture(scope="session")
 def vit_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Random weights of timm's smallest Vision Transformer, in the form in which weights are published."""

@@ -17,6 +17,7 @@ from fsdino.base.memory import SegmenterOutput
 from fsdino.base.method import FewShotMethod
 from fsdino.base.reference import Reference
 from fsdino.base.result import MAX_CLASSES_AT_ONCE
+from tests.on_device import here
 
 _BUILT: dict[type, FewShotMethod] = {}
 
@@ -171,7 +172,7 @@ class FewShotContract:
         for tensor in fresh.state_dict().values():
             tensor.zero_()
         fresh.load_state_dict(saved["method"], strict=True)
-        restored = replace(memory, **saved["memory"]).to("cpu")
+        restored = replace(memory, **saved["memory"]).to(here())
         assert restored.batch_size == 1
         expected = method.decode_query(memory, query)
         assert_same(fresh.decode_query(restored, query), expected, 0.0)
@@ -186,7 +187,7 @@ class FewShotContract:
         if way == "weights":
             out = method.to(torch.bfloat16)(*inputs)
         else:
-            with torch.autocast("cpu", torch.bfloat16):
+            with torch.autocast(here(), torch.bfloat16):
                 out = method(*inputs)
         assert all(torch.isfinite(x).all() for x in (out.mask_logits, out.iou_pred, out.presence_logit))
 
@@ -214,9 +215,9 @@ class FewShotContract:
         size = method.img_size
         (query, _), pairs = sketch(size, size, 9), [sketch(size, size, k) for k in range(2)]
         found = method.segment(method.remember([Reference(i, mask=m) for i, m in pairs]), query)
-        images = torch.stack([torch.from_numpy(i).permute(2, 0, 1).float() / 255 for i, _ in pairs])
-        masks = torch.stack([torch.from_numpy(m).float() for _, m in pairs])
-        query_image = torch.from_numpy(query).permute(2, 0, 1).float()[None] / 255
+        images = torch.stack([torch.tensor(i).permute(2, 0, 1).float() / 255 for i, _ in pairs])
+        masks = torch.stack([torch.tensor(m).float() for _, m in pairs])
+        query_image = torch.tensor(query).permute(2, 0, 1).float()[None] / 255
         out = method(query_image, images[None], masks[None])
         probs = method.resize.invert(out.mask_logits[0, 0], (size, size)).sigmoid()
         np.testing.assert_allclose(found.probs, probs.numpy(), atol=self.atol, rtol=0)

@@ -30,15 +30,16 @@ def build(method: str, name: str) -> FewShotMethod:
     return next(entry for entry in params.entries() if (entry.method, entry.preset) == (method, name)).build().eval()
 
 
-def bare_encoder(method: FewShotMethod) -> Callable[[], Any]:
-    """One pass of a method's image encoder(s) on a square that is ready, as the library that made it runs it."""
+def bare_encoder(method: FewShotMethod, batch: int = 1) -> Callable[[], Any]:
+    """One pass of a method's image encoder(s) on squares that are ready, as the library that made it runs it."""
     passes = []
     for part in params.encoder_parts(method):
         net: nn.Module = part.backbone if isinstance(part, FeatureEncoder) else part
         sam2 = getattr(method, "sam2", None)
         size = part.img_size if isinstance(part, FeatureEncoder) else sam2.img_size if sam2 else method.img_size
         run: Callable[[Tensor], Any] = net.forward_features if isinstance(part, FeatureEncoder) else net  # type: ignore
-        passes.append((run, torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0))))
+        squares = torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(0), device="cpu")
+        passes.append((run, squares.to(next(net.parameters()))))
     return lambda: [run(square) for run, square in passes]
 
 
