@@ -144,8 +144,14 @@ PRESETS: dict[str, SegmenterConfig] = {
         reader_taps=(3, 4, 5),
         **_SMALL_SAM,
     ),
+    # A few hundred photographs do not teach which channels matter: what sees channels learns their classes by heart.
     "photos": SegmenterConfig(
-        encoder="vit_tiny_patch16_224", img_size=448, reader_taps=(5, 6, 7, 8, 9, 10, 11), **_SMALL_SAM
+        encoder="vit_tiny_patch16_224",
+        img_size=448,
+        reader_taps=(5, 6, 7, 8, 9, 10, 11),
+        channel_match=False,
+        sparse=False,
+        **_SMALL_SAM,
     ),
     "s14": SegmenterConfig(encoder="vit_small_patch14_dinov2"),
     "b14": SegmenterConfig(encoder="vit_base_patch14_dinov2"),
