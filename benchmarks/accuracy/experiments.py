@@ -36,7 +36,7 @@ from fsdino.training.episode_data import CachedMaps, EpisodesWithMaps
 from fsdino.training.optim import count_parameters
 
 RUNS = Path("runs/experiments")
-RECIPES = {"photos": "recipes/fsdino/photos.yaml"}  # of grids that do not use the tiny recipe
+RECIPES = {"photos": "recipes/fsdino/photos_quick.yaml"}  # of grids that do not use the tiny recipe
 SHOTS = {"ablation": (1, 5)}  # references of the measurement, where it is not the recipe's number alone
 
 
@@ -67,11 +67,11 @@ def recipe_of(grid: str) -> str:
     return RECIPES.get(grid, "recipes/fsdino/tiny.yaml")
 
 
-def best_val_miou(checkpoint: Path) -> float:
-    """In percent, of the checkpoint that held-out base classes picked."""
+def best_val_miou(checkpoint: Path) -> float | str:
+    """In percent, of the checkpoint that held-out base classes picked; empty where none are held out."""
     states = torch.load(checkpoint, weights_only=True)["callbacks"]
-    picked = next(state for name, state in states.items() if "val/miou" in name)
-    return round(100 * float(picked["best_model_score"]), 3)
+    picked = next((state["best_model_score"] for name, state in states.items() if "val/miou" in name), None)
+    return "" if picked is None else round(100 * float(picked), 3)
 
 
 def sizes(model: FewShotMethod) -> dict[str, int]:

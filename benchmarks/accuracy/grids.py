@@ -21,7 +21,7 @@ OPTIONS: dict[str, list[str]] = {
     "adapter-tap-1": ["--model.adapter_tap=1"],
     "taps-5": ["--model.reader_taps=[5]"],
     "taps-1-3-4-5": ["--model.reader_taps=[1,3,4,5]"],
-    "no-self-correlation": ["--model.self_correlation=false"],
+    "no-own-prototypes": ["--model.own_prototypes=false"],
     "no-skip": ["--model.skip=false"],
     "no-sparse": ["--model.sparse=false"],
     "cosine-distillation": ["--distill.loss=cosine_smooth_l1"],
@@ -34,7 +34,6 @@ STEPS: dict[str, list[str]] = {
     "compact-no-sparse": ["--model.variant=compact", "--model.sparse=false"],
     "compact": ["--model.variant=compact"],
     "compact-frozen": ["--model.variant=compact_frozen"],
-    "full-no-contrast": ["--model.variant=full", "--model.contrastive=false"],
     "full": ["--model.variant=full"],
 }
 _METHODS = (
@@ -51,8 +50,7 @@ COMPARISONS: dict[str, tuple[tuple[str, str, str], ...]] = {
         ("distillation", "compact", "compact-undistilled"),
         ("sparse prompt", "compact", "compact-no-sparse"),
         ("trained decoder", "compact", "compact-frozen"),
-        ("4D reader", "full-no-contrast", "compact"),
-        ("contrastive enhancement", "full", "full-no-contrast"),
+        ("4D correlation", "full", "compact"),
     ),
     "photos": _METHODS,
     "tiny_seeds": _METHODS,

@@ -40,4 +40,5 @@ def one_of(encoded: Any, index: int) -> Any:
     """One element, as a batch of 1, of what `encode_query` gives: a tensor with a leading batch, or a tuple of such."""
     if isinstance(encoded, Tensor):
         return encoded[index : index + 1]
-    return type(encoded)(one_of(part, index) for part in encoded)
+    parts = [one_of(part, index) for part in encoded]
+    return type(encoded)(*parts) if hasattr(encoded, "_fields") else tuple(parts)  # a named tuple takes them one by one

@@ -52,6 +52,8 @@ class DataPart:
         val_by: what is held out to pick checkpoint and threshold: base "classes", or "images" of all classes, for data
             with too few classes to spare one.
         val_share: part of them, in [0, 1).
+        val_fold: hold out the base classes that are novel in this other fold, in place of a share; to choose between
+            options without the classes of the fold's test.
         val_episodes: episodes of those.
         test_episodes: length of the test list, where it is drawn.
         test_list: a fixed test list (JSON), `bundled:NAME` for one of the package; `{fold}` and `{shots}` are filled
@@ -69,6 +71,7 @@ class DataPart:
     in_domain: bool = False
     val_by: Literal["classes", "images"] = "classes"
     val_share: Share = 0.2
+    val_fold: Number | None = None
     val_episodes: Number = 120
     test_episodes: Count = 600
     test_list: str | None = None
@@ -77,6 +80,11 @@ class DataPart:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        if self.val_fold is not None and (self.val_by == "images" or self.val_fold == self.fold):
+            raise ValueError(
+                f"val_fold {self.val_fold} must be another fold than {self.fold}, whose classes are tested, and goes "
+                'with val_by "classes".'
+            )
 
     def placed(self) -> DataPart:
         """The same part with every folder below `root`."""

@@ -96,7 +96,11 @@ def open_train(part: DataPart, test: TestSet, seed: int = 0) -> TrainSet:
     if part.val_by == "images":
         view, seen, classes, val = _split_images(part, whole, usable)
     else:
-        val = held_out_classes([c for c in usable if c in tested_kind], part.val_share)
+        if part.val_fold is None:
+            val = held_out_classes([c for c in usable if c in tested_kind], part.val_share)
+        else:
+            others = {tables[0][c] for c in members[0].novel_classes(part.val_fold) if c in tables[0]}
+            val = [c for c in usable if c in others]
         classes = [c for c in usable if c not in set(val)]
         view = seen = whole
         if not classes:

@@ -11,6 +11,7 @@ Sources: masked-average prototypes, PANet (Wang et al. 2019); the query's own pr
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import fields
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from fsdino.base.result import MAX_CLASSES_AT_ONCE
 from fsdino.models.debias import positional_directions, wanted_directions, without_directions
 from fsdino.models.encoder import FeatureEncoder
 from fsdino.models.memory import SupportMemory, grid_weights, prototypes, stack_memories, support_tokens
-from fsdino.models.smoothing import affinity, best_prototype, side_by_side, smooth
+from fsdino.models.smoothing import ChainRule, affinity, chain_scores, relative_margin, side_by_side
 
 Encoded = tuple[Tensor, Tensor]  # tokens (B, Q, L*C) and affinities (B, Q, Q) of images
 
@@ -255,6 +256,11 @@ class ChainMethod(FewShotMethod):
         # Several classes of one image are maps of one image, so its affinities are never repeated.
         return self._scores(pair[None] if images == 1 else pair[:, None].expand(images, -1, -1, -1), encoded)
 
+    @property
+    def rule(self) -> ChainRule:
+        """The options as numbers of the chain."""
+        return ChainRule(**{field.name: getattr(self, field.name) for field in fields(ChainRule)})
+
     def _pair(self, memory: SupportMemory) -> Tensor:
         """Object and background prototype of a memory of batch N, all taps side by side, (N, 2, L*C)."""
         return memory.prototypes.to(self.means.dtype).transpose(1, 2).flatten(2) / len(self.means) ** 0.5
@@ -263,14 +269,7 @@ class ChainMethod(FewShotMethod):
         """As `scores`, of B images for prototypes (B, G, 2, L*C)."""
         tokens, similar = encoded
         to_object, to_background = ((p @ tokens.transpose(-1, -2)).float() for p in pair.to(tokens.dtype).unbind(2))
-        number = max(1, round(self.own_share * tokens.shape[1]))
-        target, score = to_object, to_object
-        for remaining in range(self.own_rounds, -1, -1):
-            score = smooth(target - self.background_weight * to_background, similar, self.smoothing_steps)
-            if remaining:
-                own = best_prototype(score, tokens, number) @ tokens.transpose(-1, -2)
-                target = (1 - self.own_weight) * to_object + self.own_weight * own.float()
-        return score, to_object
+        return chain_scores(to_object, to_background, tokens, similar, self.rule)[0], to_object
 
     def relative_scores(self, memory: SupportMemory, encoded: Encoded) -> Tensor:
         """Scores (B or G, 1, h, w) as part of the way from each map's mean, 0, to its maximum, 1; to choose the cut."""
@@ -298,8 +297,7 @@ class ChainMethod(FewShotMethod):
     def _cut(self, *maps: Tensor) -> SegmenterOutput:
         """What `scores` gives as an output, a row for each pair of an image and a class."""
         score, cosine = (one.flatten(0, 1) for one in maps)  # (B * G, Q)
-        mean, peak = score.mean(-1, keepdim=True), score.amax(-1, keepdim=True)
-        logits = self.sharpness * (score - mean - self.cut * (peak - mean))
+        logits = self.sharpness * relative_margin(score, self.cut)
         # Soft, since on a flat map rounding alone would decide which positions are inside, or whether any is.
         inside = (8.0 * logits).sigmoid()
         found = inside.sum(-1, keepdim=True)  # never 0: the maximum is above the cut

@@ -15,6 +15,7 @@ from fsdino.base.reference import BOX_START, OFF, ON
 from fsdino.models.config import SegmenterConfig
 from fsdino.models.decoder import DecoderOutput, MaskDecoder
 from fsdino.models.memory import SupportMemory
+from fsdino.models.prompts import EncodedQuery
 
 NO_POINT = -1
 # Chosen on held-out base classes of the embedded world: how far a click is heard, in shares of the square's side; how
@@ -91,10 +92,10 @@ class PromptedModel(Protocol):
     def encode_support_feats(self, feats: list[Tensor], support_masks: Tensor) -> SupportMemory:
         """Maps of references and their masks to a memory."""
 
-    def encode_query_feats(self, feats: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """Maps of an image to its embedding and tokens."""
+    def encode_query_feats(self, feats: list[Tensor]) -> EncodedQuery:
+        """Maps of an image to its embedding, tokens and their similarities."""
 
-    def decode_encoded(self, memory: SupportMemory, encoded: tuple[Tensor, Tensor]) -> SegmenterOutput:
+    def decode_encoded(self, memory: SupportMemory, encoded: EncodedQuery) -> SegmenterOutput:
         """Memory and encoded image to masks."""
 
 
@@ -135,7 +136,7 @@ def correct(
     segmenter finds when it takes the average of the two for a reference. A click on the object says that it is there.
     """
     sam, border = prompter(model), threshold_logit(model)
-    embedding, tokens = encoded = model.encode_query_feats(feats)
+    embedding, tokens, _ = encoded = model.encode_query_feats(feats)
     found = model.decode_encoded(memory, encoded)
     first = found.mask_logits.float() - border
     drawn = sam(embedding, points, labels, first)

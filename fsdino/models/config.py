@@ -31,9 +31,8 @@ class SegmenterConfig:
         decoder_depth: two-way blocks of the mask decoder; `decoder_mlp_dim` and `decoder_heads` are theirs.
         decoder_iou_dim: hidden width of the decoder's IoU head.
         mask_in_chans: hidden channels of SAM's mask stem.
-        reader_dim: channels of the 2D part of the correlation reader, which the full variant has.
-        contrastive: see `PooledReader`, as for `self_correlation`.
-        channel_match: see `PromptGenerator`, as for `sparse`.
+        reader_dim: channels of the readers of maps.
+        channel_match: see `PromptGenerator`, as for `sparse` and `own_prototypes`.
         skip: whether the coarse logits are added to the decoder's mask logits.
         freeze_adapter: whether the adapter keeps its distilled weights in episode training.
         threshold: probability above which a pixel belongs to the object.
@@ -63,9 +62,8 @@ class SegmenterConfig:
     decoder_iou_dim: Width = 256
     mask_in_chans: Width = 16
     reader_dim: Width = 64
-    contrastive: bool = True
-    self_correlation: bool = True
     channel_match: bool = True
+    own_prototypes: bool = True
     sparse: bool = True
     skip: bool = True
     freeze_adapter: bool = True
@@ -146,13 +144,18 @@ PRESETS: dict[str, SegmenterConfig] = {
         reader_taps=(3, 4, 5),
         **_SMALL_SAM,
     ),
-    "photos": SegmenterConfig(encoder="vit_tiny_patch16_224", img_size=448, **_SMALL_SAM),
-    # At 1,369 positions the self-correlation is a tenth of what comes after the encoder, for no measured gain.
-    "s14": SegmenterConfig(encoder="vit_small_patch14_dinov2", self_correlation=False),
-    "b14": SegmenterConfig(encoder="vit_base_patch14_dinov2", self_correlation=False),
-    "l14": SegmenterConfig(
-        encoder="vit_large_patch14_dinov2", adapter_tap=5, reader_taps=(11, 17, 23), self_correlation=False
+    # A few hundred photographs do not teach which channels matter: what sees channels learns their classes by heart.
+    "photos": SegmenterConfig(
+        encoder="vit_tiny_patch16_224",
+        img_size=448,
+        reader_taps=(5, 6, 7, 8, 9, 10, 11),
+        channel_match=False,
+        sparse=False,
+        **_SMALL_SAM,
     ),
+    "s14": SegmenterConfig(encoder="vit_small_patch14_dinov2"),
+    "b14": SegmenterConfig(encoder="vit_base_patch14_dinov2"),
+    "l14": SegmenterConfig(encoder="vit_large_patch14_dinov2", adapter_tap=5, reader_taps=(11, 17, 23)),
 }
 
 

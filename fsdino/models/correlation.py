@@ -7,12 +7,10 @@ import torch.nn.functional as F
 from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 
-from fsdino.models.memory import SupportMemory
-
 # Query positions at a time. All cosines of 1,369 positions with five references are 37 MB a layer in float32; a chunk
 # of them stays near the processor between the passes over it.
 CHUNK = 256
-TEMPERATURE = 0.1  # of the smooth maximum and of the self-correlation
+TEMPERATURE = 0.1  # of the smooth maximum
 MASKED = -1e4  # stands for minus infinity, also in half precision
 
 
@@ -56,32 +54,13 @@ def pool_correlation(query: Tensor, support: Tensor, weights: Tensor, temperatur
     return torch.where(total[..., None] > 0, stats, 0.0).permute(0, 2, 3, 1)
 
 
-def propagate(tokens: Tensor, values: Tensor, temperature: float) -> Tensor:
-    """Spread maps (B, Q) over the images' own similarities: softmax(cosine / temperature) times the map.
-
-    Args:
-        tokens: (B, Q, C) unit-length tokens, or (1, Q, C) for N maps of one image.
-        values: (B or N, Q) float.
-        temperature: above 0; the smaller, the more each position keeps its own value.
-    """
-    # The maps of one image, a class each, are columns of one product: its similarities are computed once.
-    shared = tokens.shape[0] == 1
-    columns = values.transpose(0, 1)[None] if shared else values.unsqueeze(-1)  # (1, Q, N) or (B, Q, 1)
-    parts = [
-        cosine_correlation(rows, tokens).float().softmax(-1) @ columns
-        for rows in (tokens / temperature).split(CHUNK, dim=1)
-    ]
-    spread = torch.cat(parts, dim=1)
-    return spread[0].transpose(0, 1) if shared else spread.squeeze(-1)
-
-
 class ResidualConv(nn.Module):
-    """x + conv(gelu(conv(norm(x)))), 3x3."""
+    """x + conv(gelu(conv(norm(x)))), 3x3; the first of the two may be dilated."""
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, dim: int, dilation: int = 1) -> None:
         super().__init__()
         self.norm = LayerNorm2d(dim)
-        self.conv1 = nn.Conv2d(dim, dim, 3, padding=1)
+        self.conv1 = nn.Conv2d(dim, dim, 3, padding=dilation, dilation=dilation)
         self.conv2 = nn.Conv2d(dim, dim, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -89,65 +68,31 @@ class ResidualConv(nn.Module):
         return x + self.conv2(F.gelu(self.conv1(self.norm(x))))
 
 
-class PooledReader(nn.Module):
-    """Reads the correlation through `pool_correlation` over the foreground and, apart, over the background.
+class MapReader(nn.Module):
+    """Reads maps of how a query's positions compare with the references, by 2D convolutions that see a wide field.
 
-    Only 2D convolutions over the pooled maps learn. Contrastive enhancement (UINO-FSS, arXiv 2504.15669v4) shows them
-    foreground minus background as well.
+    Each map is shown three times: as it is, less its mean by its spread, and as the distance to its own maximum. What a
+    score is worth differs from image to image, so its place among the image's other scores says more than its value.
 
     Args:
-        num_layers: number L of encoder layers compared.
+        num_maps: number n of maps.
         dim: channels R of the result.
-        contrastive: whether foreground minus background is read too.
-        self_correlation: whether the first guess, spread over the query's own similarities, is read too.
+        dilations: of the blocks' first convolutions.
     """
 
-    def __init__(self, num_layers: int, dim: int, contrastive: bool = True, self_correlation: bool = True) -> None:
+    SCALE = 5.0  # cosines differ by a few tenths
+
+    def __init__(self, num_maps: int, dim: int, dilations: tuple[int, ...] = (1, 2, 4)) -> None:
         super().__init__()
-        self.dim = dim
-        self.contrastive = contrastive
-        self.self_correlation = self_correlation
-        num_maps = num_layers * (6 if contrastive else 3) + int(self_correlation)
-        self.stem = nn.Conv2d(num_maps, dim, 3, padding=1)
-        self.blocks = nn.Sequential(ResidualConv(dim), ResidualConv(dim))
+        self.stem = nn.Conv2d(3 * num_maps, dim, 3, padding=1)
+        self.blocks = nn.Sequential(*(ResidualConv(dim, dilation) for dilation in dilations))
         self.norm = LayerNorm2d(dim)
 
-    def forward(
-        self, query: Tensor, memory: SupportMemory, size: tuple[int, int], hint: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Read the correlation.
-
-        Args:
-            query: (B, L, Q, C) unit-length tokens.
-            memory: of batch B or 1, with tokens; positions are pooled whatever their place.
-            size: (h, w) of the query grid, Q = h * w.
-            hint: (B, R, h, w), added before the 2D blocks.
-
-        Returns:
-            Features (B, R, h, w) and the training-free score (B, 1, h, w), about in [-1, 1], 0 where foreground and
-            background explain a position equally well; 0 everywhere if not contrastive.
-        """
-        maps, score = self.maps(query, memory)
-        maps, score = maps.unflatten(-1, size), score.unflatten(-1, size)
-        x = self.stem(maps.to(self.stem.weight.dtype))
-        x = x if hint is None else x + hint
-        return self.norm(self.blocks(x)), score.unsqueeze(1)
-
-    def maps(self, query: Tensor, memory: SupportMemory) -> tuple[Tensor, Tensor]:
-        """The pooled maps (B, maps, Q) before anything learnt, and the score (B, Q)."""
-        tokens, fg, bg = memory.positions()
-        groups = torch.stack([fg, bg], dim=1) if self.contrastive else fg[:, None]
-        layers = [pool_correlation(q, s, groups, TEMPERATURE) for q, s in zip(query.unbind(1), tokens.unbind(1))]
-        stats = torch.stack(layers, dim=1)  # (B, L, G, 3, Q)
-        # Where both groups have a good match, their difference tells what a maximum alone cannot: which one is better.
-        if self.contrastive:
-            contrast = stats[:, :, 0] - stats[:, :, 1]
-            score = contrast[:, :, 0].mean(1)
-            stats = torch.stack([stats[:, :, 0], contrast], dim=2)
-        else:
-            score = torch.zeros_like(stats[:, 0, 0, 0])
-        maps = stats.flatten(1, 3)
-        if self.self_correlation:
-            guess = score if self.contrastive else stats[:, :, 0, 0].mean(1)
-            maps = torch.cat([maps, propagate(query[:, -1], guess, TEMPERATURE)[:, None]], dim=1)
-        return maps, score
+    def forward(self, maps: Tensor, added: Tensor | None = None) -> Tensor:
+        """Features (B, R, h, w) of maps (B, n, h, w); `added`, (B, R, h, w), joins them before the blocks."""
+        flat = maps.flatten(2)
+        spread = (flat - flat.mean(-1, keepdim=True)) / flat.std(-1, keepdim=True).clamp_min(1e-4)
+        below = spread - spread.amax(-1, keepdim=True)
+        shown = torch.cat([self.SCALE * flat, spread, below], dim=1).unflatten(-1, maps.shape[2:])
+        x = self.stem(shown.to(self.stem.weight.dtype))
+        return self.norm(self.blocks(x if added is None else x + added))

@@ -60,13 +60,6 @@ class MaskDecoder(nn.Module):
         self.output_hypernetworks_mlps = nn.ModuleList(Mlp((dim, dim, dim, dim // 8)) for _ in range(NUM_MASKS))
         self.iou_prediction_head = Mlp((dim, iou_dim, iou_dim, NUM_MASKS))
 
-    @torch.no_grad()
-    def quieten_(self, factor: float = 0.1) -> None:
-        """Scale the untrained mask kernels down, so that logits added to the masks decide at first."""
-        for mlp in self.output_hypernetworks_mlps:
-            for parameter in list(mlp.parameters())[-2:]:  # last weight and bias
-                parameter.mul_(factor)
-
     def forward(self, embedding: Tensor, image_pe: Tensor, sparse: Tensor, dense: Tensor) -> DecoderOutput:
         """Decode one mask set per batch element.
 

@@ -4,14 +4,31 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fsdino.models.correlation import PooledReader, cosine_correlation
+from fsdino.models.correlation import TEMPERATURE, MapReader, cosine_correlation, pool_correlation
 from fsdino.models.memory import SupportMemory
+from fsdino.models.smoothing import ChainRule, affinity, chain_scores, relative_margin, smooth
 
-SCORE_SCALE = 10.0  # cosine differences are a few tenths: this makes logits of a few units
+RULE = ChainRule()  # what the first guess starts as
+
+
+class EncodedQuery(NamedTuple):
+    """What depends on the image alone, computed once for any number of classes.
+
+    Args:
+        embedding: (B, D, h, w) in SAM's space.
+        tokens: (B, L, h*w, C) unit-length tokens of the compared blocks.
+        similar: (B, h*w, h*w) similarities of the image's own positions, every row sums to 1.
+    """
+
+    embedding: Tensor
+    tokens: Tensor
+    similar: Tensor
 
 
 @dataclass
@@ -22,28 +39,44 @@ class Prompts:
         sparse: (B, P, D) tokens.
         dense: (B, D, h, w), added to what SAM's mask stem makes of the coarse logits.
         coarse_logits: (B, 1, h, w) first guess of the mask.
+        guesses: (B, G, h, w) the guesses that led there, the last one included; training corrects each.
     """
 
     sparse: Tensor
     dense: Tensor
     coarse_logits: Tensor
+    guesses: Tensor
+
+
+def wide(tokens: Tensor) -> Tensor:
+    """Tokens (B, L, Q, C) of L blocks side by side, (B, Q, L*C) of unit length: products are means of L cosines."""
+    return tokens.transpose(1, 2).flatten(2) / tokens.shape[1] ** 0.5
+
+
+def similarities(tokens: Tensor) -> Tensor:
+    """`EncodedQuery.similar` of its tokens."""
+    return affinity(wide(tokens), RULE.smoothing_scale)
 
 
 class PromptGenerator(nn.Module):
-    """Meta-visual prompt generator of FS-DINO (arXiv 2504.15669).
+    """Meta-visual prompt generator of FS-DINO (arXiv 2504.15669), started where a training-free chain ends.
 
-    Sparse prompts are the projected prototypes of every layer. The dense prompt comes from the cosine maps of the query
-    with the foreground and background prototypes (compact) and, in the full model, from a reader of the 4D correlation.
-    Without training, the coarse logits are the scaled difference of foreground and background.
+    Sparse prompts are the projected prototypes of every layer. The first guess is that of the chain
+    (`fsdino.methods.chain`), corrected by a reader of its maps, of the cosines with the foreground and background
+    prototypes and, in the full model, of the pooled 4D correlation. The guess gives the image's own prototypes, as SSP
+    (Fan et al. 2022) has them, and a second reader corrects it by how the image compares with these. Without training
+    the coarse logits are the chain's.
 
     Args:
         encoder_dim: channels C of the encoder.
         num_layers: number L of layers compared.
         prompt_dim: width D of the prompts.
-        reader: reader of the 4D correlation with R channels, or None for the compact model.
+        reader_dim: channels R of the readers.
+        correlation: whether the 4D correlation is read, or prototypes alone (compact model).
         sparse: whether there are sparse prompts.
         channel_match: whether the reader also sees a learnt weighting of the channels in which query and prototypes
-            agree; a cosine weighs all channels alike. Full model only.
+            agree; a cosine weighs all channels alike.
+        own_prototypes: whether there is the second reader.
     """
 
     def __init__(
@@ -51,75 +84,101 @@ class PromptGenerator(nn.Module):
         encoder_dim: int,
         num_layers: int,
         prompt_dim: int,
-        reader: PooledReader | None = None,
+        reader_dim: int,
+        correlation: bool = True,
         sparse: bool = True,
         channel_match: bool = True,
+        own_prototypes: bool = True,
     ) -> None:
         super().__init__()
-        self.prompt_dim = prompt_dim
-        self.reader = reader
+        self.prompt_dim, self.correlation = prompt_dim, correlation
         self.token_proj = nn.ModuleList(nn.Linear(encoder_dim, prompt_dim) for _ in range(num_layers if sparse else 0))
         if sparse:
             self.kind_embed = nn.Parameter(0.02 * torch.randn(2, prompt_dim))  # foreground, background
-        num_maps = 2 * num_layers
-        self.score_head = nn.Conv2d(num_maps, 1, 1)
-        self.dense_proj = nn.Conv2d(num_maps, prompt_dim, 1)
-        self.matchers: nn.ModuleList | None = None
-        self.reader_scale = None  # without contrast, a reader has no training-free score
-        if reader is not None:
-            if reader.contrastive:
-                self.reader_scale = nn.Parameter(torch.full((1,), 0.5 * SCORE_SCALE))
-            self.reader_score = nn.Conv2d(reader.dim, 1, 1)
-            self.reader_proj = nn.Conv2d(reader.dim, prompt_dim, 1)
-            if channel_match:
-                self.matchers = nn.ModuleList(nn.Linear(2 * encoder_dim, reader.dim) for _ in range(num_layers))
-        self._init(num_layers)
+        self.sharpness = nn.Parameter(torch.tensor(RULE.sharpness))
+        self.cut = nn.Parameter(torch.tensor(RULE.cut))
+        num_maps = 2 * num_layers + 2 + 3 * RULE.own_rounds + (8 if correlation else 0)
+        self.reader = MapReader(num_maps, reader_dim)
+        self.guess = nn.Conv2d(reader_dim, 1, 1)
+        self.matchers = nn.ModuleList(
+            nn.Linear(2 * encoder_dim, reader_dim) for _ in range(num_layers if channel_match else 0)
+        )
+        self.own_reader = MapReader(2 * num_layers + 3, reader_dim, (1, 2)) if own_prototypes else None
+        self.own_guess = nn.Conv2d(reader_dim, 1, 1) if own_prototypes else None
+        self.dense_proj = nn.Conv2d(reader_dim, prompt_dim, 1)
+        self._init()
 
-    def _init(self, num_layers: int) -> None:
-        """Start as the training-free score; what is learnt starts small so that SAM's own prompts still hold."""
-        # Where the reader has a score of its own, the first guess is the mean of both.
-        scale = SCORE_SCALE if self.reader_scale is None else 0.5 * SCORE_SCALE
-        # Maps come layer by layer, foreground before background: even weights add, odd ones subtract.
-        with torch.no_grad():
-            weight = torch.zeros(self.score_head.weight.shape[1])
-            weight[0 : 2 * num_layers : 2] = scale / num_layers
-            weight[1 : 2 * num_layers : 2] = -scale / num_layers
-            self.score_head.weight.copy_(weight.view_as(self.score_head.weight))
-        heads = [self.dense_proj] if self.reader is None else [self.dense_proj, self.reader_score, self.reader_proj]
-        for head in heads:
-            nn.init.trunc_normal_(head.weight, std=0.02)
-        for bias in (head.bias for head in (self.score_head, *heads)):
-            if bias is not None:
-                nn.init.zeros_(bias)
+    def _init(self) -> None:
+        """Start as the training-free score; the dense prompt starts small so that SAM's own prompts still hold."""
+        for head in (self.guess, self.own_guess):
+            if head is not None:
+                nn.init.zeros_(head.weight)
+        nn.init.trunc_normal_(self.dense_proj.weight, std=0.02)
+        for bias in (head.bias for head in (self.guess, self.own_guess, self.dense_proj) if head is not None):
+            assert bias is not None
+            nn.init.zeros_(bias)
 
-    def forward(self, memory: SupportMemory, query: Tensor, size: tuple[int, int]) -> Prompts:
+    def forward(self, memory: SupportMemory, seen: EncodedQuery) -> Prompts:
         """Make the prompts at the query's grid.
 
         Args:
-            memory: references, of batch B or 1.
-            query: (B, L, h*w, C) unit-length tokens of the reader's layers.
-            size: (h, w).
+            memory: references, of batch B or 1; or of any batch N for one image, N classes at once.
+            seen: of B images, or one.
         """
-        maps = self.cosine_maps(memory, query).unflatten(-1, size)
-        coarse = self.score_head(maps)
-        dense = self.dense_proj(maps)
-        if self.reader is not None:
-            hint = None if self.matchers is None else self.channel_hint(memory, query).unflatten(-1, size)
-            features, score = self.reader(query, memory, size, hint)
-            coarse = coarse + self.reader_score(features)
-            if self.reader_scale is not None:
-                coarse = coarse + self.reader_scale * score.to(coarse.dtype)
-            dense = dense + self.reader_proj(features)
-        return Prompts(self.tokens(memory, coarse.shape[0]), dense, coarse)
+        size = seen.embedding.shape[-2:]
+        maps, score = self.maps(memory, seen)
+        hint = self.channel_hint(memory, seen.tokens).unflatten(-1, size) if len(self.matchers) else None
+        features = self.reader(maps.unflatten(-1, size), hint)
+        start = self.sharpness * relative_margin(score, self.cut)
+        coarse = start.unflatten(-1, size)[:, None] + self.guess(features)
+        guesses = [coarse]
+        if self.own_reader is not None and self.own_guess is not None:
+            own = self.own_maps(coarse, seen.tokens)
+            features = self.own_reader(own.unflatten(-1, size), features)
+            coarse = coarse + self.own_guess(features)
+            guesses.append(coarse)
+        return Prompts(self.tokens(memory, len(coarse)), self.dense_proj(features), coarse, torch.cat(guesses, dim=1))
 
-    def cosine_maps(self, memory: SupportMemory, query: Tensor) -> Tensor:
-        """(B, 2L, h*w): cosines with the foreground and background prototype, layer by layer."""
-        maps = cosine_correlation(query, memory.prototypes)  # (B, L, h*w, 2)
-        return maps.transpose(-1, -2).flatten(1, 2)
+    def maps(self, memory: SupportMemory, seen: EncodedQuery) -> tuple[Tensor, Tensor]:
+        """What a reader sees of images and references, (B or N, n, h*w), and the chain's score (B or N, h*w)."""
+        tokens, images = wide(seen.tokens), len(seen.tokens)
+        prototypes = memory.prototypes
+        if images > 1:
+            prototypes = prototypes.expand(images, -1, -1, -1)
+        cosines = _by_class(cosine_correlation(seen.tokens, _side_by_side(prototypes, images)).float())
+        to_object, to_background = cosines.mean(3).unbind(2)  # (images, G, Q): several classes are maps of one image
+        score, on_the_way = chain_scores(to_object, to_background, tokens, seen.similar, RULE)
+        maps = [cosines.flatten(2, 3), torch.stack(on_the_way, dim=2)]
+        found = torch.cat(maps, dim=2).flatten(0, 1)
+        if self.correlation:
+            support, fg, bg = memory.positions()
+            pooled = pool_correlation(tokens, wide(support), torch.stack([fg, bg], dim=1), TEMPERATURE)
+            best = pooled[:, :, ::2]  # (B or N, 2, 2, Q): smooth maximum and maximum, of object and of background
+            # Where both have a good match, their difference tells what a maximum cannot: which one is better.
+            contrast = best[:, 0] - best[:, 1]
+            spread = smooth(contrast.unflatten(0, (images, -1)).flatten(1, 2), seen.similar, 2).reshape(contrast.shape)
+            found = torch.cat([found, best.flatten(1, 2), contrast, spread], dim=1)
+        return found, score.flatten(0, 1)
+
+    def own_maps(self, guess: Tensor, tokens: Tensor) -> Tensor:
+        """Cosines (B or N, 2L + 3, h*w) with the image's own prototypes under a guess (B or N, 1, h, w).
+
+        Layer by layer with the object's and with the background's, then the means of both and their difference.
+        """
+        images = len(tokens)
+        inside = guess.flatten(1).float().sigmoid()
+        # Squared, so that positions of which the guess is sure decide.
+        weights = torch.stack([inside, 1.0 - inside], dim=1) ** 2
+        weights = weights / weights.sum(-1, keepdim=True).clamp_min(1e-6)
+        weights = weights.unflatten(0, (images, -1)).flatten(1, 2)  # (images, 2 G, Q)
+        own = F.normalize(weights[:, None].to(tokens.dtype) @ tokens, dim=-1, eps=1e-5)  # (images, L, 2 G, C)
+        cosines = _by_class(cosine_correlation(tokens, own).float())
+        means = cosines.mean(3)
+        contrast = means[:, :, :1] - means[:, :, 1:]
+        return torch.cat([cosines.flatten(2, 3), means, contrast], dim=2).flatten(0, 1)
 
     def channel_hint(self, memory: SupportMemory, query: Tensor) -> Tensor:
         """(B, R, h*w): learnt projections of the products of query and prototype, channel by channel, over layers."""
-        assert self.matchers is not None
         hint = torch.zeros((), device=query.device, dtype=query.dtype)
         for i, matcher in enumerate(self.matchers):
             assert isinstance(matcher, nn.Linear)
@@ -134,8 +193,18 @@ class PromptGenerator(nn.Module):
     def tokens(self, memory: SupportMemory, num_queries: int) -> Tensor:
         """(B, 2L, D) projected prototypes, or (B, 0, D) without sparse prompts."""
         if len(self.token_proj) == 0:
-            return self.score_head.weight.new_zeros((num_queries, 0, self.prompt_dim))
+            return self.sharpness.new_zeros((num_queries, 0, self.prompt_dim))
         scaled = memory.prototypes * math.sqrt(memory.prototypes.shape[-1])  # entries about 1, as layer-normed tokens
         kinds = self.kind_embed
         tokens = [proj(scaled[:, i]) + kinds for i, proj in enumerate(self.token_proj)]  # each (B or 1, 2, D)
         return torch.cat(tokens, dim=1).expand(num_queries, -1, -1)
+
+
+def _side_by_side(prototypes: Tensor, images: int) -> Tensor:
+    """Prototypes (N, L, 2, C) as (images, L, 2 G, C): an image has one class of its own, or one image has all N."""
+    return prototypes if images == len(prototypes) else prototypes.transpose(0, 1).flatten(1, 2)[None]
+
+
+def _by_class(cosines: Tensor) -> Tensor:
+    """Cosines (images, L, Q, 2 G) as (images, G, 2, L, Q)."""
+    return cosines.permute(0, 3, 1, 2).unflatten(1, (-1, 2))

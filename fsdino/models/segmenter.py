@@ -23,15 +23,15 @@ from fsdino.models.adapter import SamAdapter
 from fsdino.models.clicks import SamPrompter, grid_code
 from fsdino.models.config import SegmenterConfig
 from fsdino.models.config import preset as named
-from fsdino.models.correlation import PooledReader
 from fsdino.models.decoder import MaskDecoder, load_sam_parts_
 from fsdino.models.encoder import FeatureEncoder
 from fsdino.models.layers import unit_tokens
 from fsdino.models.memory import SupportMemory, grid_weights, prototypes, stack_memories, support_tokens
 from fsdino.models.presence import PresenceHead
-from fsdino.models.prompts import PromptGenerator
+from fsdino.models.prompts import EncodedQuery, PromptGenerator, similarities
 
 Stage = Literal["distill", "episodes"]
+GAIN_SCALE = 10.0  # a single number moves by the learning rate a step: by this much it has its say within an epoch
 
 
 class FewShotSegmenter(FewShotMethod):
@@ -59,16 +59,20 @@ class FewShotSegmenter(FewShotMethod):
         self.adapter = SamAdapter(self.encoder.dim, c.prompt_dim, c.adapter_dim, c.adapter_hidden, c.adapter_heads)
         grid = (self.encoder.grid_size, self.encoder.grid_size)
         self.prompt_encoder = PromptEncoder(c.prompt_dim, grid, (c.img_size, c.img_size), c.mask_in_chans)
-        num_layers, reader = len(c.reader_taps), None
-        if c.variant == "full":
-            reader = PooledReader(num_layers, c.reader_dim, c.contrastive, c.self_correlation)
-        options = {"sparse": c.sparse, "channel_match": c.channel_match}
-        self.prompts = PromptGenerator(self.encoder.dim, num_layers, c.prompt_dim, reader, **options)
+        self.prompts = PromptGenerator(
+            self.encoder.dim,
+            len(c.reader_taps),
+            c.prompt_dim,
+            c.reader_dim,
+            correlation=c.variant == "full",
+            sparse=c.sparse,
+            channel_match=c.channel_match,
+            own_prototypes=c.own_prototypes,
+        )
         self.decoder = MaskDecoder(c.prompt_dim, c.decoder_depth, c.decoder_mlp_dim, c.decoder_heads, c.decoder_iou_dim)
         self.presence = PresenceHead(c.prompt_dim, c.presence_statistics)
-        # Random masks of an untrained decoder would drown the training-free first guess, to which they are added;
-        # SAM's weights, where they are loaded, replace this.
-        self.decoder.quieten_()
+        # The decoder's masks enter by a weight that starts at 0, so that training starts at the training-free guess.
+        self.mask_gain = nn.Parameter(torch.zeros(1))
         self.sam = SamPrompter(c, self.encoder.grid_size) if c.promptable else None
         self.select_trainable_("episodes")
 
@@ -149,7 +153,7 @@ class FewShotSegmenter(FewShotMethod):
         layers = [support_tokens(feat, b) for feat in self._reader_feats(feats)]
         memory = SupportMemory(prototypes=torch.stack([prototypes(tokens, fg, bg) for tokens in layers], dim=1))
         # The compact variants read prototypes alone, and their files stay small.
-        if self.prompts.reader is not None:
+        if self.prompts.correlation:
             memory.tokens = torch.stack(layers, dim=1)
             memory.fg, memory.bg = fg, bg
         return memory
@@ -172,42 +176,42 @@ class FewShotSegmenter(FewShotMethod):
         """
         return self.decode_encoded(memory, self.encode_query_feats(feats))
 
-    def encode_query_feats(self, feats: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """Embedding (B, D, h, w) in SAM's space, and unit-length tokens (B, L, h*w, C) of the reader's layers."""
-        # All that depends on the image alone, computed once for any number of classes.
+    def encode_query_feats(self, feats: list[Tensor]) -> EncodedQuery:
+        """What depends on the images alone, from their feature maps."""
         feats = self._as_weights(feats)
         embedding = self.adapter(feats[self.encoder.taps.index(self.config.adapter_tap)])
-        return embedding, torch.stack([unit_tokens(feat) for feat in self._reader_feats(feats)], dim=1)
+        tokens = torch.stack([unit_tokens(feat) for feat in self._reader_feats(feats)], dim=1)
+        return EncodedQuery(embedding, tokens, similarities(tokens))
 
-    def encode_query(self, query_image: Tensor) -> tuple[Tensor, Tensor]:
+    def encode_query(self, query_image: Tensor) -> EncodedQuery:
         """See `FewShotMethod.encode_query`; as `encode_query_feats`."""
         return self.encode_query_feats(self.encoder(query_image))
 
-    def decode_encoded(self, memory: SupportMemory, encoded: tuple[Tensor, Tensor]) -> SegmenterOutput:
+    def decode_encoded(self, memory: SupportMemory, encoded: EncodedQuery) -> SegmenterOutput:
         """Segment from what `encode_query_feats` returned; memory and result as in `decode_query_feats`."""
-        mask_logits, iou_pred, evidence = self._decode(memory, encoded)
-        return SegmenterOutput(mask_logits, iou_pred, self.presence(evidence))
+        mask_logits, iou_pred, guesses, evidence = self._decode(memory, encoded)
+        return SegmenterOutput(mask_logits, iou_pred, self.presence(evidence), guesses if self.training else None)
 
     def presence_evidence(self, memory: SupportMemory, feats: list[Tensor]) -> Tensor:
         """What the presence head judges, (B, E); arguments as in `decode_query_feats`."""
-        return self._decode(memory, self.encode_query_feats(feats))[2]
+        return self._decode(memory, self.encode_query_feats(feats))[-1]
 
-    def _decode(self, memory: SupportMemory, encoded: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        embedding, query = encoded
+    def _decode(self, memory: SupportMemory, encoded: EncodedQuery) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        embedding = encoded.embedding
         h, w = embedding.shape[-2:]
-        prompts = self.prompts(memory, query, (h, w))
+        prompts = self.prompts(memory, encoded)
         # SAM's mask stem expects logits at four times the grid, the size of its own low-resolution masks.
         coarse = F.interpolate(prompts.coarse_logits, scale_factor=4, mode="bilinear", align_corners=False)
-        dense = self.prompt_encoder.mask_downscaling(coarse) + prompts.dense
+        dense = self.prompt_encoder.mask_downscaling(coarse.to(embedding.dtype)) + prompts.dense
         image_pe = grid_code(self.prompt_encoder.pe_layer.positional_encoding_gaussian_matrix, (h, w))
         out = self.decoder(embedding, image_pe.to(embedding.dtype), prompts.sparse, dense)
         # SAM's first mask is its answer to prompts that leave no doubt, which references are; the first guess is added
         # so that the decoder has only to correct it.
         mask_logits = out.mask_logits[:, :1]
         if self.config.skip:
-            mask_logits = mask_logits + coarse
+            mask_logits = coarse + GAIN_SCALE * self.mask_gain * mask_logits
         evidence = self.presence.evidence(out.tokens[:, 1], prompts.coarse_logits, mask_logits)
-        return mask_logits, out.iou_pred[:, :1], evidence
+        return mask_logits, out.iou_pred[:, :1], prompts.guesses, evidence
 
     def join(self, memories: Sequence[SupportMemory]) -> list[SupportMemory]:
         """See `FewShotMethod.join`: classes are decoded as one batch."""
@@ -254,6 +258,7 @@ class FewShotSegmenter(FewShotMethod):
         frozen = self.config.variant == "compact_frozen"
         for part in (self.prompts, self.presence, self.prompt_encoder.mask_downscaling):
             part.requires_grad_(True)
+        self.mask_gain.requires_grad_(self.config.skip)
         self.decoder.requires_grad_(not frozen)
         # SAM's three answers to ambiguous prompts are not used, and plain DDP refuses parameters that no loss reaches.
         for unused in self.decoder.output_hypernetworks_mlps[1:]:

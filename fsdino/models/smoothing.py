@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from fsdino.models.layers import unit_tokens
+
+
+@dataclass(frozen=True)
+class ChainRule:
+    """Numbers of the training-free chain; see `fsdino.methods.chain.ChainMethod`, whose defaults they are."""
+
+    background_weight: float = 0.25
+    smoothing_steps: int = 6
+    smoothing_scale: float = 10.0
+    own_share: float = 0.075
+    own_weight: float = 0.3
+    own_rounds: int = 1
+    cut: float = 0.4
+    sharpness: float = 20.0
 
 
 def side_by_side(maps: Sequence[Tensor]) -> Tensor:
@@ -52,3 +67,37 @@ def best_prototype(values: Tensor, tokens: Tensor, number: int) -> Tensor:
     weights = (values >= last).to(tokens.dtype)
     weights = weights / weights.sum(-1, keepdim=True)
     return F.normalize(weights @ tokens, dim=-1, eps=1e-5)
+
+
+def chain_scores(
+    to_object: Tensor, to_background: Tensor, tokens: Tensor, similar: Tensor, rule: ChainRule
+) -> tuple[Tensor, list[Tensor]]:
+    """Scores of the chain: reference against background, smoothed, then again with the image's own prototype.
+
+    Args:
+        to_object: (N, G, Q) cosines of N images' positions to the object prototypes of G classes.
+        to_background: (N, G, Q) to those of the background.
+        tokens: (N, Q, D) of unit length.
+        similar: (N, Q, Q) of `affinity`.
+
+    Returns:
+        The score (N, G, Q), and every map on the way to it: scores before and after smoothing, and cosines to the own
+        prototypes.
+    """
+    number = max(1, round(rule.own_share * tokens.shape[1]))
+    target, score, seen = to_object, to_object, []
+    for remaining in range(rule.own_rounds, -1, -1):
+        raw = target - rule.background_weight * to_background
+        score = smooth(raw, similar, rule.smoothing_steps)
+        seen += [raw, score]
+        if remaining:
+            own = (best_prototype(score, tokens, number) @ tokens.transpose(-1, -2)).float()
+            target = (1 - rule.own_weight) * to_object + rule.own_weight * own
+            seen.append(own)
+    return score, seen
+
+
+def relative_margin(score: Tensor, cut: Tensor | float) -> Tensor:
+    """How far each score of a map (..., Q) is above the cut: 0 is the map's mean and 1 its maximum."""
+    mean, peak = score.mean(-1, keepdim=True), score.amax(-1, keepdim=True)
+    return score - mean - cut * (peak - mean)

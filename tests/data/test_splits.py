@@ -122,6 +122,17 @@ def test_a_generalist_trains_on_the_tested_classes_but_on_no_tested_image(label_
     assert not set(train.annotated.ids) & test.episodes.images
 
 
+def test_options_are_chosen_on_another_fold_and_never_on_the_tested_one(label_folder) -> None:
+    part = _part(label_folder, fold=1, val_fold=2)
+    test = open_test(part)
+    train = open_train(part, test)
+    assert set(train.val_classes) == set(test.index.novel_classes(2)) and not set(train.val_classes) & set(train.classes)
+    assert train.val_episodes is not None
+    assert not train.val_episodes.images & test.episodes.images
+    assert not {e.class_id for e in train.val_episodes.episodes} & set(test.index.novel_classes(1))
+    refuses("val_fold 1 must be another fold than 1, whose classes are tested", _part, label_folder, fold=1, val_fold=1)
+
+
 def test_the_tested_folder_is_known_however_its_path_is_written(label_folder, monkeypatch) -> None:
     monkeypatch.chdir(label_folder)
     part = _part(label_folder, fold=1)

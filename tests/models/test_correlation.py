@@ -5,9 +5,8 @@ import torch
 from torch import Tensor
 
 from fsdino.models import correlation
-from fsdino.models.correlation import PooledReader, pool_correlation, propagate
+from fsdino.models.correlation import MapReader, pool_correlation
 from fsdino.models.layers import unit_tokens
-from fsdino.models.memory import SupportMemory
 from tests.small import rand, randn
 
 T = 0.1
@@ -61,74 +60,28 @@ def test_difference_of_smooth_maxima_is_the_density_ratio() -> None:
     torch.testing.assert_close(stats[:, 0], stats[:, 1], atol=1e-5, rtol=0)
 
 
-def test_propagation_equals_loops(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(correlation, "CHUNK", 4)
-    tokens, values = torch.nn.functional.normalize(randn(2, 9, 8), dim=-1), randn(2, 9, seed=1)
-    expected = torch.stack([torch.softmax(tokens[b] @ tokens[b].T / T, -1) @ values[b] for b in range(2)])
-    torch.testing.assert_close(propagate(tokens, values, T), expected)
+def test_reader_shows_each_map_in_three_ways() -> None:
+    reader, maps = MapReader(2, 16), randn(3, 2, 4, 5)
+    shown: list[Tensor] = []
+    reader.stem.register_forward_hook(lambda _module, given, _out: shown.append(given[0]))
+    assert reader(maps).shape == (3, 16, 4, 5)
+    raw, spread, below = shown[0].chunk(3, dim=1)
+    torch.testing.assert_close(raw, 5.0 * maps)
+    torch.testing.assert_close(spread.flatten(2).mean(-1), torch.zeros(3, 2), atol=1e-5, rtol=0)
+    torch.testing.assert_close(spread.flatten(2).std(-1), torch.ones(3, 2))
+    assert below.flatten(2).amax(-1).eq(0.0).all()
 
 
-READERS = {
-    "pooled": lambda: PooledReader(2, 16),
-    "pooled plain": lambda: PooledReader(2, 16, contrastive=False, self_correlation=False),
-    "pooled without contrast": lambda: PooledReader(2, 16, contrastive=False),
-}
+def test_reader_takes_a_flat_map() -> None:
+    assert bool(MapReader(1, 8)(torch.full((1, 1, 4, 4), 0.3)).isfinite().all())
 
 
-@pytest.fixture(params=list(READERS))
-def reader(request: pytest.FixtureRequest) -> torch.nn.Module:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return READERS[request.param]()
-
-
-def read(reader: torch.nn.Module, query: Tensor, support: Tensor, fg: Tensor, bg: Tensor) -> list[Tensor]:
-    return list(reader(query, SupportMemory(support[:, :, :2], support, fg, bg), (3, 3)))
-
-
-def assert_equal(a: list[Tensor], b: list[Tensor]) -> None:
-    for x, y in zip(a, b):
-        torch.testing.assert_close(x, y, atol=1e-5, rtol=1e-5)
-
-
-def test_reader_shapes(reader: torch.nn.Module) -> None:
-    features, score = read(reader, *episode())
-    assert features.shape == (2, 16, 3, 3) and score.shape == (2, 1, 3, 3)
-    assert bool(score.any()) == reader.contrastive
-    assert score.abs().max() <= 2.0
-
-
-def test_positions_without_weight_change_nothing(reader: torch.nn.Module) -> None:
-    query, support, fg, bg = episode()
-    fg[:, 5:9], bg[:, 5:9] = 0.0, 0.0
-    before = read(reader, query, support, fg, bg)
-    support[:, :, 5:9] = torch.nn.functional.normalize(randn(2, 2, 4, 8, seed=7), dim=-1)
-    assert_equal(read(reader, query, support, fg, bg), before)
-
-
-def test_one_memory_broadcasts_over_queries_and_one_query_over_memories(reader: torch.nn.Module) -> None:
-    query, support, fg, bg = episode()
-    one = slice(0, 1)
-    many = read(reader, query, support[one], fg[one], bg[one])
-    assert_equal([x[1:] for x in many], read(reader, query[1:], support[one], fg[one], bg[one]))
-    classes = read(reader, query[one], support, fg, bg)
-    assert_equal([x[1:] for x in classes], read(reader, query[one], support[1:], fg[1:], bg[1:]))
-
-
-def test_foreground_and_background_are_kept_apart(reader: torch.nn.Module) -> None:
-    query, support, fg, bg = episode()
-    if not reader.contrastive:
-        pytest.skip("reads no background")
-    straight, swapped = read(reader, query, support, fg, bg)[1], read(reader, query, support, bg, fg)[1]
-    torch.testing.assert_close(straight, -swapped, atol=1e-5, rtol=1e-5)
-
-
-def test_volume_gets_no_gradient_from_frozen_features(reader: torch.nn.Module) -> None:
-    saved: list[int] = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t.numel()) or t, lambda t: t):
-        query, support, fg, bg = episode(k=2, side=4)
-        big = support.repeat(1, 1, 25, 1), fg.repeat(1, 25), bg.repeat(1, 25)
-        features, _ = read(reader, query, *big)
-    features.sum().backward()
-    assert max(saved) < 9 * 800  # query positions times support positions: the volume was not kept
-    assert all(p.grad is not None for p in reader.parameters())
+def test_reader_sees_as_far_as_its_dilations() -> None:
+    reader, maps = MapReader(1, 8), torch.zeros(1, 1, 31, 31, requires_grad=True)
+    # The maps themselves, without the statistics that tie every position to every other
+    reader.norm = torch.nn.Identity()
+    for block in reader.blocks:
+        block.norm = torch.nn.Identity()
+    reader.blocks(reader.stem(maps.expand(-1, 3, -1, -1)))[0, :, 15, 15].sum().backward()
+    seen = maps.grad[0, 0].abs().sum(0).nonzero().flatten()
+    assert (int(seen.min()), int(seen.max())) == (15 - 11, 15 + 11)  # 1 of the stem, 1 + 2 + 4 and 1 of each block

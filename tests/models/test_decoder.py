@@ -51,14 +51,5 @@ def test_every_sam_loads_strictly(name: str) -> None:
     segmenter.load_sam_(sam.state_dict())
 
 
-def test_quiet_start_scales_the_masks() -> None:
-    torch.manual_seed(0)
-    decoder = MaskDecoder(32, 2, 48, 4, 24)
-    with torch.no_grad():
-        loud = decoder(*inputs(1)).mask_logits
-        decoder.quieten_(0.5)
-        torch.testing.assert_close(decoder(*inputs(1)).mask_logits, 0.5 * loud)
-
-
 def test_heads_must_divide() -> None:
     refuses("3 heads do not divide the attention width 16; use a divisor", Attention, 32, 3, inner_dim=16)

@@ -3,11 +3,11 @@ import math
 import pytest
 import torch
 
-from fsdino.models.correlation import PooledReader
+from fsdino.models.correlation import TEMPERATURE
 from fsdino.models.layers import unit_tokens
 from fsdino.models.memory import SupportMemory, grid_weights, prototypes, support_tokens
 from fsdino.models.presence import PresenceHead
-from fsdino.models.prompts import SCORE_SCALE, PromptGenerator
+from fsdino.models.prompts import EncodedQuery, PromptGenerator, similarities
 from tests.small import rand, randn
 
 
@@ -20,8 +20,9 @@ def remembered(b: int = 1, k: int = 2) -> SupportMemory:
     return SupportMemory(both, torch.stack(tokens, 1), fg, bg)
 
 
-def seen(b: int = 1) -> torch.Tensor:
-    return torch.stack([unit_tokens(randn(b, 12, 3, 5, seed=s)) for s in (4, 5)], 1)
+def seen(b: int = 1) -> EncodedQuery:
+    tokens = torch.stack([unit_tokens(randn(b, 12, 3, 5, seed=s)) for s in (4, 5)], 1)
+    return EncodedQuery(torch.zeros(b, 8, 3, 5), tokens, similarities(tokens))
 
 
 def test_grid_weights_are_areas() -> None:
@@ -45,41 +46,39 @@ def test_support_tokens_keep_references_together() -> None:
     torch.testing.assert_close(support_tokens(feats, 2)[1, 4:8], unit_tokens(feats[4:5])[0])
 
 
-def test_compact_starts_as_scaled_cosine_difference() -> None:
+def test_maps_are_cosines_and_the_pooled_correlation() -> None:
     memory, query = remembered(), seen()
-    prompts = PromptGenerator(12, 2, 8)(memory, query, (3, 5))
-    assert prompts.sparse.shape == (1, 4, 8) and prompts.dense.shape == (1, 8, 3, 5)
-    cosine = [query[0, i] @ (memory.prototypes[0, i, 0] - memory.prototypes[0, i, 1]) for i in range(2)]
-    expected = SCORE_SCALE * (cosine[0] + cosine[1]) / 2
-    torch.testing.assert_close(prompts.coarse_logits.flatten(), expected, atol=1e-5, rtol=1e-5)
+    maps, _ = PromptGenerator(12, 2, 8, 16).maps(memory, query)
+    assert maps.shape == (1, 4 + 5 + 8, 15)
+    for i in range(2):
+        both = query.tokens[0, i] @ memory.prototypes[0, i].T
+        torch.testing.assert_close(maps[0, [i, 2 + i]], both.T, atol=1e-5, rtol=1e-5)
+    assert memory.tokens is not None and memory.fg is not None
+    cosines = (query.tokens[0] @ memory.tokens[0].transpose(1, 2)).mean(0)  # both blocks alike
+    peak = (cosines + TEMPERATURE * memory.fg[0].clamp_min(1e-30).log()).amax(-1)
+    torch.testing.assert_close(maps[0, 10], peak, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(maps[0, 13], maps[0, 9] - maps[0, 11], atol=1e-5, rtol=1e-5)
+    assert PromptGenerator(12, 2, 8, 16, correlation=False).maps(memory, query)[0].shape == (1, 9, 15)
 
 
-def test_full_starts_as_mean_of_both_scores() -> None:
-    memory, query, reader = remembered(), seen(), PooledReader(2, 16)
-    generator = PromptGenerator(12, 2, 8, reader)
-    torch.nn.init.zeros_(generator.reader_score.weight)
-    compact = PromptGenerator(12, 2, 8)(memory, query, (3, 5)).coarse_logits
-    _, score = reader(query, memory, (3, 5))
-    coarse = generator(memory, query, (3, 5)).coarse_logits
-    torch.testing.assert_close(coarse, 0.5 * (compact + SCORE_SCALE * score), atol=1e-5, rtol=1e-5)
-
-
-def test_without_contrast_the_score_is_the_prototypes() -> None:
-    memory, query = remembered(), seen()
-    generator = PromptGenerator(12, 2, 8, PooledReader(2, 16, contrastive=False))
-    torch.nn.init.zeros_(generator.reader_score.weight)
-    compact = PromptGenerator(12, 2, 8)(memory, query, (3, 5)).coarse_logits
-    torch.testing.assert_close(generator(memory, query, (3, 5)).coarse_logits, compact)
+def test_own_prototypes_are_means_under_the_guess() -> None:
+    query, guess = seen(), randn(1, 1, 3, 5, seed=8)
+    maps = PromptGenerator(12, 2, 8, 16).own_maps(guess, query.tokens)
+    weight = guess.flatten().sigmoid() ** 2
+    own = torch.nn.functional.normalize(weight @ query.tokens[0, 1], dim=-1)
+    torch.testing.assert_close(maps[0, 1], query.tokens[0, 1] @ own, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(maps[0, 6], maps[0, 4] - maps[0, 5], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(maps[0, 4], maps[0, :2].mean(0), atol=1e-5, rtol=1e-5)
 
 
 def test_without_sparse_prompts_there_are_no_tokens() -> None:
-    generator = PromptGenerator(12, 2, 8, sparse=False)
-    assert generator(remembered(), seen(3), (3, 5)).sparse.shape == (3, 0, 8)
+    generator = PromptGenerator(12, 2, 8, 16, sparse=False)
+    assert generator(remembered(), seen(3)).sparse.shape == (3, 0, 8)
     assert not any("token" in name or "kind" in name for name, _ in generator.named_parameters())
 
 
 def test_tokens_are_projected_prototypes() -> None:
-    memory, generator = remembered(), PromptGenerator(12, 2, 8)
+    memory, generator = remembered(), PromptGenerator(12, 2, 8, 16)
     tokens = generator.tokens(memory, 1)
     scaled = memory.prototypes[0, 1, 0] * math.sqrt(12)
     torch.testing.assert_close(tokens[0, 2], generator.token_proj[1](scaled) + generator.kind_embed[0])
@@ -105,8 +104,7 @@ def test_presence_statistics_are_of_guess_and_mask() -> None:
 
 def test_channel_match_sees_which_channels_agree() -> None:
     torch.manual_seed(0)
-    generator = PromptGenerator(4, 1, 8, PooledReader(1, 8))
-    assert generator.matchers is not None
+    generator = PromptGenerator(4, 1, 8, 8)
     prototypes = torch.zeros(1, 1, 2, 4)
     prototypes[0, 0, 0] = torch.tensor([1.0, 0.0, 0.0, 0.0])
     prototypes[0, 0, 1] = torch.tensor([0.0, 1.0, 0.0, 0.0])

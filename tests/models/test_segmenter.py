@@ -3,6 +3,7 @@ from typing import Any
 import pytest
 import torch
 
+from fsdino.methods.chain import ChainMethod
 from fsdino.models.clicks import grid_code
 from fsdino.models.segmenter import FewShotSegmenter
 from tests.contract import FewShotContract, assert_same, episodes
@@ -12,7 +13,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "compact": {"variant": "compact"},
     "compact_frozen": {"variant": "compact_frozen"},
     "full": {},
-    "bare": {"sparse": False, "skip": False, "contrastive": False, "self_correlation": False},
+    "bare": {"sparse": False, "skip": False, "channel_match": False, "own_prototypes": False},
     "padded": {"resize_mode": "pad", "freeze_adapter": False},
 }
 
@@ -46,6 +47,7 @@ def test_features_from_a_cache_give_the_same(model: FewShotSegmenter) -> None:
 
 
 def test_gradients_reach_exactly_the_trainable_parameters(model: FewShotSegmenter) -> None:
+    torch.nn.init.constant_(model.mask_gain, 0.1)  # at its first value, 0, the decoder's masks have no say yet
     out = model.train()(*episodes(model, 2, 2))
     (out.mask_logits.square().sum() + out.iou_pred.sum() + out.presence_logit.sum()).backward()
     reached = {name for name, p in model.named_parameters() if p.grad is not None and bool(p.grad.any())}
@@ -53,7 +55,7 @@ def test_gradients_reach_exactly_the_trainable_parameters(model: FewShotSegmente
     assert reached == trainable
     assert len(model.trainable_parameters()) == len(trainable)
     parts = {name.split(".")[0] for name in trainable}
-    expected = {"prompts", "presence", "prompt_encoder"}
+    expected = {"prompts", "presence", "prompt_encoder"} | ({"mask_gain"} if model.config.skip else set())
     if model.config.variant != "compact_frozen":
         expected.add("decoder")
     if not model.config.freeze_adapter:
@@ -121,15 +123,35 @@ def test_the_mask_follows_a_moved_object() -> None:
     assert centres[1] - centres[0] == pytest.approx(14, abs=4) and centres[2] - centres[1] == pytest.approx(14, abs=4)
 
 
-def test_skip_adds_the_coarse_logits() -> None:
-    with_skip, without = small_segmenter(), small_segmenter(skip=False)
-    inputs = episodes(with_skip, 1, 1)
-    memory = with_skip.encode_support(*inputs[1:])
-    query = torch.stack([f.flatten(2).transpose(1, 2) for f in with_skip.encoder(inputs[0])[1:]], 1)
-    coarse = with_skip.prompts(memory, torch.nn.functional.normalize(query, dim=-1), (8, 8)).coarse_logits
-    coarse = torch.nn.functional.interpolate(coarse, scale_factor=4, mode="bilinear")
-    difference = with_skip(*inputs).mask_logits - without(*inputs).mask_logits
-    torch.testing.assert_close(difference, coarse, atol=1e-4, rtol=1e-4)
+@torch.no_grad()
+def test_training_starts_where_the_chain_ends(model: FewShotSegmenter) -> None:
+    if not model.config.skip:
+        pytest.skip("the decoder's masks stand alone")
+    query, images, masks = episodes(model, 2, 2)
+    chain = ChainMethod(model.encoder.reading(model.config.reader_taps), mirror=False).eval()
+    expected = chain(query, images, masks).mask_logits
+    expected = torch.nn.functional.interpolate(expected, scale_factor=4, mode="bilinear")
+    torch.testing.assert_close(model.eval()(query, images, masks).mask_logits, expected, atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_classes_of_one_image_are_one_pass(model: FewShotSegmenter) -> None:
+    model.eval().mask_gain.fill_(0.1)
+    query = episodes(model, 1, 1, seed=9)[0]
+    memories = [model.encode_support(*episodes(model, 1, 1, seed=k)[1:]) for k in range(3)]
+    (joined,) = model.join(memories)
+    together = model.decode_encoded(joined, model.encode_query(query)).mask_logits
+    for k, memory in enumerate(memories):
+        alone = model.decode_query(memory, query).mask_logits
+        torch.testing.assert_close(together[k : k + 1], alone, atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_guesses_are_for_training_alone(model: FewShotSegmenter) -> None:
+    given = episodes(model, 2, 1)
+    assert model.eval()(*given).guesses is None
+    guesses = model.train()(*given).guesses
+    assert guesses is not None and guesses.shape == (2, 1 + model.config.own_prototypes, 8, 8)
 
 
 def test_position_encoding_is_sams() -> None:
