@@ -97,7 +97,7 @@ class PromptGenerator(nn.Module):
             self.kind_embed = nn.Parameter(0.02 * torch.randn(2, prompt_dim))  # foreground, background
         self.sharpness = nn.Parameter(torch.tensor(RULE.sharpness))
         self.cut = nn.Parameter(torch.tensor(RULE.cut))
-        num_maps = 2 * num_layers + 2 + 3 * RULE.own_rounds + (8 if correlation else 0)
+        num_maps = 2 * num_layers + 2 + 3 * RULE.own_rounds + (4 * num_layers + 2 if correlation else 0)
         self.reader = MapReader(num_maps, reader_dim)
         self.guess = nn.Conv2d(reader_dim, 1, 1)
         self.matchers = nn.ModuleList(
@@ -151,14 +151,21 @@ class PromptGenerator(nn.Module):
         maps = [cosines.flatten(2, 3), torch.stack(on_the_way, dim=2)]
         found = torch.cat(maps, dim=2).flatten(0, 1)
         if self.correlation:
-            support, fg, bg = memory.positions()
-            pooled = pool_correlation(tokens, wide(support), torch.stack([fg, bg], dim=1), TEMPERATURE)
-            best = pooled[:, :, ::2]  # (B or N, 2, 2, Q): smooth maximum and maximum, of object and of background
-            # Where both have a good match, their difference tells what a maximum cannot: which one is better.
-            contrast = best[:, 0] - best[:, 1]
-            spread = smooth(contrast.unflatten(0, (images, -1)).flatten(1, 2), seen.similar, 2).reshape(contrast.shape)
-            found = torch.cat([found, best.flatten(1, 2), contrast, spread], dim=1)
+            found = torch.cat([found, *self.correlation_maps(memory, seen)], dim=1)
         return found, score.flatten(0, 1)
+
+    def correlation_maps(self, memory: SupportMemory, seen: EncodedQuery) -> list[Tensor]:
+        """The 4D correlation, pooled layer by layer, as maps (B or N, ..., h*w)."""
+        support, fg, bg = memory.positions()
+        groups, images = torch.stack([fg, bg], dim=1), len(seen.tokens)
+        layers = zip(seen.tokens.unbind(1), support.unbind(1))
+        pooled = torch.stack([pool_correlation(q, s, groups, TEMPERATURE) for q, s in layers], dim=1)
+        best = pooled[:, :, :, ::2]  # (B or N, L, 2, 2, Q): smooth maximum and maximum, of object and of background
+        # Where both have a good match, their difference tells what a maximum cannot: which one is better.
+        contrast = best[:, :, 0] - best[:, :, 1]
+        mean = contrast.mean(1)
+        spread = smooth(mean.unflatten(0, (images, -1)).flatten(1, 2), seen.similar, 2).reshape(mean.shape)
+        return [best[:, :, 0].flatten(1, 2), contrast.flatten(1, 2), spread]
 
     def own_maps(self, guess: Tensor, tokens: Tensor) -> Tensor:
         """Cosines (B or N, 2L + 3, h*w) with the image's own prototypes under a guess (B or N, 1, h, w).

@@ -197,13 +197,11 @@ class FewShotSegmenter(FewShotMethod):
         return self._decode(memory, self.encode_query_feats(feats))[-1]
 
     def _decode(self, memory: SupportMemory, encoded: EncodedQuery) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        embedding = encoded.embedding
-        h, w = embedding.shape[-2:]
-        prompts = self.prompts(memory, encoded)
+        embedding, prompts = encoded.embedding, self.prompts(memory, encoded)
         # SAM's mask stem expects logits at four times the grid, the size of its own low-resolution masks.
         coarse = F.interpolate(prompts.coarse_logits, scale_factor=4, mode="bilinear", align_corners=False)
         dense = self.prompt_encoder.mask_downscaling(coarse.to(embedding.dtype)) + prompts.dense
-        image_pe = grid_code(self.prompt_encoder.pe_layer.positional_encoding_gaussian_matrix, (h, w))
+        image_pe = grid_code(self.prompt_encoder.pe_layer.positional_encoding_gaussian_matrix, embedding.shape[-2:])
         out = self.decoder(embedding, image_pe.to(embedding.dtype), prompts.sparse, dense)
         # SAM's first mask is its answer to prompts that leave no doubt, which references are; the first guess is added
         # so that the decoder has only to correct it.

@@ -126,8 +126,8 @@ def test_options_are_chosen_on_another_fold_and_never_on_the_tested_one(label_fo
     part = _part(label_folder, fold=1, val_fold=2)
     test = open_test(part)
     train = open_train(part, test)
-    assert set(train.val_classes) == set(test.index.novel_classes(2)) and not set(train.val_classes) & set(train.classes)
-    assert train.val_episodes is not None
+    assert set(train.val_classes) == set(test.index.novel_classes(2)) and train.val_episodes is not None
+    assert not set(train.val_classes) & set(train.classes)
     assert not train.val_episodes.images & test.episodes.images
     assert not {e.class_id for e in train.val_episodes.episodes} & set(test.index.novel_classes(1))
     refuses("val_fold 1 must be another fold than 1, whose classes are tested", _part, label_folder, fold=1, val_fold=1)
