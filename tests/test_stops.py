@@ -123,5 +123,9 @@ def test_a_run_keeps_its_last_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert len(stop(words, ModelCheckpoint, "_save_checkpoint", 1, signal.SIGTERM)) == 1
     (last,) = tmp_path.glob("runs/small/*/distill/checkpoints/last.ckpt")
     assert not (last.parents[1] / "done").exists()
+    saved: list[int] = []
+    original = ModelCheckpoint._save_checkpoint
+    monkeypatch.setattr(ModelCheckpoint, "_save_checkpoint", lambda *given: saved.append(1) or original(*given))
     assert main(words) == 0
+    assert len(saved) == 1, "the second epoch alone is left"
     assert (last.parents[1] / "done").exists() and len(list((tmp_path / "runs" / "small").iterdir())) == 1

@@ -123,9 +123,28 @@ def of(part: str, whole: str) -> str:
     return f"{part} of {whole}" if part else ""
 
 
+def kills(rows: pd.DataFrame, _: Path) -> str:
+    """How often a command that was sent signals ended in the same files."""
+    columns = [text("what", "command"), text("signal", right=True), text("kills", "times sent", right=True)]
+    same = Column("rounds with equal files", lambda row: of(first(row, "same"), first(row, "rounds")))
+    return markdown_table(each(rows), [*columns, same])
+
+
+def mutants(rows: pd.DataFrame, _: Path) -> str:
+    """How many changed lines of each file a test noticed, and why the others cannot be."""
+
+    def count(result: str) -> Column:
+        return Column(result, lambda group: str((group["result"] == result).sum()))
+
+    reasons = Column("why", lambda group: "; ".join(filter(None, group["reason"])), False)
+    lines = Column("lines", lambda group: str(len(group)))
+    return markdown_table(by(rows, "file").values(), [text("file"), lines, count("killed"), count("survived"), reasons])
+
+
 def _in_order(column: pd.Series) -> pd.Series:
     """Numbers as numbers, texts as texts."""
     return column if column.name == "family" else pd.to_numeric(column)
 
 
 TABLES = {"families": families, "params": params, "speed": speed, "bars": bars, "published": published}
+TABLES |= {"kills": kills, "mutants": mutants}

@@ -134,7 +134,7 @@ def main(
         only: files of the package whose name has this text; empty: all.
         csv: file of the results.
         changes: other changes than those of the list.
-        again: measure also what the file holds already.
+        again: measure also what the file tells to be killed.
 
     Raises:
         SystemExit: a change that no test notices has no reason.
@@ -142,7 +142,8 @@ def main(
     wanted = [change for change in changes or CHANGES if only in change.file]
     for change in wanted:
         text_of(change)
-    known = set() if again else {tuple(row[name] for name in KEY) for row in read_rows(csv).to_dict("records")}
+    rows = [] if again else read_rows(csv).to_dict("records")
+    known = {tuple(row[name] for name in KEY) for row in rows if row["result"] == "killed"}
     os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     for name in HEAVY:
         import_module(name)
@@ -158,8 +159,8 @@ def main(
                 row = measure(change, tree)
                 print(f"{row['result']:<9}{change.file}: {change.old} -> {change.new}  {row['by']}", flush=True)
                 update_rows(csv, [row | provenance()], KEY)
-    rows = {tuple(row[name] for name in KEY): row for row in read_rows(csv).to_dict("records")}
-    listed = rows if changes else {tuple(change[:3]): rows.get(tuple(change[:3])) for change in CHANGES}
+    found = {tuple(row[name] for name in KEY): row for row in read_rows(csv).to_dict("records")}
+    listed = found if changes else {tuple(change[:3]): found.get(tuple(change[:3])) for change in CHANGES}
     write_rows(csv, [row for row in listed.values() if row])
     open_ones = [key for key, row in listed.items() if row and row["result"] == "survived" and not row["reason"]]
     if open_ones:

@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -133,6 +134,13 @@ def test_other_weights_or_sizes_have_other_fingerprints(model: FewShotSegmenter)
     same = small_segmenter()
     same.threshold = 0.35
     assert fingerprint(same) == fingerprint(model), "memories stay valid when only the threshold moves"
+
+
+def test_the_same_bytes_in_another_shape_are_other_weights() -> None:
+    told = {"name": "made", "silent_args": (), "arithmetic": 1, "arguments": dict}
+    shapes = ((2, 3), (3, 2))
+    found = [SimpleNamespace(**told, state_dict=lambda s=s: {"w": torch.ones(s)}) for s in shapes]
+    assert fingerprint(found[0]) != fingerprint(found[1])
 
 
 def test_lightning_checkpoints_open(model: FewShotSegmenter, tmp_path: Path) -> None:

@@ -2,10 +2,17 @@
 
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from benchmarks.common import read_rows
 from benchmarks.cost import cache_kills, kills
+from benchmarks.report import cost_tables
+
+
+def test_rounds_with_equal_files_are_told() -> None:
+    rows = pd.DataFrame([{"what": "run", "signal": "9", "rounds": "3", "kills": "5", "same": "3"}])
+    assert cost_tables.kills(rows, Path()).endswith("| run | 9 | 5 | 3 of 3 |\n")
 
 
 @pytest.mark.slow

@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from benchmarks.common import read_rows
+from benchmarks.report import cost_tables
 from benchmarks.trust import mutants
 from benchmarks.trust.changes import CHANGES, COUNTS, Change
 from tests.small import refuses
@@ -22,6 +24,12 @@ def test_each_change_is_one_of_a_line_that_is_there(change: Change) -> None:
 def test_a_text_that_is_gone_is_an_error_of_the_list() -> None:
     refuses("'no such text' stands 0 times in fsdino/metrics/few_shot.py", mutants.text_of,
             Change("metrics/few_shot.py", "no such text", "", COUNTS))  # fmt: skip
+
+
+def test_lines_are_counted_by_file() -> None:
+    told = {"file": "a.py", "reason": ""}
+    rows = pd.DataFrame([told | {"result": "killed"}, told | {"result": "survived", "reason": "one in 10^17 draws"}])
+    assert cost_tables.mutants(rows, Path()).endswith("| a.py | 2 | 1 | 1 | one in 10^17 draws |\n")
 
 
 @pytest.mark.slow

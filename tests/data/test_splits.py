@@ -165,6 +165,7 @@ def test_images_that_choose_are_not_trained_on(label_folder) -> None:
 
 def test_held_out_classes_are_fixed_and_never_none() -> None:
     classes = list(range(10, 40))
-    assert held_out_classes(classes, 0.2) == held_out_classes(classes, 0.2)
+    # Runs of every version are chosen by the same classes.
+    assert held_out_classes(classes, 0.2) == [12, 14, 20, 21, 31, 36]
     assert len(held_out_classes(classes, 0.2)) == 6 and len(held_out_classes(classes, 0.001)) == 1
     assert held_out_classes(classes, 0.0) == []

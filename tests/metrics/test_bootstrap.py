@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from fsdino.metrics.bootstrap import bootstrap_interval, paired_bootstrap, pooled_miou
+from fsdino.metrics.bootstrap import (
+    bootstrap_interval,
+    paired_bootstrap,
+    percentile_interval,
+    pooled_miou,
+    resampled_miou,
+)
 from fsdino.metrics.few_shot import FewShotIoU
 from tests.small import refuses
 
@@ -66,6 +72,22 @@ def test_groups_are_drawn_whole():
     naive = bootstrap_interval(*often)
     assert naive.high - naive.low < 0.7 * (grouped.high - grouped.low)
     refuses(r"lengths \[99, 100\]", bootstrap_interval, classes, inter, union, groups=np.arange(99))
+
+
+def test_an_interval_holds_the_middle_of_the_samples():
+    values = np.array([70.0, *range(101)])  # the value itself comes first and is no sample
+    for level, low, high in ((0.95, 2.5, 97.5), (0.5, 25.0, 75.0)):
+        found = percentile_interval(values, level)
+        assert (found.value, found.low, found.high) == pytest.approx((70, low, high))
+
+
+def test_a_sample_counts_an_episode_as_often_as_it_is_drawn():
+    values = resampled_miou([0, 0, 0], [0, 0, 9], [9, 9, 9], None, num_resamples=200, seed=0)
+    assert set(np.unique(3 * values).round(9)) == {0, 1, 2, 3}
+
+
+def test_a_class_that_a_sample_misses_is_left_out_of_it():
+    assert set(resampled_miou([0, 1], [7, 7], [7, 7], None, num_resamples=50, seed=0)) == {1.0}
 
 
 def test_bootstrap_needs_equal_lengths_and_episodes():

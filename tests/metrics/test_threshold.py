@@ -58,6 +58,18 @@ def test_of_equals_the_middle_one_is_chosen() -> None:
     assert choose_threshold([certain], [truth], [0], [0.1, 0.3, 0.5, 0.7, 0.9]).threshold == 0.5
 
 
+def test_of_near_equals_the_better_one_is_chosen() -> None:
+    scores, truth = np.full((1, 100), 0.9), np.ones((1, 100), np.uint8)
+    scores[0, 0] = 0.6
+    assert choose_threshold([scores], [truth], [0], [0.5, 0.7]).threshold == 0.5  # 100 against 99 of 100 pixels
+
+
+def test_a_pixel_at_the_threshold_is_no_object() -> None:
+    # Neither at 0.3 nor at 0.7, which lie on other sides of their roundings to float32.
+    choice = choose_threshold([np.array([[0.3, 0.7, 0.9]])], [np.array([[0, 1, 1]])], [0], [0.3, 0.7])
+    assert choice.curve == (1.0, 0.5)
+
+
 def test_errors_say_what_to_do() -> None:
     refuses("as many scores, truths and class ids", choose_threshold, [], [], [], [0.0])
     refuses("ascending", choose_threshold, [np.zeros((2, 2))], [np.zeros((2, 2))], [0], [1.0, 0.0])

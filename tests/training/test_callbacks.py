@@ -1,6 +1,7 @@
 """The bar, the speed, the strips, and the seed of each step."""
 
 import io
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -123,6 +124,17 @@ def test_strips_are_drawn_after_validation(tmp_path):
     trainer = small_trainer(tmp_path, max_epochs=1, callbacks=[callback], num_sanity_val_steps=1)
     trainer.fit(Validated(), loader(1), loader(1))
     assert [path.name for path in (tmp_path / "images").iterdir()] == ["epoch-000.png"]
+
+
+def test_every_step_epoch_and_process_is_seeded_anew():
+    def drawn(*where, seed=3):
+        trainer = SimpleNamespace(**dict(zip(("current_epoch", "global_rank"), where)))
+        StepSeed(seed).on_train_batch_start(trainer, None, None, where[2])
+        return float(torch.rand(()))
+
+    places = [(epoch, rank, step) for epoch in range(2) for rank in range(2) for step in range(2)]
+    assert len({drawn(*place) for place in places} | {drawn(0, 0, 0, seed=4)}) == 9
+    assert drawn(1, 0, 1) == drawn(1, 0, 1)
 
 
 class Dropping(LightningModule):

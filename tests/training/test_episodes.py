@@ -144,6 +144,14 @@ def test_ignored_pixels_change_no_loss() -> None:
         assert torch.allclose(first[name], second[name]), name
 
 
+def test_of_a_cell_that_is_partly_ignored_the_rest_counts() -> None:
+    module = EpisodeModule(small_segmenter())
+    truth = torch.ones(1, 56, 56, dtype=torch.long)
+    truth[0, :2] = 255  # half of the first row of cells of 14 x 14 logits
+    found = module.losses(SegmenterOutput(torch.full((1, 1, 14, 14), 20.0), *[torch.zeros(1, 1)] * 2), truth)
+    assert found["bce"] < 1e-3
+
+
 def test_an_absent_object_teaches_presence_and_the_mask_where_no_head_learns_it() -> None:
     output = SegmenterOutput(torch.randn(1, 1, 16, 16), torch.zeros(1, 1), torch.full((1, 1), 2.0))
     empty = torch.zeros(1, 56, 56, dtype=torch.long)

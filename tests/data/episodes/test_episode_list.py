@@ -18,6 +18,12 @@ def test_portable_numbers_are_uniform_and_never_change():
     assert counts.min() > 850 and counts.max() < 1150
 
 
+def test_portable_numbers_do_not_favour_small_ones():
+    random, third = PortableRandom("large"), 1 << 62  # of 2^64, so that a remainder would come twice as often
+    counts = np.bincount([random.below(3 * third) // third for _ in range(3000)])
+    assert len(counts) == 3 and counts.min() > 900 and counts.max() < 1100
+
+
 def test_a_drawn_list_is_the_same_on_every_machine():
     episodes = EpisodeList.draw(MemoryIndex(), fold=1, shots=2, num_episodes=50, seed=3, protocol="hsnet")
     assert episodes == EpisodeList.draw(MemoryIndex(), fold=1, shots=2, num_episodes=50, seed=3, protocol="hsnet")
