@@ -59,6 +59,8 @@ def written(need: CacheNeed, images: ImageList, folder: Path) -> int:
             whole = found.num_images == len(images)
             paths = [shard_path(manifest.parent, i) for i in (range(found.num_shards) if whole else full_shards(found))]
             # By what is on the disk: earlier versions gave a shard its whole length from its first row on.
+            # What others are at is on its way: of two jobs that begin together none counts the other's part as missing.
+            paths += manifest.parent.glob("*.npy.*.tmp") if whole else []
             stats = [path.stat() for path in paths if path.is_file()]
             most = max(most, sum(min(one.st_size, 512 * getattr(one, "st_blocks", 2**50)) for one in stats))
     return most
