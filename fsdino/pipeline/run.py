@@ -29,6 +29,7 @@ from fsdino.pipeline.teacher import own_teacher
 from fsdino.teachers.sam import SamTeacher
 from fsdino.training.cache_writer import write_cache
 from fsdino.training.callbacks import EpisodeStrips
+from fsdino.training.compute import compile_frozen_
 from fsdino.training.distill import DistillModule
 from fsdino.training.distill_data import DistillData
 from fsdino.training.episode_data import CachedMaps, EpisodeDataModule
@@ -62,8 +63,8 @@ class Run:
     def fitter(self) -> Fitter:
         """Makes the stages' trainers."""
         recipe = self.recipe
-        options = self.trainer_options
-        return Fitter(self.folder, recipe.name, options, log=recipe.log, seed=recipe.seed, config=asdict(recipe))
+        how: dict[str, Any] = {"log": recipe.log, "seed": recipe.seed, "compute": recipe.compute}
+        return Fitter(self.folder, recipe.name, self.trainer_options, config=asdict(recipe), **how)
 
     @property
     def is_fsdino(self) -> bool:
@@ -160,6 +161,8 @@ class Run:
         model: Any = self.build()  # FS-DINO, since the recipe distills
         teacher = self.teacher if live or part.mask_weight > 0 else None
         module = DistillModule(model, part, teacher, recipe.seed)
+        if teacher is not None and recipe.compute.compile:
+            compile_frozen_(teacher.sam)
         data = DistillData(
             self.train_set.images,
             part,
