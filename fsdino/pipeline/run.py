@@ -29,7 +29,6 @@ from fsdino.pipeline.teacher import own_teacher
 from fsdino.teachers.sam import SamTeacher
 from fsdino.training.cache_writer import write_cache
 from fsdino.training.callbacks import EpisodeStrips
-from fsdino.training.compute import compile_frozen_
 from fsdino.training.distill import DistillModule
 from fsdino.training.distill_data import DistillData
 from fsdino.training.episode_data import CachedMaps, EpisodeDataModule
@@ -161,8 +160,6 @@ class Run:
         model: Any = self.build()  # FS-DINO, since the recipe distills
         teacher = self.teacher if live or part.mask_weight > 0 else None
         module = DistillModule(model, part, teacher, recipe.seed)
-        if teacher is not None and recipe.compute.compile:
-            compile_frozen_(teacher.sam)
         data = DistillData(
             self.train_set.images,
             part,

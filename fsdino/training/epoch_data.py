@@ -7,7 +7,7 @@ from typing import Any
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
-from fsdino.training.preempt import RestOfEpoch
+from fsdino.training.preempt import OwnShare
 
 
 class EpochData(LightningDataModule):
@@ -37,9 +37,12 @@ class EpochData(LightningDataModule):
 
     def loader(self, dataset: Dataset, **kwargs: Any) -> DataLoader:
         """A loader in the data set's own order; where training goes on in the middle of an epoch, of its rest."""
+        trainer, cut = self.trainer, self.cut
         # Of the loaders, that of training alone leaves out an incomplete batch.
-        if self.trainer is not None and self.cut is not None and self.cut[0] == self.epoch and kwargs.get("drop_last"):
-            processes, rank, start = self.trainer.world_size, self.trainer.global_rank, self.cut[1] * self.batch_size
-            kwargs["sampler"] = RestOfEpoch(dataset, processes, rank, start)
+        if trainer is not None and kwargs.get("drop_last"):
+            start = cut[1] * self.batch_size if cut is not None and cut[0] == self.epoch else 0
+            # Lightning's own sampler would shuffle what several processes train on.
+            if start or trainer.world_size > 1:
+                kwargs["sampler"] = OwnShare(dataset, trainer.world_size, trainer.global_rank, start)
         # Never shuffled: the order was drawn from (seed, epoch) when the data set was made.
         return DataLoader(dataset, batch_size=self.batch_size, num_workers=self.num_workers, shuffle=False, **kwargs)

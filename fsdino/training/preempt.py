@@ -103,8 +103,11 @@ def resume_from(folder: Path, last: Path, processes: int) -> Path | None:
     return max(found, key=lambda path: path.stat().st_mtime_ns, default=None)
 
 
-class RestOfEpoch(DistributedSampler):
-    """A process's items of an epoch in the order of Lightning's sampler, without those of its first `start` items."""
+class OwnShare(DistributedSampler):
+    """A process's items of an epoch: every so many of the data set's order, without the first `start` of them.
+
+    Processes that take steps of b items take together what one process with as many times b would.
+    """
 
     def __init__(self, dataset: Dataset, processes: int, rank: int, start: int) -> None:
         super().__init__(dataset, processes, rank, shuffle=False)

@@ -14,7 +14,7 @@ from fsdino.training.distill import DistillModule, DistillPart
 from fsdino.training.distill_data import DistillData
 from fsdino.training.fit import LAST, Fitter, same_step
 from fsdino.training.loggers import LogPart
-from fsdino.training.preempt import RestOfEpoch, cut_file, resume_from
+from fsdino.training.preempt import OwnShare, cut_file, resume_from
 from tests.small import refuses, small_segmenter
 from tests.training.small import image_list, small_teacher, student
 
@@ -85,9 +85,9 @@ def test_the_newer_checkpoint_of_as_many_processes(tmp_path: Path) -> None:
     assert resume_from(tmp_path, last, 1) == last
 
 
-def test_the_rest_of_an_epoch_is_what_lightning_s_sampler_would_have_given() -> None:
+def test_shares_of_an_epoch_take_turns() -> None:
     data = list(range(11))
-    parts = [RestOfEpoch(data, 2, rank, 2) for rank in range(2)]  # type: ignore[arg-type]
+    parts = [OwnShare(data, 2, rank, 2) for rank in range(2)]  # type: ignore[arg-type]
     assert [list(part) for part in parts] == [[4, 6, 8, 10], [5, 7, 9, 0]]
     assert len(parts[0]) == 6  # of the whole epoch
 
