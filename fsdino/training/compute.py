@@ -15,10 +15,13 @@ class ComputePart:
 
     Args:
         compile: compile the blocks of frozen transformers (torch.compile); pays on a GPU in long runs.
+        find_batch_size: at the first start of a stage of one process, double its batch until memory or the epoch's
+            number of batches ends it (Lightning's finder), and go on with that; learning rates are not changed with it.
         timeout: minutes that the processes of a distributed run wait for one that is silent, then end with an error.
     """
 
     compile: bool = False
+    find_batch_size: bool = False
     timeout: Weight = 30.0
 
     def __post_init__(self) -> None:

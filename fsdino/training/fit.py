@@ -14,6 +14,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.tuner import Tuner
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from fsdino.training.callbacks import StageProgress, StepSeed, Throughput
@@ -115,6 +116,7 @@ class Fitter:
                     Preemption(folder),
                 ],
             )
+            self._find_batch_size(stage, module, data, fresh=not last.is_file() and trainer.world_size == 1)
             data.batch_size = same_step(self.folder / stage, data.batch_size, trainer.world_size)
             if self.compute.compile:
                 compile_frozen_(module)
@@ -138,6 +140,22 @@ class Fitter:
             # Only now: a stage that was stopped has checkpoints as well, and must not be taken for a whole one.
             done.write_text("finished\n")
         return best if best.is_file() else last
+
+    def _find_batch_size(self, stage: str, module: LightningModule, data: EpochData, fresh: bool) -> None:
+        """Give the data the batch that was found to fit, now or at an earlier start."""
+        noted = self.folder / stage / "batch_size.txt"
+        if self.compute.find_batch_size and fresh and not noted.is_file():
+            noted.parent.mkdir(parents=True, exist_ok=True)
+            once = {"max_epochs": 1, "default_root_dir": noted.parent, "reload_dataloaders_every_n_epochs": 1}
+            trainer = self.trainer(f"{stage}, batch size", **once)
+            found = Tuner(trainer).scale_batch_size(
+                module, datamodule=data, init_val=data.batch_size, steps_per_trial=2
+            )
+            noted.write_text(f"{found}\n")
+            print(f"stage {stage}: batch_size {found} was found to fit", flush=True)
+        # A run that goes on must take the same steps, whatever fits by now.
+        if noted.is_file():
+            data.batch_size = int(noted.read_text())
 
 
 def _several(options: dict[str, Any]) -> bool:

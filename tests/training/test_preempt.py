@@ -2,6 +2,7 @@
 
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from fsdino.training.preempt import OwnShare, cut_file, resume_from
 from tests.small import refuses, small_segmenter
 from tests.training.small import image_list, small_teacher, student
 
+FLAGS = {"accelerator": "cpu", "enable_progress_bar": False, "logger": False}
 PART = DistillPart(sizes=[14, 28], batch_size=2, val_count=0, mask_weight=0.5)
 
 
@@ -35,8 +37,7 @@ class Steps(Callback):
 
 def run(folder: Path, steps: Steps, **options) -> dict[str, torch.Tensor]:
     """Two epochs of four steps, or what is left of them."""
-    flags = {"accelerator": "cpu", "enable_progress_bar": False, "logger": False, **options}
-    fitter = Fitter(folder, "run", flags, LogPart(wandb="off"), 0, {})
+    fitter = Fitter(folder, "run", {**FLAGS, **options}, LogPart(wandb="off"), 0, {})
     module = DistillModule(student(), PART, small_teacher())
     data = DistillData(image_list(), PART, teacher_size=32, hflip=True)
     fitter.fit("distill", module, data, 2, callbacks=[steps])
@@ -50,6 +51,27 @@ def signals():
     yield
     for one, handler in before.items():
         signal.signal(one, handler)
+
+
+def test_the_batch_that_fits_is_found_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    step = DistillModule.training_step
+
+    def limited(module: DistillModule, batch: dict[str, torch.Tensor], batch_idx: int) -> torch.Tensor:
+        sizes.append(len(batch["image"]))
+        if sizes[-1] > 2:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")
+        return step(module, batch, batch_idx)
+
+    monkeypatch.setattr(DistillModule, "training_step", limited)
+    part = replace(PART, batch_size=1, mask_weight=0.0)
+    for find in (True, False):  # a second start takes what was found
+        fitter = Fitter(tmp_path, "run", FLAGS, LogPart(wandb="off"), 0, {}, ComputePart(find_batch_size=find))
+        module, data = DistillModule(student(), part, small_teacher()), DistillData(image_list(), part, teacher_size=32)
+        fitter.fit("distill", module, data, 1)
+        assert data.batch_size == 2
+        (tmp_path / "distill" / "done").unlink()
+    assert max(sizes) == 4 and sizes[-4:] == [2] * 4
 
 
 @pytest.mark.parametrize("at", [2, 6])
@@ -104,5 +126,5 @@ def test_frozen_blocks_alone_are_compiled(monkeypatch: pytest.MonkeyPatch) -> No
     model = small_segmenter()
     # The encoder's, and in episodes the adapter's.
     assert compile_frozen_(model) == 6 and compiled == [*model.encoder.backbone.blocks, *model.adapter.blocks]
-    assert compile_frozen_(model.select_trainable_("distill")) == 4
+    assert compile_frozen_(model.requires_grad_(True)) == 0
     refuses("timeout: expected", ComputePart, timeout=-1)
