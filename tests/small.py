@@ -40,7 +40,8 @@ METHOD_ARGS: dict[str, dict[str, Any]] = {
     "chain": {**VIT, "img_size": 56, "taps": (1, 3)},
     "persam": {"config": SAM_SIZES},
     "refined": {
-        "coarse": {"method": "prototype", **VIT, "img_size": 56, "tap": 3, "score_threshold": 0.0}, "config": SAM_SIZES,
+        "coarse": {"method": "prototype", **VIT, "img_size": 56, "tap": 3, "score_threshold": 0.0},
+        "config": SAM_SIZES,
     },
     "sansa": {"size": "mini", "img_size": SIDE, "memory_order": "video"},
     "fssam": {**VIT, "size": "mini", "img_size": SIDE, "encoder_img_size": 70, "tap": 3, "rounds": 2},

@@ -15,10 +15,13 @@ from lightning.pytorch.utilities import rank_zero_only
 from fsdino.pipeline.recipe import Recipe
 from fsdino.pipeline.run import Run
 
+# Which machines compute a run: it goes on whatever these are. All else names it.
+MACHINES = ("devices", "num_nodes", "strategy")
+
 
 def open_run(recipe: Recipe, trainer_options: dict[str, Any], root: str | Path = "runs") -> Run:
     """Start a run, or go on with the newest unfinished one of the same recipe; `root` is the folder of all runs."""
-    # A run is known by its whole recipe: change a key, and the same command starts a new folder.
+    # A run is known by its recipe: change a key of what is learnt, and the same command starts a new folder.
     text = yaml.safe_dump({**asdict(recipe), "trainer": trainer_options}, sort_keys=False)
     parent = Path(root) / recipe.name
     folder = _unfinished(parent, text)
@@ -43,9 +46,21 @@ def _unfinished(parent: Path, text: str) -> Path | None:
     # Names are times, so the newest comes first.
     for folder in sorted(parent.glob("[!.]*"), reverse=True):
         config = folder / "config.yaml"
-        if config.is_file() and config.read_text() == text and not (folder / "done").is_file():
+        if config.is_file() and _known_by(config.read_text()) == _known_by(text) and not (folder / "done").is_file():
             return folder
     return None
+
+
+def _known_by(text: str) -> dict[str, Any] | None:
+    """What of a configuration decides which run it is; None where it is no configuration."""
+    try:
+        found = yaml.safe_load(text)
+    except yaml.YAMLError:  # cut by a kill
+        return None
+    if not isinstance(found, dict) or not isinstance(found.get("trainer"), dict):
+        return None
+    trainer = {key: value for key, value in found["trainer"].items() if key not in MACHINES}
+    return {key: value for key, value in found.items() if key != "compute"} | {"trainer": trainer}
 
 
 def _wait_for_first_rank(parent: Path, text: str, seconds: float = 120) -> Path:

@@ -20,6 +20,7 @@ from fsdino.base.texts import plain_yaml
 from fsdino.data.part import DataPart
 from fsdino.evaluation.measure import EvaluatePart
 from fsdino.training.cache_writer import CachePart
+from fsdino.training.compute import ComputePart
 from fsdino.training.distill import DistillPart
 from fsdino.training.episodes import TrainPart
 from fsdino.training.loggers import LogPart
@@ -59,6 +60,7 @@ class Recipe:
         train: stage 2.
         presence: stage 3.
         evaluate: the measurement.
+        compute: how training is computed; a run goes on whatever is set here.
         log: W&B.
         num_workers: loader processes.
         seed: of weights, orders and draws.
@@ -76,6 +78,7 @@ class Recipe:
     train: TrainPart = field(default_factory=TrainPart)
     presence: PresencePart = field(default_factory=PresencePart)
     evaluate: EvaluatePart = field(default_factory=EvaluatePart)
+    compute: ComputePart = field(default_factory=ComputePart)
     log: LogPart = field(default_factory=LogPart)
     num_workers: Workers = 0
     seed: Seed = 0

@@ -62,8 +62,8 @@ class Run:
     def fitter(self) -> Fitter:
         """Makes the stages' trainers."""
         recipe = self.recipe
-        options = self.trainer_options
-        return Fitter(self.folder, recipe.name, options, log=recipe.log, seed=recipe.seed, config=asdict(recipe))
+        how: dict[str, Any] = {"log": recipe.log, "seed": recipe.seed, "compute": recipe.compute}
+        return Fitter(self.folder, recipe.name, self.trainer_options, config=asdict(recipe), **how)
 
     @property
     def is_fsdino(self) -> bool:

@@ -51,7 +51,7 @@ def batch_images(batch: Any) -> int:
 
 
 class Throughput(Callback):
-    """Logs `train/images_per_s` every so many steps."""
+    """Logs `train/images_per_s` every so many steps, and on a GPU `train/peak_mb`, the most memory since the start."""
 
     def __init__(self, every_n_steps: int = 10) -> None:
         self.every_n_steps = every_n_steps
@@ -69,6 +69,9 @@ class Throughput(Callback):
         rate = self._meter.update(batch_images(batch) * trainer.world_size)
         if rate and trainer.global_step % self.every_n_steps == 0:
             pl_module.log("train/images_per_s", rate, batch_size=1)
+            if pl_module.device.type == "cuda":
+                peak = torch.cuda.max_memory_allocated(pl_module.device) / 2**20
+                pl_module.log("train/peak_mb", peak, batch_size=1)
 
 
 class StepSeed(Callback):
@@ -99,6 +102,7 @@ class StageProgress(ProgressBar):
         # A tqdm; typed loosely because its stubs do not know a list as postfix.
         self._bar: Any = None
         self._meter = RateMeter()
+        self._parts: list[str] = []
 
     def disable(self) -> None:
         """Draws nothing (Lightning asks all processes but the first)."""
@@ -122,10 +126,13 @@ class StageProgress(ProgressBar):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Moves the bar to the step."""
-        parts = [f"{key.split('/')[-1]} {float(value):.3f}" for key, value in trainer.progress_bar_metrics.items()]
+        # To read a number makes the CPU wait for the GPU, so it is done only where the bar is drawn anew.
+        if self._is_due(trainer):
+            metrics = trainer.progress_bar_metrics
+            self._parts = [f"{key.split('/')[-1]} {float(value):.3f}" for key, value in metrics.items()]
         # With accumulated gradients many batches make one optimiser step, so the bar follows the trainer's count.
         step = trainer.global_step - int(self._bar.n if self._bar is not None else 0)
-        self._advance(step, batch_images(batch) * trainer.world_size, parts, self._size(batch))
+        self._advance(step, batch_images(batch) * trainer.world_size, self._parts, self._size(batch))
 
     def on_train_end(self, *_: Any) -> None:
         """Closes the bar."""
@@ -174,6 +181,13 @@ class StageProgress(ProgressBar):
         if size is not None:
             self._bar.desc = f"{self.stage} {size} px"
         self._bar.update(steps)
+
+    def _is_due(self, trainer: Trainer) -> bool:
+        """Whether the bar is about to be drawn, or shows its last step."""
+        bar = self._bar
+        if bar is None or bar.disable:
+            return False
+        return bar.total == trainer.global_step or time.time() - bar.last_print_t >= bar.mininterval
 
     def _close(self) -> None:
         if self._bar is not None:

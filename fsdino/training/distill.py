@@ -142,7 +142,8 @@ class DistillModule(LightningModule):
             self.log("train/mask_loss", masks, batch_size=count)
             loss = loss + self.part.mask_weight * masks
         self.log("train/loss", loss, prog_bar=True, batch_size=count)
-        self.log("train/size", float(batch["image"].shape[-1]))
+        # Filled there: a number that is copied to a GPU makes the CPU wait.
+        self.log("train/size", torch.full((), float(batch["image"].shape[-1]), device=self.device))
         return loss
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:

@@ -7,20 +7,42 @@ from typing import Any
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
+from fsdino.training.preempt import OwnShare
+
 
 class EpochData(LightningDataModule):
-    """Base of the data modules: loaders are rebuilt each epoch (`reload_dataloaders_every_n_epochs=1`)."""
+    """Base of the data modules: loaders are rebuilt each epoch (`reload_dataloaders_every_n_epochs=1`).
+
+    Attributes:
+        cut: (epoch, steps) that an earlier start had done when it was ended in the middle of an epoch.
+    """
 
     def __init__(self, batch_size: int = 32, num_workers: int = 0) -> None:
         super().__init__()
         self.batch_size, self.num_workers = batch_size, num_workers
+        self.cut: tuple[int, int] | None = None
 
     @property
     def epoch(self) -> int:
         """The running epoch; 0 outside of a run."""
         return self.trainer.current_epoch if self.trainer is not None else 0
 
+    def state_dict(self) -> dict[str, Any]:
+        """Where the epoch was cut, for the checkpoint."""
+        return {"cut": self.cut}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes it up again."""
+        self.cut = state_dict["cut"]
+
     def loader(self, dataset: Dataset, **kwargs: Any) -> DataLoader:
-        """A loader in the data set's own order."""
+        """A loader in the data set's own order; where training goes on in the middle of an epoch, of its rest."""
+        trainer, cut = self.trainer, self.cut
+        # Of the loaders, that of training alone leaves out an incomplete batch.
+        if trainer is not None and kwargs.get("drop_last"):
+            start = cut[1] * self.batch_size if cut is not None and cut[0] == self.epoch else 0
+            # Lightning's own sampler would shuffle what several processes train on.
+            if start or trainer.world_size > 1:
+                kwargs["sampler"] = OwnShare(dataset, trainer.world_size, trainer.global_rank, start)
         # Never shuffled: the order was drawn from (seed, epoch) when the data set was made.
         return DataLoader(dataset, batch_size=self.batch_size, num_workers=self.num_workers, shuffle=False, **kwargs)

@@ -42,8 +42,10 @@ WRONG: dict[str, tuple[Callable, str]] = {
     "a threshold above 1": (lambda m, one: setattr(m, "threshold", 7), "threshold 7 is not a probability"),
     "a threshold as text": (lambda m, one: setattr(m, "threshold", "0.5"), "threshold '0.5' is not a probability"),
     "a threshold that is none": (lambda m, one: setattr(m, "threshold", float("nan")), "is not a probability"),
-    "an unknown device": (lambda m, one: load("tiny", device="tpu9"),
-                          r"device 'tpu9' is not available here, where torch finds \d+ GPU.s.; use cpu"),
+    "an unknown device": (
+        lambda m, one: load("tiny", device="tpu9"),
+        r"device 'tpu9' is not available here, where torch finds \d+ GPU.s.; use cpu",
+    ),
     "no name of a model": (lambda m, one: load(None), "expected a model's name or path, got NoneType"),  # type: ignore[arg-type]
 }
 

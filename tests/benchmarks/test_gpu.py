@@ -67,13 +67,13 @@ def test_a_case_that_cannot_run_is_a_row_and_ratios_are_by_image() -> None:
 
 
 @pytest.mark.slow
-def test_every_section_runs_small(tmp_path: Path) -> None:
-    gpu.main("cpu", seconds=1500, small=True, csv=tmp_path / "gpu.csv")
+def test_sections_run_small(tmp_path: Path) -> None:
+    gpu.main("cpu", 100_000, ["agree", "segment", "distill", "episodes", "predict"], True, tmp_path / "gpu.csv")
     rows = read_rows(tmp_path / "gpu.csv")
-    assert set(rows["section"]) == set(gpu.SECTIONS)
-    assert not set(rows["step"]) & {"stopped"}, rows[rows["step"] == "stopped"]["error"].tolist()
+    assert "stopped" not in set(rows["step"]), rows[rows["step"] == "stopped"]["error"].tolist()
     agreed = rows[(rows["section"] == "agree") & (rows["precision"] == "float32")]
     assert len(agreed) == 9 and set(agreed["equal"]) == {"1.0"}  # the same device, so the same masks
     assert {"fsdino", "sansa", "fssam", "persam", "prototype", "chain", "refined"} < set(agreed["method"])
     steps = set(rows["step"])
     assert {"bare encoder", "segment", "ten classes", "cached step", "live step", "episode step, cached maps"} < steps
+    assert any(step.startswith("JPEG to PNG") for step in steps)

@@ -24,7 +24,9 @@ NAMES = {  # one of each family, its patch in the name
 }
 KINDS: dict[str, tuple[str, int, dict[str, Any]]] = {
     # A timm that is older than a family cannot show it; the package promises to run on such a timm.
-    kind: (name, 56 if "patch14" in name else 64, SMALL) for kind, name in NAMES.items() if timm.is_model(name)
+    kind: (name, 56 if "patch14" in name else 64, SMALL)
+    for kind, name in NAMES.items()
+    if timm.is_model(name)
 }
 ROTARY = {"dinov3", "pe_spatial", "lingbot", "mixed_rope"}
 
