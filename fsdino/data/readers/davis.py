@@ -60,6 +60,9 @@ class DavisIndex(ClassIndex):
     def load_image(self, image_id: str) -> np.ndarray:
         return read_image(self._images / f"{image_id}.jpg")
 
+    def load_reduced(self, image_id: str, side: int) -> np.ndarray:
+        return read_image(self._images / f"{image_id}.jpg", side)
+
     def load_mask(self, image_id: str, class_id: int) -> np.ndarray:
         sequence, number = self._object[class_id]
         if image_id.partition("/")[0] != sequence:

@@ -54,6 +54,9 @@ class DeepGlobeIndex(ClassIndex):
     def load_image(self, image_id: str) -> np.ndarray:
         return read_image(self._path(image_id))
 
+    def load_reduced(self, image_id: str, side: int) -> np.ndarray:
+        return read_image(self._path(image_id), side)
+
     def load_mask(self, image_id: str, class_id: int) -> np.ndarray:
         mask = self._masks[class_id].get(image_id)
         return np.zeros(image_size(self._path(image_id)), np.uint8) if mask is None else read_mask(mask)

@@ -64,6 +64,9 @@ class LabelMapIndex(ClassIndex):
     def load_image(self, image_id: str) -> np.ndarray:
         return read_image(self._paths(image_id)[0])
 
+    def load_reduced(self, image_id: str, side: int) -> np.ndarray:
+        return read_image(self._paths(image_id)[0], side)
+
     def load_mask(self, image_id: str, class_id: int) -> np.ndarray:
         labels = self._label_map(image_id)
         return np.where(labels == IGNORE, IGNORE, labels == class_id).astype(np.uint8)

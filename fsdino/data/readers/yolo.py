@@ -56,6 +56,9 @@ class YoloIndex(ClassIndex):
     def load_image(self, image_id: str) -> np.ndarray:
         return read_image(self._paths(image_id)[0])
 
+    def load_reduced(self, image_id: str, side: int) -> np.ndarray:
+        return read_image(self._paths(image_id)[0], side)
+
     def classes_in(self, image_id: str) -> set[int]:
         return {class_id for class_id, _ in self._polygons[image_id]}
 
