@@ -36,10 +36,9 @@ class SmallerIndex(SubsetIndex):
         super().__init__(index, {class_id: index.images(class_id) for class_id in index.class_names})
         self.folds, self.enough = index.folds, enough
 
-    def load_reduced(self, image_id: str, side: int) -> np.ndarray:
+    def load_reduced(self, image_id: str, side: int) -> tuple[np.ndarray, tuple[int, int]]:
         """As of `ClassIndex`."""
-        if self.enough is None:
-            return self.load_image(image_id)
+        assert self.enough is not None  # whole images are asked for otherwise
         return self.index.load_reduced(image_id, round(side * self.enough / ENOUGH))
 
 
@@ -48,7 +47,7 @@ def closeness(index: SubsetIndex, method: torch.nn.Module, enough: float) -> Row
     smaller, resize = SmallerIndex(index, enough), method.resize
     images, squares = index.all_images(), []
     for name in images:
-        whole, found = index.load_image(name), smaller.load_reduced(name, resize.source_side)
+        whole, (found, _) = index.load_image(name), smaller.load_reduced(name, resize.source_side)
         if found.shape != whole.shape:
             squares.append(
                 [resize.image(image_tensor(whole)), resize.image(image_tensor(resize.shrink(found, whole.shape[:2])))]

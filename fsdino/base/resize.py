@@ -57,20 +57,17 @@ class Resize:
         """Side of the square that images are brought to first, in pixels."""
         return self.first_size or self.size
 
-    def shrink(self, image: np.ndarray, size: tuple[int, int] | None = None) -> np.ndarray:
+    def shrink(self, image: np.ndarray, size: tuple[int, int], large: float = 2 * ENOUGH) -> np.ndarray:
         """Bring the bytes (H, W, 3) of a large image to the size that `image` gives it, several times faster.
 
-        They differ from those of `image` by rounding. An image is large from `ENOUGH` sides of the square on; a
-        smaller one stays as it is.
+        They differ from those of `image` by rounding. An image that is not large stays as it is.
 
         Args:
             image: uint8.
-            size: (H, W) of the image before it was decoded smaller, None if it was not; a smaller one is always
-                resized, as masks of that size are.
+            size: (H, W) of the image before it was decoded smaller; one that was is always brought to the square.
+            large: how many sides of the square both sides of a large image have.
         """
-        rows, columns = image.shape[:2]
-        size = size or (rows, columns)
-        if (rows, columns) == size and min(size) < ENOUGH * self.source_side:
+        if image.shape[:2] == tuple(size) and min(size) < large * self.source_side:
             return image
         target = self.content_size(*size) if self.first_size is None else (self.first_size, self.first_size)
         pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None]

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -25,7 +26,8 @@ class ImageList:
     Args:
         ids: unique ids, in the order of the cache.
         load_image: id -> (H, W, 3) uint8, for instance a `ClassIndex`'s method; sent to worker processes.
-        load_reduced: id, side -> the same decoded smaller where that is enough for a square of the side; None = whole.
+        load_reduced: id, side -> the same, decoded smaller where that is enough for a square of the side, and its whole
+            size (H, W); None = images are read whole.
 
     Raises:
         ValueError: if the list is empty or names an image twice.
@@ -34,7 +36,7 @@ class ImageList:
     name: str
     ids: tuple[str, ...]
     load_image: Callable[[str], np.ndarray]
-    load_reduced: Callable[[str, int], np.ndarray] | None = None
+    load_reduced: Callable[[str, int], tuple[np.ndarray, tuple[int, int]]] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "ids", tuple(self.ids))
@@ -59,7 +61,7 @@ class ImageList:
             digest.update(repr(image.shape).encode())
             digest.update(image.tobytes())
             # Maps of images that were decoded smaller are others; the least side asks for as small as a file can be.
-            if self.load_reduced is not None and self.load_reduced(self.ids[place], 1).shape != image.shape:
+            if self.load_reduced is not None and self.load_reduced(self.ids[place], 1)[0].shape != image.shape:
                 digest.update(b"reduced")
         return digest.hexdigest()
 
@@ -72,8 +74,8 @@ class ImageList:
         if self.load_reduced is None:
             image = self.tensor(index)
             return [resize.image(image) for resize in resizes]
-        pixels = self.load_reduced(self.ids[index], max(resize.source_side for resize in resizes))
-        return [resize.image(image_tensor(resize.shrink(pixels))) for resize in resizes]
+        pixels, size = self.load_reduced(self.ids[index], max(resize.source_side for resize in resizes))
+        return [resize.image(image_tensor(resize.shrink(pixels, size))) for resize in resizes]
 
 
 def joined(lists: Sequence[ImageList]) -> ImageList:
@@ -88,7 +90,7 @@ def joined(lists: Sequence[ImageList]) -> ImageList:
 
 
 # A function of the module with its loaders bound by `partial`: a lambda could not be sent to worker processes.
-def _load_joined(loaders: dict[str, Callable[..., np.ndarray]], image_id: str, *side: int) -> np.ndarray:
+def _load_joined(loaders: dict[str, Callable[..., Any]], image_id: str, *side: int) -> Any:
     name, _, own = image_id.partition("|")
     return loaders[name](own, *side)
 

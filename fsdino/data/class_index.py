@@ -33,12 +33,13 @@ class ClassIndex(ABC):
     def load_image(self, image_id: str) -> np.ndarray:
         """One image, (H, W, 3) uint8 RGB."""
 
-    def load_reduced(self, image_id: str, side: int) -> np.ndarray:
-        """One image that will be resized to a square of this side, decoded smaller where its file allows it.
+    def load_reduced(self, image_id: str, side: int) -> tuple[np.ndarray, tuple[int, int]]:
+        """One image that will be resized to a square of this side, and its whole size (H, W).
 
-        See `read_image`; readers of plain image files override it.
+        Decoded smaller where its file allows it, see `read_reduced`; readers of plain image files override it.
         """
-        return self.load_image(image_id)
+        image = self.load_image(image_id)
+        return image, (image.shape[0], image.shape[1])
 
     @abstractmethod
     def load_mask(self, image_id: str, class_id: int) -> np.ndarray:
@@ -124,7 +125,7 @@ class SubsetIndex(ClassIndex):
     def load_image(self, image_id: str) -> np.ndarray:
         return self.index.load_image(image_id)
 
-    def load_reduced(self, image_id: str, side: int) -> np.ndarray:
+    def load_reduced(self, image_id: str, side: int) -> tuple[np.ndarray, tuple[int, int]]:
         return self.index.load_reduced(image_id, side)
 
     def load_mask(self, image_id: str, class_id: int) -> np.ndarray:
@@ -168,7 +169,7 @@ class CombinedIndex(ClassIndex):
         label, own_id = self._split(image_id)
         return self.members[label].load_image(own_id)
 
-    def load_reduced(self, image_id: str, side: int) -> np.ndarray:
+    def load_reduced(self, image_id: str, side: int) -> tuple[np.ndarray, tuple[int, int]]:
         label, own_id = self._split(image_id)
         return self.members[label].load_reduced(own_id, side)
 

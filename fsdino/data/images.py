@@ -15,17 +15,20 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 UNREADABLE = (UnidentifiedImageError, SyntaxError, OSError, ValueError, Image.DecompressionBombError)
 
 
-def read_image(path: str | Path, side: int | None = None) -> np.ndarray:
-    """An image file as RGB bytes (H, W, 3), see `to_rgb`.
+def read_image(path: str | Path) -> np.ndarray:
+    """An image file as RGB bytes (H, W, 3), see `to_rgb`."""
+    with _opened(path) as image:
+        return to_rgb(image)
 
-    Args:
-        path: the file.
-        side: of the square that the image will be resized to, in pixels: a JPEG is then decoded at a half, a quarter
-            or an eighth of its size, several times faster, as long as both sides keep `ENOUGH` times that. None =
-            at its own size.
+
+def read_reduced(path: str | Path, side: int) -> tuple[np.ndarray, tuple[int, int]]:
+    """An image file that will be resized to a square, as RGB bytes (h, w, 3), and its whole size (H, W).
+
+    A JPEG is decoded at a half, a quarter or an eighth of its size, several times faster, as long as both sides keep
+    `ENOUGH` times the square's `side`; every other file at its own size.
     """
     with _opened(path, side) as image:
-        return to_rgb(image)
+        return to_rgb(image), image_size(path)
 
 
 def read_labels(path: str | Path) -> np.ndarray:
@@ -51,11 +54,6 @@ def read_mask(path: str | Path, threshold: int = 128) -> np.ndarray:
     """A black and white mask file as (H, W) uint8 in {0, 1}, or {0, 1, 255} from labels, see `to_mask`."""
     with _opened(path) as image:
         return to_mask(image, threshold)
-
-
-def is_decoded_smaller(image_size: tuple[int, int], full_size: tuple[int, int]) -> bool:
-    """Whether an image of (h, w) is one of (H, W) as `read_image` decodes it for some side, or that itself."""
-    return any(tuple(-(-n // by) for n in full_size) == tuple(image_size) for by in (1, 2, 4, 8))
 
 
 def check_mask_size(mask: np.ndarray, image_size: tuple[int, int], mask_path: str | Path) -> None:

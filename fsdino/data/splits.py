@@ -15,7 +15,7 @@ from fsdino.data.catalog import data_set, open_data_set
 from fsdino.data.class_index import ClassIndex, CombinedIndex, SubsetIndex
 from fsdino.data.episodes.episode_list import EpisodeList
 from fsdino.data.episodes.filters import novel_as_ignore, training_view
-from fsdino.data.images import IMAGE_SUFFIXES, read_image
+from fsdino.data.images import IMAGE_SUFFIXES, read_image, read_reduced
 from fsdino.data.part import DataPart, DataSpec, list_file
 from fsdino.data.readers.own import spread_images
 
@@ -248,9 +248,13 @@ def _folder_images(root: Path, reduce: bool) -> ImageList:
     files = sorted(p for p in root.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
     if not files:
         raise ValueError(f"no image below {root}; give data.images a folder with images.")
-    read = partial(_read_below, root)
-    return ImageList(root.name, tuple(str(p.relative_to(root)) for p in files), read, read if reduce else None)
+    names, reduced = tuple(str(p.relative_to(root)) for p in files), partial(_reduced_below, root)
+    return ImageList(root.name, names, partial(_read_below, root), reduced if reduce else None)
 
 
-def _read_below(root: Path, image_id: str, side: int | None = None) -> np.ndarray:
-    return read_image(root / image_id, side)
+def _read_below(root: Path, image_id: str) -> np.ndarray:
+    return read_image(root / image_id)
+
+
+def _reduced_below(root: Path, image_id: str, side: int) -> tuple[np.ndarray, tuple[int, int]]:
+    return read_reduced(root / image_id, side)

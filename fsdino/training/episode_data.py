@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from copy import copy
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from fsdino.base.image import ENOUGH
 from fsdino.base.resize import Resize
 from fsdino.cache.cache import EmbeddingCache
 from fsdino.cache.image_list import ImageList
@@ -129,7 +130,9 @@ class EpisodeDataModule(EpochData):
     def _drawn(self) -> TrainEpisodes:
         """Training episodes of epoch 0."""
         chosen, part = self.chosen, self.part
-        augment = JointAugment(shrink=self.resize.shrink if chosen.reduce else None) if part.augment else None
+        # Colours cost more than all else, so that crops of images of medium size are shrunk before as well.
+        shrink = partial(self.resize.shrink, large=ENOUGH) if chosen.reduce else None
+        augment = JointAugment(shrink=shrink) if part.augment else None
         # A crop is enlarged less where the image that it is cut from was decoded larger.
         side = math.ceil(self.resize.source_side / (augment.least_side if augment else 1))
         return TrainEpisodes(

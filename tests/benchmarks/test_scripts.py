@@ -63,8 +63,8 @@ SCRIPTS: dict[str, tuple[str, Options]] = {
     "accuracy.teachers": ("mini_sam2", lambda folder: {"scenes": 3}),
     "accuracy.runtimes": ("runtimes", lambda folder: {"model": small_model(folder), "number": 2}),
     "accuracy.decoding": ("decoding", lambda folder: {
-        "root": shared_data("coco386"), "weights": weights(shared_data("coco386")), "sides": [112], "folds": [0], "episodes": 2,
-        "enough": [1.45], "runs": folder / "runs",
+        "root": shared_data("coco386"), "weights": weights(shared_data("coco386")), "sides": [112], "folds": [0],
+        "episodes": 2, "enough": [1.44], "runs": folder / "runs",
     }),
     "cost.input": ("input", lambda _: {
         "count": 2, "size": (120, 180), "sides": [14], "rounds": 1, "source": None,

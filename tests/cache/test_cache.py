@@ -54,9 +54,9 @@ def test_image_list_errors():
 def test_a_list_reads_images_once_and_smaller_where_that_is_enough() -> None:
     asked = []
 
-    def reduced(name: str, side: int) -> np.ndarray:
+    def reduced(name: str, side: int) -> tuple[np.ndarray, tuple[int, int]]:
         asked.append(side)
-        return noise(name)[::2, ::2] if side <= 10 else noise(name)
+        return (noise(name)[::2, ::2] if side <= 4 else noise(name)), (30, 40)
 
     plain, other = image_list(3), ImageList("noise", ("0", "1", "2"), noise, reduced)
     small, large = other.squares(1, Resize(8), Resize(24))
@@ -67,5 +67,5 @@ def test_a_list_reads_images_once_and_smaller_where_that_is_enough() -> None:
     assert torch.equal(both.squares(4, Resize(8))[0], other.squares(1, Resize(8))[0])
     assert joined([other, plain]).load_reduced is None
     # Maps of images decoded smaller are other maps; where nothing can be decoded smaller the digest stays.
-    whole = ImageList("noise", ("0", "1", "2"), noise, lambda name, side: noise(name))
+    whole = ImageList("noise", ("0", "1", "2"), noise, lambda name, side: (noise(name), (30, 40)))
     assert whole.sha256 == plain.sha256 != other.sha256

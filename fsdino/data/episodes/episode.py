@@ -16,7 +16,7 @@ from fsdino.base.memory import image_tensor
 from fsdino.base.resize import Resize
 from fsdino.data.class_index import ClassIndex
 from fsdino.data.episodes.episode_list import EpisodeList
-from fsdino.data.images import check_mask_size, is_decoded_smaller
+from fsdino.data.images import check_mask_size
 
 Transform = Callable[[np.ndarray, np.ndarray, np.random.Generator], tuple[np.ndarray, np.ndarray]]
 # Draws of an image before its class is given up, and of a class before that is an error: no draw goes on for ever.
@@ -229,10 +229,12 @@ def collate_episodes(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def _image(index: ClassIndex, image_id: str, class_id: int, mask: np.ndarray, side: int | None) -> np.ndarray:
     """The image of a mask, decoded smaller where a side is given."""
-    if side is not None and is_decoded_smaller((image := index.load_reduced(image_id, side)).shape[:2], mask.shape[:2]):
-        return image
-    image = index.load_image(image_id)
-    check_mask_size(mask, image.shape[:2], f"{image_id} (class {class_id})")
+    if side is None:
+        image = index.load_image(image_id)
+        size = image.shape[:2]
+    else:
+        image, size = index.load_reduced(image_id, side)
+    check_mask_size(mask, size, f"{image_id} (class {class_id})")
     return image
 
 

@@ -15,7 +15,7 @@ from fsdino.base.image import IGNORE
 from fsdino.data.catalog import TRAIN_VAL, DataSet, Published, Requirement, Source
 from fsdino.data.class_index import ClassIndex
 from fsdino.data.files import DataSetError, existing, first_existing
-from fsdino.data.images import read_image
+from fsdino.data.images import read_image, read_reduced
 from fsdino.data.json_lists import json_at, json_lists
 
 Overlap = Literal["union", "painted"]
@@ -87,8 +87,8 @@ class CocoIndex(ClassIndex):
     def load_image(self, image_id: str) -> np.ndarray:
         return read_image(self.image_dir / image_id)
 
-    def load_reduced(self, image_id: str, side: int) -> np.ndarray:
-        return read_image(self.image_dir / image_id, side)
+    def load_reduced(self, image_id: str, side: int) -> tuple[np.ndarray, tuple[int, int]]:
+        return read_reduced(self.image_dir / image_id, side)
 
     def classes_in(self, image_id: str) -> set[int]:
         row = self._row(image_id)
