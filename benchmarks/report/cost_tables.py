@@ -146,5 +146,26 @@ def _in_order(column: pd.Series) -> pd.Series:
     return column if column.name == "family" else pd.to_numeric(column)
 
 
-TABLES = {"families": families, "params": params, "speed": speed, "bars": bars, "published": published}
+def inputs(rows: pd.DataFrame, _: Path) -> str:
+    """CPU time of images and episodes at each side, then the memory of annotations."""
+    columns = [
+        text("what"),
+        number("side", "px", 0),
+        number("whole_ms", "whole, CPU ms"),
+        number("reduced_ms", "reduced, CPU ms"),
+    ]
+    columns += [
+        number("images_per_cpu_s", "images a CPU second", 0),
+        number("ratio", "ratio", 2),
+        text("bar"),
+        text("met"),
+    ]
+    found = [markdown_table(each(rows[rows["side"] != ""]), columns)]
+    held = [text("what"), number("annotations", "annotations", 0), number("held_bytes", "bytes held, each", 0)]
+    held += [number("peak_bytes", "bytes at the peak, each", 0), number("cpu_s", "CPU s", 1)]
+    rest = rows[rows["side"] == ""]
+    return "\n".join(found + ([markdown_table(each(rest), held)] if len(rest) else []))
+
+
+TABLES = {"input": inputs, "families": families, "params": params, "speed": speed, "bars": bars, "published": published}
 TABLES |= {"kills": kills, "mutants": mutants}

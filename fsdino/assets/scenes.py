@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from fsdino.data.world.stream import SyntheticScenes
 from fsdino.training.callbacks import StageProgress, StepSeed
@@ -32,10 +32,9 @@ class SceneData(EpochData):
         super().__init__(batch_size, num_workers)
         self.epoch_length, self.val_length, self.seed, self.max_objects = epoch_length, val_length, seed, max_objects
 
-    def train_dataloader(self) -> DataLoader:
-        """Scenes of the running epoch."""
-        scenes = SyntheticScenes("pretrain", self.epoch_length, self.seed, self.epoch, self.max_objects)
-        return self.loader(scenes, drop_last=True)
+    def train_dataset(self, epoch: int) -> Dataset:
+        """Scenes of an epoch."""
+        return SyntheticScenes("pretrain", self.epoch_length, self.seed, epoch, self.max_objects)
 
     def val_dataloader(self) -> DataLoader:
         """The same held-out scenes of the pretrain classes every time."""
@@ -52,7 +51,6 @@ def fit_scenes(module: LightningModule, data: SceneData, epochs: int, folder: st
         precision=precision,
         max_epochs=epochs,
         gradient_clip_val=1.0,
-        reload_dataloaders_every_n_epochs=1,
         check_val_every_n_epoch=2,
         num_sanity_val_steps=0,
         logger=CSVLogger(folder, name="", version=""),

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fsdino.base.image import IGNORE
+from fsdino.base.image import ENOUGH, IGNORE
 
 ResizeMode = Literal["squash", "pad"]
 
@@ -50,6 +51,29 @@ class Resize:
         if self.first_size is not None:
             img = _bilinear(img, (self.first_size, self.first_size))
         return self._pad(_bilinear(img, self.content_size(img.shape[-2], img.shape[-1])), 0.0)
+
+    @property
+    def source_side(self) -> int:
+        """Side of the square that images are brought to first, in pixels."""
+        return self.first_size or self.size
+
+    def shrink(self, image: np.ndarray, size: tuple[int, int], large: float = 2 * ENOUGH) -> np.ndarray:
+        """Bring the bytes (H, W, 3) of a large image to the size that `image` gives it, several times faster.
+
+        They differ from those of `image` by rounding. An image that is not large stays as it is.
+
+        Args:
+            image: uint8.
+            size: (H, W) of the image before it was decoded smaller; one that was is always brought to the square.
+            large: how many sides of the square both sides of a large image have.
+        """
+        if image.shape[:2] == tuple(size) and min(size) < large * self.source_side:
+            return image
+        target = self.content_size(*size) if self.first_size is None else (self.first_size, self.first_size)
+        pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None]
+        # Torch has a vectorised way for bytes whose channels come last, as here.
+        small = F.interpolate(pixels, size=target, mode="bilinear", align_corners=False, antialias=True)
+        return np.ascontiguousarray(small[0].permute(1, 2, 0).numpy())
 
     def soft_mask(self, mask: Tensor) -> Tensor:
         """Resize support masks (..., H, W), float or bool, to (..., size, size) float in [0, 1]; padding is 0.

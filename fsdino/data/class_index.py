@@ -33,6 +33,14 @@ class ClassIndex(ABC):
     def load_image(self, image_id: str) -> np.ndarray:
         """One image, (H, W, 3) uint8 RGB."""
 
+    def load_reduced(self, image_id: str, side: int) -> tuple[np.ndarray, tuple[int, int]]:
+        """One image that will be resized to a square of this side, and its whole size (H, W).
+
+        Decoded smaller where its file allows it, see `read_reduced`; readers of plain image files override it.
+        """
+        image = self.load_image(image_id)
+        return image, (image.shape[0], image.shape[1])
+
     @abstractmethod
     def load_mask(self, image_id: str, class_id: int) -> np.ndarray:
         """One class in one image, (H, W) uint8: 1 object, 0 not, 255 ignore. All 0 or 255 where it is absent."""
@@ -117,6 +125,9 @@ class SubsetIndex(ClassIndex):
     def load_image(self, image_id: str) -> np.ndarray:
         return self.index.load_image(image_id)
 
+    def load_reduced(self, image_id: str, side: int) -> tuple[np.ndarray, tuple[int, int]]:
+        return self.index.load_reduced(image_id, side)
+
     def load_mask(self, image_id: str, class_id: int) -> np.ndarray:
         return self.index.load_mask(image_id, class_id)
 
@@ -157,6 +168,10 @@ class CombinedIndex(ClassIndex):
     def load_image(self, image_id: str) -> np.ndarray:
         label, own_id = self._split(image_id)
         return self.members[label].load_image(own_id)
+
+    def load_reduced(self, image_id: str, side: int) -> tuple[np.ndarray, tuple[int, int]]:
+        label, own_id = self._split(image_id)
+        return self.members[label].load_reduced(own_id, side)
 
     def load_mask(self, image_id: str, class_id: int) -> np.ndarray:
         label, own_id = self._split(image_id)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from fsdino.base.image import to_mask, to_rgb
+from fsdino.base.image import ENOUGH, to_mask, to_rgb
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 # what Pillow raises for files that are not images, are cut short, or say that they have gigapixels
@@ -18,6 +19,16 @@ def read_image(path: str | Path) -> np.ndarray:
     """An image file as RGB bytes (H, W, 3), see `to_rgb`."""
     with _opened(path) as image:
         return to_rgb(image)
+
+
+def read_reduced(path: str | Path, side: int) -> tuple[np.ndarray, tuple[int, int]]:
+    """An image file that will be resized to a square, as RGB bytes (h, w, 3), and its whole size (H, W).
+
+    A JPEG is decoded at a half, a quarter or an eighth of its size, several times faster, as long as both sides keep
+    `ENOUGH` times the square's `side`; every other file at its own size.
+    """
+    with _opened(path, side) as image:
+        return to_rgb(image), image_size(path)
 
 
 def read_labels(path: str | Path) -> np.ndarray:
@@ -66,7 +77,7 @@ def image_size(path: str | Path) -> tuple[int, int]:
     return (width, height) if turned else (height, width)
 
 
-def _opened(path: str | Path) -> Image.Image:
+def _opened(path: str | Path, side: int | None = None) -> Image.Image:
     """Open and decode at once, so that a cut file is noticed here and not in the middle of a batch."""
     found = _existing(path)
     try:
@@ -75,6 +86,9 @@ def _opened(path: str | Path) -> Image.Image:
             # Pillow passes over the checksums of the pixels unless it is asked, and then wants the file opened anew.
             image.verify()
             image = Image.open(found)
+        if side is not None and image.format == "JPEG":
+            # libjpeg leaves out the frequencies that a smaller image does not have; the mode stays.
+            image.draft(None, (math.ceil(ENOUGH * side),) * 2)  # type: ignore[arg-type]
         image.load()
     except UNREADABLE as error:
         raise _unreadable(path, error) from error

@@ -58,6 +58,8 @@ class DataPart:
         test_episodes: length of the test list, where it is drawn.
         test_list: a fixed test list (JSON), `bundled:NAME` for one of the package; `{fold}` and `{shots}` are filled
             in.
+        reduce: decode JPEGs smaller, and shrink large images before their colours change, where training needs an
+            image at the network's size alone; measurements always read images whole.
         max_train_images: keep only so many annotated images (drawn by the seed); None = all.
         root: folder that relative folders and the test list are in; None: the current one.
     """
@@ -75,6 +77,7 @@ class DataPart:
     val_episodes: Number = 120
     test_episodes: Count = 600
     test_list: str | None = None
+    reduce: bool = True
     max_train_images: Count | None = None
     root: str | None = None
 

@@ -15,7 +15,7 @@ from fsdino.data.catalog import data_set, open_data_set
 from fsdino.data.class_index import ClassIndex, CombinedIndex, SubsetIndex
 from fsdino.data.episodes.episode_list import EpisodeList
 from fsdino.data.episodes.filters import novel_as_ignore, training_view
-from fsdino.data.images import IMAGE_SUFFIXES, read_image
+from fsdino.data.images import IMAGE_SUFFIXES, read_image, read_reduced
 from fsdino.data.part import DataPart, DataSpec, list_file
 from fsdino.data.readers.own import spread_images
 
@@ -36,6 +36,7 @@ class TrainSet:
         val_episodes: fixed episodes of those; None without held-out classes.
         ignore_classes: classes whose pixels take part in no loss.
         class_weights: class -> how often it is drawn, relative to the others; None draws all equally often.
+        reduce: decode images no larger than the network needs.
     """
 
     index: ClassIndex
@@ -47,6 +48,7 @@ class TrainSet:
     annotated: ImageList
     images: ImageList
     class_weights: dict[int, float] | None = None
+    reduce: bool = False
 
 
 def open_test(part: DataPart, seed: int = 0) -> TestSet:
@@ -91,7 +93,7 @@ def open_train(part: DataPart, test: TestSet, seed: int = 0) -> TrainSet:
     usable = [c for c in whole.class_names if c not in set(ignore) and len(whole.images(c)) > part.shots]
     # Checkpoint and threshold are chosen on classes of the first data set alone: it is the one like the test's.
     tested_kind = set(tables[0].values())
-    annotated = ImageList(f"{whole.name}", tuple(whole.all_images()), whole.load_image)
+    annotated = _image_list(whole, part.reduce)
     images = _all_images(part, annotated, test)
     if part.val_by == "images":
         view, seen, classes, val = _split_images(part, whole, usable)
@@ -118,6 +120,7 @@ def open_train(part: DataPart, test: TestSet, seed: int = 0) -> TrainSet:
         annotated=annotated,
         images=images,
         class_weights=weights,
+        reduce=part.reduce,
     )
 
 
@@ -232,21 +235,30 @@ def _all_images(part: DataPart, annotated: ImageList, test: TestSet) -> ImageLis
     lists: list[ImageList] = []
     for spec in part.images:
         if spec.name == "images":
-            lists.append(_folder_images(Path(spec.root or ".")))
+            lists.append(_folder_images(Path(spec.root or "."), part.reduce))
             continue
         index = _without_tested(open_data_set(spec.name, spec.root, "train", **spec.options), spec, part, test)
-        lists.append(ImageList(index.name, tuple(index.all_images()), index.load_image))
+        lists.append(_image_list(index, part.reduce))
     if not lists:
         return annotated
     return lists[0] if len(lists) == 1 else joined(lists)
 
 
-def _folder_images(root: Path) -> ImageList:
+def _image_list(index: ClassIndex, reduce: bool) -> ImageList:
+    return ImageList(index.name, tuple(index.all_images()), index.load_image, index.load_reduced if reduce else None)
+
+
+def _folder_images(root: Path, reduce: bool) -> ImageList:
     files = sorted(p for p in root.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
     if not files:
         raise ValueError(f"no image below {root}; give data.images a folder with images.")
-    return ImageList(root.name, tuple(str(p.relative_to(root)) for p in files), partial(_read_below, root))
+    names, reduced = tuple(str(p.relative_to(root)) for p in files), partial(_reduced_below, root)
+    return ImageList(root.name, names, partial(_read_below, root), reduced if reduce else None)
 
 
 def _read_below(root: Path, image_id: str) -> np.ndarray:
     return read_image(root / image_id)
+
+
+def _reduced_below(root: Path, image_id: str, side: int) -> tuple[np.ndarray, tuple[int, int]]:
+    return read_reduced(root / image_id, side)

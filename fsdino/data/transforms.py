@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import cv2
 import numpy as np
+
+Shrink = Callable[[np.ndarray, tuple[int, int]], np.ndarray]
 
 
 class JointAugment:
@@ -19,6 +23,8 @@ class JointAugment:
         contrast: change around the image's mean grey.
         saturation: change around each pixel's grey.
         grey_prob: chance in [0, 1] to take all colour away.
+        shrink: crop, its size in the mask's pixels -> the crop as the network needs it, before its colours change;
+            None keeps every pixel.
     """
 
     def __init__(
@@ -31,18 +37,31 @@ class JointAugment:
         contrast: float = 0.3,
         saturation: float = 0.3,
         grey_prob: float = 0.05,
+        shrink: Shrink | None = None,
     ) -> None:
         self.crop_scale, self.crop_ratio, self.keep, self.flip_prob = crop_scale, crop_ratio, keep, flip_prob
         self.brightness, self.contrast, self.saturation = brightness, contrast, saturation
-        self.grey_prob = grey_prob
+        self.grey_prob, self.shrink = grey_prob, shrink
+
+    @property
+    def least_side(self) -> float:
+        """The smallest share of a side of the image that a crop keeps."""
+        scale, ratios = self.crop_scale[0], self.crop_ratio
+        return float(np.sqrt(scale * min(ratios[0], 1 / ratios[1])))
 
     def __call__(self, image: np.ndarray, mask: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Augment an image (H, W, 3) uint8 and its mask (H, W) uint8 in {0, 1, 255}; `rng` gives all random numbers.
 
-        Both are cropped to the same (h, w). An object that was there is still there.
+        Both are cropped to the same part. An object that was there is still there. The image may be smaller than its
+        mask, where it was decoded so.
         """
         top, left, height, width = self._crop(mask, rng)
-        image, mask = image[top : top + height, left : left + width], mask[top : top + height, left : left + width]
+        down, right = image.shape[0] / mask.shape[0], image.shape[1] / mask.shape[1]
+        rows = slice(round(top * down), round((top + height) * down))
+        image = image[rows, round(left * right) : round((left + width) * right)]
+        mask = mask[top : top + height, left : left + width]
+        if self.shrink is not None:
+            image = self.shrink(image, (height, width))
         if rng.random() < self.flip_prob:
             image, mask = image[:, ::-1], mask[:, ::-1]
         # Torch takes no array that is read backwards, as a mirrored view is; the jittered image is a new array anyway.

@@ -168,6 +168,7 @@ class Run:
             resize_mode=self.resize_mode,
             hflip=recipe.cache.hflip,
             num_workers=recipe.num_workers,
+            prefetch=recipe.prefetch,
             seed=recipe.seed,
         )
         return self.fitter.fit("distill", module, data, part.epochs)
@@ -189,6 +190,7 @@ class Run:
             shots=recipe.data.shots,
             maps=maps,
             num_workers=recipe.num_workers,
+            prefetch=recipe.prefetch,
             seed=recipe.seed,
         )
         # Without held-out classes there is nothing to draw, and the last epoch is the best.

@@ -35,6 +35,8 @@ class DistillPart:
         epoch_length: images an epoch; None = all.
         val_count: images held out to watch the error.
         batch_size: images a step and device.
+        block: keep so many neighbours of the list near each other when it is shuffled, for caches on slow disks; of the
+            size of the cache's shards it reads `BLOCKS` of them at a time. None = whole permutations.
         loss: "mse" (the paper's) or "cosine_smooth_l1".
         mask_weight: weight of the extra loss on the teacher's masks under random clicks.
         lr: peak learning rate.
@@ -48,6 +50,7 @@ class DistillPart:
     epoch_length: Count | None = None
     val_count: Number = 64
     batch_size: Count = 32
+    block: Count | None = None
     loss: EmbeddingLoss = "mse"
     mask_weight: Weight = 0.0
     lr: Weight = 1e-3

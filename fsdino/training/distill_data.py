@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -13,6 +14,8 @@ from fsdino.cache.cache import EmbeddingCache
 from fsdino.cache.image_list import ImageList
 from fsdino.training.distill import DistillModule, DistillPart
 from fsdino.training.epoch_data import EpochData
+
+BLOCKS = 16  # blocks of neighbours whose images are mixed
 
 
 def epoch_size(epoch: int, max_epochs: int, sizes: Sequence[int], shares: Sequence[float]) -> int:
@@ -25,6 +28,20 @@ def epoch_size(epoch: int, max_epochs: int, sizes: Sequence[int], shares: Sequen
         if epoch + 0.5 < bound:
             return size
     return sizes[-1]
+
+
+def shuffled(count: int, block: int | None, generator: torch.Generator) -> Tensor:
+    """The numbers below `count` in a random order, (count,) long.
+
+    With a `block`, neighbours by so many stay near each other: blocks are drawn at random, and the images of
+    `BLOCKS` at a time are mixed. A cache on a disk that reads in order, or over a network, is then read in runs.
+    """
+    if block is None:
+        return torch.randperm(count, generator=generator)
+    starts = torch.randperm(-(-count // block), generator=generator) * block
+    places = torch.cat([torch.arange(int(start), min(count, int(start) + block)) for start in starts])
+    mixed = (part[torch.randperm(len(part), generator=generator)] for part in places.split(BLOCKS * block))
+    return torch.cat(list(mixed))
 
 
 class DistillImages(Dataset):
@@ -41,8 +58,8 @@ class DistillImages(Dataset):
     def __init__(
         self,
         images: ImageList,
-        places: Sequence[int],
-        flips: Sequence[bool],
+        places: Sequence[int] | np.ndarray,
+        flips: Sequence[bool] | np.ndarray,
         resize: Resize,
         cache: EmbeddingCache | None,
         teacher_resize: Resize | None,
@@ -55,12 +72,13 @@ class DistillImages(Dataset):
 
     def __getitem__(self, i: int) -> dict[str, Tensor]:
         place, flip = int(self.places[i]), bool(self.flips[i])
-        image = self.images.tensor(place)
-        item = {"image": _flip(self.resize.image(image), flip)}
+        resizes = [self.resize] if self.teacher_resize is None else [self.resize, self.teacher_resize]
+        squares = [_flip(square, flip) for square in self.images.squares(place, *resizes)]
+        item = {"image": squares[0]}
         if self.cache is not None:
             item["target"] = self.cache.view(place, "hflip" if flip else "plain")
         if self.teacher_resize is not None:
-            item["teacher_image"] = _flip(self.teacher_resize.image(image), flip)
+            item["teacher_image"] = squares[1]
         return item
 
 
@@ -88,50 +106,49 @@ class DistillData(EpochData):
         resize_mode: ResizeMode = "squash",
         hflip: bool = False,
         num_workers: int = 0,
+        prefetch: int = 2,
         seed: int = 0,
     ) -> None:
-        super().__init__(part.batch_size, num_workers)
+        super().__init__(part.batch_size, num_workers, prefetch)
         self.images, self.cache, self.sizes = images, cache, part.sizes
         self.shares = part.shares or [1.0] * len(part.sizes)
         self.teacher_size, self.resize_mode = teacher_size, resize_mode
         self.num_train = len(images) - part.val_count
         self.epoch_length = part.epoch_length or self.num_train
-        self.hflip, self.seed = hflip, seed
+        self.hflip, self.seed, self.block = hflip, seed, part.block
         self._check()
 
     def size(self, epoch: int) -> int:
         """The student's image size in an epoch, in pixels."""
-        epochs = (self.trainer.max_epochs if self.trainer is not None else None) or 1
+        epochs = (self.trainer.max_epochs if self.trainer is not None else self.max_epochs) or 1
         return epoch_size(epoch, epochs, self.sizes, self.shares)
 
-    def train_dataloader(self) -> DataLoader:
-        """The images of the running epoch, in its order and at its size."""
-        order = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+    def train_dataset(self, epoch: int) -> Dataset:
+        """The images of an epoch, in its order and at its size."""
+        order = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
         # Whole permutations one after the other: no image comes a second time before all came once.
         rounds = -(-self.epoch_length // self.num_train)
-        places = torch.cat([torch.randperm(self.num_train, generator=order) for _ in range(rounds)])
+        places = torch.cat([shuffled(self.num_train, self.block, order) for _ in range(rounds)])
         flips = torch.rand(len(places), generator=order) < 0.5
-        chosen = places[: self.epoch_length].tolist()
+        chosen = places[: self.epoch_length].numpy()
         # Drawn from the epoch's own generator, so that a resumed run mirrors the same images.
-        mirrored = flips[: self.epoch_length].tolist() if self.hflip else [False] * len(chosen)
-        return self.loader(self._dataset(chosen, mirrored, self.size(self.epoch)), drop_last=True)
+        mirrored = flips[: self.epoch_length].numpy() if self.hflip else np.zeros(len(chosen), bool)
+        return self._dataset(chosen, mirrored, self.size(epoch))
 
     def val_dataloader(self) -> DataLoader | list[DataLoader]:
         """The held-out images at the final size; no loader if there are none."""
-        places = list(range(self.num_train, len(self.images)))
-        if not places:
-            return []
-        return self.loader(self._dataset(places, [False] * len(places), self.sizes[-1]))
+        places = np.arange(self.num_train, len(self.images))
+        return self.loader(self._dataset(places, places < 0, self.sizes[-1])) if len(places) else []
 
     def sample_targets(self, module: DistillModule, count: int = 64) -> Tensor:
         """The teacher's embeddings (count, D, h, w) of some training images, at most so many."""
         # Evenly spread, because a list is often sorted by class or by folder.
         step = max(1, self.num_train // count)
-        places = list(range(0, self.num_train, step))[:count]
-        loader = self.loader(self._dataset(places, [False] * len(places), self.sizes[0]))
+        places = np.arange(0, self.num_train, step)[:count]
+        loader = self.loader(self._dataset(places, places < 0, self.sizes[0]))
         return torch.cat([module.target({k: v.to(module.device) for k, v in batch.items()}) for batch in loader])
 
-    def _dataset(self, places: list[int], flips: list[bool], size: int) -> DistillImages:
+    def _dataset(self, places: np.ndarray, flips: np.ndarray, size: int) -> DistillImages:
         teacher = None if self.cache is not None else Resize(self.teacher_size or 1, self.resize_mode)
         resize = Resize(size, self.resize_mode)
         return DistillImages(self.images, places, flips, resize, cache=self.cache, teacher_resize=teacher)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from copy import copy
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from fsdino.base.image import ENOUGH
 from fsdino.base.resize import Resize
 from fsdino.cache.cache import EmbeddingCache
 from fsdino.cache.image_list import ImageList
@@ -52,6 +55,11 @@ class CachedMaps:
         return self.in_place_of_images and "hflip" in self.cache.recipe.views
 
 
+def needs_pixels(maps: CachedMaps | None) -> bool:
+    """Whether episodes with these maps need their images read."""
+    return maps is None or not maps.in_place_of_images
+
+
 class EpisodesWithMaps(Dataset):
     """Episodes with cached maps beside their images, or in their place.
 
@@ -78,9 +86,9 @@ class EpisodesWithMaps(Dataset):
         feats = [maps.cache.view(maps.place[n], "hflip" if flip else "plain") for n, flip in zip(names, flips)]
         item["query_feats"], item["support_feats"] = feats[0], torch.stack(feats[1:])
         if maps.in_place_of_images:
-            del item["query_image"], item["support_images"]
-            # The truths of targets beside the query, which need pixels.
-            item.pop("support_truths", None)
+            # Truths of the references are for targets beside the query, which need pixels.
+            for name in ("query_image", "support_images", "support_truths"):
+                item.pop(name, None)
             item["query_mask"] = _flip(item["query_mask"], flips[0])
             item["support_masks"] = torch.stack([_flip(m, flip) for m, flip in zip(item["support_masks"], flips[1:])])
         return item
@@ -97,6 +105,8 @@ class EpisodeDataModule(EpochData):
         ValueError: if pixels are to be augmented that are not read.
     """
 
+    collate = staticmethod(collate_episodes)
+
     def __init__(
         self,
         chosen: TrainSet,
@@ -106,41 +116,55 @@ class EpisodeDataModule(EpochData):
         shots: int = 1,
         maps: CachedMaps | None = None,
         num_workers: int = 0,
+        prefetch: int = 2,
         seed: int = 0,
     ) -> None:
-        super().__init__(part.batch_size, num_workers)
+        super().__init__(part.batch_size, num_workers, prefetch)
         if maps is not None and part.augment:
             raise ValueError("crops and colours need pixels; set augment to false or train without the cache.")
         self.chosen, self.part, self.resize, self.maps, self.seed = chosen, part, resize, maps, seed
         # Targets beside the query are drawn as further references.
         self.shots = shots + part.num_targets - 1
 
-    def train_dataloader(self) -> DataLoader:
-        """Episodes of the running epoch."""
+    @cached_property
+    def _drawn(self) -> TrainEpisodes:
+        """Training episodes of epoch 0."""
         chosen, part = self.chosen, self.part
-        episodes = TrainEpisodes(
+        # Colours cost more than all else, so that crops of images of medium size are shrunk before as well.
+        shrink = partial(self.resize.shrink, large=ENOUGH) if chosen.reduce else None
+        augment = JointAugment(shrink=shrink) if part.augment else None
+        # A crop is enlarged less where the image that it is cut from was decoded larger.
+        side = math.ceil(self.resize.source_side / (augment.least_side if augment else 1))
+        return TrainEpisodes(
             chosen.index,
             chosen.classes,
             self.resize,
             shots=self.shots,
             length=part.epoch_length,
             seed=self.seed,
-            epoch=self.epoch,
             ignore_classes=tuple(chosen.ignore_classes),
             absent_prob=part.absent_prob,
-            transform=JointAugment() if part.augment else None,
+            transform=augment,
             class_weights=chosen.class_weights,
+            pixels=needs_pixels(self.maps),
+            side=side if chosen.reduce else None,
         )
+
+    def train_dataset(self, epoch: int) -> Dataset:
+        """Episodes of an epoch."""
+        # A copy: which images show which class is looked up once, and lies in memory once for all workers.
+        episodes = copy(self._drawn)
+        episodes.epoch = epoch
         mirrored = self.maps is not None and self.maps.mirrored
-        data = self._with_maps(episodes, (self.seed, self.epoch) if mirrored else None)
-        return self.loader(data, collate_fn=collate_episodes, drop_last=True)
+        return self._with_maps(episodes, (self.seed, epoch) if mirrored else None)
 
     def val_dataloader(self) -> DataLoader | list[DataLoader]:
         """The fixed validation episodes; no loader if there are none."""
         if self.chosen.val_episodes is None:
             return []
-        episodes = EpisodeData(self.chosen.index, self.chosen.val_episodes, self.resize)
-        return self.loader(self._with_maps(episodes), collate_fn=collate_episodes)
+        pixels = needs_pixels(self.maps)
+        episodes = EpisodeData(self.chosen.index, self.chosen.val_episodes, self.resize, pixels=pixels)
+        return self.loader(self._with_maps(episodes))
 
     def _with_maps(self, episodes: Dataset, flip_key: tuple[int, int] | None = None) -> Dataset:
         return episodes if self.maps is None else EpisodesWithMaps(episodes, self.maps, flip_key)

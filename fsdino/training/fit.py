@@ -101,8 +101,6 @@ class Fitter:
                 stage,
                 unit,
                 max_epochs=epochs,
-                # What an epoch draws depends on its number, so its loader is made when it begins.
-                reload_dataloaders_every_n_epochs=1,
                 enable_checkpointing=True,
                 gradient_clip_val=1.0,
                 logger=self.loggers(stage),

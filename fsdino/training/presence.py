@@ -29,7 +29,7 @@ from fsdino.data.episodes.episode import TrainEpisodes, collate_episodes
 from fsdino.data.splits import TrainSet
 from fsdino.models.presence import PresenceHead
 from fsdino.models.segmenter import FewShotSegmenter
-from fsdino.training.episode_data import CachedMaps, EpisodesWithMaps
+from fsdino.training.episode_data import CachedMaps, EpisodesWithMaps, needs_pixels
 
 STEPS, CHECK_EVERY = 600, 20
 LOOKED_AT, MIN_LACKING = 64, 0.2  # images per class that are looked at, and the part that must lack it
@@ -115,6 +115,8 @@ class PresenceData:
             epoch=1_000_000 + int(held_out),
             ignore_classes=self.chosen.ignore_classes,
             absent_prob=0.5,
+            pixels=needs_pixels(self.maps),
+            side=resize.source_side if self.chosen.reduce else None,
         )
         return drawn if self.maps is None else EpisodesWithMaps(drawn, self.maps)
 

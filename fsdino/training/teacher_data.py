@@ -162,9 +162,9 @@ class ObjectData(EpochData):
         super().__init__(part.batch_size, num_workers)
         self.sources, self.resize, self.part, self.seed = list(sources), resize, part, seed
 
-    def train_dataloader(self) -> DataLoader:
-        """Images of the running epoch."""
-        return self.loader(self._scenes(self.part.epoch_length, self.seed, self.epoch), drop_last=True)
+    def train_dataset(self, epoch: int) -> Dataset:
+        """Images of an epoch."""
+        return self._scenes(self.part.epoch_length, self.seed, epoch)
 
     def val_dataloader(self) -> DataLoader:
         """The same images every time."""

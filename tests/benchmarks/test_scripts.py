@@ -12,6 +12,7 @@ from benchmarks.accuracy import unchanged
 from benchmarks.common import COLUMNS, ROOT, load
 from benchmarks.report.table import render
 from fsdino.base.storage import save
+from tests.data.small import shared_data
 from tests.data.trees import label_folder_tree
 from tests.small import small_segmenter, write_image
 
@@ -32,6 +33,10 @@ def overrides(folder: Path, *more: str) -> list[str]:
 
 def small_model(folder: Path) -> str:
     return str(save(small_segmenter(), folder / "model"))
+
+
+def weights(data: Path) -> Path:
+    return data.parents[1] / "weights" / "vit_tiny_patch16_224.safetensors"
 
 
 # module -> name of the CSV, and the arguments of `main` beside `csv`
@@ -57,6 +62,13 @@ SCRIPTS: dict[str, tuple[str, Options]] = {
     "accuracy.prompts": ("prompts", lambda folder: {"episodes": 3}),
     "accuracy.teachers": ("mini_sam2", lambda folder: {"scenes": 3}),
     "accuracy.runtimes": ("runtimes", lambda folder: {"model": small_model(folder), "number": 2}),
+    "accuracy.decoding": ("decoding", lambda folder: {
+        "root": shared_data("coco386"), "weights": weights(shared_data("coco386")), "sides": [112], "folds": [0],
+        "episodes": 2, "enough": [1.44], "runs": folder / "runs",
+    }),
+    "cost.input": ("input", lambda _: {
+        "count": 2, "size": (120, 180), "sides": [14], "rounds": 1, "source": None,
+    }),
     "cost.params": ("params", lambda folder: {"only": "mini + tiny"}),
     "cost.methods": ("methods_times", lambda folder: {"repetitions": 1}),
     "cost.memory": ("memory", lambda folder: {"model": small_model(folder), "number": 10, "runtimes": ("torch",)}),

@@ -1,10 +1,11 @@
 """Image lists, recipes and shards: what a cache is known by, what is still to do, what is refused."""
 
 import numpy as np
+import torch
 
 from fsdino.base.resize import Resize
 from fsdino.cache.cache import cache_recipe
-from fsdino.cache.image_list import ImageData, ImageList
+from fsdino.cache.image_list import ImageData, ImageList, joined
 from fsdino.cache.store import ShardStore
 from tests.small import refuses
 from tests.training.small import image_list, noise, small_teacher
@@ -49,3 +50,23 @@ def test_image_list_errors():
     refuses("names '1' twice", ImageList, "twice", ("1", "2", "1"), noise)
     item = ImageData(image_list(7), Resize(16), [5])[0]
     assert item["index"] == 5 and item["image"].shape == (3, 16, 16)
+
+
+def test_a_list_reads_images_once_and_smaller_where_that_is_enough() -> None:
+    asked = []
+
+    def reduced(name: str, side: int) -> tuple[np.ndarray, tuple[int, int]]:
+        asked.append(side)
+        return (noise(name)[::2, ::2] if side <= 4 else noise(name)), (30, 40)
+
+    plain, other = image_list(3), ImageList("noise", ("0", "1", "2"), noise, reduced)
+    small, large = other.squares(1, Resize(8), Resize(24))
+    assert asked == [24] and small.shape == (3, 8, 8) and large.shape == (3, 24, 24)
+    assert torch.equal(large, plain.squares(1, Resize(24))[0])  # not large enough to be shrunk as bytes
+    assert (small - plain.squares(1, Resize(8))[0]).abs().max() < 0.004  # rounded to bytes
+    both = joined([other, other])
+    assert torch.equal(both.squares(4, Resize(8))[0], other.squares(1, Resize(8))[0])
+    assert joined([other, plain]).load_reduced is None
+    # Maps of images decoded smaller are other maps; where nothing can be decoded smaller the digest stays.
+    whole = ImageList("noise", ("0", "1", "2"), noise, lambda name, side: (noise(name), (30, 40)))
+    assert whole.sha256 == plain.sha256 != other.sha256

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fsdino.data.images import check_mask_size, image_size, read_image, read_labels, read_mask
-from tests.data.small import labels, photo
+from fsdino.base.image import ENOUGH
+from fsdino.base.resize import Resize
+from fsdino.data.images import check_mask_size, image_size, read_image, read_labels, read_mask, read_reduced
+from tests.data.small import labels, photo, shared_data
 from tests.small import refuses
 
 
@@ -122,3 +124,41 @@ def test_too_many_pixels_are_told_from_a_damaged_file(tmp_path, monkeypatch):
     Image.fromarray(np.zeros((40, 50, 3), np.uint8)).save(path)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 900)
     refuses("it has more than 0 megapixels; cut it into parts", read_image, path)
+
+
+class TestDecodedSmaller:
+    """A JPEG that will be resized to a square needs no more pixels than that asks for."""
+
+    @pytest.mark.parametrize(("side", "by"), [(150, 1), (104, 2), (51, 4), (12, 8), (1, 8)])
+    def test_both_sides_stay_long_enough(self, tmp_path, side, by):
+        found, size = read_reduced(photo(tmp_path / "a.jpg", (300, 402)), side)
+        assert found.shape[:2] == (-(-300 // by), -(-402 // by)) and min(found.shape[:2]) >= min(300, ENOUGH * side)
+        assert size == (300, 402)
+
+    def test_other_files_stay_whole(self, tmp_path):
+        assert read_reduced(photo(tmp_path / "a.png", (300, 400)), 8)[0].shape == (300, 400, 3)
+
+    @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+    def test_modes_and_orientation_are_as_whole(self, tmp_path, mode):
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        ramp = np.add.outer(np.arange(240) // 2, np.arange(320) // 4)[..., None] + np.array([0, 20, 50])
+        Image.fromarray(ramp.astype(np.uint8)).convert(mode).save(tmp_path / "a.jpg", exif=exif, quality=95)
+        whole, (small, size) = read_image(tmp_path / "a.jpg"), read_reduced(tmp_path / "a.jpg", 40)
+        assert whole.shape == (320, 240, 3) and small.shape == (80, 60, 3) and size == (320, 240)
+        means = whole.reshape(80, 4, 60, 4, 3).mean((1, 3))
+        assert np.abs(means - small).max() < 4
+
+    def test_a_cut_file_is_named(self, tmp_path):
+        path = photo(tmp_path / "cut.jpg", (200, 200))
+        path.write_bytes(path.read_bytes()[:3000])
+        refuses(r"'.*cut\.jpg' cannot be read", read_reduced, path, 20)
+
+    def test_the_photographs_of_the_recipes_are_read_as_ever(self):
+        files = sorted((shared_data("coco386") / "images").glob("*.jpg"))
+        for path in files[::30]:
+            for side in (224, 336, 448):
+                found, size = read_reduced(path, side)
+                assert np.array_equal(found, read_image(path)) and Resize(side).shrink(found, size) is found
+        assert max(min(image_size(path)) for path in files) < 2 * ENOUGH * 224
+        assert max(max(image_size(path)) for path in files) < ENOUGH * 448  # no crop is shrunk

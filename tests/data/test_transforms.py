@@ -1,5 +1,6 @@
 """Joint augmentation."""
 
+import cv2
 import numpy as np
 
 from fsdino.data.transforms import JointAugment
@@ -61,3 +62,18 @@ def test_a_mask_without_object_may_be_cropped_anywhere():
     image, mask = _scene()
     shapes = {JointAugment()(image, np.zeros_like(mask), np.random.default_rng(s))[1].shape for s in range(10)}
     assert len(shapes) > 5
+
+
+def test_an_image_decoded_smaller_is_cropped_as_its_mask() -> None:
+    mask = np.zeros((80, 120), np.uint8)
+    mask[20:60, 40:100] = 1
+    image = np.repeat((mask[::4, ::4] * 200)[..., None], 3, -1)
+    off = {"brightness": 0, "contrast": 0, "saturation": 0, "grey_prob": 0}
+
+    def enlarged(crop: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        return cv2.resize(crop, size[::-1], interpolation=cv2.INTER_NEAREST)
+
+    for seed in range(20):
+        found, cut = JointAugment(shrink=enlarged, **off)(image, mask, np.random.default_rng(seed))
+        assert found.shape[:2] == cut.shape and ((found[..., 0] > 100) != (cut == 1)).mean() < 0.12
+        assert min(cut.shape[0] / 80, cut.shape[1] / 120) >= JointAugment().least_side - 0.01

@@ -35,7 +35,7 @@ def student(seed=0, **overrides) -> FewShotSegmenter:
 def small_trainer(folder, **kwargs):
     options = {
         "accelerator": "cpu", "devices": 1, "logger": False, "enable_checkpointing": False, "num_sanity_val_steps": 0,
-        "enable_progress_bar": False, "enable_model_summary": False, "reload_dataloaders_every_n_epochs": 1,
+        "enable_progress_bar": False, "enable_model_summary": False,
         "default_root_dir": folder, "gradient_clip_val": 1.0,
     }  # fmt: skip
     return Trainer(**{**options, **kwargs})

@@ -229,7 +229,7 @@ from tests.training.test_cache_writer import cached, image_list, small_teacher
 options = dict(accelerator="cpu", devices=2, strategy="ddp_fork", logger=False, enable_checkpointing=False,
                enable_progress_bar=False, enable_model_summary=False)
 cache = cached(small_teacher(), image_list(7), sys.argv[1], Trainer(**options), shard_size=2, batch_size=2)
-trainer = Trainer(max_epochs=2, reload_dataloaders_every_n_epochs=1, **options)
+trainer = Trainer(max_epochs=2, **options)
 part = DistillPart(sizes=[14, 28], batch_size=2, val_count=0)
 trainer.fit(DistillModule(student(), part), DistillData(image_list(7), part, cache=cache))
 print("loss", float(trainer.callback_metrics["train/loss"]))

@@ -13,9 +13,10 @@ from torch import nn
 from fsdino.training.compute import ComputePart, compile_frozen_
 from fsdino.training.distill import DistillModule, DistillPart
 from fsdino.training.distill_data import DistillData
+from fsdino.training.epoch_data import EpochSampler
 from fsdino.training.fit import LAST, Fitter, same_step
 from fsdino.training.loggers import LogPart
-from fsdino.training.preempt import OwnShare, cut_file, resume_from
+from fsdino.training.preempt import cut_file, resume_from
 from tests.small import refuses, small_segmenter
 from tests.training.small import image_list, small_teacher, student
 
@@ -108,9 +109,9 @@ def test_the_newer_checkpoint_of_as_many_processes(tmp_path: Path) -> None:
 
 
 def test_shares_of_an_epoch_take_turns() -> None:
-    data = list(range(11))
-    parts = [OwnShare(data, 2, rank, 2) for rank in range(2)]  # type: ignore[arg-type]
-    assert [list(part) for part in parts] == [[4, 6, 8, 10], [5, 7, 9, 0]]
+    parts = [EpochSampler(11, lambda: (3, 2), rank, 2) for rank in range(2)]  # epoch 3, two items each are done
+    assert [[i for _, i in part] for part in parts] == [[4, 6, 8, 10], [5, 7, 9, 0]]
+    assert {epoch for part in parts for epoch, _ in part} == {3}
     assert len(parts[0]) == 6  # of the whole epoch
 
 

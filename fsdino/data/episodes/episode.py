@@ -21,13 +21,22 @@ from fsdino.data.images import check_mask_size
 Transform = Callable[[np.ndarray, np.ndarray, np.random.Generator], tuple[np.ndarray, np.ndarray]]
 # Draws of an image before its class is given up, and of a class before that is an error: no draw goes on for ever.
 _MAX_TRIES, _MAX_CLASSES = 50, 8
+_Pair = tuple[np.ndarray | None, np.ndarray]  # image, where pixels are read, and mask
 
 
 class EpisodeData(Dataset[dict[str, Any]]):
-    """The episodes of a fixed list, in order, resized to the method's square of side S."""
+    """The episodes of a fixed list, in order, resized to the method's square of side S.
 
-    def __init__(self, index: ClassIndex, episodes: EpisodeList, resize: Resize) -> None:
+    Args:
+        pixels: False leaves the images out and does not read them.
+        reduce: decode the images no larger than the square needs. Scores then differ, so no measurement does it.
+    """
+
+    def __init__(
+        self, index: ClassIndex, episodes: EpisodeList, resize: Resize, pixels: bool = True, reduce: bool = False
+    ) -> None:
         self.index, self.episodes, self.resize = index, episodes, resize
+        self.pixels, self.side = pixels, resize.source_side if reduce else None
 
     def __len__(self) -> int:
         return len(self.episodes)
@@ -41,8 +50,8 @@ class EpisodeData(Dataset[dict[str, Any]]):
             float in [0, 1]; `class_id`; `episode_index`; `query_id`; `support_ids`.
         """
         spec = self.episodes.episodes[i]
-        image, mask = _load(self.index, spec.query, spec.class_id)
-        supports = [_load(self.index, image_id, spec.class_id) for image_id in spec.support]
+        image, mask = self._load(spec.query, spec.class_id)
+        supports = [self._load(image_id, spec.class_id) for image_id in spec.support]
         for image_id, (_, support_mask) in zip(spec.support, supports):
             if not (support_mask == 1).any():
                 name = self.index.class_names.get(spec.class_id, spec.class_id)
@@ -50,7 +59,7 @@ class EpisodeData(Dataset[dict[str, Any]]):
                     f"support mask of class '{name}' in image '{image_id}' has no foreground pixel; a reference needs "
                     "at least one: repair the mask or draw the episodes again."
                 )
-        item = _tensors(self.resize, image, mask, supports)
+        item = _tensors(self.resize, image, mask, supports, self.side is not None)
         return item | {
             "query_mask_original": torch.from_numpy(mask).long(),
             "class_id": spec.class_id,
@@ -58,6 +67,10 @@ class EpisodeData(Dataset[dict[str, Any]]):
             "query_id": spec.query,
             "support_ids": spec.support,
         }
+
+    def _load(self, image_id: str, class_id: int) -> _Pair:
+        mask = self.index.load_mask(image_id, class_id)
+        return _image(self.index, image_id, class_id, mask, self.side) if self.pixels else None, mask
 
 
 class _NoImage(ValueError):
@@ -77,6 +90,8 @@ class TrainEpisodes(Dataset[dict[str, Any]]):
         absent_prob: share in [0, 1] of episodes whose query does not show the class (its mask is 0 or 255).
         transform: joint augmentation of (image, mask, generator), e.g. `JointAugment`.
         class_weights: class -> how often it is drawn, relative to the others; None draws all equally often.
+        pixels: False leaves the images out and does not read them; what is drawn stays the same.
+        side: images may be decoded smaller if they are to be resized to a square of this side; None = whole.
     """
 
     def __init__(
@@ -92,7 +107,12 @@ class TrainEpisodes(Dataset[dict[str, Any]]):
         absent_prob: float = 0.0,
         transform: Transform | None = None,
         class_weights: Mapping[int, float] | None = None,
+        pixels: bool = True,
+        side: int | None = None,
     ) -> None:
+        if transform is not None and not pixels:
+            raise ValueError("crops and colours need pixels; leave out the transform, or read the images.")
+        self.pixels, self.side = pixels, side
         self.index, self.resize = index, resize
         self.shots, self.length, self.seed, self.epoch = shots, length, seed, epoch
         self.ignore_classes, self.absent_prob, self.transform = frozenset(ignore_classes), absent_prob, transform
@@ -125,7 +145,7 @@ class TrainEpisodes(Dataset[dict[str, Any]]):
 
         Returns:
             As `EpisodeData`, without `query_mask_original`, and `support_truths` (K, S, S) uint8 {0, 1, 255 = ignore},
-            for methods that are also asked to find the references' objects.
+            for methods that are also asked to find the references' objects and so need pixels.
         """
         # A generator for each item: which worker draws it, in which batch, after which other item changes nothing.
         rng = np.random.default_rng(np.random.SeedSequence([self.seed, self.epoch, i]))
@@ -153,15 +173,16 @@ class TrainEpisodes(Dataset[dict[str, Any]]):
             supports.append(self._augmented(support_image, support_mask, rng))
         # The query is augmented last. The order of random draws is part of the result: seeded runs repeat bit by bit.
         image, mask = self._augmented(image, mask, rng)
-        item = _tensors(self.resize, image, mask, supports)
-        truths = [self.resize.truth(torch.from_numpy(other).long()).to(torch.uint8) for _, other in supports]
-        item["support_truths"] = torch.stack(truths)
+        item = _tensors(self.resize, image, mask, supports, self.side is not None)
+        if self.pixels:
+            truths = [self.resize.truth(torch.from_numpy(other)).to(torch.uint8) for _, other in supports]
+            item["support_truths"] = torch.stack(truths)
         names = {"query_id": query_id, "support_ids": tuple(support_ids)}
         return item | {"class_id": class_id, "episode_index": i} | names
 
     def _pick(
         self, pool: Sequence[str], class_id: int, rng: np.random.Generator, taken: set[str], absent: bool
-    ) -> tuple[str, np.ndarray, np.ndarray]:
+    ) -> tuple[str, np.ndarray | None, np.ndarray]:
         """Draw an image that shows the class (or, when `absent`, does not) once ignored pixels are taken out."""
         # Which images are usable is known only once their masks are read, and reading all of a data set's before the
         # first step would take minutes. So draw, look, and draw again.
@@ -169,11 +190,13 @@ class TrainEpisodes(Dataset[dict[str, Any]]):
             image_id = pool[int(rng.integers(len(pool)))]
             if image_id in taken or (absent and class_id in self.index.classes_in(image_id)):
                 continue
-            image, mask = _load(self.index, image_id, class_id)
+            mask = self.index.load_mask(image_id, class_id)
             # Held-out objects must teach nothing, not even that they are background.
             for other in sorted(self.index.classes_in(image_id) & self.ignore_classes):
                 mask = np.where(self.index.load_mask(image_id, other) != 0, IGNORE, mask).astype(np.uint8)
             if absent or (mask == 1).any():
+                # Only now, since many an image is drawn in vain.
+                image = _image(self.index, image_id, class_id, mask, self.side) if self.pixels else None
                 return image_id, image, mask
         name = self.index.class_names[class_id]
         wanted = f"without class '{name}'" if absent else f"with a usable mask of class '{name}'"
@@ -182,10 +205,8 @@ class TrainEpisodes(Dataset[dict[str, Any]]):
             + ("set absent_prob to 0." if absent else "repair its masks or leave the class out.")
         )
 
-    def _augmented(
-        self, image: np.ndarray, mask: np.ndarray, rng: np.random.Generator
-    ) -> tuple[np.ndarray, np.ndarray]:
-        return (image, mask) if self.transform is None else self.transform(image, mask, rng)
+    def _augmented(self, image: np.ndarray | None, mask: np.ndarray, rng: np.random.Generator) -> _Pair:
+        return (image, mask) if self.transform is None or image is None else self.transform(image, mask, rng)
 
 
 def collate_episodes(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -206,19 +227,26 @@ def collate_episodes(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return batch
 
 
-def _load(index: ClassIndex, image_id: str, class_id: int) -> tuple[np.ndarray, np.ndarray]:
-    image, mask = index.load_image(image_id), index.load_mask(image_id, class_id)
-    check_mask_size(mask, image.shape[:2], f"{image_id} (class {class_id})")
-    return image, mask
+def _image(index: ClassIndex, image_id: str, class_id: int, mask: np.ndarray, side: int | None) -> np.ndarray:
+    """The image of a mask, decoded smaller where a side is given."""
+    if side is None:
+        image = index.load_image(image_id)
+        size = image.shape[:2]
+    else:
+        image, size = index.load_reduced(image_id, side)
+    check_mask_size(mask, size, f"{image_id} (class {class_id})")
+    return image
 
 
 def _tensors(
-    resize: Resize, image: np.ndarray, mask: np.ndarray, supports: Sequence[tuple[np.ndarray, np.ndarray]]
+    resize: Resize, image: np.ndarray | None, mask: np.ndarray, supports: Sequence[_Pair], shrink: bool
 ) -> dict[str, Any]:
+    def square(pixels: np.ndarray, mask: np.ndarray) -> Tensor:
+        return resize.image(image_tensor(resize.shrink(pixels, mask.shape[:2]) if shrink else pixels))
+
     soft = [resize.soft_mask(torch.from_numpy((m == 1).astype(np.float32))) for _, m in supports]
-    return {
-        "query_image": resize.image(image_tensor(image)),
-        "query_mask": resize.truth(torch.from_numpy(mask).long()),
-        "support_images": torch.stack([resize.image(image_tensor(support)) for support, _ in supports]),
-        "support_masks": torch.stack(soft),
-    }
+    item = {"query_mask": resize.truth(torch.from_numpy(mask)), "support_masks": torch.stack(soft)}
+    if image is None:
+        return item
+    images = [square(pixels, own) for pixels, own in supports if pixels is not None]
+    return item | {"query_image": square(image, mask), "support_images": torch.stack(images)}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from array import array
+from bisect import bisect_left
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,14 +12,13 @@ import numpy as np
 from pycocotools import mask as rle_tools
 
 from fsdino.base.image import IGNORE
-from fsdino.base.texts import plain_json
 from fsdino.data.catalog import TRAIN_VAL, DataSet, Published, Requirement, Source
 from fsdino.data.class_index import ClassIndex
 from fsdino.data.files import DataSetError, existing, first_existing
-from fsdino.data.images import read_image
+from fsdino.data.images import read_image, read_reduced
+from fsdino.data.json_lists import json_at, json_lists
 
 Overlap = Literal["union", "painted"]
-_Instance = tuple[int, bool, Any]  # class id, crowd, segmentation as pycocotools takes it
 COCO_PHOTOGRAPHS = "coco"  # COCO 2014, COCO 2017, LVIS and PACO share photographs and their 12-digit numbers
 FETCH = "from cocodataset.org/#download"
 MAX_PIXELS = 1_000_000_000  # of an image: its masks are drawn at its size
@@ -37,6 +38,9 @@ class CocoIndex(ClassIndex):
     union of its instances, so masks of two classes may overlap. With `overlap="painted"` they come from one label map,
     as COCO-20i's do: crowds are painted first (as ignore), then the instances in the order of the file, later ones over
     earlier ones.
+
+    Of an annotation no more is held than class, crowd and its place in the file, in arrays that worker processes share;
+    its outline is read again from there. The file must not change meanwhile.
 
     Args:
         annotations: JSON with `images`, `annotations` and `categories`; polygons (several parts allowed), RLE and
@@ -62,12 +66,9 @@ class CocoIndex(ClassIndex):
         self.name, self.overlap = name, overlap
         self.annotations = existing(annotations, "the JSON file with the masks")
         self.image_dir = existing(image_dir, "the folder of images")
-        raw = read_json(self.annotations, ("images", "annotations", "categories"))
-        self._sizes: dict[str, tuple[int, int]] = {}
-        self._instances: dict[str, list[_Instance]] = {}
+        self.class_names = {}
         try:
-            self.class_names = {int(c["id"]): str(c["name"]) for c in raw["categories"]}
-            self._read_instances(raw, file_name or (lambda entry: str(entry["file_name"])))
+            self._read_instances(file_name or (lambda entry: str(entry["file_name"])))
         except DataSetError:
             raise
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
@@ -77,17 +78,21 @@ class CocoIndex(ClassIndex):
         # The last image's map is kept, since masks of one image are asked for one after the other.
         self._painted: tuple[str, np.ndarray] | None = None
         self._images = self._count(min_cover, min_pixels)
-        if not any(self._images.values()):
+        if not any(len(rows) for rows in self._images.values()):
             raise DataSetError(f"'{self.annotations}' has no class with an image: it holds no usable mask.")
 
     def images(self, class_id: int) -> list[str]:
-        return list(self._images.get(class_id, []))
+        return [self._names[row] for row in self._images.get(class_id, ())]
 
     def load_image(self, image_id: str) -> np.ndarray:
         return read_image(self.image_dir / image_id)
 
+    def load_reduced(self, image_id: str, side: int) -> tuple[np.ndarray, tuple[int, int]]:
+        return read_reduced(self.image_dir / image_id, side)
+
     def classes_in(self, image_id: str) -> set[int]:
-        return {class_id for class_id, _, _ in self._instances.get(image_id, [])}
+        row = self._row(image_id)
+        return set() if row is None else set(self._class[self._first[row] : self._first[row + 1]].tolist())
 
     def load_mask(self, image_id: str, class_id: int) -> np.ndarray:
         size = self._size(image_id)
@@ -97,10 +102,9 @@ class CocoIndex(ClassIndex):
             mask[labels == -1] = IGNORE
             return mask
         crowd, mask = np.zeros(size, np.uint8), np.zeros(size, np.uint8)
-        for own_class, is_crowd, segmentation in self._instances[image_id]:
-            if own_class == class_id:
-                plane = crowd if is_crowd else mask
-                np.maximum(plane, self._decode(image_id, segmentation), out=plane)
+        for _, is_crowd, drawn in self._drawn(image_id, class_id):
+            plane = crowd if is_crowd else mask
+            np.maximum(plane, drawn, out=plane)
         # A crowd is outlined as a whole, so what lies in it can be neither right nor wrong; single instances in it can.
         mask[(crowd == 1) & (mask == 0)] = IGNORE
         return mask
@@ -111,21 +115,48 @@ class CocoIndex(ClassIndex):
             labels = np.zeros(self._size(image_id), np.int64)
             # The published label maps of COCO-20i were painted so: a crowd never hides an instance, and where two
             # instances overlap the later one of the file wins. Another order changes scores.
-            for class_id, crowd, segmentation in sorted(self._instances[image_id], key=lambda one: not one[1]):
-                labels[self._decode(image_id, segmentation) == 1] = -1 if crowd else class_id
+            for class_id, crowd, drawn in self._drawn(image_id):
+                labels[drawn == 1] = -1 if crowd else class_id
             self._painted = (image_id, labels)
         return self._painted[1]
 
     def _size(self, image_id: str) -> tuple[int, int]:
-        if image_id not in self._sizes:
+        row = self._row(image_id)
+        if row is None:
             raise DataSetError(f"image '{image_id}' is not in '{self.annotations}': check the episode list.")
-        return self._sizes[image_id]
+        height, width = self._sizes[row].tolist()
+        return height, width
 
-    def _decode(self, image_id: str, segmentation: Any) -> np.ndarray:
-        height, width = self._sizes[image_id]
+    def _row(self, image_id: str) -> int | None:
+        """The image's place among the sorted names."""
+        row = bisect_left(self._names, image_id)
+        return row if row < len(self._names) and self._names[row] == image_id else None
+
+    def _drawn(self, image_id: str, class_id: int | None = None) -> Iterator[tuple[int, bool, np.ndarray]]:
+        """Class, crowd and mask of an image's instances, crowds first, else in the order of the file."""
+        size, row = self._size(image_id), self._row(image_id)
+        assert row is not None  # `_size` refused otherwise
+        own = np.arange(self._first[row], self._first[row + 1])
+        if class_id is not None:
+            own = own[self._class[own] == class_id]
+        with self.annotations.open("rb") as file:
+            for i in own[np.argsort(~self._crowd[own], kind="stable")]:
+                try:
+                    start = int(self._start[i])
+                    segmentation = json_at(file, start, start + int(self._length[i]))["segmentation"]
+                except (ValueError, KeyError, TypeError) as error:
+                    raise self._malformed("it has changed since it was opened") from error
+                yield int(self._class[i]), bool(self._crowd[i]), self._decode(image_id, size, segmentation)
+
+    def _decode(self, image_id: str, size: tuple[int, int], segmentation: Any) -> np.ndarray:
+        height, width = size
         if isinstance(segmentation, list):
+            try:
+                parts = [np.asarray(polygon, dtype=np.float64) for polygon in segmentation]
+            except (ValueError, TypeError, OverflowError) as error:
+                raise self._malformed(error) from error
             # pycocotools takes a first polygon of four numbers for a box; less than three corners have no area
-            polygons = [p.tolist() for p in segmentation if p.ndim == 1 and len(p) >= 6]
+            polygons = [p.tolist() for p in parts if p.ndim == 1 and len(p) >= 6]
             # It fills memory with every pixel of a line, wherever that ends.
             reach = 2 * max(height, width)
             if not all(-reach <= corner <= 2 * reach for polygon in polygons for corner in polygon):
@@ -155,49 +186,77 @@ class CocoIndex(ClassIndex):
         shown = f"{type(reason).__name__}: {reason}" if isinstance(reason, Exception) else reason
         return DataSetError(f"'{self.annotations}' is not of COCO's form ({shown}): export it again.")
 
-    def _read_instances(self, raw: dict[str, Any], file_name: Callable[[dict[str, Any]], str]) -> None:
-        names: dict[int, str] = {}
-        for entry in raw["images"]:
-            image = file_name(entry)
-            if image in self._sizes:
-                raise DataSetError(f"'{self.annotations}' lists image '{image}' twice: remove one entry.")
-            names[entry["id"]] = image
-            self._sizes[image] = height, width = int(entry["height"]), int(entry["width"])
-            if min(height, width) < 1 or height * width > MAX_PIXELS:
-                raise self._malformed(f"image '{image}' is of {width}x{height} pixels")
-            self._instances[image] = []
-        for annotation in raw["annotations"]:
-            where = f"annotation {annotation.get('id')} in '{self.annotations}'"
-            if annotation["image_id"] not in names:
-                raise DataSetError(
-                    f"{where} is of image id {annotation['image_id']}, which 'images' does not list: "
-                    "remove the annotation or add the image's entry."
-                )
-            if annotation["category_id"] not in self.class_names:
-                raise DataSetError(
-                    f"{where} is of category {annotation['category_id']}, which 'categories' does not "
-                    "list: add the category."
-                )
-            if not annotation.get("segmentation"):
-                raise DataSetError(f"{where} has no 'segmentation' (boxes only?): masks are needed.")
-            segmentation = annotation["segmentation"]
-            # Polygons as arrays take a third of the memory of lists of Python numbers.
-            if isinstance(segmentation, list):
-                segmentation = [np.asarray(polygon, dtype=np.float64) for polygon in segmentation]
-            instance = (int(annotation["category_id"]), bool(annotation.get("iscrowd", 0)), segmentation)
-            self._instances[names[annotation["image_id"]]].append(instance)
+    def _read_instances(self, file_name: Callable[[dict[str, Any]], str]) -> None:
+        images: dict[int, tuple[str, int, int]] = {}
+        # Image id -> number: annotations may stand before their images, and ids may be any text.
+        numbers: dict[Any, int] = {}
+        image, classes, crowd = array("i"), array("i"), array("b")
+        starts, lengths = array("q"), array("i")
+        for key, entry, start, end in json_lists(self.annotations, ("images", "annotations", "categories")):
+            if key == "categories":
+                self.class_names[int(entry["id"])] = str(entry["name"])
+            elif key == "images":
+                name, height, width = file_name(entry), int(entry["height"]), int(entry["width"])
+                if min(height, width) < 1 or height * width > MAX_PIXELS:
+                    raise self._malformed(f"image '{name}' is of {width}x{height} pixels")
+                images[numbers.setdefault(entry["id"], len(numbers))] = name, height, width
+            else:
+                if not entry.get("segmentation"):
+                    where = f"annotation {entry.get('id')} in '{self.annotations}'"
+                    raise DataSetError(f"{where} has no 'segmentation' (boxes only?): masks are needed.")
+                image.append(numbers.setdefault(entry["image_id"], len(numbers)))
+                classes.append(int(entry["category_id"]))
+                crowd.append(bool(entry.get("iscrowd", 0)))
+                starts.append(start)
+                lengths.append(end - start)
+        by_name = np.array(sorted(images, key=lambda number: images[number][0]), np.int64)
+        self._names = tuple(images[number][0] for number in by_name.tolist())
+        for one, other in zip(self._names, self._names[1:]):
+            if one == other:
+                raise DataSetError(f"'{self.annotations}' lists image '{one}' twice: remove one entry.")
+        self._sizes = np.array([images[number][1:] for number in by_name.tolist()], np.int32).reshape(-1, 2)
+        place = np.full(len(numbers), -1, np.int32)
+        place[by_name] = np.arange(len(by_name))
+        rows, found = place[np.asarray(image)], np.asarray(classes)
+        self._check_named(rows >= 0, np.isin(found, list(self.class_names)), starts, lengths)
+        # By image, in the order of the file within it: an image's instances are then neighbours.
+        order = np.argsort(rows, kind="stable")
+        self._first = np.searchsorted(rows[order], np.arange(len(by_name) + 1))
+        self._class, self._crowd = found[order], np.asarray(crowd, bool)[order]
+        self._start, self._length = np.asarray(starts)[order], np.asarray(lengths)[order]
 
-    def _count(self, min_cover: float, min_pixels: int) -> dict[int, list[str]]:
-        """Class id -> images that count for it. Masks are drawn only where a smallest size is asked for."""
-        found: dict[int, list[str]] = {class_id: [] for class_id in self.class_names}
-        for image in sorted(self._sizes):
-            height, width = self._sizes[image]
-            for class_id in sorted({c for c, crowd, _ in self._instances[image] if not crowd}):
-                if min_cover > 0 or min_pixels > 0:
-                    pixels = self.object_pixels(image, class_id)
-                    if pixels < min_pixels or pixels <= min_cover * height * width:
-                        continue
-                found[class_id].append(image)
+    def _check_named(self, images: np.ndarray, classes: np.ndarray, starts: array[int], lengths: array[int]) -> None:
+        """Refuse the first annotation whose image or class the file does not list."""
+        if (images & classes).all():
+            return
+        bad = int(np.argmin(images & classes))
+        with self.annotations.open("rb") as file:
+            entry = json_at(file, starts[bad], starts[bad] + lengths[bad])
+        where = f"annotation {entry.get('id')} in '{self.annotations}'"
+        if not images[bad]:
+            raise DataSetError(
+                f"{where} is of image id {entry['image_id']}, which 'images' does not list: "
+                "remove the annotation or add the image's entry."
+            )
+        raise DataSetError(
+            f"{where} is of category {entry['category_id']}, which 'categories' does not list: add the category."
+        )
+
+    def _count(self, min_cover: float, min_pixels: int) -> dict[int, np.ndarray]:
+        """Class id -> rows of images that count for it. Masks are drawn only where a smallest size is asked for."""
+        rows = np.repeat(np.arange(len(self._names)), np.diff(self._first))
+        count = max(1, len(self._names))
+        pairs = np.unique(self._class[~self._crowd].astype(np.int64) * count + rows[~self._crowd])
+        ends = {c: np.searchsorted(pairs, (c * count, (c + 1) * count)) for c in self.class_names}
+        found = {class_id: (pairs[low:high] % count).astype(np.int32) for class_id, (low, high) in ends.items()}
+        if min_cover > 0 or min_pixels > 0:
+            keep: dict[int, list[int]] = {class_id: [] for class_id in found}
+            # Image by image, since the map of one is kept.
+            for row, class_id in sorted((int(row), class_id) for class_id, own in found.items() for row in own):
+                pixels = self.object_pixels(self._names[row], class_id)
+                if pixels >= min_pixels and pixels > min_cover * int(self._sizes[row].prod()):
+                    keep[class_id].append(row)
+            found = {class_id: np.array(own, np.int32) for class_id, own in keep.items()}
         return found
 
 
@@ -230,19 +289,6 @@ def coco_folder(
     folder = path.parent if base.is_file() else base
     image_dir = folder / images if (folder / images).is_dir() or not base.is_file() else folder
     return CocoIndex(path, image_dir, **options)
-
-
-def read_json(path: Path, keys: Iterable[str]) -> dict[str, Any]:
-    """Read a JSON object that must have certain keys."""
-    try:
-        raw = plain_json(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DataSetError(f"'{path}' is no JSON file ({error}): copy or download it again.") from error
-    missing = [key for key in keys if not isinstance(raw, dict) or key not in raw]
-    if missing:
-        lacking = ", ".join(repr(key) for key in missing)
-        raise DataSetError(f"'{path}' has no {lacking}: it is no COCO-format file with masks.")
-    return raw
 
 
 def _requirements(split: str) -> tuple[Requirement, Requirement]:

@@ -11,7 +11,7 @@ from fsdino.base.image import IGNORE
 from fsdino.data.catalog import TRAIN_VAL, DataSet, Published, Requirement, Source
 from fsdino.data.class_index import ClassIndex
 from fsdino.data.files import DataSetError, existing, first_existing, read_names
-from fsdino.data.images import check_mask_size, image_size, read_image, read_labels
+from fsdino.data.images import check_mask_size, image_size, read_image, read_labels, read_reduced
 
 _ROOTS = ("DAVIS", "DAVIS-data/DAVIS", ".")
 _ARCHIVE = "https://data.vision.ee.ethz.ch/csergi/share/davis/DAVIS-2017-trainval-480p.zip"
@@ -59,6 +59,9 @@ class DavisIndex(ClassIndex):
 
     def load_image(self, image_id: str) -> np.ndarray:
         return read_image(self._images / f"{image_id}.jpg")
+
+    def load_reduced(self, image_id: str, side: int) -> tuple[np.ndarray, tuple[int, int]]:
+        return read_reduced(self._images / f"{image_id}.jpg", side)
 
     def load_mask(self, image_id: str, class_id: int) -> np.ndarray:
         sequence, number = self._object[class_id]

@@ -9,7 +9,7 @@ import numpy as np
 from fsdino.data.catalog import DataSet, Published, needed
 from fsdino.data.class_index import ClassIndex
 from fsdino.data.files import DataSetError, existing, files_by_stem, first_existing, with_masks
-from fsdino.data.images import image_size, read_image, read_mask
+from fsdino.data.images import image_size, read_image, read_mask, read_reduced
 
 CLASSES = ("agriculture", "urban", "rangeland", "forest", "water", "barren")  # folders 1 to 6
 _ROOTS = ("Deepglobe", "DeepGlobe", "deepglobe", ".")
@@ -53,6 +53,9 @@ class DeepGlobeIndex(ClassIndex):
 
     def load_image(self, image_id: str) -> np.ndarray:
         return read_image(self._path(image_id))
+
+    def load_reduced(self, image_id: str, side: int) -> tuple[np.ndarray, tuple[int, int]]:
+        return read_reduced(self._path(image_id), side)
 
     def load_mask(self, image_id: str, class_id: int) -> np.ndarray:
         mask = self._masks[class_id].get(image_id)

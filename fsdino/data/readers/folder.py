@@ -11,8 +11,8 @@ import numpy as np
 from fsdino.data.catalog import DataSet
 from fsdino.data.class_index import ClassIndex
 from fsdino.data.files import DataSetError, existing, files_by_stem, shown, with_masks
-from fsdino.data.images import IMAGE_SUFFIXES, check_mask_size, image_size, read_image, read_mask
-from fsdino.data.readers.coco import read_json
+from fsdino.data.images import IMAGE_SUFFIXES, check_mask_size, image_size, read_image, read_mask, read_reduced
+from fsdino.data.json_lists import read_json
 from fsdino.data.readers.label_maps import LabelMapIndex
 
 MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".gif")
@@ -54,6 +54,9 @@ class MaskFolderIndex(ClassIndex):
 
     def load_image(self, image_id: str) -> np.ndarray:
         return read_image(self._paths(image_id)[0])
+
+    def load_reduced(self, image_id: str, side: int) -> tuple[np.ndarray, tuple[int, int]]:
+        return read_reduced(self._paths(image_id)[0], side)
 
     def load_mask(self, image_id: str, class_id: int) -> np.ndarray:
         image_path, mask_path = self._paths(image_id)

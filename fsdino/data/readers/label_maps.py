@@ -12,7 +12,7 @@ import numpy as np
 from fsdino.base.image import IGNORE
 from fsdino.data.class_index import ClassIndex
 from fsdino.data.files import DataSetError
-from fsdino.data.images import read_image, read_labels
+from fsdino.data.images import read_image, read_labels, read_reduced
 
 
 class LabelMapIndex(ClassIndex):
@@ -63,6 +63,9 @@ class LabelMapIndex(ClassIndex):
 
     def load_image(self, image_id: str) -> np.ndarray:
         return read_image(self._paths(image_id)[0])
+
+    def load_reduced(self, image_id: str, side: int) -> tuple[np.ndarray, tuple[int, int]]:
+        return read_reduced(self._paths(image_id)[0], side)
 
     def load_mask(self, image_id: str, class_id: int) -> np.ndarray:
         labels = self._label_map(image_id)

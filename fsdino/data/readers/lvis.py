@@ -8,8 +8,9 @@ from typing import Any, Literal
 
 from fsdino.data.catalog import TRAIN_VAL, DataSet, Published, Requirement, Source
 from fsdino.data.files import existing, first_existing
+from fsdino.data.json_lists import json_lists
 from fsdino.data.readers import coco
-from fsdino.data.readers.coco import CocoIndex, read_json
+from fsdino.data.readers.coco import CocoIndex
 
 NUM_FOLDS = 10
 _ROOTS = ("LVIS", "lvis", ".", "annotations", "LVIS/annotations")
@@ -63,9 +64,13 @@ def lvis_folds(images: dict[int, int], shots: int) -> list[list[int]]:
 
 def images_per_class(annotations: Path) -> dict[int, int]:
     """Class id -> number of images with an instance of it in a COCO-format file."""
-    raw = read_json(annotations, ("annotations", "categories"))
-    pairs = {(int(a["category_id"]), a["image_id"]) for a in raw["annotations"]}
-    return {int(c["id"]): 0 for c in raw["categories"]} | dict(Counter(class_id for class_id, _ in pairs))
+    pairs, counts = set(), {}
+    for key, entry, *_ in json_lists(annotations, ("annotations", "categories")):
+        if key == "categories":
+            counts[int(entry["id"])] = 0
+        else:
+            pairs.add((int(entry["category_id"]), entry["image_id"]))
+    return counts | dict(Counter(class_id for class_id, _ in pairs))
 
 
 def image_name(entry: dict[str, Any]) -> str:

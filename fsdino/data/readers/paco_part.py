@@ -11,7 +11,8 @@ from pycocotools import mask as rle_tools
 from fsdino.data.catalog import TRAIN_TEST, DataSet, Published, Requirement, Source
 from fsdino.data.files import DataSetError, existing, first_existing
 from fsdino.data.images import check_mask_size, read_image
-from fsdino.data.readers.coco import COCO_PHOTOGRAPHS, LICENCE, read_json
+from fsdino.data.json_lists import read_json
+from fsdino.data.readers.coco import COCO_PHOTOGRAPHS, LICENCE
 from fsdino.data.readers.crops import Box, CropIndex, ObjectCrop
 from fsdino.data.readers.lvis import coco2017_folder, coco2017_requirement, coco2017_sources, image_name
 

@@ -18,7 +18,7 @@ from fsdino.base.texts import plain_yaml
 from fsdino.data.catalog import TRAIN_VAL, DataSet
 from fsdino.data.class_index import ClassIndex
 from fsdino.data.files import DataSetError, existing, read_names
-from fsdino.data.images import IMAGE_SUFFIXES, image_size, read_image
+from fsdino.data.images import IMAGE_SUFFIXES, image_size, read_image, read_reduced
 
 DATA_FILE, CLASSES_FILE = "data.yaml", "classes.txt"
 SPLITS = ("train", "val", "test")
@@ -55,6 +55,9 @@ class YoloIndex(ClassIndex):
 
     def load_image(self, image_id: str) -> np.ndarray:
         return read_image(self._paths(image_id)[0])
+
+    def load_reduced(self, image_id: str, side: int) -> tuple[np.ndarray, tuple[int, int]]:
+        return read_reduced(self._paths(image_id)[0], side)
 
     def classes_in(self, image_id: str) -> set[int]:
         return {class_id for class_id, _ in self._polygons[image_id]}

@@ -1,5 +1,7 @@
 """Episodes as tensors."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from fsdino.data.episodes.episode import EpisodeData, TrainEpisodes, collate_epi
 from fsdino.data.episodes.episode_list import EpisodeList, EpisodeSpec
 from fsdino.data.transforms import JointAugment
 from tests.data.small import MemoryIndex
+from tests.small import refuses
 
 
 def _same(a: dict, b: dict) -> bool:
@@ -173,3 +176,64 @@ def test_a_class_without_usable_mask_is_warned_of_and_another_one_drawn():
         items = [data[i] for i in range(12)]
     assert {item["class_id"] for item in items} == {1}
     assert _same(items[3], data[3])  # still decided by its number alone
+
+
+class LargePictures(MemoryIndex):
+    """The squares as pictures of 320 x 400 pixels, decoded at a quarter where that is enough."""
+
+    def load_image(self, image_id):
+        return super().load_image(image_id).repeat(10, 0).repeat(10, 1)
+
+    def load_mask(self, image_id, class_id):
+        return super().load_mask(image_id, class_id).repeat(10, 0).repeat(10, 1)
+
+    def load_reduced(self, image_id, side):
+        whole = self.load_image(image_id)
+        small = whole.reshape(80, 4, 100, 4, 3).mean((1, 3)).astype(np.uint8)
+        return small if side <= 50 else whole, (320, 400)
+
+
+@pytest.mark.parametrize("augment", [False, True])
+@pytest.mark.parametrize("mode", ["squash", "pad"])
+def test_images_decoded_smaller_give_nearly_the_same_episodes(augment, mode):
+    resize = Resize(28, mode=mode)
+    one, other = (
+        TrainEpisodes(
+            LargePictures(), [0, 1, 2], resize, length=6, side=side,
+            transform=JointAugment(shrink=resize.shrink if side else None) if augment else None,
+        )
+        for side in (None, 50)
+    )  # fmt: skip
+    for a, b in ((one[i], other[i]) for i in range(len(one))):
+        assert a["query_id"] == b["query_id"] and torch.equal(a["query_mask"], b["query_mask"])
+        assert torch.equal(a["support_masks"], b["support_masks"]) and a["query_image"].shape == (3, 28, 28)
+        assert (a["query_image"] - b["query_image"]).abs().mean() < 0.02
+
+
+def test_small_images_are_the_same_bit_by_bit():
+    one, other = (TrainEpisodes(MemoryIndex(), [0, 1], Resize(28), length=4, side=side) for side in (None, 28))
+    for a, b in ((one[i], other[i]) for i in range(len(one))):
+        assert torch.equal(a["query_image"], b["query_image"]) and torch.equal(a["support_images"], b["support_images"])
+
+
+def test_without_pixels_the_same_episodes_are_drawn():
+    index, unread = MemoryIndex(), MemoryIndex()
+    unread.load_image = None  # not called
+    one, other = (
+        TrainEpisodes(which, [0, 1, 2], Resize(28), length=9, absent_prob=0.4, pixels=which is index)
+        for which in (index, unread)
+    )
+    pixels = {"query_image", "support_images", "support_truths"}
+    for a, b in ((one[i], other[i]) for i in range(len(one))):
+        assert set(a) - set(b) == pixels and (a["query_id"], a["support_ids"]) == (b["query_id"], b["support_ids"])
+        assert torch.equal(a["query_mask"], b["query_mask"]) and torch.equal(a["support_masks"], b["support_masks"])
+    episodes = EpisodeList.draw(index, 0, num_episodes=2)
+    assert "query_image" not in EpisodeData(unread, episodes, Resize(28), pixels=False)[0]
+    augmented = partial(TrainEpisodes, transform=JointAugment(), pixels=False)
+    refuses("crops and colours need pixels", augmented, index, [0], Resize(28))
+
+
+def test_an_image_that_is_no_smaller_one_of_its_mask_is_refused():
+    index = LargePictures()
+    index.load_mask = lambda image, class_id: np.ones((320, 390), np.uint8)
+    refuses("is 390x320 pixels", TrainEpisodes(index, [0], Resize(28), side=28).__getitem__, 0)
