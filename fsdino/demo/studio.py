@@ -17,13 +17,13 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from fsdino.base.drawn import caution
 from fsdino.base.memory import image_tensor
 from fsdino.base.method import FewShotMethod
 from fsdino.base.reference import Reference, image_array, reference_arrays
 from fsdino.base.result import Segmentation
 from fsdino.methods.prototype import PrototypeMethod
 from fsdino.metrics.threshold import choose_threshold
-from fsdino.predict.drawn import caution
 from fsdino.predict.memory_file import SavedMemory, save_memory, thumbnail
 
 PROTOTYPE = "prototype"
