@@ -1,5 +1,6 @@
 # Everything runs inside .venv, which the first target that needs it makes. `make help` lists the targets.
 PYTHON ?= python3
+PYTHONS ?= python3.10 python3.12 python3.13
 RECIPE ?= recipes/fsdino/tiny.yaml
 VENV := .venv
 BIN := $(VENV)/bin
@@ -8,7 +9,7 @@ MAKE_ASSET := $(BIN)/python -m fsdino.assets.make
 BENCH := $(BIN)/python -m benchmarks
 
 .DEFAULT_GOAL := help
-.PHONY: help install distill test test-all lint docs assets bench methods ablation tables clean
+.PHONY: help install distill test test-all versions lint docs assets bench methods ablation tables clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -28,6 +29,11 @@ test: $(STAMP) ## Run the tests (one thread a worker: more would wait for each o
 
 test-all: $(STAMP) ## Run all tests, with those that start many processes or trace large graphs
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -n 2 --dist worksteal
+
+versions: ## Install and test on other Pythons, one after the other (PYTHONS="python3.10 python3.13"; 6 GB each, deleted)
+	for python in $(PYTHONS); do rm -rf $(VENV)-other && $$python -m venv $(VENV)-other && \
+		$(VENV)-other/bin/pip install --quiet ".[dev]" && OMP_NUM_THREADS=1 $(VENV)-other/bin/python -m pytest \
+		tests/base tests/models tests/methods tests/predict tests/data -m "not slow" || exit 1; done; rm -rf $(VENV)-other
 
 lint: $(STAMP) ## ruff and mypy
 	$(BIN)/ruff check .

@@ -85,8 +85,8 @@ def call(name: str, arguments: Sequence[str]) -> int:
     return result if isinstance(result, int) else 0
 
 
-def options(function: Callable[..., Any], name: str, arguments: Sequence[str]) -> dict[str, Any]:
-    """What a command's function is called with; the fields of a dataclass that it takes are options of their own."""
+def parser_of(function: Callable[..., Any], name: str) -> tuple[Any, dict[str, Any]]:
+    """A command's parser, and its function's parameters that are dataclasses, whose fields are options of their own."""
     from jsonargparse import ArgumentParser  # not for --help, which it would slow down
 
     kinds: dict[str, Any] = {key: kind for key, kind in get_type_hints(function).items() if is_dataclass(kind)}
@@ -94,6 +94,12 @@ def options(function: Callable[..., Any], name: str, arguments: Sequence[str]) -
     for kind in kinds.values():
         parser.add_class_arguments(kind, instantiate=False)
     parser.add_function_arguments(function, skip=set(kinds))
+    return parser, kinds
+
+
+def options(function: Callable[..., Any], name: str, arguments: Sequence[str]) -> dict[str, Any]:
+    """What a command's function is called with."""
+    parser, kinds = parser_of(function, name)
     # People write a switch without its value, which jsonargparse asks for.
     switches = {f"--{key}" for key, value in parser.get_defaults().as_dict().items() if value is False}
     values = dict(parser.parse_args(switched(switches, arguments)).items())

@@ -2,7 +2,7 @@
 
 Photographs should set it off, images of the embedded world should not. The cut is the one with the fewest errors, both
 sides counted alike, on the first half of every folder and on the world's base classes; the rates are those of the cut
-in `fsdino.predict.drawn` on either half, so the second halves and the novel classes played no part in its choice.
+in `fsdino.base.drawn` on either half, so the second halves and the novel classes played no part in its choice.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.common import RESULTS, provenance, run_script, write_rows
+from fsdino.base.drawn import CUT, shared_detail
 from fsdino.data.images import read_image
 from fsdino.data.world.index import SyntheticWorld
-from fsdino.predict.drawn import CUT, shared_detail
 from fsdino.predict.images import find_images
 
 WORLD = "embedded world"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 import threading
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,14 +12,17 @@ from typing import Any, ClassVar
 import numpy as np
 
 from fsdino.annotate.drawn import Draw, Drawn, meant, reference
+from fsdino.base.drawn import caution
 from fsdino.base.reference import Reference
 from fsdino.base.result import LabelMap, resolve
 from fsdino.predict.engines import Engine
+from fsdino.predict.finish import Finish, finished
 from fsdino.predict.memory_file import load_memory
 from fsdino.predict.support import Support, read_support
 from fsdino.predict.tiles import segment_tiled
 
 UNREADABLE = (ValueError, OSError)
+USUAL = ("auto", False)
 
 
 class NothingShown(ValueError):
@@ -45,7 +49,7 @@ class Lesson:
 
 
 @dataclass(frozen=True)
-class Teaching:
+class Teaching(Finish):
     """What is known before anything is drawn, and how what is drawn is used.
 
     Args:
@@ -105,7 +109,11 @@ class Lessons:
         self._memories: dict[str, tuple[tuple[str, ...], Any]] = {}
         self._joined: tuple[list[str], Sequence[Any]] = ([], [])
         settings = (teaching.max_references, teaching.min_score, self.threshold, teaching.tile)
-        self._fixed = f"{engine.fingerprint()} {support.digest()} {settings}"
+        self._fingerprint, self._sharp = engine.fingerprint(), teaching.refines(engine)
+        # Named only then, so that what was predicted before there was this setting is still known.
+        newer = (teaching.min_presence, self._sharp)
+        self._fixed = f"{self._fingerprint} {support.digest()} {settings}{'' if newer == USUAL else f' {newer}'}"
+        self._cautioned = False
 
     def put(self, key: Hashable, lesson: Lesson) -> None:
         """Add an annotated picture, or replace what was known of it."""
@@ -150,9 +158,16 @@ class Lessons:
         with self._lock:
             names, joined = self._join(None if only is None else frozenset(only))
             size, limits = (image.shape[0], image.shape[1]), (self.threshold, self.teaching.min_score)
+            least = self.teaching.least(self.engine, self._fingerprint, names, [image])
+            if not self._cautioned and (text := caution(self._fingerprint, [image])) is not None:
+                self._cautioned = True
+                print(f"careful: {text}", file=sys.stderr)
             if 0 < (tile := self.teaching.tile) < max(size):
-                return segment_tiled(self.engine, joined, names, image, tile, threshold=limits[0], min_score=limits[1])
-            return resolve(zip(names, self.engine.find(joined, image)), size, *limits)
+                how: dict[str, Any] = {"least": least, "refine_edges": self._sharp}
+                how |= {"threshold": limits[0], "min_score": limits[1]}
+                return segment_tiled(self.engine, joined, names, image, tile, **how)
+            found = finished(self.engine.find(joined, image), image, limits[0], least, self._sharp)
+            return resolve(zip(names, found), size, *limits)
 
     def drawer(self) -> Draw | None:
         """Gives the mask (H, W) bool that points or a box mark in an image; None where the model draws none."""

@@ -16,8 +16,9 @@ from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 
 from fsdino.base import storage
-from fsdino.base.batch import found_in, images_that_pay
+from fsdino.base.batch import found_in, held_back, images_that_pay, segmentation
 from fsdino.base.frozen import FrozenMaps
+from fsdino.base.gate import MinPresence
 from fsdino.base.memory import Memory, SegmenterOutput, Shape, check_memory, every_pair, image_tensor, memory_of
 from fsdino.base.reference import ImageLike, Reference, image_array, mask_only, reference_arrays, reference_list
 from fsdino.base.resize import Resize
@@ -44,6 +45,7 @@ class FewShotMethod(nn.Module, PyTorchModelHubMixin, ABC):
         learns_absence: whether a presence head can be trained after the episodes.
         exportable: whether `encode_support`, `encode_query` (one tensor or a tuple) and `decode_all` trace to graphs.
         silent_args: arguments of `build` that change no memory, and so leave the fingerprint as it is.
+        missed_classes: those on which it learnt to say that they are absent; None where that is not told.
         arithmetic: counted up when the same weights come to mean another answer; models of another count are refused.
     """
 
@@ -55,6 +57,7 @@ class FewShotMethod(nn.Module, PyTorchModelHubMixin, ABC):
     exportable: bool = False
     silent_args: ClassVar[frozenset[str]] = frozenset()
     arithmetic: ClassVar[int] = 1
+    missed_classes: tuple[str, ...] | None = None
     _threshold: float
 
     def __init__(self, resize: Resize, threshold: float = 0.5) -> None:
@@ -183,29 +186,32 @@ class FewShotMethod(nn.Module, PyTorchModelHubMixin, ABC):
         return self.encode_support(images[None], masks[None])
 
     @overload
-    def segment(self, memory: Mapping[str, Any], image: ImageLike) -> LabelMap: ...
+    def segment(self, memory: Mapping[str, Any], image: ImageLike, min_presence: MinPresence = "auto") -> LabelMap: ...
     @overload
-    def segment(self, memory: Any, image: ImageLike) -> Segmentation: ...
-    def segment(self, memory: Any, image: ImageLike) -> Segmentation | LabelMap:
+    def segment(self, memory: Any, image: ImageLike, min_presence: MinPresence = "auto") -> Segmentation: ...
+    def segment(self, memory: Any, image: ImageLike, min_presence: MinPresence = "auto") -> Segmentation | LabelMap:
         """Find the remembered object, or several remembered classes at once, in one image, at the image's own size.
 
         Args:
             memory: what `remember` returned, or class name to memory; a pixel is then the most probable class's.
             image: as `Reference.image`, any size.
+            min_presence: presence above which a class counts as there, see `fsdino.base.gate`; 0: always.
         """
         if not isinstance(memory, Mapping):
-            return self.segment_batch(memory, [image])[0]
+            return self.segment_batch(memory, [image], min_presence)[0]
         if not memory:
             raise ValueError("segment() got no memory; give at least one class: {'cat': model.remember(...)}.")
         for one in memory.values():
             check_memory(one, self.memory_type, self._mark())
         array = image_array(image, "image")
         # A generator: the maps of all classes are never held together.
-        found = zip(memory, self.find(self.join(list(memory.values())), array))
-        return resolve(found, (array.shape[0], array.shape[1]), self.threshold)
+        found = held_back(self, list(memory), self.find(self.join(list(memory.values())), array), array, min_presence)
+        return resolve(zip(memory, found), (array.shape[0], array.shape[1]), self.threshold)
 
     @torch.no_grad()
-    def segment_batch(self, memory: Any, images: Sequence[ImageLike]) -> list[Segmentation]:
+    def segment_batch(
+        self, memory: Any, images: Sequence[ImageLike], min_presence: MinPresence = "auto"
+    ) -> list[Segmentation]:
         """Find the remembered object in several images of any sizes, in one pass of the network."""
         check_memory(memory, self.memory_type, self._mark())
         if isinstance(images, str) or not hasattr(images, "__len__"):
@@ -214,7 +220,8 @@ class FewShotMethod(nn.Module, PyTorchModelHubMixin, ABC):
             return []
         arrays = [image_array(image, f"image {i}") for i, image in enumerate(images)]
         output = self.decode_query(memory, torch.stack([self._square(array) for array in arrays]))
-        return [self._segmentation(output, i, array.shape[:2]) for i, array in enumerate(arrays)]
+        found = (segmentation(self, output, i, array.shape) for i, array in enumerate(arrays))
+        return [next(held_back(self, [None], [one], image, min_presence)) for one, image in zip(found, arrays)]
 
     @torch.no_grad()
     def find(self, joined: Sequence[Any], image: np.ndarray) -> Iterator[Segmentation]:
@@ -308,12 +315,3 @@ class FewShotMethod(nn.Module, PyTorchModelHubMixin, ABC):
     def _square_mask(self, mask: np.ndarray) -> Tensor:
         """A mask (H, W) bool as shares in the network's square, (S, S) float in [0, 1] on the device."""
         return self.resize.soft_mask(torch.from_numpy(mask).float().to(self.device))
-
-    def _segmentation(self, output: SegmenterOutput, index: int, size: tuple[int, ...]) -> Segmentation:
-        """One element of an output as arrays at the image's own size (H, W)."""
-        # Logits are resized, not probabilities: they are nearly linear across an edge, which stays where it is.
-        probs = self.resize.invert(output.mask_logits[index, 0].float(), (size[0], size[1])).sigmoid()
-        logit = output.presence_logit[index, 0].float()
-        present, score = bool(logit > 0), float(output.iou_pred[index, 0].float().clamp(0.0, 1.0))
-        mask = ((probs > self.threshold) & present).cpu().numpy()
-        return Segmentation(mask, probs.cpu().numpy(), score, present, presence=float(logit.sigmoid()))

@@ -14,6 +14,7 @@ from fsdino.base.parts import parts_at_necks
 MAX_CLASSES_AT_ONCE = 16
 # Images of a pass on a GPU. On a CPU one: more save about a tenth (benchmarks/results/batches.csv), and move last bits.
 GPU_BATCH = 8
+ONE_HALF = 0.5  # presence above which a class counts as there, see `fsdino.base.gate`
 
 
 @dataclass
@@ -41,7 +42,8 @@ class Segmentation:
         mask: (H, W) bool; all False where the object is absent.
         probs: (H, W) float32 in [0, 1].
         score: the method's own estimate of the mask's IoU, in [0, 1].
-        present: whether the object is in the image at all: its presence is above one half.
+        present: whether the object counts as in the image at all: its presence is above one half, or above what was
+            asked for instead (`fsdino.base.gate`).
         presence: probability that the object is in the image, in [0, 1]; None from a method that does not say.
     """
 
@@ -86,12 +88,14 @@ class LabelMap:
         probs: (H, W) float32, the probability of each pixel's class, 0 on the background.
         scores: class name to its score in [0, 1], 0 where it is absent; in the order of the labels.
         presences: class name to its probability to be in the image, or None.
+        present: class name to whether it counts as in the image; left out, presence above one half says so.
     """
 
     labels: np.ndarray
     probs: np.ndarray
     scores: dict[str, float] = field(default_factory=dict)
     presences: dict[str, float | None] = field(default_factory=dict)
+    present: dict[str, bool] = field(default_factory=dict)
 
     @property
     def classes(self) -> Mapping[str, Segmentation]:
@@ -105,7 +109,7 @@ class LabelMap:
     def _of_class(self, label: int, name: str) -> Segmentation:
         mask = self.labels == label
         presence = self.presences[name]
-        present = presence is None or presence > 0.5
+        present = self.present.get(name, presence is None or presence > ONE_HALF)
         return Segmentation(mask, np.where(mask, self.probs, np.float32(0)), self.scores[name], present, presence)
 
 
@@ -128,11 +132,13 @@ class LabelPainter:
         self._labels[rows][wins] = label
         self._best[rows][wins] = probs[wins]
 
-    def finish(self, scores: dict[str, float], presences: dict[str, float | None]) -> LabelMap:
+    def finish(
+        self, scores: dict[str, float], presences: dict[str, float | None], present: dict[str, bool]
+    ) -> LabelMap:
         """The map of all that was added; class names in the order of the labels. Adds nothing after this."""
         self._best[self._labels == 0] = 0.0
         labels = self._labels.astype(np.uint8) if len(scores) < 256 else self._labels
-        return LabelMap(labels, self._best, scores, presences)
+        return LabelMap(labels, self._best, scores, presences, present)
 
 
 def resolve(
@@ -149,11 +155,12 @@ def resolve(
     labels = LabelPainter(size, threshold)
     scores: dict[str, float] = {}
     presences: dict[str, float | None] = {}
+    present: dict[str, bool] = {}
     # Taken one after the other, so that the probabilities of one class at a time are held.
     for label, (name, one) in enumerate(found, start=1):
         is_there = one.present and one.score >= min_score
         if is_there:
             labels.add(label, one.probs)
         scores[name] = one.score if is_there else 0.0
-        presences[name] = one.presence
-    return labels.finish(scores, presences)
+        presences[name], present[name] = one.presence, one.present
+    return labels.finish(scores, presences, present)

@@ -23,6 +23,7 @@ from fsdino.base.devices import device_here
 from fsdino.base.digest import file_sha256, steady, told_sha256
 from fsdino.base.fill import fill_
 from fsdino.base.foundation import chain_on, is_encoder, unknown_model
+from fsdino.base.gate import class_names
 from fsdino.base.hub import download, looks_like_id
 from fsdino.base.processes import write_once
 from fsdino.base.texts import plain_json
@@ -62,7 +63,9 @@ def describe(method: Any, stage: Stage = "trained") -> dict[str, Any]:
             f"this {type(method).__name__} does not know how it was built; make it with fsdino.base.registry.build()."
         )
     told = {"method": method.name, "args": args, "threshold": method.threshold, "stage": stage}
-    newer = {} if method.arithmetic == 1 else {"arithmetic": method.arithmetic}
+    newer: dict[str, Any] = {} if method.arithmetic == 1 else {"arithmetic": method.arithmetic}
+    if method.missed_classes is not None:
+        newer["missed_classes"] = list(method.missed_classes)
     return {"format_version": FORMAT_VERSION, **told, **newer}
 
 
@@ -311,4 +314,5 @@ def _rebuild(info: Mapping[str, Any], tensors: dict[str, Tensor], where: str, st
         method = registry.build(info["method"], **info["args"])
     fill_(method, tensors, where)
     method.threshold = float(info["threshold"])
+    method.missed_classes = class_names(info.get("missed_classes"), where)
     return method

@@ -17,6 +17,7 @@ from fsdino.base.result import Segmentation
 from fsdino.demo.drawings import ANSWER_SIDE, drawn_over, example_item, opened, source_of
 from fsdino.demo.marks import reference_from
 from fsdino.demo.samples import embedded_world
+from fsdino.demo.shelf import VISITOR_BYTES, Shelf
 from fsdino.demo.studio import MAX_EXAMPLES, MAX_IMAGES, Card, Session, Studio, masks_zip
 
 WEB = Path(__file__).parent / "web"
@@ -95,7 +96,7 @@ def build_page(studio: Studio, upload_mb: int) -> Any:
         # `success` and not `then`: after a visitor's mistake nothing is searched.
         board.picked(desk.picked, session, [session, board], **quiet)
         gr.on([add.click], desk.add, [session, board], left, **quiet)
-        examples.removed(desk.forget, session, [session, examples], **quiet)
+        examples.removed(desk.forget, session, [session, examples, results], **quiet)
         results.added(desk.take, session, right, **quiet).success(
             desk.search_if_ready, [session, methods], [*right, *files], **slow
         )
@@ -129,11 +130,25 @@ class Desk:
     """What the page's buttons do. A session goes in and out of each, the rest are updates of components."""
 
     def __init__(self, studio: Studio) -> None:
-        self.studio = studio
+        self.studio, self.shelf = studio, Shelf()
         # Whatever a visitor does wrong becomes a sentence on the page, in every handler alike.
         handlers = "picked add add_if_drawn forget take drop search search_if_ready correct restore sample"
         for name in handlers.split():
-            setattr(self, name, said(getattr(self, name)))
+            setattr(self, name, said(self._noted(getattr(self, name))))
+
+    def _noted(self, handler: Callable[..., Any]) -> Callable[..., Any]:
+        """The same, with room made for what it keeps."""
+
+        @functools.wraps(handler)
+        def answer(session: Session, *args: Any) -> Any:
+            if session.emptied:
+                session.emptied = False
+                gr.Warning("others needed the memory, so your images were put away; add them again.")
+            found = handler(session, *args)
+            self.shelf.used(session)
+            return found
+
+        return answer
 
     def picked(self, session: Session, event: gr.EventData) -> tuple[Session, Any]:
         """An image was put on the drawing board."""
@@ -158,10 +173,14 @@ class Desk:
         has_marks = session.draft is not None and bool((json.loads(drawn) if drawn else {}).get("marks"))
         return self.add(session, drawn) if has_marks else (session, gr.skip(), gr.skip())
 
-    def forget(self, session: Session, event: gr.EventData) -> tuple[Session, Any]:
-        """Take an example away."""
+    def forget(self, session: Session, event: gr.EventData) -> tuple[Session, Any, Any]:
+        """Take an example away, and with the last one that shows the object the answers to it."""
         session.examples = [example for example in session.examples if example.key != event._data["key"]]
-        return session, example_list(session)
+        if not all(example.reference.negative for example in session.examples):
+            return session, example_list(session), gr.skip()
+        for card in session.cards:
+            card.found, card.clicks = {}, []
+        return session, example_list(session), self.cards(session)
 
     def take(self, session: Session, event: gr.EventData) -> tuple[Session, Any]:
         """Take images to search; what cannot be read is said and left out."""
@@ -170,7 +189,14 @@ class Desk:
                 gr.Warning(f"{MAX_IMAGES} images are the most that this page keeps; `fsdino predict` has no limit.")
                 break
             try:
-                session.cards.append(Card(*opened(file["path"], file["name"])))
+                card = Card(*opened(file["path"], file["name"]))
+                # With a mask of each method, which comes later.
+                coming = card.image.nbytes + len(self.studio.names) * card.image[..., 0].size
+                if session.held + coming > VISITOR_BYTES:
+                    much = f"{VISITOR_BYTES // 10**6} MB of pixels"
+                    gr.Warning(f"{much} are the most that this page keeps; `fsdino predict` has no limit.")
+                    break
+                session.cards.append(card)
             except (ValueError, OSError) as error:
                 gr.Warning(str(error))
         return session, self.cards(session)

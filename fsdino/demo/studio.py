@@ -7,7 +7,7 @@ import io
 import itertools
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,18 +17,19 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from fsdino.base.drawn import caution
 from fsdino.base.memory import image_tensor
 from fsdino.base.method import FewShotMethod
 from fsdino.base.reference import Reference, image_array, reference_arrays
 from fsdino.base.result import Segmentation
 from fsdino.methods.prototype import PrototypeMethod
 from fsdino.metrics.threshold import choose_threshold
-from fsdino.predict.drawn import caution
 from fsdino.predict.memory_file import SavedMemory, save_memory, thumbnail
 
 PROTOTYPE = "prototype"
 MAX_EXAMPLES, MAX_IMAGES = 20, 40  # of one visitor: both are held in memory
 Click = tuple[float, float, bool]  # x, y in pixels of the image, and whether the object is there
+NOTHING = np.zeros((0, 0), np.float32)
 _keys = itertools.count()
 
 
@@ -68,6 +69,7 @@ class Session:
         memories: method to itself and what it remembers of those.
         samples: how often a sample was asked for: each time it is another.
         cautioned: whether it was said that the model is not made for such images.
+        emptied: whether it was put away, and the visitor does not know yet.
     """
 
     draft: tuple[str, np.ndarray] | None = None
@@ -77,6 +79,21 @@ class Session:
     memories: dict[str, tuple[FewShotMethod, Any]] = field(default_factory=dict)
     samples: int = 0
     cautioned: bool = False
+    emptied: bool = False
+
+    @property
+    def held(self) -> int:
+        """Bytes of all images and masks."""
+        images = [self.draft[1]] if self.draft is not None else []
+        images += [array for one in self.examples for array in (np.asarray(one.reference.image), one.mask)]
+        images += [array for card in self.cards for array in (card.image, *(one.mask for one in card.found.values()))]
+        return sum(array.nbytes for array in images)
+
+    def put_away(self) -> None:
+        """Let go of everything, since others need the memory."""
+        if self.held:
+            self.draft, self.examples, self.cards, self.searched, self.memories = None, [], [], (), {}
+            self.emptied = True
 
     def card(self, key: int) -> Card | None:
         """The image of that key; None where it was taken away meanwhile."""
@@ -127,7 +144,9 @@ class Studio:
         for name in names:
             method, memory = self._remembered(session, name)
             for card, found in zip(cards, results):
-                found[name] = ask(method, memory, card.image, card.clicks if name == self.name else [])
+                answer = ask(method, memory, card.image, card.clicks if name == self.name else [])
+                # The page shows masks alone, and probabilities are four times as large.
+                found[name] = replace(answer, probs=NOTHING)
         # All at once at the end: an error on the way leaves the older answers, not a mixture.
         for card, found in zip(cards, results):
             card.found = found

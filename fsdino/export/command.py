@@ -157,6 +157,7 @@ def export_graphs(
 def metadata(model: FewShotMethod) -> dict[str, Any]:
     """What a graph's user must know, kept inside the file."""
     encoder = encoder_of(model)
+    told = {} if model.missed_classes is None else {"missed_classes": list(model.missed_classes)}
     return {
         "format_version": FORMAT_VERSION,
         "method": model.name,
@@ -170,6 +171,7 @@ def metadata(model: FewShotMethod) -> dict[str, Any]:
         "std": encoder.std.flatten().tolist(),
         "growing": dict(model.memory_type.growing),
         "segmenter": model.arguments(),
+        **told,
     }
 
 

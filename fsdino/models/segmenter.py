@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from segment_anything.modeling import PromptEncoder
 from torch import Tensor, nn
 
+from fsdino.base.batch import held_back, segmentation
 from fsdino.base.frozen import FrozenMaps
 from fsdino.base.memory import SegmenterOutput, Shape, check_memory
 from fsdino.base.method import FewShotMethod
@@ -229,7 +230,7 @@ class FewShotSegmenter(FewShotMethod):
         given = Reference(image, points=points, labels=marks, name="refine()")
         where, kinds = self._points(given, array.shape[:2], on_object=False)
         output = clicks.correct(self, memory, self.encoder(self._square(array)[None]), where, kinds)
-        return self._segmentation(output, 0, array.shape[:2])
+        return next(held_back(self, [None], [segmentation(self, output, 0, array.shape)], array, "auto"))
 
     @torch.no_grad()
     def draw_mask(self, reference: Reference) -> np.ndarray:

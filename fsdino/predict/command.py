@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import chain, count
 from pathlib import Path
 from typing import Any
@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 
 from fsdino.base.digest import file_sha256
-from fsdino.base.sharpen import SHARPENED
-from fsdino.predict.drawn import ENOUGH, caution
+from fsdino.base.drawn import ENOUGH, caution
+from fsdino.base.result import ONE_HALF
 from fsdino.predict.engines import Engine
 from fsdino.predict.engines.choice import EngineChoice
 from fsdino.predict.engines.onnx import REMEMBER_FILE, SEGMENT_FILE
+from fsdino.predict.finish import AS_MEASURED, Finish
 from fsdino.predict.formats import listed
-from fsdino.predict.images import find_images, read_ahead
+from fsdino.predict.images import Item, find_images, read_ahead
 from fsdino.predict.memory_file import MEMORY_SUFFIX, load_memory, remembered, save_memory
 from fsdino.predict.outputs import Outputs
 from fsdino.predict.run import finder, run_all
@@ -42,13 +43,13 @@ def predict(
     images: str,
     out: str,
     engine: EngineChoice = AS_ASKED,
+    finish: Finish = AS_MEASURED,
     formats: Sequence[str] | str = ("labels", "overlays"),
     support_images: str | None = None,
     max_references: int = 10,
     min_score: float = 0.0,
     threshold: float | None = None,
     tile: int = 0,
-    refine_edges: bool | None = None,
     split_instances: bool = False,
     frame_step: int = 1,
     batch: int = 0,
@@ -64,14 +65,13 @@ def predict(
         images: images to segment: a folder, a glob, an image or a video.
         out: folder for the results.
         engine: the model, and what runs it.
+        finish: what becomes of an answer before it is a mask.
         formats: labels (PNG label maps), overlays (images with masks), coco (JSON with RLE), yolo, comma-separated.
         support_images: folder of the images of a COCO JSON, when it is not beside it.
         max_references: references used per class; 0 takes all.
         min_score: classes whose score in an image is below, in [0, 1], count as absent.
         threshold: probability above which a pixel belongs to a class; the model's own when left out.
         tile: side in pixels of windows to cut large images into, for small objects; 0 takes images as a whole.
-        refine_edges: move the masks' edges to where the image has them (a guided filter); left out: for the
-            training-free chain alone, whose masks of photographs gain by it.
         split_instances: one COCO annotation per connected part; its score is the class's times its mean probability.
         frame_step: every how many frames of a video count.
         batch: images that go through the network together; 0 takes what pays: 1 on a CPU, 8 on a GPU.
@@ -101,17 +101,21 @@ def predict(
         "tile": tile,
         "split_instances": split_instances,
     }
-    sharp = opened.name in SHARPENED if refine_edges is None else refine_edges
-    if sharp:  # named only then: results from before there was this setting are continued
+    names = wanted.class_names()
+    warn(caution(fingerprint, _first(items)))
+    least, sharp = finish.least(opened, fingerprint, names, _first(items)), finish.refines(opened)
+    # Named only then: results from before there were these settings are continued.
+    if sharp:
         settings["refine_edges"] = True
-    first = (image for _, image in read_ahead(items[:ENOUGH]) if isinstance(image, np.ndarray))
-    warn(caution(fingerprint, first))
-    memories, names = remember_all(opened, wanted), wanted.class_names()
+    if set(least) != {ONE_HALF}:
+        settings["min_presence"] = dict(zip(names, least))
+    memories = remember_all(opened, wanted)
     sources = {item.name: item.source for item in items}
     options = {"split_instances": split_instances, "overwrite": overwrite}
     outputs = Outputs(out, names, kinds, settings, sources, **options)
 
-    how: dict[str, Any] = {"threshold": limit, "min_score": min_score, "tile": tile, "refine_edges": sharp}
+    how: dict[str, Any] = {"threshold": limit, "min_score": min_score, "tile": tile}
+    how |= {"least": least, "refine_edges": sharp}
     # Remembered once and packed for the other devices.
     finders = []
     for other in [opened, *(choice.open() for choice in choices[1:])]:
@@ -124,6 +128,11 @@ def predict(
         print(f"not read: {name}: {reason}", file=sys.stderr)
     print(f"{done} of {done + len(failed)} images, {', '.join(kinds)} and scores.csv in {out}")
     return 1 if failed else 0
+
+
+def _first(items: Sequence[Item]) -> Iterator[np.ndarray]:
+    """The first images that can be read, one at a time."""
+    return (image for _, image in read_ahead(items[:ENOUGH]) if isinstance(image, np.ndarray))
 
 
 def warn(text: str | None) -> None:

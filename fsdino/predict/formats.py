@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as rle_tools
 
-from fsdino.base.result import LabelMap
+from fsdino.base.result import ONE_HALF, LabelMap
 from fsdino.visualize import palette_color
 from fsdino.visualize.overlay import overlay
 
@@ -28,13 +28,20 @@ def label_png(labels: np.ndarray) -> Image.Image:
 
 
 def captioned(image: np.ndarray, found: LabelMap, names: Sequence[str]) -> Image.Image:
-    """An image (H, W, 3) uint8 with its masks and the names and scores of the classes that were found."""
-    there, scores = np.unique(found.labels), list(found.scores.values())
-    captions = {int(k): f"{names[k - 1]} {scores[k - 1]:.2f}" for k in there if k > 0}
+    """An image (H, W, 3) uint8 with its masks and the names and scores of the classes that were found.
+
+    A class that has a mask although it was judged absent has that probability behind its score.
+    """
+    there, scores, presences = np.unique(found.labels), list(found.scores.values()), list(found.presences.values())
+    captions = {int(k): f"{names[k - 1]} {scores[k - 1]:.2f}{_doubt(presences[k - 1])}" for k in there if k > 0}
     factor = max(1, OVERLAY_SIDE // max(found.labels.shape))
     # Whole factors and repeated pixels: what is enlarged for its caption stays what it was.
     large = (array.repeat(factor, 0).repeat(factor, 1) for array in (image, found.labels))
     return Image.fromarray(overlay(*large, captions=captions))
+
+
+def _doubt(presence: float | None) -> str:
+    return "" if presence is None or presence > ONE_HALF else f" (there {100 * presence:.0f} %)"
 
 
 def annotation(mask: np.ndarray, label: int, score: float) -> dict[str, Any]:

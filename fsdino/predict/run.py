@@ -12,8 +12,8 @@ import numpy as np
 from tqdm import tqdm
 
 from fsdino.base.result import LabelMap, resolve
-from fsdino.base.sharpen import all_sharpened
 from fsdino.predict.engines import Engine
+from fsdino.predict.finish import finished
 from fsdino.predict.images import EndOfVideo, Item, read_ahead
 from fsdino.predict.outputs import Outputs
 from fsdino.predict.tiles import segment_tiled
@@ -33,10 +33,12 @@ def finder(
     threshold: float,
     min_score: float,
     tile: int,
+    least: Sequence[float] = (),
     refine_edges: bool = False,
 ) -> Finder:
     """What finds the classes of `joined`, by name, in a list of images with one engine; options as `segment_tiled`."""
-    options: dict[str, Any] = {"threshold": threshold, "min_score": min_score, "refine_edges": refine_edges}
+    last: dict[str, Any] = {"least": least, "refine_edges": refine_edges}
+    options: dict[str, Any] = {"threshold": threshold, "min_score": min_score, **last}
 
     def find(images: Sequence[np.ndarray]) -> Iterator[LabelMap]:
         is_large = [tile > 0 and max(image.shape[:2]) > tile for image in images]
@@ -47,7 +49,7 @@ def finder(
             if large:
                 yield segment_tiled(engine, joined, names, image, tile, **options)
             else:
-                each = all_sharpened(next(found), image, threshold) if refine_edges else next(found)
+                each = finished(next(found), image, threshold, **last)
                 yield resolve(zip(names, each), (image.shape[0], image.shape[1]), threshold, min_score)
 
     return find

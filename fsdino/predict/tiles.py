@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from fsdino.base.result import LabelMap, LabelPainter
-from fsdino.base.sharpen import all_sharpened
 from fsdino.predict.engines import Engine
+from fsdino.predict.finish import finished
 
 
 def tiles(size: tuple[int, int], tile: int, overlap: float = 0.25) -> list[tuple[int, int, int, int]]:
@@ -38,6 +38,7 @@ def segment_tiled(
     *,
     threshold: float | None = None,
     min_score: float = 0.0,
+    least: Sequence[float] = (),
     refine_edges: bool = False,
 ) -> LabelMap:
     """Find classes in a large image (H, W, 3) uint8, window by window, and give each pixel to the most probable one.
@@ -51,6 +52,7 @@ def segment_tiled(
         threshold: probability above which a pixel belongs to a class; the engine's own when left out.
         min_score: classes whose score is below count as absent. Above 0 the probabilities of all classes are held for
             the whole image, otherwise for the height of one window.
+        least: the presence that each class needs in a window, see `fsdino.base.gate`; empty: one half.
         refine_edges: move each window's edges to those of its pixels, see `fsdino.base.sharpen`.
     """
     height, width = image.shape[:2]
@@ -76,7 +78,7 @@ def segment_tiled(
             weight_sum[part] += weight
             window_pixels = image[top:bottom, left:right]
             found = engine.find(joined, window_pixels)
-            for i, finding in enumerate(all_sharpened(found, window_pixels, limit) if refine_edges else found):
+            for i, finding in enumerate(finished(found, window_pixels, limit, least, refine_edges)):
                 if finding.presence is not None:
                     presences[i].append(finding.presence)
                 # Where the class is absent its probabilities count as 0: the window's mask is empty, whatever they are.
@@ -96,6 +98,7 @@ def segment_tiled(
     return labels.finish(
         {name: score if found else 0.0 for name, score, found in zip(names, scores, there)},
         {name: max(values, default=None) for name, values in zip(names, presences)},
+        dict(zip(names, present)),
     )
 
 

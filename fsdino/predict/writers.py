@@ -89,7 +89,8 @@ class CocoWriter(Writer):
         for label, (name, one) in enumerate(found.classes.items(), start=1):
             whole = [Instance(one.mask, (0, 0, 0, 0), one.score)] if one.mask.any() else []
             parts = one.instances(name=name) if self.split_instances else whole
-            notes += [annotation(part.mask, label, part.score) for part in parts]
+            told = {} if one.presence is None else {"presence": round(one.presence, 4)}
+            notes += [annotation(part.mask, label, part.score) | told for part in parts]
         return notes
 
     def finish(self, entries: Sequence[Mapping[str, Any]]) -> None:

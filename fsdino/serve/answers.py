@@ -19,13 +19,14 @@ Form = Literal["json", "labels", "mask", "overlay"]
 MEDIA = {"labels": ("image/png", ".png"), "mask": ("image/png", ".png"), "overlay": ("image/jpeg", ".jpg")}
 
 
-def as_json(found: LabelMap, records: Sequence[Record], name: str) -> dict[str, Any]:
+def as_json(found: LabelMap, records: Sequence[Record], name: str, remark: str | None = None) -> dict[str, Any]:
     """What `ImageAnswer` describes."""
     classes = []
     for label, (record, one) in enumerate(zip(records, found.classes.values()), start=1):
         says = {"memory": record.id, "class_name": record.class_name, "present": one.present, "presence": one.presence}
         classes.append(says | annotation(one.mask, label, one.score))
-    return {"name": name, "height": found.labels.shape[0], "width": found.labels.shape[1], "found": classes}
+    size = {"height": found.labels.shape[0], "width": found.labels.shape[1]}
+    return {"name": name, **size, "found": classes, "remark": remark}
 
 
 def drawn(form: Form, image: np.ndarray, found: LabelMap, records: Sequence[Record]) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, FastAPI, File, Form, HTTPException, Path, Request, Response, UploadFile
@@ -196,6 +197,16 @@ async def segment(
         Form(gt=0, lt=1, description="Probability above which a pixel belongs to a class; the model's when left out."),
     ] = None,
     min_score: Annotated[float, Form(ge=0, le=1, description="Classes whose score is below count as absent.")] = 0.0,
+    min_presence: Annotated[
+        schemas.MinPresence | None,
+        Form(
+            description="Presence above which a class gets a mask; 0: always. `auto`: one half where the model learnt "
+            "what absent means, else 0. The service's own option when left out."
+        ),
+    ] = None,
+    refine_edges: Annotated[
+        bool | None, Form(description="Move the masks' edges to the image's. The service's own option when left out.")
+    ] = None,
     model: ModelName = None,
 ) -> Response:
     """Find what memories hold in one or more images; each pixel belongs to the most probable of them or to none.
@@ -210,7 +221,10 @@ async def segment(
         raise HTTPException(422, "a memory is asked for twice; name each once.")
     records = [service.record(memory_id) for memory_id in memories]
     runner = service.runner_for(records, model)
-    question = Question(records, runner.engine.threshold if threshold is None else threshold, min_score, output)
+    asked: dict[str, Any] = {"min_presence": min_presence, "refine_edges": refine_edges}
+    finish = replace(service.finish, **{name: value for name, value in asked.items() if value is not None})
+    limit = runner.engine.threshold if threshold is None else threshold
+    question = Question(records, limit, min_score, output, finish)
     opened, until = uploads(images, "image"), time.monotonic() + limits.max_seconds
     answers, files = await service.run(runner, lambda: runner.find(question, opened, until))
     service.metrics.images.labels(runner.name).inc(len(images))

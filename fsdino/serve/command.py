@@ -15,6 +15,7 @@ from typing import NoReturn
 
 from fsdino.predict.engines import Engine
 from fsdino.predict.engines.choice import EngineChoice
+from fsdino.predict.finish import AS_MEASURED, Finish
 from fsdino.predict.formats import listed
 from fsdino.serve.limits import Limits
 
@@ -35,6 +36,7 @@ STOP_SECONDS = 4  # that requests have to end; with what else there is to do, th
 def serve(
     engine: EngineChoice = EngineChoice(),  # noqa: B008 - frozen
     limits: Limits = Limits(),  # noqa: B008
+    finish: Finish = AS_MEASURED,
     models: Sequence[str] | str = (),
     folder: str = "runs/memories",
     host: str = "127.0.0.1",
@@ -49,6 +51,7 @@ def serve(
     Args:
         engine: the model, and what runs it.
         limits: of requests.
+        finish: what becomes of an answer, where a request does not say.
         models: several models as name=model, comma-separated, in place of --model; the first is the default.
         folder: where memories are kept, one .fsmem each.
         host: address to listen on; any but this machine's own needs a key.
@@ -67,7 +70,7 @@ def serve(
     with listening(host, port) as door:
         store = MemoryStore(folder, limits.max_memories)
         opened: dict[str, Engine] = {name: one.open() for name, one in chosen.items()}
-        run(Service(opened, store, limits), door, host, key, quiet)
+        run(Service(opened, store, limits, finish), door, host, key, quiet)
 
 
 def run(service: Service, door: socket.socket, host: str, key: str | None, quiet: bool) -> NoReturn:

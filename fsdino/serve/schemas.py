@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
@@ -19,6 +19,7 @@ MemoryId = Annotated[str, StringConstraints(pattern=ID_PATTERN)]
 Pixel = Annotated[float, Field(ge=-1e6, le=1e6)]
 Point = Annotated[list[Pixel], Field(min_length=2, max_length=2)]
 Index = Annotated[int, Field(ge=0)]
+MinPresence = Annotated[float, Field(ge=0, le=1)] | Literal["auto"]
 
 
 class Said(BaseModel):
@@ -104,7 +105,7 @@ class Found(BaseModel):
     memory: MemoryId
     class_name: str
     category_id: int = Field(description="Its value in label maps: 1 for the first memory asked for, and so on.")
-    present: bool
+    present: bool = Field(description="Whether its presence is high enough for a mask, see `min_presence`.")
     presence: float | None = Field(description="Probability to be in the image; null where the model says none.")
     score: float = Field(description="The model's own estimate of the mask's IoU, in [0, 1]; 0 where it is absent.")
     area: int = Field(description="Pixels of the mask.")
@@ -120,6 +121,7 @@ class ImageAnswer(BaseModel):
     height: int
     width: int
     found: list[Found]
+    remark: str | None = Field(description="Why little should be expected of this image; null where nothing is known.")
 
 
 class Answer(BaseModel):

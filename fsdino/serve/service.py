@@ -14,8 +14,10 @@ from typing import Any, TypeVar
 import numpy as np
 from fastapi import HTTPException
 
+from fsdino.base.drawn import caution
 from fsdino.base.result import resolve
 from fsdino.predict.engines import Engine
+from fsdino.predict.finish import AS_MEASURED, Finish, finished
 from fsdino.predict.memory_file import SavedMemory, remembered
 from fsdino.serve.answers import Form, as_json, drawn
 from fsdino.serve.limits import Limits
@@ -36,6 +38,7 @@ class Question:
     threshold: float
     min_score: float
     form: Form
+    finish: Finish = AS_MEASURED
 
 
 class Runner:
@@ -92,14 +95,18 @@ class Runner:
             header(upload, self.limits)
         joined = self.engine.join([self._memory(record) for record in question.records])
         ids, answers, files = [record.id for record in question.records], [], []
+        names, finish = [record.class_name for record in question.records], question.finish
+        sharp = finish.refines(self.engine)
         # One after the other, so that the pixels of one image at a time are held.
         for upload in images:
             if time.monotonic() > until:
                 raise TimeoutError
             image = decoded(upload, self.limits)
             size = (image.shape[0], image.shape[1])
-            maps = resolve(zip(ids, self.engine.find(joined, image)), size, question.threshold, question.min_score)
-            answers.append(as_json(maps, question.records, upload.name))
+            least = finish.least(self.engine, self.fingerprint, names, [image])
+            found = finished(self.engine.find(joined, image), image, question.threshold, least, sharp)
+            maps = resolve(zip(ids, found), size, question.threshold, question.min_score)
+            answers.append(as_json(maps, question.records, upload.name, caution(self.fingerprint, [image])))
             if question.form != "json":
                 files.append(drawn(question.form, image, maps, question.records))
         return answers, files
@@ -130,10 +137,13 @@ class Service:
         engines: name to model; the first is the one that runs where none is named.
         store: the memories.
         limits: of requests.
+        finish: what becomes of an answer where a request does not say.
     """
 
-    def __init__(self, engines: Mapping[str, Engine], store: MemoryStore, limits: Limits) -> None:
-        self.store, self.limits, self.metrics = store, limits, Metrics()
+    def __init__(
+        self, engines: Mapping[str, Engine], store: MemoryStore, limits: Limits, finish: Finish = AS_MEASURED
+    ) -> None:
+        self.store, self.limits, self.finish, self.metrics = store, limits, finish, Metrics()
         self.runners = {name: Runner(name, engine, store, limits) for name, engine in engines.items()}
         self.metrics.memories.set_function(lambda: len(store.records()))
         for name, one in self.runners.items():

@@ -66,7 +66,8 @@ class Fitter:
 
     def loggers(self, stage: str) -> list[Logger]:
         """`metrics.csv` in the stage's folder, and W&B where it is wanted."""
-        return make_loggers(self.folder / stage, f"{self.name}-{self.folder.name}-{stage}", self.log, self.config)
+        name = f"{self.name}-{self.folder.name}-{stage}"
+        return make_loggers(self.folder / stage, name, self.log, self.config, group=self.name)
 
     def fit(
         self,

@@ -98,8 +98,13 @@ class MetricsFile(Logger):
             self._rewrite()
 
 
-def make_loggers(folder: str | Path, name: str, log: LogPart, config: dict[str, Any] | None = None) -> list[Logger]:
+def make_loggers(
+    folder: str | Path, name: str, log: LogPart, config: dict[str, Any] | None = None, *, group: str | None = None
+) -> list[Logger]:
     """The loggers of a run: `MetricsFile`, then W&B's unless it is off or not installed.
+
+    Runs of one `group`, for instance the seeds and folds of a recipe, stand together in W&B; `WANDB_RUN_GROUP` in the
+    environment names another.
 
     Raises:
         ValueError: for an unknown mode.
@@ -128,6 +133,7 @@ def make_loggers(folder: str | Path, name: str, log: LogPart, config: dict[str, 
         id=run_id,
         experiment=running,
         project=log.project,
+        group=os.environ.get("WANDB_RUN_GROUP", group),
         offline=offline,
         settings=client.Settings(silent=True),
         resume=None if offline else "allow",

@@ -84,6 +84,13 @@ class PresenceData:
         usable = [c for c in absentable if len(index.images(c)) > self.shots]
         return (index, usable) if usable else (self.chosen.index, self.trained)
 
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The classes of which a model learns to say that they are absent."""
+        index, held_out = self.held_out
+        known = self.chosen.index.class_names
+        return tuple(sorted({*(known[c] for c in self.trained), *(index.class_names[c] for c in held_out)}))
+
     def _absentable(self, index: ClassIndex, classes: Sequence[int]) -> list[int]:
         """Classes that a fair part of the images lack."""
         # A large data set has far more images than an estimate needs, so of each class some are looked at; an image
@@ -208,6 +215,7 @@ def train_presence(
     )
     wider.presence = fit_head(dim, seen, held_out, seed=data.seed)
     wider.config = replace(wider.config, presence_statistics=True)
+    wider.missed_classes = data.class_names
     return wider.cpu()
 
 

@@ -69,7 +69,8 @@ def test_what_changes_during_a_search_is_not_mixed_up(tmp_path: Path, monkeypatc
 
     monkeypatch.setattr(desk.main, "segment", meanwhile)
     desk.search(session, ["small"])
-    assert gone.found["small"] is found[0] and kept.found["small"] is found[1] and not session.cards[1].found
+    assert gone.found["small"].mask is found[0].mask and kept.found["small"].mask is found[1].mask
+    assert not session.cards[1].found
     assert desk.save_memory(session, "thing", tmp_path / "thing.fsmem").is_file(), "of the examples that were searched"
     with zipfile.ZipFile(masks_zip(session, tmp_path / "masks.zip")) as archive:
         assert archive.namelist() == ["small/01 1.png", "scores.csv"]
@@ -105,10 +106,11 @@ def test_hints_are_drawn_and_corrections_change_the_answer() -> None:
     assert session.examples[1].mask.shape == image.shape[:2] and session.examples[1].mask.any()
     desk.search(session, desk.names)
     card = session.cards[0]
-    before, card.clicks = card.found["small"].probs, [(5.0, 5.0, True), (60.0, 40.0, False)]
+    before, card.clicks = card.found["small"], [(5.0, 5.0, True), (60.0, 40.0, False)]
     desk.search(session, ["small"], only=card)
     after = card.found["small"]
-    assert not np.array_equal(before, after.probs) and after.present
+    changed = not np.array_equal(before.mask, after.mask) or before.score != after.score
+    assert changed and after.present
 
 
 def test_what_cannot_be_done_is_said(monkeypatch) -> None:

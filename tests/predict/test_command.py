@@ -17,6 +17,7 @@ from fsdino.base.result import Segmentation
 from fsdino.base.storage import save
 from fsdino.cli import main
 from fsdino.predict import EngineChoice, predict, remember
+from fsdino.predict.finish import Finish
 from fsdino.predict.memory_file import load_memory
 from fsdino.predict.outputs import Outputs
 from tests.predict.test_images import write_video
@@ -119,7 +120,9 @@ def test_edges_are_refined_where_asked_and_for_the_chain(
 
     def run(model: str, out: str, told: bool | None, tile: int = 0) -> list[bytes]:
         choice = EngineChoice(model)
-        predict(str(support_dir / "cat"), str(photos), str(tmp_path / out), choice, refine_edges=told, tile=tile)
+        predict(
+            str(support_dir / "cat"), str(photos), str(tmp_path / out), choice, Finish(refine_edges=told), tile=tile
+        )
         return labels(tmp_path / out)
 
     for model, usual in ((model_dir, False), (chain, True)):

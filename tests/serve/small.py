@@ -26,6 +26,7 @@ class Colour:
     """An engine that remembers the mean colour of the object and finds what is near it."""
 
     threshold = 0.5
+    name = "colours"
 
     def __init__(self, print_: str = "c" * 16) -> None:
         self._print = print_

@@ -84,9 +84,13 @@ def test_offline_run_with_image_and_model(tmp_path, monkeypatch, caplog):
 def test_each_stage_is_a_run_of_its_own(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(loggers, "wandb_reachable", lambda: False)
     with caplog.at_level("INFO"):
-        stages = [make_loggers(tmp_path / stage, stage, LogPart())[1] for stage in ("distill", "train", "train")]
+        stages = [
+            make_loggers(tmp_path / stage, stage, LogPart(), group="recipe")[1]
+            for stage in ("distill", "train", "train")
+        ]
     runs = [stage.experiment for stage in stages]
     runs[-1].finish()
+    assert {run.group for run in runs} == {"recipe"}  # so do other seeds and folds
     assert runs[0].id != runs[1].id and runs[1] is runs[2]
     assert sum(message.startswith("W&B offline") for message in caplog.messages) == 2
     assert all(list((tmp_path / stage / "wandb").glob("offline-run-*/*.wandb")) for stage in ("distill", "train"))

@@ -110,6 +110,7 @@ def test_stage_writes_a_checkpoint_once(tmp_path: Path, capsys: pytest.CaptureFi
     written = torch.load(target, weights_only=True)
     assert written["callbacks"] == {"best": 0.5} and "curve.hits" in written["state_dict"]
     assert load(target).presence.statistics and not load(trained).presence.statistics
+    assert load(target).missed_classes == ("horizontal", "vertical") and load(trained).missed_classes is None
     stamp = target.stat().st_mtime_ns
     assert presence_stage(trained, tmp_path / "stage", data, PresencePart(8), batch_size=4) == target
     assert target.stat().st_mtime_ns == stamp  # a finished stage is kept

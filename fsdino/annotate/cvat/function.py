@@ -59,7 +59,9 @@ def create(
     """
     # The agent's messages are on standard error; those of the model's libraries would stand between them.
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    teaching = Teaching(support, support_images, max_references, min_score)
+    teaching = Teaching(
+        support=support, support_images=support_images, max_references=max_references, min_score=min_score
+    )
     known = teaching.read()
     return Function(Lessons(EngineChoice(model, runtime, device).open(), known, teaching), split_instances)
 

@@ -73,7 +73,9 @@ def calibrated_attention(
     attention: Any = sam2.net.memory_attention
     config = sam2.net.config
     width = config.memory_attention_hidden_size // config.memory_attention_downsample_rate
-    theta = float((config.rope_parameters or {}).get("rope_theta", 10000.0))
+    # Early versions 5 of transformers have the number itself, later ones a table.
+    table = getattr(config, "rope_parameters", {"rope_theta": getattr(config, "memory_attention_rope_theta", 10000.0)})
+    theta = float((table or {}).get("rope_theta", 10000.0))
     angles = rope_angles(sam2.grid, width // config.memory_attention_num_attention_heads, theta, frame.embedding.device)
     # A tenth of the position, as in SAM2, whose attention rotates queries and keys by their place as well.
     x = (frame.embedding + 0.1 * frame.position).flatten(2).transpose(1, 2)  # (B, T, D)

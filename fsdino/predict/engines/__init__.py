@@ -16,6 +16,7 @@ class Engine(Protocol):
 
     threshold: float  # probability above which a pixel belongs to a class
     batch: int  # images of a pass that pay on its hardware
+    missed_classes: tuple[str, ...] | None  # on which it learnt to say that they are absent; None: that is not told
 
     @property
     def name(self) -> str:

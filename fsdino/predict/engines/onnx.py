@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from fsdino.base.gate import class_names
 from fsdino.base.reference import Reference, image_array, reference_arrays
 from fsdino.base.result import GPU_BATCH, MAX_CLASSES_AT_ONCE, Segmentation
 from fsdino.base.texts import plain_json
@@ -47,6 +48,7 @@ class OnnxEngine:
         self.info = info
         self.threshold = float(info["threshold"])
         self.name = str(info.get("method", ""))
+        self.missed_classes = class_names(info.get("missed_classes"), str(folder))
         self.resize = ArrayResize(int(info["img_size"]), str(info["resize_mode"]))
         self.batch = GPU_BATCH if self._segment.get_providers()[0] in ON_GPU else 1
         self._memory_names = [output.name for output in self._remember.get_outputs()]

@@ -11,11 +11,11 @@ from PIL import Image
 
 from benchmarks.common import RESULTS
 from fsdino.base.bundled import bundled_fingerprint
+from fsdino.base.drawn import CUT, caution, look_drawn, shared_detail
 from fsdino.base.storage import load
 from fsdino.data.world.index import SyntheticWorld
 from fsdino.demo.studio import Card, Session, Studio
 from fsdino.predict.command import predict, remember
-from fsdino.predict.drawn import CUT, caution, look_drawn, shared_detail
 from fsdino.predict.engines.choice import EngineChoice
 from tests.small import small_segmenter
 

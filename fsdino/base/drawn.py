@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from itertools import islice
 
 import cv2
@@ -37,6 +38,14 @@ def look_drawn(images: Iterable[np.ndarray]) -> bool:
     return not found or float(np.median(found)) < CUT
 
 
+def bundled_name(fingerprint: str) -> str | None:
+    """The name of the bundled model of a fingerprint; None for other models."""
+    # A checkout whose weights are not made yet has none.
+    with suppress(FileNotFoundError):
+        return next((name for name in BUNDLED if bundled_fingerprint(name) == fingerprint), None)
+    return None
+
+
 def caution(fingerprint: str, images: Iterable[np.ndarray]) -> str | None:
     """A sentence where a bundled model meets images that it was not made for; None for others and other models.
 
@@ -44,7 +53,7 @@ def caution(fingerprint: str, images: Iterable[np.ndarray]) -> str | None:
         fingerprint: of the model.
         images: (H, W, 3) uint8; no more are taken than it needs.
     """
-    name = {bundled_fingerprint(name): name for name in BUNDLED}.get(fingerprint)
+    name = bundled_name(fingerprint)
     if name is None or look_drawn(images):
         return None
     return (
