@@ -72,7 +72,7 @@ class FewShotSegmenter(FewShotMethod):
         )
         self.decoder = MaskDecoder(c.prompt_dim, c.decoder_depth, c.decoder_mlp_dim, c.decoder_heads, c.decoder_iou_dim)
         self.presence = PresenceHead(c.prompt_dim, c.presence_statistics)
-        # The decoder's masks enter by a weight that starts at 0, so that training starts at the training-free guess.
+        # From 0 on, so that training starts at the training-free guess.
         self.mask_gain = nn.Parameter(torch.zeros(1))
         self.sam = SamPrompter(c, self.encoder.grid_size) if c.promptable else None
         self.select_trainable_("episodes")
@@ -190,8 +190,8 @@ class FewShotSegmenter(FewShotMethod):
 
     def decode_encoded(self, memory: SupportMemory, encoded: EncodedQuery) -> SegmenterOutput:
         """Segment from what `encode_query_feats` returned; memory and result as in `decode_query_feats`."""
-        mask_logits, iou_pred, guesses, evidence = self._decode(memory, encoded)
-        return SegmenterOutput(mask_logits, iou_pred, self.presence(evidence), guesses if self.training else None)
+        mask, iou_pred, guesses, evidence = self._decode(memory, encoded)
+        return SegmenterOutput(mask, iou_pred, self.presence(evidence), guesses if self.training else None)
 
     def presence_evidence(self, memory: SupportMemory, feats: list[Tensor]) -> Tensor:
         """What the presence head judges, (B, E); arguments as in `decode_query_feats`."""
@@ -202,10 +202,10 @@ class FewShotSegmenter(FewShotMethod):
         # SAM's mask stem expects logits at four times the grid, the size of its own low-resolution masks.
         coarse = F.interpolate(prompts.coarse_logits, scale_factor=4, mode="bilinear", align_corners=False)
         dense = self.prompt_encoder.mask_downscaling(coarse.to(embedding.dtype)) + prompts.dense
-        image_pe = grid_code(self.prompt_encoder.pe_layer.positional_encoding_gaussian_matrix, embedding.shape[-2:])
+        h, w = embedding.shape[-2:]
+        image_pe = grid_code(self.prompt_encoder.pe_layer.positional_encoding_gaussian_matrix, (h, w))
         out = self.decoder(embedding, image_pe.to(embedding.dtype), prompts.sparse, dense)
-        # SAM's first mask is its answer to prompts that leave no doubt, which references are; the first guess is added
-        # so that the decoder has only to correct it.
+        # SAM's first mask is its answer to prompts that leave no doubt; added to the guess, it has only to correct it.
         mask_logits = out.mask_logits[:, :1]
         if self.config.skip:
             mask_logits = coarse + GAIN_SCALE * self.mask_gain * mask_logits

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from fsdino.models.correlation import TEMPERATURE
+from fsdino.models.correlation import TEMPERATURE, pool_correlation
 from fsdino.models.layers import unit_tokens
 from fsdino.models.memory import SupportMemory, grid_weights, prototypes, support_tokens
 from fsdino.models.presence import PresenceHead
@@ -49,15 +49,21 @@ def test_support_tokens_keep_references_together() -> None:
 def test_maps_are_cosines_and_the_pooled_correlation() -> None:
     memory, query = remembered(), seen()
     maps, _ = PromptGenerator(12, 2, 8, 16).maps(memory, query)
-    assert maps.shape == (1, 4 + 5 + 8, 15)
+    assert maps.shape == (1, 4 + 5 + 8 + 2, 15)
     for i in range(2):
         both = query.tokens[0, i] @ memory.prototypes[0, i].T
         torch.testing.assert_close(maps[0, [i, 2 + i]], both.T, atol=1e-5, rtol=1e-5)
-    assert memory.tokens is not None and memory.fg is not None
-    cosines = (query.tokens[0] @ memory.tokens[0].transpose(1, 2)).mean(0)  # both blocks alike
-    peak = (cosines + TEMPERATURE * memory.fg[0].clamp_min(1e-30).log()).amax(-1)
-    torch.testing.assert_close(maps[0, 10], peak, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(maps[0, 13], maps[0, 9] - maps[0, 11], atol=1e-5, rtol=1e-5)
+    assert memory.tokens is not None and memory.fg is not None and memory.bg is not None
+    pooled = [
+        pool_correlation(query.tokens[:, i], memory.tokens[:, i], torch.stack([memory.fg, memory.bg], 1), TEMPERATURE)[0]
+        for i in range(2)
+    ]
+    for i in range(2):
+        torch.testing.assert_close(maps[0, 9 + 2 * i : 11 + 2 * i], pooled[i][0, ::2])
+        torch.testing.assert_close(maps[0, 13 + 2 * i : 15 + 2 * i], (pooled[i][0] - pooled[i][1])[::2])
+    mean = (pooled[0] + pooled[1])[0, ::2] / 2 - (pooled[0] + pooled[1])[1, ::2] / 2
+    twice = mean @ query.similar[0].T @ query.similar[0].T
+    torch.testing.assert_close(maps[0, 17:], twice, atol=1e-5, rtol=1e-5)
     assert PromptGenerator(12, 2, 8, 16, correlation=False).maps(memory, query)[0].shape == (1, 9, 15)
 
 
