@@ -36,7 +36,7 @@ from fsdino.training.episode_data import CachedMaps, EpisodesWithMaps
 from fsdino.training.optim import count_parameters
 
 RUNS = Path("runs/experiments")
-RECIPES = {"photos": "recipes/fsdino/photos_quick.yaml"}  # of grids that do not use the tiny recipe
+RECIPES = {"photos": "recipes/fsdino/photos.yaml"}  # of grids that do not use the tiny recipe
 SHOTS = {"ablation": (1, 5)}  # references of the measurement, where it is not the recipe's number alone
 
 
