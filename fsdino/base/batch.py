@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fsdino.base.gate import MinPresence, checked_presence, gated, least_presences
-from fsdino.base.memory import SegmenterOutput
+from fsdino.base.memory import SegmenterOutput, like_tuple
 from fsdino.base.reference import image_array
 from fsdino.base.result import GPU_BATCH, Segmentation
 
@@ -60,5 +60,4 @@ def one_of(encoded: Any, index: int) -> Any:
     """One element, as a batch of 1, of what `encode_query` gives: a tensor with a leading batch, or a tuple of such."""
     if isinstance(encoded, Tensor):
         return encoded[index : index + 1]
-    parts = [one_of(part, index) for part in encoded]
-    return type(encoded)(*parts) if hasattr(encoded, "_fields") else tuple(parts)  # a named tuple takes them one by one
+    return like_tuple(encoded, (one_of(part, index) for part in encoded))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import Any, ClassVar, TypeVar
 
@@ -134,7 +134,12 @@ def every_pair(memory: Any, encoded: Any) -> tuple[Any, Any]:
     each = tuple(x[:, None].expand(-1, classes, *x.shape[1:]).flatten(0, 1) for x in parts)
     tensors = memory.tensors().items()
     tiled = replace(memory, **{name: x[None].expand(images, *x.shape).flatten(0, 1) for name, x in tensors})
-    return tiled, each if isinstance(encoded, tuple) else each[0]
+    return tiled, like_tuple(encoded, each) if isinstance(encoded, tuple) else each[0]
+
+
+def like_tuple(given: tuple[Any, ...], parts: Iterable[Any]) -> tuple[Any, ...]:
+    """Other parts as a tuple of the given one's kind; a named one takes them one by one."""
+    return type(given)(*parts) if hasattr(given, "_fields") else tuple(parts)
 
 
 def image_tensor(image: np.ndarray) -> Tensor:

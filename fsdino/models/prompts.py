@@ -137,15 +137,13 @@ class PromptGenerator(nn.Module):
             features = self.own_reader(own.unflatten(-1, size), features)
             coarse = coarse + self.own_guess(features)
             guesses.append(coarse)
-        return Prompts(self.tokens(memory, len(coarse)), self.dense_proj(features), coarse, torch.cat(guesses, dim=1))
+        sparse = self.tokens(memory, coarse.shape[0])
+        return Prompts(sparse, self.dense_proj(features), coarse, torch.cat(guesses, dim=1))
 
     def maps(self, memory: SupportMemory, seen: EncodedQuery) -> tuple[Tensor, Tensor]:
         """What a reader sees of images and references, (B or N, n, h*w), and the chain's score (B or N, h*w)."""
-        tokens, images = wide(seen.tokens), len(seen.tokens)
-        prototypes = memory.prototypes
-        if images > 1:
-            prototypes = prototypes.expand(images, -1, -1, -1)
-        cosines = _by_class(cosine_correlation(seen.tokens, _side_by_side(prototypes, images)).float())
+        tokens, images = wide(seen.tokens), seen.tokens.shape[0]
+        cosines = _by_class(cosine_correlation(seen.tokens, _side_by_side(memory.prototypes, images)).float())
         to_object, to_background = cosines.mean(3).unbind(2)  # (images, G, Q): several classes are maps of one image
         score, on_the_way = chain_scores(to_object, to_background, tokens, seen.similar, RULE)
         maps = [cosines.flatten(2, 3), torch.stack(on_the_way, dim=2)]
@@ -157,7 +155,7 @@ class PromptGenerator(nn.Module):
     def correlation_maps(self, memory: SupportMemory, seen: EncodedQuery) -> list[Tensor]:
         """The 4D correlation, pooled layer by layer, as maps (B or N, ..., h*w)."""
         support, fg, bg = memory.positions()
-        groups, images = torch.stack([fg, bg], dim=1), len(seen.tokens)
+        groups, images = torch.stack([fg, bg], dim=1), seen.tokens.shape[0]
         layers = zip(seen.tokens.unbind(1), support.unbind(1))
         pooled = torch.stack([pool_correlation(q, s, groups, TEMPERATURE) for q, s in layers], dim=1)
         best = pooled[:, :, :, ::2]  # (B or N, L, 2, 2, Q): smooth maximum and maximum, of object and of background
@@ -172,7 +170,7 @@ class PromptGenerator(nn.Module):
 
         Layer by layer with the object's and with the background's, then the means of both and their difference.
         """
-        images = len(tokens)
+        images = tokens.shape[0]
         inside = guess.flatten(1).float().sigmoid()
         # Squared, so that positions of which the guess is sure decide.
         weights = torch.stack([inside, 1.0 - inside], dim=1) ** 2
@@ -208,8 +206,10 @@ class PromptGenerator(nn.Module):
 
 
 def _side_by_side(prototypes: Tensor, images: int) -> Tensor:
-    """Prototypes (N, L, 2, C) as (images, L, 2 G, C): an image has one class of its own, or one image has all N."""
-    return prototypes if images == len(prototypes) else prototypes.transpose(0, 1).flatten(1, 2)[None]
+    """Prototypes (N, L, 2, C) as (images, L, 2 G, C): an image has a class of its own, or one image all N."""
+    if prototypes.shape[0] in (images, 1):
+        return prototypes
+    return prototypes.transpose(0, 1).flatten(1, 2)[None]
 
 
 def _by_class(cosines: Tensor) -> Tensor:
