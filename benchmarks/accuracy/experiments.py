@@ -115,6 +115,8 @@ def shared_distillation(recipe: Recipe, options: dict[str, Any], job: Run, runs:
     model: Any = job.build()
     named = ("encoder", "encoder_kwargs", "img_size", "resize_mode", "adapter_tap", "adapter_heads")
     adapter = {name: getattr(model.config, name) for name in named} | {"hflip": recipe.cache.hflip, "trainer": options}
+    if recipe.cache.grid is not None:
+        adapter["grid"] = recipe.cache.grid
     adapter["weights"] = model.frozen_maps().fingerprint
     own_objects = recipe.teacher.checkpoint == "own" and recipe.teach.objects
     fold = recipe.data.fold if own_objects or not recipe.data.images else None

@@ -44,8 +44,14 @@ def adopt(folder: Path, recipe: CacheRecipe, images: ImageList, caches: Iterable
         # A damaged cache is refused where it is opened, with what to do about it.
         except (FileNotFoundError, ValueError):
             continue
-        names = {"images": found.images, "images_sha256": found.images_sha256, "num_images": found.num_images}
-        if found != dataclasses.replace(recipe, source=found.source, **names) or not is_beginning(found, images):
+        shorter = dataclasses.replace(
+            recipe,
+            source=found.source,
+            images=found.images,
+            images_sha256=found.images_sha256,
+            num_images=found.num_images,
+        )
+        if found != shorter or not is_beginning(found, images):
             continue
         folder.mkdir(parents=True, exist_ok=True)
         taken += sum(_linked(other, folder, shard) for shard in full_shards(found))

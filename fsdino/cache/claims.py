@@ -20,6 +20,7 @@ from fsdino.base.texts import plain_json
 # Seconds between two signs of life; and without one until a claim is taken over, which leaves room for a network file
 # system that shows times up to a minute late.
 BEAT, STALE = 10.0, 180.0
+GONE = (errno.ENOENT, errno.ESTALE)  # the latter where a network file system still knew a file that is deleted
 
 
 def claim(folder: Path, stem: str, names: Iterable[str]) -> Path | None:
@@ -48,9 +49,10 @@ def beat(path: Path) -> None:
     """A sign of life of a claim that this process holds."""
     try:
         os.utime(path)
-    except FileNotFoundError:
+    except OSError as error:
         # It was taken over, as after a long sleep of the machine; `publish` then finds the other's file.
-        return
+        if error.errno not in GONE:
+            raise
 
 
 def temporary_file(folder: Path, start: str = "") -> Path:
@@ -104,8 +106,10 @@ def _is_dead(path: Path) -> bool:
     try:
         last = path.stat().st_mtime
         told = plain_json(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except OSError as error:
         # Let go a moment ago: free at the next look.
+        if error.errno not in GONE:
+            raise
         return False
     except ValueError:
         # Its process is about to write it, or was killed before it could.

@@ -58,7 +58,8 @@ class ShardStore:
         self.written: dict[str, str] = {}
         self._claims: dict[int, Path] = {}
         self._open: dict[int, _OpenShard] = {}
-        self._queue: queue.Queue[Any] = queue.Queue(WAITING)
+        # Both with the first claim: until then a store can be sent to another process.
+        self._queue: queue.Queue[Any] | None = None
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
 
@@ -78,8 +79,9 @@ class ShardStore:
                 continue
             self._claims[shard] = path
             if self._must_be_made(shard):
-                if self._thread is None:
-                    self._thread = threading.Thread(target=self._write, daemon=True)
+                if self._queue is None:
+                    self._queue = queue.Queue(WAITING)
+                    self._thread = threading.Thread(target=self._write, args=[self._queue], daemon=True)
                     self._thread.start()
                 return self.recipe.shard_images(shard)
             self._release(shard)
@@ -99,13 +101,14 @@ class ShardStore:
         """
         self._check()
         shards = {place // self.recipe.shard_size for place in places}
-        if len(shards) != 1 or not shards <= self._claims.keys():
+        if self._queue is None or len(shards) != 1 or not shards <= self._claims.keys():
             raise ValueError(f"expected images of one claimed shard, got {places}; claim it first.")
         self._queue.put((places, rows))
 
     def settle(self) -> None:
         """Wait until all that was put is on the disk."""
-        self._queue.join()
+        if self._queue is not None:
+            self._queue.join()
         self._check()
 
     def finish(self) -> bool:
@@ -129,10 +132,10 @@ class ShardStore:
 
     def abandon(self) -> None:
         """Let go of what is claimed and not published."""
-        if self._thread is not None:
+        if self._queue is not None and self._thread is not None:
             self._queue.put(None)
             self._thread.join()
-            self._thread = None
+            self._queue = self._thread = None
         for shard in list(self._claims):
             self._release(shard)
 
@@ -171,29 +174,27 @@ class ShardStore:
         if self._error is not None:
             raise self._error
 
-    def _write(self) -> None:
+    def _write(self, tasks: queue.Queue[Any]) -> None:
         last = time.monotonic()
         while True:
             try:
-                task = self._queue.get(timeout=BEAT)
+                task = tasks.get(timeout=BEAT)
             except queue.Empty:
                 task = ()
-            if time.monotonic() - last >= BEAT:
-                last = time.monotonic()
-                for path in list(self._claims.values()):
-                    beat(path)
-            if task == ():
-                continue
             try:
+                if time.monotonic() - last >= BEAT:
+                    last = time.monotonic()
+                    for path in list(self._claims.values()):
+                        beat(path)
                 # After an error the rest is taken from the queue, so that nobody waits for it, and thrown away.
-                if task is not None and self._error is None:
+                if task and self._error is None:
                     self._put(*task)
             except OSError as error:
                 self._error = self._told(error)
             except BaseException as error:
                 self._error = error
-            finally:
-                self._queue.task_done()
+            if task != ():
+                tasks.task_done()
             if task is None:
                 return
 

@@ -242,4 +242,6 @@ def write_cache(
         trainer.callbacks.append(CacheWriter(store))  # type: ignore[attr-defined]
         data = CacheData(images, store, part.batch_size, num_workers)
         trainer.predict(CacheModule(source, recipe.views), data, return_predictions=False)
+        # Where another run has made the last shard before this one looked, nobody here has come to the end.
+        store.finish()
     return EmbeddingCache(folder, expected=recipe, written=store.written)

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import pickle
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ import pytest
 
 from fsdino.base.digest import file_sha256
 from fsdino.cache import claims
+from fsdino.cache import store as store_module
 from fsdino.cache.cache import EmbeddingCache
 from fsdino.cache.seen import note_seen, was_seen
 from fsdino.cache.shards import read_manifest, shard_path
@@ -152,6 +154,20 @@ def _all(store):
     while images := store.claim():
         store.put(list(images), np.stack([row(place, (1, 16, 16)) for place in images]))
     store.close()
+
+
+def test_signs_of_life_are_shown_while_the_network_works(tmp_path, monkeypatch):
+    monkeypatch.setattr(store_module, "BEAT", 0.01)
+    store = pickle.loads(pickle.dumps(ShardStore(tmp_path, numbers())))
+    store.claim()
+    path = tmp_path / "shard-00000.claim-0"
+    os.utime(path, (1, 1))
+    end = time.monotonic() + 20
+    while path.stat().st_mtime == 1 and time.monotonic() < end:
+        time.sleep(0.01)
+    assert path.stat().st_mtime > 1
+    store.close()
+    assert [path.name for path in tmp_path.iterdir()] == ["manifest.json"]
 
 
 def test_a_shard_is_read_for_its_digest_once_on_a_machine(tmp_path, monkeypatch):
