@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from lightning import LightningDataModule
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
-from fsdino.training.preempt import OwnShare
+
+class OwnShare(DistributedSampler):
+    """A process's items of an epoch: every so many of the data set's order, without the first `start` of them.
+
+    Processes that take steps of b items take together what one process with as many times b would.
+    """
+
+    def __init__(self, dataset: Dataset, processes: int, rank: int, start: int) -> None:
+        super().__init__(dataset, processes, rank, shuffle=False)
+        self.start = start
+
+    def __iter__(self) -> Iterator[int]:
+        # The length stays that of the whole epoch: Lightning counts from the step at which it goes on.
+        return iter(list(super().__iter__())[self.start :])
 
 
 class EpochData(LightningDataModule):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from torch import distributed
-from torch.utils.data import Dataset, DistributedSampler
 
 
 class Preemption(Callback):
@@ -101,18 +99,3 @@ def resume_from(folder: Path, last: Path, processes: int) -> Path | None:
     """
     found = [path for path in (last, cut_file(folder, processes)) if path.is_file()]
     return max(found, key=lambda path: path.stat().st_mtime_ns, default=None)
-
-
-class OwnShare(DistributedSampler):
-    """A process's items of an epoch: every so many of the data set's order, without the first `start` of them.
-
-    Processes that take steps of b items take together what one process with as many times b would.
-    """
-
-    def __init__(self, dataset: Dataset, processes: int, rank: int, start: int) -> None:
-        super().__init__(dataset, processes, rank, shuffle=False)
-        self.start = start
-
-    def __iter__(self) -> Iterator[int]:
-        # The length stays that of the whole epoch: Lightning counts from the step at which it goes on.
-        return iter(list(super().__iter__())[self.start :])

@@ -16,7 +16,7 @@ from fsdino.training.distill import DistillModule, DistillPart
 from fsdino.training.distill_data import DistillData
 from fsdino.training.fit import LAST, Fitter, same_step
 from fsdino.training.loggers import LogPart
-from fsdino.training.preempt import OwnShare, cut_file, resume_from
+from fsdino.training.preempt import cut_file, resume_from
 from tests.contract import assert_same, episodes
 from tests.small import refuses, small_segmenter
 from tests.training.small import image_list, small_teacher, student
@@ -115,13 +115,6 @@ def test_the_newer_checkpoint_of_as_many_processes(tmp_path: Path) -> None:
         os.utime(path, (i, i))
     assert resume_from(tmp_path, last, 2) == last and resume_from(tmp_path, last, 4) == cut_file(tmp_path, 4)
     assert resume_from(tmp_path, last, 1) == last
-
-
-def test_shares_of_an_epoch_take_turns() -> None:
-    data = list(range(11))
-    parts = [OwnShare(data, 2, rank, 2) for rank in range(2)]  # type: ignore[arg-type]
-    assert [list(part) for part in parts] == [[4, 6, 8, 10], [5, 7, 9, 0]]
-    assert len(parts[0]) == 6  # of the whole epoch
 
 
 def test_a_step_stays_as_large_with_another_number_of_processes(tmp_path: Path) -> None:
