@@ -87,7 +87,7 @@ def encoder_cases(bench: Bench, net: nn.Module, batch: int, size: int) -> Iterat
     for precision in PRECISIONS:
         yield case(precision, "eager", *((rounded, pixels) if precision == "bf16-true" else (net, images)))
     yield case("bf16-true", "channels_last", last, pixels.to(memory_format=torch.channels_last))
-    if not bench.small:  # minutes on two cores
+    if not bench.small and batch > 1:  # compiling takes as long as all else; on two cores, minutes
         yield case("bf16-true", "compiled blocks", compiled, pixels)
     for kind in ("math",) if bench.small else SDPA:
         yield case("bf16-true", f"attention {kind}", rounded, pixels, SDPA[kind])

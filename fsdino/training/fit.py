@@ -93,11 +93,13 @@ class Fitter:
 
         Raises:
             ConnectionError: another process of a distributed run ended, or did not answer in time.
+            KeyboardInterrupt: the process was asked to end.
             ValueError: the run was begun by a number of processes whose steps these cannot take.
         """
         folder, done = self.folder / stage / "checkpoints", self.folder / stage / "done"
         last, best = folder / LAST, folder / BEST
         if not done.is_file():
+            preemption = Preemption(folder)
             trainer = self.trainer(
                 stage,
                 unit,
@@ -112,7 +114,7 @@ class Fitter:
                     StepSeed(self.seed),
                     *callbacks,
                     *checkpoints(folder, monitor),
-                    Preemption(folder),
+                    preemption,
                 ],
             )
             self._find_batch_size(stage, module, data, fresh=not last.is_file() and trainer.world_size == 1)
@@ -138,6 +140,8 @@ class Fitter:
                 file.unlink()
             # Only now: a stage that was stopped has checkpoints as well, and must not be taken for a whole one.
             done.write_text("finished\n")
+            if preemption.asked:  # in the last step: the stage is whole, the run is not
+                raise KeyboardInterrupt("asked to end")
         return best if best.is_file() else last
 
     def _find_batch_size(self, stage: str, module: LightningModule, data: EpochData, fresh: bool) -> None:

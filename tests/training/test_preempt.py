@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import nn
 
+from fsdino.base.storage import load, save
 from fsdino.training.compute import ComputePart, compile_frozen_
 from fsdino.training.distill import DistillModule, DistillPart
 from fsdino.training.distill_data import DistillData
@@ -17,6 +18,7 @@ from fsdino.training.epoch_data import EpochSampler
 from fsdino.training.fit import LAST, Fitter, same_step
 from fsdino.training.loggers import LogPart
 from fsdino.training.preempt import cut_file, resume_from
+from tests.contract import assert_same, episodes
 from tests.small import refuses, small_segmenter
 from tests.training.small import image_list, small_teacher, student
 
@@ -89,6 +91,14 @@ def test_a_run_goes_on_in_the_middle_of_an_epoch_bit_for_bit(tmp_path: Path, at:
     assert [path.name for path in folder.iterdir()] == [LAST]  # nothing is left of the cut
 
 
+def test_asked_in_the_last_step_the_stage_is_finished_and_the_run_ends(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt, match="asked to end"):
+        run(tmp_path, Steps(8))
+    again = Steps()
+    run(tmp_path, again)
+    assert not again.losses and (tmp_path / "distill" / "done").is_file()
+
+
 def test_gradients_that_are_accumulated_are_finished_first(tmp_path: Path) -> None:
     whole, first, second = Steps(), Steps(1), Steps()
     expected = run(tmp_path / "whole", whole, accumulate_grad_batches=2)
@@ -129,3 +139,14 @@ def test_frozen_blocks_alone_are_compiled(monkeypatch: pytest.MonkeyPatch) -> No
     assert compile_frozen_(model) == 6 and compiled == [*model.encoder.backbone.blocks, *model.adapter.blocks]
     assert compile_frozen_(model.requires_grad_(True)) == 0
     refuses("timeout: expected", ComputePart, timeout=-1)
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_compiled_blocks_compute_the_same(tmp_path: Path) -> None:
+    model = small_segmenter()
+    inputs = episodes(model, 1, 1)
+    expected = model(*inputs)
+    compile_frozen_(model)
+    assert_same(model(*inputs), expected, 1e-4)
+    assert_same(load(save(model, tmp_path / "model"))(*inputs), expected, 0.0)  # nothing of it is saved
