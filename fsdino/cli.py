@@ -136,6 +136,8 @@ def sentence(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         named = f"'{error.filename}': " if error.filename is not None else ""
         return f"{named}{error.strerror[0].lower()}{error.strerror[1:]}."
+    if isinstance(error, UnicodeError):
+        return f"a text cannot be written or read ({' '.join(str(error).split())}); give it in UTF-8."
     return " ".join(line.strip() for line in str(error).splitlines())
 
 

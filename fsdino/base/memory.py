@@ -144,5 +144,6 @@ def like_tuple(given: tuple[Any, ...], parts: Iterable[Any]) -> tuple[Any, ...]:
 
 def image_tensor(image: np.ndarray) -> Tensor:
     """An image of `image_array` as (3, H, W) float32 in [0, 1]."""
-    tensor = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
+    # Of arrays that may not be written to, for instance of Pillow's images, torch wants a copy and warns.
+    tensor = torch.from_numpy(np.require(image, requirements=["C", "W"])).permute(2, 0, 1)
     return tensor if tensor.is_floating_point() else tensor.float() / 255.0

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +35,26 @@ def quantize_int8(source: str | Path, out: str | Path) -> Path:
         del proto.graph.value_info[:]
         # Matrix products hold nearly all weights; the few convolutions stay as they are.
         options = {"op_types_to_quantize": ["MatMul", "Gemm"], "per_channel": True, "weight_type": QuantType.QInt8}
-        quantize_dynamic(proto, target / name, **options)
+        with _without_advice():
+            quantize_dynamic(proto, target / name, **options)
         # Noted again: no engine takes a file without, and the quantiser does not promise to keep them.
         note_metadata(target / name, json.loads(noted[METADATA_KEY]))
     return target
+
+
+@contextmanager
+def _without_advice() -> Iterator[None]:
+    """Keep back onnxruntime's advice to pre-process graphs first, which those of `fsdino export` do not need."""
+
+    def wanted(record: logging.LogRecord) -> bool:
+        return "pre-processing" not in record.getMessage()
+
+    root = logging.getLogger()
+    root.addFilter(wanted)
+    try:
+        yield
+    finally:
+        root.removeFilter(wanted)
 
 
 def halve(source: str | Path, out: str | Path) -> Path:

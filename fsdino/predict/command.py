@@ -61,7 +61,7 @@ def predict(
     Args:
         support: what to look for: a folder per class with image and mask of one name side by side,
             `images/<class>/` and `masks/<class>/`, a COCO JSON, a folder for YOLO, or saved memories (.fsmem, a folder
-            or a glob of them).
+            or a glob of them). A mask is white on the object; grey counts from half brightness (128 of 255) on.
         images: images to segment: a folder, a glob, an image or a video.
         out: folder for the results.
         engine: the model, and what runs it.

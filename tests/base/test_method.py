@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fsdino.base.memory import Memory, SegmenterOutput
+from fsdino.base.memory import Memory, SegmenterOutput, image_tensor
 from fsdino.base.method import FewShotMethod
 from fsdino.base.reference import Reference
 from fsdino.base.resize import Resize
@@ -75,6 +75,14 @@ def test_several_classes_share_one_label_map() -> None:
 
 def test_a_threshold_is_a_probability() -> None:
     refuses(r"threshold 1\.0 is not a probability", Everything, Resize(16), threshold=1.0)
+
+
+def test_an_image_that_may_not_be_written_to_is_copied() -> None:
+    image = np.random.default_rng(0).random((4, 5, 3), np.float32)
+    assert np.shares_memory(image_tensor(image).numpy(), image)
+    image.setflags(write=False)  # torch would warn, in the middle of a command's output
+    tensor = image_tensor(image)
+    assert not np.shares_memory(tensor.numpy(), image) and (tensor.permute(1, 2, 0).numpy() == image).all()
 
 
 def test_memory_moves_and_rebuilds() -> None:

@@ -1,5 +1,6 @@
 """Exported graphs compute what torch computes, at other sizes than traced, and run where torch is absent."""
 
+import logging
 import shutil
 import subprocess
 import sys
@@ -124,6 +125,13 @@ def test_eight_bits_are_smaller_and_close(exported: Path) -> None:
     image = scene(seed=3)[0]
     found = [next(e.find(e.join([e.remember(references(2))]), image)).probs for e in (whole, small)]
     assert np.abs(found[0] - found[1]).mean() < 0.05
+
+
+def test_quantising_gives_no_advice_that_nobody_can_take(
+    exported: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    quantize_int8(exported, tmp_path)
+    assert caplog.text == "" and not logging.getLogger().filters
 
 
 def test_rounded_graphs_note_how_far_they_agree_with_torch(exported: Path) -> None:
