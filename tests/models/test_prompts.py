@@ -54,10 +54,8 @@ def test_maps_are_cosines_and_the_pooled_correlation() -> None:
         both = query.tokens[0, i] @ memory.prototypes[0, i].T
         torch.testing.assert_close(maps[0, [i, 2 + i]], both.T, atol=1e-5, rtol=1e-5)
     assert memory.tokens is not None and memory.fg is not None and memory.bg is not None
-    pooled = [
-        pool_correlation(query.tokens[:, i], memory.tokens[:, i], torch.stack([memory.fg, memory.bg], 1), TEMPERATURE)[0]
-        for i in range(2)
-    ]
+    groups = torch.stack([memory.fg, memory.bg], 1)
+    pooled = [pool_correlation(query.tokens[:, i], memory.tokens[:, i], groups, TEMPERATURE)[0] for i in range(2)]
     for i in range(2):
         torch.testing.assert_close(maps[0, 9 + 2 * i : 11 + 2 * i], pooled[i][0, ::2])
         torch.testing.assert_close(maps[0, 13 + 2 * i : 15 + 2 * i], (pooled[i][0] - pooled[i][1])[::2])

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from fsdino.pipeline.folder import open_run
-from fsdino.pipeline.recipe import Recipe
+from fsdino.pipeline.recipe import Recipe, read_recipe
 
 RECIPE = Recipe(name="quick")
 
@@ -42,3 +42,14 @@ def test_a_start_that_is_killed_leaves_no_run_beside_the_next(tmp_path: Path, mo
     first = opened(tmp_path)
     assert first.parent == tmp_path / "quick" and not first.name.startswith(".") and opened(tmp_path) == first
     assert [path.name for path in first.iterdir()] == ["config.yaml"]
+
+
+def test_other_machines_go_on_with_a_run(tmp_path: Path) -> None:
+    recipe = read_recipe(["--name=quick", "--compute.timeout=5"])[0]
+    first = open_run(recipe, {"devices": 2, "precision": "32-true"}, tmp_path).folder
+    other = read_recipe(["--name=quick", "--compute.compile=true"])[0]
+    machines = {"devices": 8, "num_nodes": 4, "strategy": "ddp_spawn", "precision": "32-true"}
+    assert open_run(other, machines, tmp_path).folder == first
+    assert open_run(other, machines | {"precision": "bf16-mixed"}, tmp_path).folder != first
+    (first / "config.yaml").write_text("name: [cut by a k")
+    assert open_run(recipe, {"precision": "32-true"}, tmp_path).folder != first

@@ -132,14 +132,3 @@ def test_a_run_without_progress_bars(tmp_path) -> None:
 def test_missing_bundled_weights_say_how_to_make_them() -> None:
     with pytest.raises(FileNotFoundError, match=r"no bundled weights 'nothing' .* make them with `make assets`"):
         bundled_file("nothing")
-
-
-def test_other_machines_go_on_with_a_run(tmp_path) -> None:
-    recipe = read_recipe(["--name=quick", "--compute.timeout=5"])[0]
-    first = open_run(recipe, {"devices": 2, "precision": "32-true"}, tmp_path).folder
-    other = read_recipe(["--name=quick", "--compute.compile=true"])[0]
-    machines = {"devices": 8, "num_nodes": 4, "strategy": "ddp_spawn", "precision": "32-true"}
-    assert open_run(other, machines, tmp_path).folder == first
-    assert open_run(other, machines | {"precision": "bf16-mixed"}, tmp_path).folder != first
-    (first / "config.yaml").write_text("name: [cut by a k")
-    assert open_run(recipe, {"precision": "32-true"}, tmp_path).folder != first
