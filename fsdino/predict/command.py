@@ -90,7 +90,7 @@ def predict(
     limit = opened.threshold if threshold is None else threshold
     kinds, fingerprint = listed(formats), opened.fingerprint()
     # Results of other settings are not continued, so whatever changes a pixel is named here.
-    settings = {
+    settings: dict[str, Any] = {
         "model": fingerprint,
         "runtime": engine.runtime,
         "graph": None if engine.runtime == "torch" else _graph_digest(Path(engine.model)),

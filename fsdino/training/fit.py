@@ -149,7 +149,11 @@ class Fitter:
         noted = self.folder / stage / "batch_size.txt"
         if self.compute.find_batch_size and fresh and not noted.is_file():
             noted.parent.mkdir(parents=True, exist_ok=True)
-            once = {"max_epochs": 1, "default_root_dir": noted.parent, "reload_dataloaders_every_n_epochs": 1}
+            once: dict[str, Any] = {
+                "max_epochs": 1,
+                "default_root_dir": noted.parent,
+                "reload_dataloaders_every_n_epochs": 1,
+            }
             trainer = self.trainer(f"{stage}, batch size", **once)
             found = Tuner(trainer).scale_batch_size(
                 module, datamodule=data, init_val=data.batch_size, steps_per_trial=2
