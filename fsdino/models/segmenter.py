@@ -155,8 +155,7 @@ class FewShotSegmenter(FewShotMethod):
         memory = SupportMemory(prototypes=torch.stack([prototypes(tokens, fg, bg) for tokens in layers], dim=1))
         # The compact variants read prototypes alone, and their files stay small.
         if self.prompts.correlation:
-            memory.tokens = torch.stack(layers, dim=1)
-            memory.fg, memory.bg = fg, bg
+            memory.tokens, memory.fg, memory.bg = torch.stack(layers, dim=1), fg, bg
         return memory
 
     # ---- query
