@@ -3,8 +3,8 @@
 Both choose block and cut in every fold on episodes of base classes, from images that the fold's test list does not
 show; then both are measured as `fsdino evaluate` does, at each image's own size. Lists are the fixed ones in the data
 set's folder, or with `--seed` drawn anew. Intervals draw query images, with all of their episodes. Every image goes
-through the encoder once, whoever asks for its maps. `chain.csv` keeps the rows of other lists; on the fixed lists the
-chain's rows of the photographs' table are written as well.
+through the encoder once, whoever asks for its maps; `chain.csv` has a row for
+each list. The photographs' table has the chain as it is without a choice.
 """
 
 from __future__ import annotations
@@ -121,24 +121,6 @@ def score_rows(folds: dict[int, dict[str, Measured]], head: Row) -> list[Row]:
     return rows
 
 
-def table_rows(folds: dict[int, dict[str, Measured]]) -> tuple[list[Row], list[Row]]:
-    """The chain's rows of `photos.csv`, a fold each, and of `paired_photos.csv`."""
-    rows = []
-    for fold, methods in folds.items():
-        chain = methods["chain"]
-        about = {"run": f"baselines-fold{fold}", "seed": 0, "fold": fold, "shots": 1, "method": "chain"}
-        scores = ends(samples([(fold, chain.found)]), "novel_miou")
-        fb_iou = round(100 * chain.found.score.fb_iou, 3)
-        rows.append(about | {"val_miou": round(chain.base_miou, 3)} | scores | {"novel_fb_iou": fb_iou})
-        rows[-1]["choice"] = chain.remark
-    drawn = {name: samples([(fold, some[name].found) for fold, some in folds.items()]) for name in folds[0]}
-    episodes = sum(len(some["chain"].found.rows) for some in folds.values())
-    head = {"shots": 1, "seeds": 1, "episodes": episodes}
-    whole = {"part": "mIoU", "a": "chain", "b": ""} | head | ends(drawn["chain"], "difference")
-    ahead = {"part": "chain", "a": "chain", "b": "prototype"} | head
-    return rows, [whole, ahead | ends(drawn["chain"] - drawn["prototype"], "difference")]
-
-
 def ends(values: np.ndarray, name: str = "value") -> Row:
     """Value and 95 % interval."""
     interval = percentile_interval(values)
@@ -195,10 +177,6 @@ def main(
         rows = score_rows(folds, {"list": "fixed" if seed is None else f"seed {seed}", "shots": number})
         about = provenance(seed=seed or 0, protocol="1000 bootstrap samples of the query images, both drawn alike")
         update_rows(csv, [row | about for row in rows], KEY)
-        if fixed is not None:
-            photos, pairs = table_rows(folds)
-            update_rows(csv.with_name("photos.csv"), [row | about for row in photos], ("run", "method"))
-            update_rows(csv.with_name("paired_photos.csv"), [row | about for row in pairs], ("part", "a", "b", "shots"))
         for row in rows:
             print(" ".join(str(row[key]) for key in ("part", "fold", "method", "value", "low", "high")))
 

@@ -26,9 +26,10 @@ from fsdino.data.catalog import open_data_set
 from fsdino.data.class_index import CombinedIndex
 from fsdino.data.episodes.episode import EpisodeData
 from fsdino.data.splits import TestSet, base_episodes, open_test
-from fsdino.evaluation.baseline import choose_chain, choose_prototype
+from fsdino.evaluation.baseline import choose_prototype
 from fsdino.evaluation.measure import evaluate
 from fsdino.evaluation.method_choice import identity
+from fsdino.methods.chain import ChainMethod, default_taps
 from fsdino.methods.prototype import AllForeground
 from fsdino.pipeline.recipe import Recipe, read_recipe
 from fsdino.pipeline.run import Run
@@ -167,7 +168,8 @@ def baselines(grid: str, fold: int, overrides: list[str], runs: Path = RUNS, onl
     recipe, options = read_recipe([*common, *overrides])
     job, rows = Run(recipe, options, runs / grid / f"baselines-fold{fold}"), []
     model, held_out = job.build(), job.train_set.val_episodes
-    assert held_out is not None  # these recipes hold out base classes
+    # Where no base class is held out, all of them choose the prototype's block and threshold.
+    choosing = base_episodes(recipe.data.test, job.test) if held_out is None else (job.train_set.index, held_out)
     encoders = {"prototype": model.shared_encoder()}
     if grid == "tiny_seeds":  # a random encoder says something where the other one is the project's own
         plain = replace(recipe, model={**recipe.model, "encoder_weights": None}, seed=0)
@@ -177,15 +179,16 @@ def baselines(grid: str, fold: int, overrides: list[str], runs: Path = RUNS, onl
         if only not in label:
             continue
         reader = encoder.reading()
-        choice = choose_prototype(reader, model.resize, job.train_set.index, held_out, ("fg_bg", "softmax"))
+        choice = choose_prototype(reader, model.resize, *choosing, ("fg_bg", "softmax"))
         found = measure(job, folder_name(label), choice.build(reader, model.resize))
         chosen = {"val_miou": round(100 * choice.miou, 3), "choice": f"{choice.kind} block {choice.tap}"}
         rows.append(head | {"method": label} | chosen | found | {"threshold": choice.threshold})
     if only in "chain":
-        best = choose_chain(model.shared_encoder(), model.resize, *base_episodes(recipe.data.test, job.test))
-        method = best.build(model.shared_encoder(), model.resize)
-        chosen = {"val_miou": round(100 * best.miou, 3), "choice": method.remark()}
-        rows.append(head | {"method": "chain"} | chosen | measure(job, "chain", method) | {"threshold": best.cut})
+        # As it is without any choice, which is how `fsdino predict` runs it.
+        encoder = model.shared_encoder()
+        method = ChainMethod(encoder.reading(default_taps(encoder.depth)), resize_mode=model.resize.mode).eval()
+        about = {"method": "chain", "choice": method.remark()}
+        rows.append(head | about | measure(job, "chain", method) | {"threshold": method.cut})
     if only in "all foreground":
         found = measure(job, "all-foreground", AllForeground(model.img_size))
         rows.append(head | {"method": "all foreground"} | found | {"threshold": ""})
