@@ -14,7 +14,7 @@ from fsdino.evaluation.measure import summarise
 from tests.benchmarks.small import row, texts, write_episodes
 from tests.small import small_segmenter
 
-VARIANTS = ("compact-undistilled", "compact-no-sparse", "compact", "compact-frozen", "full-no-contrast", "full")
+VARIANTS = ("compact-undistilled", "compact-no-sparse", "compact", "compact-frozen", "full")
 
 
 class TestDocuments:
@@ -145,7 +145,7 @@ class TestAblation:
         write_rows(results / "ablation.csv", rows)
         pairs.main("ablation", results, runs)
         found = read_rows(results / "paired_ablation.csv").to_dict("records")
-        reader = next(r for r in found if (r["part"], r["shots"]) == ("4D reader", "1"))
+        reader = next(r for r in found if (r["part"], r["shots"]) == ("4D correlation", "1"))
         assert reader["b"] == "compact" and reader["seeds"] == "3" and reader["episodes"] == "40"
         assert 2 < float(reader["low"]) < float(reader["difference"]) < float(reader["high"]) < 6
         assert abs(float(reader["difference"]) - 4) < 1  # paired: hard episodes are hard for both
