@@ -294,7 +294,7 @@ class FewShotSegmenter(FewShotMethod):
         boxes: dict[str, list[nn.Module]] = {
             "encoder": [self.encoder],
             "adapter": [self.adapter],
-            "prompts + reader": [self.prompts, self.prompt_encoder, self.presence],
+            "prompts + reader": [self.prompts, self.prompt_encoder, self.presence, nn.ParameterList([self.mask_gain])],
             "decoder": [self.decoder],
             "SAM's prompted half": [] if self.sam is None else [self.sam],
         }

@@ -30,7 +30,7 @@ class TestParams:
         assert round(found["gmac_encoder"]) == round(found["gmac_remember"]) == 152
         assert found["gmac"] <= 1.10 * found["gmac_encoder"]
 
-    @pytest.mark.parametrize(("name", "millions"), [("s14", 27.9), ("l14", 311.1)])
+    @pytest.mark.parametrize(("name", "millions"), [("s14", 28.2), ("l14", 311.4)])
     def test_other_sizes(self, name: str, millions: float) -> None:
         with torch.device("meta"):
             assert round(params.count(params.segmenter(name).parameters()) / 1e6, 1) == millions

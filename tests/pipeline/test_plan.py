@@ -64,8 +64,8 @@ def test_sizes_to_the_byte(small: list[str]) -> None:
         ("teacher", (1, 64, 28, 28)),
         ("features", (1, 4, 192, 16, 16)),
     ]
-    # Two files of 16 images and one of 5, each with a header of 128 bytes.
-    assert needs.caches[0].bytes(37) == 37 * 64 * 28 * 28 * 2 + 3 * 128
+    # Nine files of four images and one of one, each with a header of 128 bytes.
+    assert needs.caches[0].bytes(37) == 37 * 64 * 28 * 28 * 2 + 10 * 128
 
 
 HEADER = re.compile(
