@@ -33,6 +33,8 @@ class SegmenterConfig:
         mask_in_chans: hidden channels of SAM's mask stem.
         reader_dim: channels of the readers of maps.
         channel_match: see `PromptGenerator`, as for `sparse` and `own_prototypes`.
+        similar_blocks: so many of the compared blocks, from the first on, tell which positions of an image are alike;
+            None: all.
         skip: whether the coarse logits are added to the decoder's mask logits.
         freeze_adapter: whether the adapter keeps its distilled weights in episode training.
         threshold: probability above which a pixel belongs to the object.
@@ -65,6 +67,7 @@ class SegmenterConfig:
     channel_match: bool = True
     own_prototypes: bool = True
     sparse: bool = True
+    similar_blocks: Depth | None = None
     skip: bool = True
     freeze_adapter: bool = True
     threshold: float = 0.5
@@ -153,9 +156,13 @@ PRESETS: dict[str, SegmenterConfig] = {
         sparse=False,
         **_SMALL_SAM,
     ),
-    "s14": SegmenterConfig(encoder="vit_small_patch14_dinov2"),
-    "b14": SegmenterConfig(encoder="vit_base_patch14_dinov2"),
-    "l14": SegmenterConfig(encoder="vit_large_patch14_dinov2", adapter_tap=5, reader_taps=(11, 17, 23)),
+    # At 1,369 positions the similarities of all three blocks cost a quarter of what comes after the encoder; one block's
+    # did as well for the chain (benchmarks/results/chain.csv).
+    "s14": SegmenterConfig(encoder="vit_small_patch14_dinov2", similar_blocks=1),
+    "b14": SegmenterConfig(encoder="vit_base_patch14_dinov2", similar_blocks=1),
+    "l14": SegmenterConfig(
+        encoder="vit_large_patch14_dinov2", adapter_tap=5, reader_taps=(11, 17, 23), similar_blocks=1
+    ),
 }
 
 

@@ -181,7 +181,7 @@ class FewShotSegmenter(FewShotMethod):
         feats = self._as_weights(feats)
         embedding = self.adapter(feats[self.encoder.taps.index(self.config.adapter_tap)])
         tokens = torch.stack([unit_tokens(feat) for feat in self._reader_feats(feats)], dim=1)
-        return EncodedQuery(embedding, tokens, similarities(tokens))
+        return EncodedQuery(embedding, tokens, similarities(tokens[:, : self.config.similar_blocks]))
 
     def encode_query(self, query_image: Tensor) -> EncodedQuery:
         """See `FewShotMethod.encode_query`; as `encode_query_feats`."""

@@ -14,6 +14,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "compact_frozen": {"variant": "compact_frozen"},
     "full": {},
     "bare": {"sparse": False, "skip": False, "channel_match": False, "own_prototypes": False},
+    "one block": {"similar_blocks": 1},
     "padded": {"resize_mode": "pad", "freeze_adapter": False},
 }
 
@@ -125,7 +126,7 @@ def test_the_mask_follows_a_moved_object() -> None:
 
 @torch.no_grad()
 def test_training_starts_where_the_chain_ends(model: FewShotSegmenter) -> None:
-    if not model.config.skip:
+    if not model.config.skip or model.config.similar_blocks:
         pytest.skip("the decoder's masks stand alone")
     query, images, masks = episodes(model, 2, 2)
     chain = ChainMethod(model.encoder.reading(model.config.reader_taps), mirror=False).eval()
