@@ -156,7 +156,7 @@ PRESETS: dict[str, SegmenterConfig] = {
         sparse=False,
         **_SMALL_SAM,
     ),
-    # At 1,369 positions the similarities of all three blocks cost a quarter of what comes after the encoder; one block's
+    # At 1,369 positions similarities over all three blocks cost a quarter of what comes after the encoder; those of one
     # did as well for the chain (benchmarks/results/chain.csv).
     "s14": SegmenterConfig(encoder="vit_small_patch14_dinov2", similar_blocks=1),
     "b14": SegmenterConfig(encoder="vit_base_patch14_dinov2", similar_blocks=1),
