@@ -18,6 +18,7 @@ def bench() -> Bench:
     return Bench(torch.device("cpu"), small=True, rounds=1)
 
 
+@pytest.mark.slow
 def test_a_section_that_fails_or_takes_too_long_is_a_row_and_the_rest_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -236,6 +236,7 @@ print("loss", float(trainer.callback_metrics["train/loss"]))
 """
 
 
+@pytest.mark.slow
 def test_two_processes_write_one_cache_and_distill_from_it(tmp_path):
     alone = cached(small_teacher(), image_list(7), tmp_path / "alone", shard_size=2, batch_size=2)
     done = run_script(TWO_PROCESSES, tmp_path)

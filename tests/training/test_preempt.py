@@ -56,6 +56,7 @@ def signals():
         signal.signal(one, handler)
 
 
+@pytest.mark.slow
 def test_the_batch_that_fits_is_found_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
     step = DistillModule.training_step
