@@ -156,8 +156,8 @@ PRESETS: dict[str, SegmenterConfig] = {
         sparse=False,
         **_SMALL_SAM,
     ),
-    # At 1,369 positions similarities over all three blocks cost a quarter of what comes after the encoder; those of one
-    # did as well for the chain (benchmarks/results/chain.csv).
+    # At 1,369 positions wide similarities are what costs most after the encoder; for the chain one block's did as well
+    # (benchmarks/results/chain.csv).
     "s14": SegmenterConfig(encoder="vit_small_patch14_dinov2", similar_blocks=1),
     "b14": SegmenterConfig(encoder="vit_base_patch14_dinov2", similar_blocks=1),
     "l14": SegmenterConfig(

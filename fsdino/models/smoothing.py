@@ -14,7 +14,7 @@ from fsdino.models.layers import unit_tokens
 
 @dataclass(frozen=True)
 class ChainRule:
-    """Numbers of the training-free chain; see `fsdino.methods.chain.ChainMethod`, whose defaults they are."""
+    """Numbers of the training-free chain, which `fsdino.methods.chain.ChainMethod` explains and takes as its defaults."""
 
     background_weight: float = 0.25
     smoothing_steps: int = 6
