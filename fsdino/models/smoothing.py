@@ -14,7 +14,7 @@ from fsdino.models.layers import unit_tokens
 
 @dataclass(frozen=True)
 class ChainRule:
-    """Numbers of the training-free chain, which `fsdino.methods.chain.ChainMethod` explains and takes as its defaults."""
+    """Numbers of the training-free chain, which `fsdino.methods.chain.ChainMethod` explains and takes as defaults."""
 
     background_weight: float = 0.25
     smoothing_steps: int = 6
