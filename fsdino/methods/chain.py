@@ -269,7 +269,7 @@ class ChainMethod(FewShotMethod):
         """As `scores`, of B images for prototypes (B, G, 2, L*C)."""
         tokens, similar = encoded
         to_object, to_background = ((p @ tokens.transpose(-1, -2)).float() for p in pair.to(tokens.dtype).unbind(2))
-        return chain_scores(to_object, to_background, tokens, similar, self.rule)[0], to_object
+        return chain_scores(to_object, to_background, tokens[:, None], similar, self.rule)[0], to_object
 
     def relative_scores(self, memory: SupportMemory, encoded: Encoded) -> Tensor:
         """Scores (B or G, 1, h, w) as part of the way from each map's mean, 0, to its maximum, 1; to choose the cut."""

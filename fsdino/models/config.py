@@ -35,6 +35,7 @@ class SegmenterConfig:
         channel_match: see `PromptGenerator`, as for `sparse` and `own_prototypes`.
         similar_blocks: so many of the compared blocks, from the first on, tell which positions of an image are alike;
             None: all.
+        support_stride: so many positions a side of a reference's grid are one to the 4D correlation.
         skip: whether the coarse logits are added to the decoder's mask logits.
         freeze_adapter: whether the adapter keeps its distilled weights in episode training.
         threshold: probability above which a pixel belongs to the object.
@@ -68,6 +69,8 @@ class SegmenterConfig:
     own_prototypes: bool = True
     sparse: bool = True
     similar_blocks: Depth | None = None
+    support_stride: Depth = 1
+    correlation_blocks: Depth | None = None
     skip: bool = True
     freeze_adapter: bool = True
     threshold: float = 0.5

@@ -43,6 +43,11 @@ def support_tokens(feats: Tensor, num_episodes: int) -> Tensor:
     return unit_tokens(feats).reshape(num_episodes, -1, feats.shape[1])
 
 
+def cell_means(maps: Tensor, stride: int) -> Tensor:
+    """Means (N, C, h', w') of maps (N, C, h, w) over cells of `stride` positions a side; at the edges of fewer."""
+    return maps if stride == 1 else F.avg_pool2d(maps, stride, ceil_mode=True, count_include_pad=False)
+
+
 def grid_weights(masks: Tensor, size: tuple[int, int], negative: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Share of object and of background in each grid position.
 

@@ -48,14 +48,10 @@ class Prompts:
     guesses: Tensor
 
 
-def wide(tokens: Tensor) -> Tensor:
-    """Tokens (B, L, Q, C) of L blocks side by side, (B, Q, L*C) of unit length: products are means of L cosines."""
-    return tokens.transpose(1, 2).flatten(2) / tokens.shape[1] ** 0.5
-
-
 def similarities(tokens: Tensor) -> Tensor:
-    """`EncodedQuery.similar` of its tokens."""
-    return affinity(wide(tokens), RULE.smoothing_scale)
+    """`EncodedQuery.similar` of its tokens (B, L, Q, C): of the mean of L cosines."""
+    wide = tokens.transpose(1, 2).flatten(2)  # (B, Q, L * C)
+    return affinity(wide, RULE.smoothing_scale / tokens.shape[1])
 
 
 class PromptGenerator(nn.Module):
@@ -89,6 +85,7 @@ class PromptGenerator(nn.Module):
         sparse: bool = True,
         channel_match: bool = True,
         own_prototypes: bool = True,
+        correlation_blocks: int | None = None,
     ) -> None:
         super().__init__()
         self.prompt_dim, self.correlation = prompt_dim, correlation
@@ -97,7 +94,8 @@ class PromptGenerator(nn.Module):
             self.kind_embed = nn.Parameter(0.02 * torch.randn(2, prompt_dim))  # foreground, background
         self.sharpness = nn.Parameter(torch.tensor(RULE.sharpness))
         self.cut = nn.Parameter(torch.tensor(RULE.cut))
-        num_maps = 2 * num_layers + 2 + 3 * RULE.own_rounds + (4 * num_layers + 2 if correlation else 0)
+        self.read = correlation_blocks or num_layers
+        num_maps = 2 * num_layers + 2 + 3 * RULE.own_rounds + (4 * self.read + 2 if correlation else 0)
         self.reader = MapReader(num_maps, reader_dim)
         self.guess = nn.Conv2d(reader_dim, 1, 1)
         self.matchers = nn.ModuleList(
@@ -142,10 +140,10 @@ class PromptGenerator(nn.Module):
 
     def maps(self, memory: SupportMemory, seen: EncodedQuery) -> tuple[Tensor, Tensor]:
         """What a reader sees of images and references, (B or N, n, h*w), and the chain's score (B or N, h*w)."""
-        tokens, images = wide(seen.tokens), seen.tokens.shape[0]
+        images = seen.tokens.shape[0]
         cosines = _by_class(cosine_correlation(seen.tokens, _side_by_side(memory.prototypes, images)).float())
         to_object, to_background = cosines.mean(3).unbind(2)  # (images, G, Q): several classes are maps of one image
-        score, on_the_way = chain_scores(to_object, to_background, tokens, seen.similar, RULE)
+        score, on_the_way = chain_scores(to_object, to_background, seen.tokens, seen.similar, RULE)
         maps = [cosines.flatten(2, 3), torch.stack(on_the_way, dim=2)]
         found = torch.cat(maps, dim=2).flatten(0, 1)
         if self.correlation:
@@ -156,7 +154,7 @@ class PromptGenerator(nn.Module):
         """The 4D correlation, pooled layer by layer, as maps (B or N, ..., h*w)."""
         support, fg, bg = memory.positions()
         groups, images = torch.stack([fg, bg], dim=1), seen.tokens.shape[0]
-        layers = zip(seen.tokens.unbind(1), support.unbind(1))
+        layers = zip(seen.tokens.unbind(1)[-self.read :], support.unbind(1)[-self.read :])
         pooled = torch.stack([pool_correlation(q, s, groups, TEMPERATURE) for q, s in layers], dim=1)
         best = pooled[:, :, :, ::2]  # (B or N, L, 2, 2, Q): smooth maximum and maximum, of object and of background
         # Where both have a good match, their difference tells what a maximum cannot: which one is better.

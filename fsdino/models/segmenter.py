@@ -27,7 +27,7 @@ from fsdino.models.config import preset as named
 from fsdino.models.decoder import MaskDecoder, load_sam_parts_
 from fsdino.models.encoder import FeatureEncoder
 from fsdino.models.layers import unit_tokens
-from fsdino.models.memory import SupportMemory, grid_weights, prototypes, stack_memories, support_tokens
+from fsdino.models.memory import SupportMemory, cell_means, grid_weights, prototypes, stack_memories, support_tokens
 from fsdino.models.presence import PresenceHead
 from fsdino.models.prompts import EncodedQuery, PromptGenerator, similarities
 
@@ -69,6 +69,7 @@ class FewShotSegmenter(FewShotMethod):
             sparse=c.sparse,
             channel_match=c.channel_match,
             own_prototypes=c.own_prototypes,
+            correlation_blocks=c.correlation_blocks,
         )
         self.decoder = MaskDecoder(c.prompt_dim, c.decoder_depth, c.decoder_mlp_dim, c.decoder_heads, c.decoder_iou_dim)
         self.presence = PresenceHead(c.prompt_dim, c.presence_statistics)
@@ -155,7 +156,12 @@ class FewShotSegmenter(FewShotMethod):
         memory = SupportMemory(prototypes=torch.stack([prototypes(tokens, fg, bg) for tokens in layers], dim=1))
         # The compact variants read prototypes alone, and their files stay small.
         if self.prompts.correlation:
-            memory.tokens, memory.fg, memory.bg = torch.stack(layers, dim=1), fg, bg
+            stride = self.config.support_stride
+            cells = [support_tokens(cell_means(feat, stride), b) for feat in self._reader_feats(feats)]
+            memory.tokens = torch.stack(cells if stride > 1 else layers, dim=1)
+            memory.fg, memory.bg = (
+                cell_means(one.reshape(len(feats[0]), 1, h, w), stride).reshape(b, -1) for one in (fg, bg)
+            )
         return memory
 
     # ---- query

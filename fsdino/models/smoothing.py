@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from fsdino.models.layers import unit_tokens
@@ -54,19 +53,23 @@ def smooth(values: Tensor, similar: Tensor, steps: int) -> Tensor:
     return values
 
 
-def best_prototype(values: Tensor, tokens: Tensor, number: int) -> Tensor:
-    """Mean token (N, G, D), of unit length, of the positions with the `number` highest values of each map.
+def own_cosines(values: Tensor, tokens: Tensor, number: int) -> Tensor:
+    """Cosines (N, G, Q) to the mean token of the positions with the `number` highest values of each map.
 
     Args:
         values: (N, G, Q), G maps of each image.
-        tokens: (N, Q, D).
+        tokens: (N, L, Q, C) of unit length; the L blocks of a position count as one long token.
         number: between 1 and Q; positions that tie with the last one count too.
     """
     # As weights and a product, not by index: the same few operations for every class, and any runtime has them.
     last = values.topk(number, dim=-1).values[..., -1:]
     weights = (values >= last).to(tokens.dtype)
     weights = weights / weights.sum(-1, keepdim=True)
-    return F.normalize(weights @ tokens, dim=-1, eps=1e-5)
+    own = weights[:, None] @ tokens  # (N, L, G, C): the long tokens themselves are never formed
+    # In float32: the square of a small share leaves half precision's range.
+    length = own.float().square().sum((1, 3), keepdim=True).sqrt().clamp_min(1e-5)
+    own = own / length.to(own.dtype)
+    return (own @ tokens.transpose(-1, -2)).float().sum(1) / tokens.shape[1] ** 0.5
 
 
 def chain_scores(
@@ -77,21 +80,21 @@ def chain_scores(
     Args:
         to_object: (N, G, Q) cosines of N images' positions to the object prototypes of G classes.
         to_background: (N, G, Q) to those of the background.
-        tokens: (N, Q, D) of unit length.
+        tokens: (N, L, Q, C) of L blocks, of unit length.
         similar: (N, Q, Q) of `affinity`.
 
     Returns:
         The score (N, G, Q), and every map on the way to it: scores before and after smoothing, and cosines to the own
         prototypes.
     """
-    number = max(1, round(rule.own_share * tokens.shape[1]))
+    number = max(1, round(rule.own_share * tokens.shape[2]))
     target, score, seen = to_object, to_object, []
     for remaining in range(rule.own_rounds, -1, -1):
         raw = target - rule.background_weight * to_background
         score = smooth(raw, similar, rule.smoothing_steps)
         seen += [raw, score]
         if remaining:
-            own = (best_prototype(score, tokens, number) @ tokens.transpose(-1, -2)).float()
+            own = own_cosines(score, tokens, number)
             target = (1 - rule.own_weight) * to_object + rule.own_weight * own
             seen.append(own)
     return score, seen
