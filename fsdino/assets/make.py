@@ -129,8 +129,8 @@ def bundle(complete: bool = False, out: str = str(ASSETS / "fsdino_tiny")) -> No
 def completed(model: FewShotSegmenter, recipe: Recipe, options: dict[str, Any]) -> FewShotSegmenter:
     """A model with everything that a user can ask of it; its masks stay as they are."""
     whole = model if model.sam is not None else promptable(model)
-    # A head with statistics has seen absent objects already.
-    if whole.config.presence_statistics:
+    # A head that judges likeness has seen absent objects already.
+    if whole.config.presence_likeness:
         return whole
     job = Run(recipe, options, Path("runs/assets/presence"))
     data = PresenceData(job.train_set, maps=job.maps(whole, job.train_set.annotated), seed=recipe.seed)

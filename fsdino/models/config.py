@@ -39,7 +39,7 @@ class SegmenterConfig:
         skip: whether the coarse logits are added to the decoder's mask logits.
         freeze_adapter: whether the adapter keeps its distilled weights in episode training.
         threshold: probability above which a pixel belongs to the object.
-        presence_statistics: whether the presence head sees more than token and first guess; set by the training of that
+        presence_likeness: whether the presence head judges likeness, see `PresenceHead`; set by the training of that
             head, see `fsdino.training.presence`.
         promptable: whether SAM's prompted half is kept, frozen, for references with points, boxes or scribbles and for
             corrections; `segment` does not use it.
@@ -70,11 +70,10 @@ class SegmenterConfig:
     sparse: bool = True
     similar_blocks: Depth | None = None
     support_stride: Depth = 1
-    correlation_blocks: Depth | None = None
     skip: bool = True
     freeze_adapter: bool = True
     threshold: float = 0.5
-    presence_statistics: bool = False
+    presence_likeness: bool = False
     promptable: bool = False
 
     def __post_init__(self) -> None:
@@ -141,6 +140,9 @@ _SMALL_SAM: dict[str, Any] = {
     "decoder_iou_dim": 64,
     "reader_dim": 32,
 }
+# At 1,369 positions the products of all with all are what costs most after the encoder. For the chain one block's
+# similarities did as well (benchmarks/results/chain.csv); references are compared on half the grid.
+_FINE_GRID: dict[str, Any] = {"similar_blocks": 1, "support_stride": 2}
 PRESETS: dict[str, SegmenterConfig] = {
     "tiny": SegmenterConfig(
         encoder="vit_small_patch14_dinov2",
@@ -159,13 +161,9 @@ PRESETS: dict[str, SegmenterConfig] = {
         sparse=False,
         **_SMALL_SAM,
     ),
-    # At 1,369 positions wide similarities are what costs most after the encoder; for the chain one block's did as well
-    # (benchmarks/results/chain.csv).
-    "s14": SegmenterConfig(encoder="vit_small_patch14_dinov2", similar_blocks=1),
-    "b14": SegmenterConfig(encoder="vit_base_patch14_dinov2", similar_blocks=1),
-    "l14": SegmenterConfig(
-        encoder="vit_large_patch14_dinov2", adapter_tap=5, reader_taps=(11, 17, 23), similar_blocks=1
-    ),
+    "s14": SegmenterConfig(encoder="vit_small_patch14_dinov2", **_FINE_GRID),
+    "b14": SegmenterConfig(encoder="vit_base_patch14_dinov2", **_FINE_GRID),
+    "l14": SegmenterConfig(encoder="vit_large_patch14_dinov2", adapter_tap=5, reader_taps=(11, 17, 23), **_FINE_GRID),
 }
 
 

@@ -20,7 +20,7 @@ class SupportMemory(Memory):
 
     Args:
         prototypes: (B, L, 2, C) unit-length mean tokens, foreground then background; 0 where there is none of a kind.
-        tokens: (B, L, M, C) unit-length tokens of all references, M = K * h * w.
+        tokens: (B, L, M, C) unit-length tokens of all references, M = K * h * w or fewer, see `in_cells`.
         fg: (B, M) share of the object in each position, in [0, 1].
         bg: (B, M) share of the rest in each position, in [0, 1].
     """
@@ -41,11 +41,6 @@ class SupportMemory(Memory):
 def support_tokens(feats: Tensor, num_episodes: int) -> Tensor:
     """Feature maps (B*K, C, h, w) of B episodes' references to unit-length tokens (B, K*h*w, C)."""
     return unit_tokens(feats).reshape(num_episodes, -1, feats.shape[1])
-
-
-def cell_means(maps: Tensor, stride: int) -> Tensor:
-    """Means (N, C, h', w') of maps (N, C, h, w) over cells of `stride` positions a side; at the edges of fewer."""
-    return maps if stride == 1 else F.avg_pool2d(maps, stride, ceil_mode=True, count_include_pad=False)
 
 
 def grid_weights(masks: Tensor, size: tuple[int, int], negative: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -73,6 +68,32 @@ def grid_weights(masks: Tensor, size: tuple[int, int], negative: Tensor | None =
     ratio = named.sum((1, 2), keepdim=True) / rest.sum((1, 2), keepdim=True).clamp_min(1e-6)
     bg = named / ratio.clamp_min(1.0) + rest * torch.where(ratio > 0, ratio, 1.0).clamp_max(1.0)
     return fg.flatten(1), bg.flatten(1)
+
+
+def in_cells(
+    layers: Sequence[Tensor], fg: Tensor, bg: Tensor, grid: tuple[int, int], stride: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Positions of the references, `stride` x `stride` neighbours as one: mean tokens, of unit length, and mean shares.
+
+    Args:
+        layers: tokens (B, K*h*w, C) of each block.
+        fg: (B, K*h*w) as from `grid_weights`, and `bg`.
+        grid: (h, w); at its lower and right edge cells may be of fewer positions.
+        stride: 1 leaves all as it is.
+
+    Returns:
+        (B, L, M, C), (B, M), (B, M).
+    """
+    if stride == 1:
+        return torch.stack([*layers], dim=1), fg, bg
+
+    def means(values: Tensor) -> Tensor:
+        maps = values.unflatten(1, (-1, *grid)).flatten(0, 1).permute(0, 3, 1, 2)  # (B*K, C, h, w)
+        cells = F.avg_pool2d(maps, stride, ceil_mode=True, count_include_pad=False)
+        return cells.flatten(2).transpose(1, 2).reshape(len(values), -1, values.shape[-1])
+
+    tokens = torch.stack([F.normalize(means(tokens), dim=-1, eps=1e-5) for tokens in layers], dim=1)
+    return tokens, *means(torch.stack([fg, bg], dim=-1)).unbind(-1)
 
 
 def stack_memories(memories: Sequence[SupportMemory]) -> SupportMemory:

@@ -40,12 +40,14 @@ class Prompts:
         dense: (B, D, h, w), added to what SAM's mask stem makes of the coarse logits.
         coarse_logits: (B, 1, h, w) first guess of the mask.
         guesses: (B, G, h, w) the guesses that led there, the last one included; training corrects each.
+        cosines: (B, 2, L, h*w) with the reference's object and background prototypes.
     """
 
     sparse: Tensor
     dense: Tensor
     coarse_logits: Tensor
     guesses: Tensor
+    cosines: Tensor
 
 
 def similarities(tokens: Tensor) -> Tensor:
@@ -85,7 +87,6 @@ class PromptGenerator(nn.Module):
         sparse: bool = True,
         channel_match: bool = True,
         own_prototypes: bool = True,
-        correlation_blocks: int | None = None,
     ) -> None:
         super().__init__()
         self.prompt_dim, self.correlation = prompt_dim, correlation
@@ -94,8 +95,7 @@ class PromptGenerator(nn.Module):
             self.kind_embed = nn.Parameter(0.02 * torch.randn(2, prompt_dim))  # foreground, background
         self.sharpness = nn.Parameter(torch.tensor(RULE.sharpness))
         self.cut = nn.Parameter(torch.tensor(RULE.cut))
-        self.read = correlation_blocks or num_layers
-        num_maps = 2 * num_layers + 2 + 3 * RULE.own_rounds + (4 * self.read + 2 if correlation else 0)
+        num_maps = 2 * num_layers + 2 + 3 * RULE.own_rounds + (4 * num_layers + 2 if correlation else 0)
         self.reader = MapReader(num_maps, reader_dim)
         self.guess = nn.Conv2d(reader_dim, 1, 1)
         self.matchers = nn.ModuleList(
@@ -124,7 +124,7 @@ class PromptGenerator(nn.Module):
             seen: of B images, or one.
         """
         size = seen.embedding.shape[-2:]
-        maps, score = self.maps(memory, seen)
+        maps, score, cosines = self.maps(memory, seen)
         hint = self.channel_hint(memory, seen.tokens).unflatten(-1, size) if len(self.matchers) else None
         features = self.reader(maps.unflatten(-1, size), hint)
         start = self.sharpness * relative_margin(score, self.cut)
@@ -136,10 +136,13 @@ class PromptGenerator(nn.Module):
             coarse = coarse + self.own_guess(features)
             guesses.append(coarse)
         sparse = self.tokens(memory, coarse.shape[0])
-        return Prompts(sparse, self.dense_proj(features), coarse, torch.cat(guesses, dim=1))
+        return Prompts(sparse, self.dense_proj(features), coarse, torch.cat(guesses, dim=1), cosines)
 
-    def maps(self, memory: SupportMemory, seen: EncodedQuery) -> tuple[Tensor, Tensor]:
-        """What a reader sees of images and references, (B or N, n, h*w), and the chain's score (B or N, h*w)."""
+    def maps(self, memory: SupportMemory, seen: EncodedQuery) -> tuple[Tensor, Tensor, Tensor]:
+        """What a reader sees of images and references, (B or N, n, h*w).
+
+        And the chain's score (B or N, h*w), and the cosines of `Prompts`.
+        """
         images = seen.tokens.shape[0]
         cosines = _by_class(cosine_correlation(seen.tokens, _side_by_side(memory.prototypes, images)).float())
         to_object, to_background = cosines.mean(3).unbind(2)  # (images, G, Q): several classes are maps of one image
@@ -148,13 +151,13 @@ class PromptGenerator(nn.Module):
         found = torch.cat(maps, dim=2).flatten(0, 1)
         if self.correlation:
             found = torch.cat([found, *self.correlation_maps(memory, seen)], dim=1)
-        return found, score.flatten(0, 1)
+        return found, score.flatten(0, 1), cosines.flatten(0, 1)
 
     def correlation_maps(self, memory: SupportMemory, seen: EncodedQuery) -> list[Tensor]:
         """The 4D correlation, pooled layer by layer, as maps (B or N, ..., h*w)."""
         support, fg, bg = memory.positions()
         groups, images = torch.stack([fg, bg], dim=1), seen.tokens.shape[0]
-        layers = zip(seen.tokens.unbind(1)[-self.read :], support.unbind(1)[-self.read :])
+        layers = zip(seen.tokens.unbind(1), support.unbind(1))
         pooled = torch.stack([pool_correlation(q, s, groups, TEMPERATURE) for q, s in layers], dim=1)
         best = pooled[:, :, :, ::2]  # (B or N, L, 2, 2, Q): smooth maximum and maximum, of object and of background
         # Where both have a good match, their difference tells what a maximum cannot: which one is better.
@@ -168,13 +171,8 @@ class PromptGenerator(nn.Module):
 
         Layer by layer with the object's and with the background's, then the means of both and their difference.
         """
-        images = tokens.shape[0]
-        inside = guess.flatten(1).float().sigmoid()
-        # Squared, so that positions of which the guess is sure decide.
-        weights = torch.stack([inside, 1.0 - inside], dim=1) ** 2
-        weights = weights / weights.sum(-1, keepdim=True).clamp_min(1e-6)
-        weights = weights.unflatten(0, (images, -1)).flatten(1, 2)  # (images, 2 G, Q)
-        own = F.normalize(weights[:, None].to(tokens.dtype) @ tokens, dim=-1, eps=1e-5)  # (images, L, 2 G, C)
+        own = own_prototypes(guess.flatten(1).float().sigmoid(), tokens)
+        own = _side_by_side(own, len(tokens))
         cosines = _by_class(cosine_correlation(tokens, own).float())
         means = cosines.mean(3)
         contrast = means[:, :, :1] - means[:, :, 1:]
@@ -201,6 +199,22 @@ class PromptGenerator(nn.Module):
         kinds = self.kind_embed
         tokens = [proj(scaled[:, i]) + kinds for i, proj in enumerate(self.token_proj)]  # each (B or 1, 2, D)
         return torch.cat(tokens, dim=1).expand(num_queries, -1, -1)
+
+
+def own_prototypes(inside: Tensor, tokens: Tensor) -> Tensor:
+    """Prototypes (B or N, L, 2, C) of images' object and background under a guess.
+
+    Args:
+        inside: (B or N, Q) probabilities that a position is of the object; of N classes where there is one image.
+        tokens: (B, L, Q, C) of the images.
+    """
+    images = tokens.shape[0]
+    # Squared, so that positions of which the guess is sure decide.
+    weights = torch.stack([inside, 1.0 - inside], dim=1) ** 2
+    weights = weights / weights.sum(-1, keepdim=True).clamp_min(1e-6)
+    weights = weights.unflatten(0, (images, -1)).flatten(1, 2)  # (images, 2 G, Q): an image's classes in one product
+    own = F.normalize(weights[:, None].to(tokens.dtype) @ tokens, dim=-1, eps=1e-5)  # (images, L, 2 G, C)
+    return own.unflatten(2, (-1, 2)).transpose(1, 2).flatten(0, 1)
 
 
 def _side_by_side(prototypes: Tensor, images: int) -> Tensor:

@@ -27,7 +27,7 @@ from fsdino.models.config import preset as named
 from fsdino.models.decoder import MaskDecoder, load_sam_parts_
 from fsdino.models.encoder import FeatureEncoder
 from fsdino.models.layers import unit_tokens
-from fsdino.models.memory import SupportMemory, cell_means, grid_weights, prototypes, stack_memories, support_tokens
+from fsdino.models.memory import SupportMemory, grid_weights, in_cells, prototypes, stack_memories, support_tokens
 from fsdino.models.presence import PresenceHead
 from fsdino.models.prompts import EncodedQuery, PromptGenerator, similarities
 
@@ -49,7 +49,7 @@ class FewShotSegmenter(FewShotMethod):
     learns_absence = True
     exportable = True
     # No memory passes through these parts, so they do not change what a saved one means.
-    silent_args = frozenset({"promptable", "presence_statistics"})
+    silent_args = frozenset({"promptable", "presence_likeness"})
 
     def __init__(self, config: SegmenterConfig) -> None:
         super().__init__(Resize(config.img_size, config.resize_mode), config.threshold)
@@ -69,10 +69,9 @@ class FewShotSegmenter(FewShotMethod):
             sparse=c.sparse,
             channel_match=c.channel_match,
             own_prototypes=c.own_prototypes,
-            correlation_blocks=c.correlation_blocks,
         )
         self.decoder = MaskDecoder(c.prompt_dim, c.decoder_depth, c.decoder_mlp_dim, c.decoder_heads, c.decoder_iou_dim)
-        self.presence = PresenceHead(c.prompt_dim, c.presence_statistics)
+        self.presence = PresenceHead(c.prompt_dim, len(c.reader_taps) if c.presence_likeness else None)
         # From 0 on, so that training starts at the training-free guess.
         self.mask_gain = nn.Parameter(torch.zeros(1))
         self.sam = SamPrompter(c, self.encoder.grid_size) if c.promptable else None
@@ -156,12 +155,7 @@ class FewShotSegmenter(FewShotMethod):
         memory = SupportMemory(prototypes=torch.stack([prototypes(tokens, fg, bg) for tokens in layers], dim=1))
         # The compact variants read prototypes alone, and their files stay small.
         if self.prompts.correlation:
-            stride = self.config.support_stride
-            cells = [support_tokens(cell_means(feat, stride), b) for feat in self._reader_feats(feats)]
-            memory.tokens = torch.stack(cells if stride > 1 else layers, dim=1)
-            memory.fg, memory.bg = (
-                cell_means(one.reshape(len(feats[0]), 1, h, w), stride).reshape(b, -1) for one in (fg, bg)
-            )
+            memory.tokens, memory.fg, memory.bg = in_cells(layers, fg, bg, (h, w), self.config.support_stride)
         return memory
 
     # ---- query
@@ -214,7 +208,7 @@ class FewShotSegmenter(FewShotMethod):
         mask_logits = out.mask_logits[:, :1]
         if self.config.skip:
             mask_logits = coarse + GAIN_SCALE * self.mask_gain * mask_logits
-        evidence = self.presence.evidence(out.tokens[:, 1], prompts.coarse_logits, mask_logits)
+        evidence = self.presence.evidence(memory, encoded, prompts, out.tokens[:, 1], mask_logits)
         return mask_logits, out.iou_pred[:, :1], prompts.guesses, evidence
 
     def join(self, memories: Sequence[SupportMemory]) -> list[SupportMemory]:

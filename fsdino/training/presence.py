@@ -51,7 +51,7 @@ class PresencePart:
         episodes: to train on, half of them without the object; half as many calibrate. 0 leaves the stage out.
     """
 
-    episodes: Number = 1600
+    episodes: Number = 3200
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -149,12 +149,14 @@ def collect_evidence(
     return Evidence(torch.cat(inputs), torch.cat(present))
 
 
-def fit_head(dim: int, train: Evidence, held_out: Evidence, lr: float = 5e-3, seed: int = 0) -> PresenceHead:
-    """Train a presence head on a mask token of width `dim` and calibrate it: its sigmoid is a probability."""
+def fit_head(
+    dim: int, layers: int, train: Evidence, held_out: Evidence, lr: float = 5e-3, seed: int = 0
+) -> PresenceHead:
+    """Train the presence head of a model of `dim` and `layers` and calibrate it: its sigmoid is a probability."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        head = PresenceHead(dim, statistics=True)
-    # Token and statistics have different scales; weight decay must weigh them alike.
+        head = PresenceHead(dim, layers)
+    # The numbers have different scales; weight decay must weigh them alike.
     mean, std = train.inputs.mean(0), train.inputs.std(0).clamp_min(1e-3)
     seen, other = ((part.inputs - mean) / std for part in (train, held_out))
     optimizer = torch.optim.AdamW(head.parameters(), lr=lr, weight_decay=0.1)
@@ -206,15 +208,15 @@ def train_presence(
     model: FewShotSegmenter, data: PresenceData, count: int, batch_size: int = 16, num_workers: int = 0
 ) -> FewShotSegmenter:
     """A segmenter's copy on the CPU with a presence head that has seen absent objects; nothing else differs."""
-    dim = model.config.prompt_dim
+    dim, layers = model.config.prompt_dim, len(model.config.reader_taps)
     wider = copy.deepcopy(model)
-    wider.presence = PresenceHead(dim, statistics=True).to(model.device)
+    wider.presence = PresenceHead(dim, layers).to(model.device)
     seen, held_out = (
         collect_evidence(wider.eval(), data.episodes(model.resize, size, other), batch_size, num_workers)
         for size, other in ((count, False), (max(2, count // 2), True))
     )
-    wider.presence = fit_head(dim, seen, held_out, seed=data.seed)
-    wider.config = replace(wider.config, presence_statistics=True)
+    wider.presence = fit_head(dim, layers, seen, held_out, seed=data.seed)
+    wider.config = replace(wider.config, presence_likeness=True)
     wider.missed_classes = data.class_names
     return wider.cpu()
 

@@ -38,7 +38,7 @@ def traceable(**overrides: Any) -> FewShotSegmenter:
     """A model of few nodes: what tracing and rewriting take grows with them."""
     encoder = {"embed_dim": 32, "depth": 2, "num_heads": 2, "init_values": 1.0}
     sizes = {"encoder_kwargs": encoder, "adapter_tap": 0, "reader_taps": (0, 1), "decoder_depth": 1}
-    return small_segmenter(**{**sizes, "presence_statistics": True, **overrides})
+    return small_segmenter(**{**sizes, "presence_likeness": True, **overrides})
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,8 @@ from safetensors.torch import save_file
 
 from fsdino.base import registry, storage
 from fsdino.methods.chain import ChainMethod, mean_features, with_mirrored
-from fsdino.models.smoothing import affinity, best_prototype, side_by_side, smooth
+from fsdino.models.layers import unit_tokens
+from fsdino.models.smoothing import affinity, own_cosines, side_by_side, smooth
 from tests.contract import FewShotContract, episodes, sketch
 from tests.small import METHOD_ARGS, references, refuses, small_encoder
 
@@ -50,12 +51,13 @@ def test_smoothing_averages_over_rows_that_sum_to_one() -> None:
 
 
 def test_the_best_positions_make_a_prototype() -> None:
-    tokens = side_by_side(_maps(3))
+    maps = _maps(3)
+    tokens, long = torch.stack([unit_tokens(m) for m in maps], dim=1), side_by_side(maps)[0]
     values = torch.randn(1, 2, 16, generator=torch.Generator().manual_seed(4))
-    found = best_prototype(values, tokens, 5)
+    found = own_cosines(values, tokens, 5)
     for row, one in zip(values[0], found[0]):
-        mean = tokens[0, row.argsort(descending=True)[:5]].mean(0)
-        torch.testing.assert_close(one, mean / mean.norm())
+        mean = long[row.argsort(descending=True)[:5]].mean(0)
+        torch.testing.assert_close(one, long @ mean / mean.norm())
 
 
 @torch.no_grad()

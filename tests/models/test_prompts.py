@@ -5,8 +5,8 @@ import torch
 
 from fsdino.models.correlation import TEMPERATURE, pool_correlation
 from fsdino.models.layers import unit_tokens
-from fsdino.models.memory import SupportMemory, grid_weights, prototypes, support_tokens
-from fsdino.models.presence import PresenceHead
+from fsdino.models.memory import SupportMemory, grid_weights, in_cells, prototypes, support_tokens
+from fsdino.models.presence import PresenceHead, likeness, statistics
 from fsdino.models.prompts import EncodedQuery, PromptGenerator, similarities
 from tests.small import rand, randn
 
@@ -48,7 +48,7 @@ def test_support_tokens_keep_references_together() -> None:
 
 def test_maps_are_cosines_and_the_pooled_correlation() -> None:
     memory, query = remembered(), seen()
-    maps, _ = PromptGenerator(12, 2, 8, 16).maps(memory, query)
+    maps = PromptGenerator(12, 2, 8, 16).maps(memory, query)[0]
     assert maps.shape == (1, 4 + 5 + 8 + 2, 15)
     for i in range(2):
         both = query.tokens[0, i] @ memory.prototypes[0, i].T
@@ -88,22 +88,47 @@ def test_tokens_are_projected_prototypes() -> None:
     torch.testing.assert_close(tokens[0, 2], generator.token_proj[1](scaled) + generator.kind_embed[0])
 
 
-@pytest.mark.parametrize("statistics", [False, True])
-def test_presence_starts_present(statistics: bool) -> None:
-    head = PresenceHead(16, statistics)
+@pytest.mark.parametrize("layers", [None, 2])
+def test_presence_starts_present(layers: int | None) -> None:
+    head, query, generator = PresenceHead(16, layers), seen(50), PromptGenerator(12, 2, 8, 16)
     token = torch.nn.functional.layer_norm(randn(50, 16), (16,))
-    evidence = head.evidence(token, 5 * randn(50, 1, 4, 4, seed=1), 5 * randn(50, 1, 16, 16, seed=2))
+    prompts = generator(remembered(), query)
+    evidence = head.evidence(remembered(), query, prompts, token, 5 * randn(50, 1, 12, 20, seed=2))
     logit = head(evidence)
-    assert evidence.shape == (50, 27 if statistics else 18)
+    assert evidence.shape == (50, 18 if layers is None else 11 + 2 * 11)
     assert logit.shape == (50, 1) and bool((logit > 0).all())
 
 
 def test_presence_statistics_are_of_guess_and_mask() -> None:
-    coarse, mask = torch.zeros(1, 1, 10, 10), torch.full((1, 1, 20, 20), -20.0)
-    coarse[..., 0, :2], mask[..., :2, :10] = 10.0, 20.0  # two and twenty positions: 2 % and 5 %
-    found = PresenceHead(4, statistics=True).evidence(torch.zeros(1, 4), coarse, mask)[0, 4:]
+    coarse, mask = torch.zeros(1, 100), torch.full((20, 20), -20.0)
+    coarse[0, :2], mask[:2, :10] = 10.0, 20.0  # two and twenty positions: 2 % and 5 %
     expected = torch.tensor([1.0, 0.02, float(0.1 * coarse.std()), 1.0, 0.2, 2.0, -1.8, 2.0, 2.0, 0.05, 1.0])
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(statistics(coarse, mask.flatten()[None])[0], expected, atol=1e-5, rtol=0)
+
+
+def test_presence_compares_what_was_found_with_what_was_shown() -> None:
+    axes = torch.eye(4)
+    shown = torch.stack([axes[0], axes[1]])[None, None]  # (1, 1, 2, 4)
+    found = torch.stack([0.6 * axes[0] + 0.8 * axes[2], axes[1]])[None, None]
+    cosines = torch.zeros(1, 1, 100)
+    cosines[..., :2], cosines[..., 2:10] = 1.0, 0.5
+    numbers = likeness(shown, found, cosines)[0].tolist()
+    spread = float(cosines.std())
+    assert numbers == pytest.approx([0.6, 0.0, 0.0, 1.0, 0.0, 0.0, 1.0, 1.0, 0.6, 0.06, spread], abs=1e-5)
+
+
+def test_cells_hold_the_means_of_their_positions() -> None:
+    layer, fg = randn(2, 2 * 15, 6, seed=1), rand(2, 30, seed=2)  # two references of 3 x 5
+    tokens, object_share, rest = in_cells([layer], fg, 1 - fg, (3, 5), 2)
+    assert tokens.shape == (2, 1, 2 * 2 * 3, 6)
+    whole, edge = [0, 1, 5, 6], [12, 13]  # positions of the first cell, and of one at the lower edge
+    for cell, rows in ((0, whole), (4, edge)):
+        mean = layer[1, rows].mean(0)
+        torch.testing.assert_close(tokens[1, 0, cell], mean / mean.norm())
+        torch.testing.assert_close(object_share[1, cell], fg[1, rows].mean())
+    torch.testing.assert_close(object_share + rest, torch.ones(2, 12))
+    second = layer[0, 15 + 14]  # the last corner of the second reference stands alone
+    torch.testing.assert_close(tokens[0, 0, -1], second / second.norm())
 
 
 def test_channel_match_sees_which_channels_agree() -> None:

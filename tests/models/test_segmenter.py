@@ -15,6 +15,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "full": {},
     "bare": {"sparse": False, "skip": False, "channel_match": False, "own_prototypes": False},
     "one block": {"similar_blocks": 1},
+    "cells": {"support_stride": 2, "presence_likeness": True},
     "padded": {"resize_mode": "pad", "freeze_adapter": False},
 }
 
@@ -31,7 +32,7 @@ class TestFull(FewShotContract):
 
 class TestPadded(FewShotContract):
     def build(self) -> FewShotSegmenter:
-        return small_segmenter(resize_mode="pad", presence_statistics=True)
+        return small_segmenter(resize_mode="pad", presence_likeness=True)
 
 
 @pytest.fixture(params=list(VARIANTS))

@@ -161,7 +161,7 @@ def test_a_trained_segmenter_is_adapted(tmp_path: Path) -> None:
     assert run.distill() is None
     trained = run.train(None)
     adapted = load(trained)
-    assert isinstance(adapted, FewShotSegmenter) and adapted.config.presence_statistics
+    assert isinstance(adapted, FewShotSegmenter) and adapted.config.presence_likeness
     before, after = first.state_dict(), adapted.state_dict()
     frozen = ("encoder.", "adapter.", "sam.")
     assert all(torch.equal(before[name], after[name]) for name in before if name.startswith(frozen))

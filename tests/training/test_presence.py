@@ -52,23 +52,23 @@ class Stripes(ClassIndex):
         return {int(image_id[0])}
 
 
-def evidence(count: int, seed: int, dim: int = 8) -> Evidence:
-    """Statistics tell presence, noisily; the token says nothing."""
+def evidence(count: int, seed: int) -> Evidence:
+    """One number tells presence, noisily."""
     present = (torch.arange(count) % 2).float()
-    inputs = randn(count, dim + 11, seed=seed)
-    inputs[:, dim:] = 3 * inputs[:, dim:] + 5  # another scale than the token's
-    inputs[:, dim] += 6 * present
+    inputs = randn(count, 11 + 11, seed=seed)
+    inputs[:, 11:] = 3 * inputs[:, 11:] + 5  # numbers of another scale
+    inputs[:, 11] += 6 * present
     return Evidence(inputs, present)
 
 
 def test_head_learns_and_says_probabilities() -> None:
-    head = fit_head(8, evidence(400, 0), evidence(200, 1))
+    head = fit_head(8, 1, evidence(400, 0), evidence(200, 1))
     test = evidence(400, 2)
     with torch.no_grad():
         probs = head(test.inputs)[:, 0].sigmoid()
     assert binary_auroc(probs, test.present.long()) > 0.85  # a shift of two deviations allows 0.92
     assert binary_calibration_error(probs, test.present.long(), n_bins=10) < 0.08
-    again = fit_head(8, evidence(400, 0), evidence(200, 1))
+    again = fit_head(8, 1, evidence(400, 0), evidence(200, 1))
     assert all(torch.equal(a, b) for a, b in zip(head.parameters(), again.parameters()))
 
 
@@ -86,11 +86,11 @@ def test_training_touches_the_presence_head_alone() -> None:
     data = PresenceData(train_set(Stripes(), [0, 1]))
     assert data.trained == [0, 1]
     learnt = train_presence(model, data, count=16, batch_size=5)
-    assert not model.config.presence_statistics and learnt.config.presence_statistics
+    assert not model.config.presence_likeness and learnt.config.presence_likeness
     before, after = model.state_dict(), learnt.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before if not name.startswith("presence."))
     found = collect_evidence(learnt, data.episodes(model.resize, 12, held_out=True), batch_size=5)
-    assert found.inputs.shape == (12, 32 + 11) and 0 < float(found.present.mean()) < 1
+    assert found.inputs.shape == (12, 11 + 11 * len(model.config.reader_taps)) and 0 < float(found.present.mean()) < 1
     memory = learnt.encode_support(torch.rand(1, 1, 3, 56, 56), torch.ones(1, 1, 56, 56))
     query = torch.rand(2, 3, 56, 56)
     with torch.no_grad():
@@ -109,7 +109,7 @@ def test_stage_writes_a_checkpoint_once(tmp_path: Path, capsys: pytest.CaptureFi
     assert target == tmp_path / "stage" / "best.ckpt"
     written = torch.load(target, weights_only=True)
     assert written["callbacks"] == {"best": 0.5} and "curve.hits" in written["state_dict"]
-    assert load(target).presence.statistics and not load(trained).presence.statistics
+    assert load(target).config.presence_likeness and not load(trained).config.presence_likeness
     assert load(target).missed_classes == ("horizontal", "vertical") and load(trained).missed_classes is None
     stamp = target.stat().st_mtime_ns
     assert presence_stage(trained, tmp_path / "stage", data, PresencePart(8), batch_size=4) == target
