@@ -83,7 +83,7 @@ def likeness(reference: Tensor, own: Tensor, cosines: Tensor) -> Tensor:
         own: (B, L, 2, C) the same in the image, under the mask that was found.
         cosines: (B, L, Q) of the image's positions with the reference's object.
     """
-    reference = reference.expand(len(own), -1, -1, -1).float()
+    reference = reference.expand_as(own).float()
     own, cosines = own.float(), cosines.float()
     across = (own @ reference.transpose(-1, -2)).flatten(2)  # (B, L, 4)
     apart = [(pair[:, :, 0] * pair[:, :, 1]).sum(-1) for pair in (own, reference)]  # how alike object and rest are

@@ -172,7 +172,7 @@ class PromptGenerator(nn.Module):
         Layer by layer with the object's and with the background's, then the means of both and their difference.
         """
         own = own_prototypes(guess.flatten(1).float().sigmoid(), tokens)
-        own = _side_by_side(own, len(tokens))
+        own = _side_by_side(own, tokens.shape[0])
         cosines = _by_class(cosine_correlation(tokens, own).float())
         means = cosines.mean(3)
         contrast = means[:, :, :1] - means[:, :, 1:]
