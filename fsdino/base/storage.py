@@ -33,7 +33,7 @@ FORMAT_VERSION = 3
 WEIGHTS_FILE, CONFIG_FILE, CARD_FILE = "model.safetensors", "config.json", "README.md"
 _ENCODER = "encoder.backbone."  # where FS-DINO keeps its frozen encoder
 # Where a run folder keeps its checkpoints, the latest stage first.
-_RUN_STAGES = ("presence", "train/checkpoints")
+_RUN_STAGES = ("draw/checkpoints", "presence", "train/checkpoints")
 
 
 def fingerprint(method: Any) -> str:

@@ -1,4 +1,4 @@
-"""Clicks and boxes to masks: SAM's prompt encoder and mask decoder as they came, on the distilled embedding."""
+"""Clicks and boxes to masks: SAM's prompt encoder and mask decoder on the distilled embedding."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from fsdino.base.memory import SegmenterOutput
 from fsdino.base.reference import BOX_START, OFF, ON
+from fsdino.models.adapter import SamAdapter
 from fsdino.models.config import SegmenterConfig
 from fsdino.models.decoder import DecoderOutput, MaskDecoder
 from fsdino.models.memory import SupportMemory
@@ -25,14 +26,23 @@ CERTAIN = 10.0  # presence logit of an object that was clicked on
 
 
 class SamPrompter(nn.Module):
-    """The prompted half of SAM (arXiv 2304.02643), frozen; its keys are those of a SAM checkpoint.
+    """The prompted half of SAM (arXiv 2304.02643); its keys are those of a SAM checkpoint.
 
     Episode training turns the segmenter's own decoder into a reader of prototypes, which no longer answers to clicks
     (`benchmarks/results/prompts.csv`), so a promptable segmenter keeps SAM's as well. It runs for references without a
     mask and for corrections, never in `segment`.
+
+    A small student's embedding is not its teacher's, and its grid may be coarser than SAM's decoder knows. With
+    `learnt_drawing` the decoder has learnt to draw from it (`fsdino.training.drawing`), and an adapter of its own,
+    `sight`, adds to the embedding what the encoder's other blocks tell of objects.
+
+    Args:
+        config: SAM's sizes.
+        grid_size: side of the embedding's grid.
+        maps_dim: channels of all maps of the encoder together.
     """
 
-    def __init__(self, config: SegmenterConfig, grid_size: int) -> None:
+    def __init__(self, config: SegmenterConfig, grid_size: int, maps_dim: int) -> None:
         super().__init__()
         c = config
         self.img_size = c.img_size
@@ -41,7 +51,29 @@ class SamPrompter(nn.Module):
         self.mask_decoder = MaskDecoder(
             c.prompt_dim, c.decoder_depth, c.decoder_mlp_dim, c.decoder_heads, c.decoder_iou_dim
         )
+        self.sight: SamAdapter | None = None
+        if c.learnt_drawing:
+            self.sight = SamAdapter(maps_dim, c.prompt_dim, c.adapter_dim, c.adapter_hidden, c.adapter_heads)
+            # Nothing to add at first, so that training starts at SAM's decoder on the distilled embedding.
+            for weight in self.sight.head.parameters():
+                nn.init.zeros_(weight)
         self.requires_grad_(False)
+
+    def learn_(self) -> SamPrompter:
+        """Let learn what draws; returns itself."""
+        # What a click or a box means stays as SAM has it, and of the decoder's masks one is used.
+        self.mask_decoder.requires_grad_(True)
+        for unused in self.mask_decoder.output_hypernetworks_mlps[1:]:
+            unused.requires_grad_(False)
+        if self.sight is not None:
+            self.sight.requires_grad_(True)
+        return self
+
+    def see(self, embedding: Tensor, feats: list[Tensor]) -> Tensor:
+        """What is drawn on, (B, D, h, w): images in SAM's space, and what their maps (B, C, h, w) of all taps add."""
+        if self.sight is None:
+            return embedding
+        return embedding + self.sight(torch.cat(feats, dim=1).to(embedding.dtype))
 
     def forward(
         self, embedding: Tensor, points: Tensor, labels: Tensor, mask_logits: Tensor | None = None
@@ -49,7 +81,7 @@ class SamPrompter(nn.Module):
         """Draw what is pointed at.
 
         Args:
-            embedding: (B, D, h, w) images in SAM's space.
+            embedding: (B, D, h, w) of `see`.
             points: (B, P, 2) as x, y in pixels of the square.
             labels: (B, P) long: 1 on the object, 0 off it, 2 and 3 the corners of a box, -1 no point.
             mask_logits: (B, 1, 4h, 4w) an earlier answer to correct, or None.
@@ -122,7 +154,7 @@ def draw(model: PromptedModel, feats: list[Tensor], points: Tensor, labels: Tens
     # logits are averaged, each above its own border: SAM's masks end at 0, the segmenter's at its threshold.
     sam = prompter(model)
     encoded = model.encode_query_feats(feats)
-    drawn = sam(encoded[0], points, labels).mask_logits[:, :1].float()
+    drawn = sam(sam.see(encoded.embedding, feats), points, labels).mask_logits[:, :1].float()
     again = model.decode_encoded(model.encode_support_feats(feats, _at_full_size(model, drawn).sigmoid()), encoded)
     return 0.5 * (drawn + again.mask_logits.float() - threshold_logit(model))
 
@@ -139,7 +171,7 @@ def correct(
     embedding, tokens, _ = encoded = model.encode_query_feats(feats)
     found = model.decode_encoded(memory, encoded)
     first = found.mask_logits.float() - border
-    drawn = sam(embedding, points, labels, first)
+    drawn = sam(sam.see(embedding, feats), points, labels, first)
     second = drawn.mask_logits[:, :1].float()
     # None of the three need follow a click, so each also raises or lowers what is near it and looks like it.
     near = F.normalize(tokens.float().mean(1), dim=-1)

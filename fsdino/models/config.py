@@ -43,6 +43,8 @@ class SegmenterConfig:
             head, see `fsdino.training.presence`.
         promptable: whether SAM's prompted half is kept, frozen, for references with points, boxes or scribbles and for
             corrections; `segment` does not use it.
+        learnt_drawing: whether that half also sees the encoder's maps; set by its training, see
+            `fsdino.training.drawing`.
     """
 
     encoder: str = "vit_base_patch14_dinov2"
@@ -75,6 +77,7 @@ class SegmenterConfig:
     threshold: float = 0.5
     presence_likeness: bool = False
     promptable: bool = False
+    learnt_drawing: bool = False
 
     def __post_init__(self) -> None:
         if isinstance(self.reader_taps, list):  # from YAML and JSON

@@ -49,7 +49,7 @@ class FewShotSegmenter(FewShotMethod):
     learns_absence = True
     exportable = True
     # No memory passes through these parts, so they do not change what a saved one means.
-    silent_args = frozenset({"promptable", "presence_likeness"})
+    silent_args = frozenset({"promptable", "presence_likeness", "learnt_drawing"})
 
     def __init__(self, config: SegmenterConfig) -> None:
         super().__init__(Resize(config.img_size, config.resize_mode), config.threshold)
@@ -74,7 +74,7 @@ class FewShotSegmenter(FewShotMethod):
         self.presence = PresenceHead(c.prompt_dim, len(c.reader_taps) if c.presence_likeness else None)
         # From 0 on, so that training starts at the training-free guess.
         self.mask_gain = nn.Parameter(torch.zeros(1))
-        self.sam = SamPrompter(c, self.encoder.grid_size) if c.promptable else None
+        self.sam = SamPrompter(c, self.encoder.grid_size, len(c.taps) * self.encoder.dim) if c.promptable else None
         self.select_trainable_("episodes")
 
     @classmethod

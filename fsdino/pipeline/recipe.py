@@ -22,6 +22,7 @@ from fsdino.evaluation.measure import EvaluatePart
 from fsdino.training.cache_writer import CachePart
 from fsdino.training.compute import ComputePart
 from fsdino.training.distill import DistillPart
+from fsdino.training.drawing import DrawPart
 from fsdino.training.episodes import TrainPart
 from fsdino.training.loggers import LogPart
 from fsdino.training.presence import PresencePart
@@ -59,6 +60,7 @@ class Recipe:
         distill: stage 1.
         train: stage 2.
         presence: stage 3.
+        draw: stage 4.
         evaluate: the measurement.
         compute: how training is computed; a run goes on whatever is set here.
         log: W&B.
@@ -78,6 +80,7 @@ class Recipe:
     distill: DistillPart = field(default_factory=DistillPart)
     train: TrainPart = field(default_factory=TrainPart)
     presence: PresencePart = field(default_factory=PresencePart)
+    draw: DrawPart = field(default_factory=DrawPart)
     evaluate: EvaluatePart = field(default_factory=EvaluatePart)
     compute: ComputePart = field(default_factory=ComputePart)
     log: LogPart = field(default_factory=LogPart)

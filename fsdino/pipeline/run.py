@@ -1,8 +1,8 @@
-"""A recipe from end to end: cache, distill coarse to fine, train on episodes, learn absence, export.
+"""A recipe from end to end: cache, distill coarse to fine, train on episodes, learn absence and drawing, export.
 
 Each stage looks for what it has already finished and goes on from there, so the same command after an interruption
-continues and ends with the same weights. Stages 0 (a teacher of the run's own), 1 (distillation) and 3 (absence) are
-FS-DINO's; other methods have stage 2 alone.
+continues and ends with the same weights. Stages 0 (a teacher of the run's own), 1 (distillation), 3 (absence) and 4
+(drawing) are FS-DINO's; other methods have stage 2 alone.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from fsdino.training.cache_writer import OnGrid, write_cache
 from fsdino.training.callbacks import EpisodeStrips
 from fsdino.training.distill import DistillModule
 from fsdino.training.distill_data import DistillData
+from fsdino.training.drawing import DrawData, DrawModule
 from fsdino.training.episode_data import CachedMaps, EpisodeDataModule
 from fsdino.training.episodes import EpisodeModule
 from fsdino.training.fit import Fitter
@@ -173,10 +174,10 @@ class Run:
         )
         return self.fitter.fit("distill", module, data, part.epochs)
 
-    # ---- stages 2 and 3
+    # ---- stages 2 to 4
 
     def train(self, distilled: Path | None = None) -> Path:
-        """Stages 2 and 3, from a distilled checkpoint or from new weights; the best checkpoint."""
+        """Stages 2 to 4, from a distilled checkpoint or from new weights; the best checkpoint."""
         recipe, part, chosen = self.recipe, self.recipe.train, self.train_set
         model = self.build()
         # Before the teacher's weights come in: the maps are of the frozen encoder, which they do not touch.
@@ -206,7 +207,9 @@ class Run:
             monitor="val/miou",
             callbacks=strips,
         )
-        return self.learn_absence(trained, maps) if model.learns_absence else trained
+        if model.learns_absence:
+            trained = self.learn_absence(trained, maps)
+        return self.learn_drawing(trained, maps) if model.takes_clicks else trained
 
     def start(self, model: Any, distilled: Path | None) -> None:
         """First weights of FS-DINO's stage 2: the distilled adapter, the teacher's decoder and prompted half.
@@ -241,6 +244,23 @@ class Run:
             num_workers=recipe.num_workers,
             device=self.fitter.trainer("presence").strategy.root_device,
         )
+
+    def learn_drawing(self, trained: Path, maps: CachedMaps | None) -> Path:
+        """Stage 4: the checkpoint of a promptable model that has learnt to draw; `trained` where it need not."""
+        recipe, part = self.recipe, self.recipe.draw
+        if not self.is_fsdino or part.epochs == 0:
+            return trained
+        model = storage.load(trained, method="fsdino")
+        data = DrawData(
+            self.train_set,
+            part,
+            model.resize,
+            maps=maps,
+            num_workers=recipe.num_workers,
+            prefetch=recipe.prefetch,
+            seed=recipe.seed,
+        )
+        return self.fitter.fit("draw", DrawModule(model, part, recipe.seed), data, part.epochs)
 
     def export(self, model: FewShotMethod, results: Mapping[str, float | str] | None = None) -> Path:
         """Write the trained method where `fsdino.load` opens it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,16 +15,9 @@ from torch import Tensor
 
 from fsdino.base.ranges import Count, Number, Weight, check_fields
 from fsdino.teachers.architecture import SamConfig, build_sam
-from fsdino.teachers.prompting import (
-    central_clicks,
-    decode_prompts,
-    mask_ious,
-    noisy_boxes,
-    sample_clicks,
-    tight_boxes,
-)
-from fsdino.training.losses import bce_loss, dice_loss
+from fsdino.teachers.prompting import central_clicks, decode_prompts, mask_ious, tight_boxes
 from fsdino.training.optim import OptimizerName, build_optimizer, build_schedule
+from fsdino.training.prompted import PromptedLoss, objects_of
 
 
 @dataclass
@@ -111,7 +105,7 @@ class TeachModule(LightningModule):
         self.config = config or SamConfig()
         self.sam = build_sam(self.config, seed=seed).train()
         self.lr, self.optimizer_name = lr, optimizer
-        self.click_share, self.box_share, self.correct_prob = click_share, box_share, correct_prob
+        self.loss = PromptedLoss(partial(decode_prompts, self.sam), click_share, box_share, correct_prob)
         self.seed = seed
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
@@ -132,87 +126,26 @@ class TeachModule(LightningModule):
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """The mean loss over all prompts of a batch."""
         embedding = self.embed(batch["image"])
-        image, masks = _objects(batch)
+        image, masks = objects_of(batch)
         # Scenes without an annotated object must still take part in a distributed step, with a gradient of zero.
         if len(image) == 0:
             return embedding.sum() * 0
         # From the step, not from a running generator: a resumed run repeats its prompts, and processes differ.
         draw = (self.seed * 1_000_003 + self.global_step) * 1024 + self.global_rank
         generator = torch.Generator(self.device).manual_seed(draw)
-        losses = [
-            self._group_loss(embedding, image[rows], masks[rows], use_click, use_box, generator=generator)
-            for rows, use_click, use_box in self._groups(len(image), generator)
-        ]
-        loss = torch.cat(losses).mean()
+        loss = self.loss(embedding, image, masks, generator).mean()
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch["image"]))
         return loss
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Mean IoU over objects after one central click and after the tight box."""
         embedding = self.embed(batch["image"])
-        image, masks = _objects(batch)
+        image, masks = objects_of(batch)
         if len(image) == 0:
             return
         scores = evaluate_prompts(self.sam, embedding, image, masks)
         for name, score in scores.items():
             self.log(f"val/{name}", score.mean(), prog_bar=True, batch_size=len(image), sync_dist=True)
-
-    def _groups(self, count: int, generator: torch.Generator) -> list[tuple[Tensor, bool, bool]]:
-        """Splits the objects at random into prompted by click, by box, by both."""
-        order = torch.randperm(count, generator=generator, device=self.device)
-        draws = torch.rand(1, generator=generator, device=self.device).item()
-        # Stochastic rounding keeps the shares right in small batches.
-        first = int(self.click_share * count + draws)
-        second = max(first, int((self.click_share + self.box_share) * count + draws))
-        parts = [(order[:first], True, False), (order[first:second], False, True), (order[second:], True, True)]
-        return [part for part in parts if len(part[0])]
-
-    def _group_loss(
-        self,
-        embedding: Tensor,
-        image: Tensor,
-        masks: Tensor,
-        use_click: bool,
-        use_box: bool,
-        generator: torch.Generator,
-    ) -> Tensor:
-        truth = masks == 1
-        points = labels = boxes = None
-        if use_click:
-            points = sample_clicks(truth, generator)[:, None]
-            labels = torch.ones(points.shape[:2], device=points.device)
-        if use_box:
-            boxes = noisy_boxes(truth, generator)
-        logits, iou_pred = decode_prompts(self.sam, embedding, image, points, labels, boxes=boxes)
-        # One click is ambiguous, so its three masks compete; the single mask learns from every prompt.
-        loss, best = self._mask_losses(logits, iou_pred, masks, multimask=not use_box)
-        # A second round shows the model its own mask and a click where it was wrong, as a person would.
-        if torch.rand(1, generator=generator, device=self.device).item() >= self.correct_prob:
-            return loss
-        previous = logits[torch.arange(len(best), device=best.device), best][:, None].detach()
-        click, label = _corrective_click(previous[:, 0], masks, generator)
-        points = click[:, None] if points is None else torch.cat([points, click[:, None]], dim=1)
-        labels = label[:, None] if labels is None else torch.cat([labels, label[:, None]], dim=1)
-        logits, iou_pred = decode_prompts(self.sam, embedding, image, points, labels, boxes=boxes, masks=previous)
-        corrected, _ = self._mask_losses(logits, iou_pred, masks, multimask=False)
-        return torch.cat([loss, corrected])
-
-    def _mask_losses(self, logits: Tensor, iou_pred: Tensor, masks: Tensor, multimask: bool) -> tuple[Tensor, Tensor]:
-        """Losses (N,) of the mask(s) that the prompt asks for, and the index (N,) of the mask that goes on."""
-        masks = F.interpolate(masks[:, None].float(), logits.shape[-2:], mode="nearest-exact")
-        truth, valid = (masks == 1).float(), (masks != 255).float()
-        logits, iou_pred = (logits, iou_pred) if multimask else (logits[:, :1], iou_pred[:, :1])
-        truth, valid = truth.expand_as(logits), valid.expand_as(logits)
-        # BCE in place of SAM's focal loss, with which a small model sits longer at predicting no mask at all.
-        losses = bce_loss(logits, truth, valid) + dice_loss(logits, truth, valid)
-        with torch.no_grad():
-            iou = mask_ious(logits > 0, truth > 0, valid > 0)
-        score_loss = (iou_pred - iou) ** 2
-        if not multimask:
-            return losses[:, 0] + score_loss[:, 0], torch.zeros(len(losses), dtype=torch.long, device=losses.device)
-        # Only the best of three is taught, or all three would become the same average; the single mask always learns.
-        smallest, best = losses[:, 1:].min(dim=1)
-        return 0.5 * (smallest + losses[:, 0]) + score_loss.mean(1), best + 1
 
 
 @torch.no_grad()
@@ -244,24 +177,3 @@ def evaluate_prompts(sam: Sam, embedding: Tensor, image: Tensor, masks: Tensor) 
         "click_single_iou": score(logits[:, 0]),
         "box_iou": score(boxed[:, 0]),
     }
-
-
-def _objects(batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Image index (N,) and mask (N, S, S) of the valid objects that have a pixel."""
-    masks = batch["masks"]
-    keep = batch["valid"].bool() & (masks == 1).flatten(2).any(-1)
-    image, index = keep.nonzero(as_tuple=True)
-    return image, masks[image, index]
-
-
-def _corrective_click(logits: Tensor, masks: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """A click (N, 2) in the error region of a prediction, with its label (N,); on the object if nothing is wrong."""
-    logits = F.interpolate(logits[:, None], masks.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
-    truth = masks == 1
-    error = ((logits > 0) != truth) & (masks != 255)
-    # A perfect prediction leaves no error to click on, yet every object of the batch needs a click.
-    error = torch.where(error.flatten(1).any(1)[:, None, None], error, truth)
-    click = sample_clicks(error, generator)
-    column, row = click.long().unbind(-1)
-    label = truth[torch.arange(len(truth), device=truth.device), row, column].float()
-    return click, label

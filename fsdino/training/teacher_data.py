@@ -56,10 +56,13 @@ class ClassObjects:
 
     def load(self, number: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """See `ObjectSource`."""
+        return self.index.load_image(self.images[number]), self.labels(number)
+
+    def labels(self, number: int) -> np.ndarray:
+        """The map of `load`, whose image is not read."""
         image_id = self.images[number]
-        image = self.index.load_image(image_id)
         present = self.index.classes_in(image_id)
-        labels = np.zeros(image.shape[:2], np.int32)
+        labels: np.ndarray = np.zeros((1, 1), np.int32)
         for class_id in sorted(present & set(self.classes)):
             mask = self.index.load_mask(image_id, class_id)
             _, parts = cv2.connectedComponents((mask == 1).astype(np.uint8))
@@ -69,7 +72,7 @@ class ClassObjects:
         for class_id in sorted(present & set(self.ignore)):
             # After the classes, so that what overlaps a novel object is unknown too.
             labels = np.where(self.index.load_mask(image_id, class_id) != 0, IGNORE, labels)
-        return image, labels
+        return labels
 
 
 class RegionObjects:
@@ -137,20 +140,21 @@ class ObjectScenes(Dataset):
             image, labels = image[:, ::-1], labels[:, ::-1]
         # A flipped view has negative strides, which torch does not take, so it is copied.
         pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).float() / 255
-        square = self.resize.truth(torch.from_numpy(np.ascontiguousarray(labels)).long())
-        # Sizes are judged at the model's size: what is too small there cannot be clicked on.
-        names, counts = square.unique(return_counts=True)
-        big = (names != 0) & (names != IGNORE) & (counts >= MIN_SHARE * square.numel())
-        chosen = names[big][torch.from_numpy(rng.permutation(int(big.sum())))][: self.max_objects]
-        masks = torch.zeros(self.max_objects, *square.shape, dtype=torch.uint8)
-        for row, name in enumerate(chosen):
-            masks[row] = (square == name).to(torch.uint8)
-            masks[row][square == IGNORE] = IGNORE
-        return {
-            "image": self.resize.image(pixels),
-            "masks": masks,
-            "valid": torch.arange(self.max_objects) < len(chosen),
-        }
+        return {"image": self.resize.image(pixels), **object_masks(labels, self.resize, self.max_objects, rng)}
+
+
+def object_masks(labels: np.ndarray, resize: Resize, count: int, rng: np.random.Generator) -> dict[str, Tensor]:
+    """`masks` and `valid` of an item of `ObjectScenes`: at most so many objects of a map of labels (H, W)."""
+    square = resize.truth(torch.from_numpy(np.ascontiguousarray(labels)).long())
+    # Sizes are judged at the model's size: what is too small there cannot be clicked on.
+    names, counts = square.unique(return_counts=True)
+    big = (names != 0) & (names != IGNORE) & (counts >= MIN_SHARE * square.numel())
+    chosen = names[big][torch.from_numpy(rng.permutation(int(big.sum())))][:count]
+    masks = torch.zeros(count, *square.shape, dtype=torch.uint8)
+    for row, name in enumerate(chosen):
+        masks[row] = (square == name).to(torch.uint8)
+        masks[row][square == IGNORE] = IGNORE
+    return {"masks": masks, "valid": torch.arange(count) < len(chosen)}
 
 
 class ObjectData(EpochData):
