@@ -43,7 +43,7 @@ SHOTS = {"ablation": (1, 5)}  # references of the measurement, where it is not t
 
 def run_once(grid: str, name: str, overrides: list[str], runs: Path = RUNS) -> list[Row]:
     """Train and measure one run; a row for each number of shots."""
-    common = ["--config", recipe_of(grid), "--log.wandb=off", "--presence.episodes=0"]
+    common = ["--config", recipe_of(grid), "--log.wandb=off", "--presence.episodes=0", "--draw.epochs=0"]
     recipe, options = read_recipe([*common, *overrides])
     started = time.perf_counter()
     job = Run(recipe, options, runs / grid / name, shared_maps(recipe, options, runs) if grid == "photos" else None)
