@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fsdino.base.auto import AUTO
+from fsdino.base.ranges import Megabytes, within_ranges
 from fsdino.demo.studio import PROTOTYPE, Studio
 from fsdino.predict.engines.choice import EngineChoice
 from fsdino.predict.formats import listed
@@ -64,12 +65,13 @@ def shown_name(model: str, title: str = "FS-DINO") -> str:
     return f"{title} {model}" if len(Path(model).parts) == 1 else "/".join(parts[-2:])
 
 
+@within_ranges
 def demo(
     model: str = AUTO,
     compare: Sequence[str] | str = (PROTOTYPE,),
     host: str = "127.0.0.1",
     port: int | None = None,
-    max_upload_mb: int = 20,
+    max_upload_mb: Megabytes = 20,
     device: str = "auto",
     open_browser: bool = False,
     encoder_weights: str | None = None,
@@ -91,8 +93,6 @@ def demo(
     Returns:
         Exit code, after Ctrl+C or when the process is asked to end (SIGTERM, SIGHUP).
     """
-    if max_upload_mb < 1:
-        raise ValueError(f"max_upload_mb {max_upload_mb} is not positive; 20 takes photographs of any camera.")
     # Before the models are loaded, which takes time. Python skips `finally` at SIGTERM unless a handler raises, and
     # then nobody would delete the uploads.
     check_address(host, port)

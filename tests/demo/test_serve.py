@@ -42,7 +42,7 @@ def test_a_frozen_encoder_is_compared_with_its_prototypes(vit_file: Path) -> Non
 
 def test_wrong_options_are_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "environ", dict(os.environ))
-    refuses("max_upload_mb 0 is not positive", demo, max_upload_mb=0)
+    refuses("max_upload_mb: expected greater than or equal to 1, got 0", demo, max_upload_mb=0)
     refuses("no model 'nothing'", demo, model="nothing", kind=FileNotFoundError)
     for port in (99999, 0, -1):
         refuses(f"there is no port {port}; choose one from 1 to 65535", demo, port=port)
