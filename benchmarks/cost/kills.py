@@ -63,7 +63,7 @@ def state(folder: Path) -> dict[str, str]:
 
 
 def done(folder: Path) -> bool:
-    """Whether a recipe's run is whole: the signal came after its last file, and the same command would begin another."""
+    """Whether a recipe's run is whole: the signal came after its last file, and a start would begin another."""
     return any(folder.glob("runs/small/[!.]*/done"))
 
 

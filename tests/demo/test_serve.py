@@ -1,9 +1,11 @@
 """`fsdino demo`: wrong options, uploads that are deleted, and in a browser one draws, searches and sees the mask."""
 
 import os
+import re
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -70,6 +72,36 @@ def test_uploads_are_deleted_when_the_process_is_asked_to_end(name, tmp_path, mo
     with pytest.raises(KeyboardInterrupt):
         demo()
     assert not list(tmp_path.iterdir()) and signal.getsignal(number) is signal.SIG_DFL
+
+
+BUSY = """
+import threading, time
+from fsdino.demo import serve
+from fsdino.demo.studio import Studio
+from tests.small import small_segmenter
+
+def opened(*_):
+    threading.Thread(target=time.sleep, args=(3600,)).start()  # what is searched, and does not end
+    return Studio(small_segmenter(promptable=True), "FS-DINO small", {})
+
+serve.open_studio = opened
+serve.demo()
+"""
+
+
+def test_the_page_ends_under_open_pages_and_searches(tmp_path: Path) -> None:
+    pytest.importorskip("gradio", reason="the demo's page needs gradio")
+    given = {**os.environ, "TMPDIR": str(tmp_path)}
+    process = subprocess.Popen([sys.executable, "-c", BUSY], stdout=subprocess.PIPE, text=True, env=given)
+    try:
+        url = re.search(r"http://\S+", process.stdout.readline())[0]  # type: ignore[union-attr,index]
+        assert [path.name for path in tmp_path.glob("fsdino-demo-*")]
+        with urlopen(f"{url}gradio_api/heartbeat/one"):
+            process.terminate()
+            assert process.wait(300) == 0
+    finally:
+        process.kill()
+    assert not list(tmp_path.glob("fsdino-demo-*"))
 
 
 def test_a_button_pressed_twice_takes_one_thing_away(monkeypatch: pytest.MonkeyPatch) -> None:
