@@ -212,6 +212,24 @@ def test_draw_search_see_correct_and_keep(browser: tuple[Any, list[str]], tmp_pa
     assert not away, "nothing is asked of any other machine"
 
 
+def test_a_mask_is_drawn_by_keys_alone(browser: tuple[Any, list[str]], tmp_path: Path) -> None:
+    page, _ = browser
+    put_on_board(page, write_images(tmp_path)[0])
+    page.focus("#board .tools [data-do='choose']")
+    page.keyboard.press("Tab")
+    page.wait_for_function("document.querySelector('#board .hint').textContent.startsWith('Arrows move')")
+    clean = page.evaluate("document.querySelector('#board canvas').toDataURL()")
+    page.keyboard.press("Enter")
+    for key in ("ArrowRight", "ArrowDown", "Shift+ArrowLeft"):
+        page.keyboard.press(key)
+    page.keyboard.press("Escape")
+    for key in ("Enter", *["ArrowRight"] * 8, *["ArrowDown"] * 8, *["Shift+ArrowLeft"] * 2, "Enter", "Tab"):
+        page.keyboard.press(key)
+    assert page.evaluate("document.querySelector('#board canvas').toDataURL()") != clean
+    page.click("#add")
+    page.wait_for_selector(".examples li img")
+
+
 def test_what_is_wrong_is_said_on_the_page(browser: tuple[Any, list[str]], tmp_path: Path) -> None:
     page, _ = browser
     page.click("#find")
