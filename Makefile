@@ -9,7 +9,7 @@ MAKE_ASSET := $(BIN)/python -m fsdino.assets.make
 BENCH := $(BIN)/python -m benchmarks
 
 .DEFAULT_GOAL := help
-.PHONY: help install distill test test-all versions lint docs assets bench methods ablation tables clean
+.PHONY: help install distill test test-all versions audit lint docs assets bench methods ablation tables clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -34,6 +34,10 @@ versions: ## Install and test on other Pythons, one after the other (PYTHONS="py
 	for python in $(PYTHONS); do rm -rf $(VENV)-other && $$python -m venv $(VENV)-other && \
 		$(VENV)-other/bin/pip install --quiet ".[dev]" && OMP_NUM_THREADS=1 $(VENV)-other/bin/python -m pytest \
 		tests/base tests/models tests/methods tests/predict tests/data -m "not slow" || exit 1; done; rm -rf $(VENV)-other
+
+audit: $(STAMP) ## Known weaknesses of what is installed, as PyPI tells (pip-audit, in a venv of its own)
+	test -x $(VENV)-audit/bin/pip-audit || ($(PYTHON) -m venv $(VENV)-audit && $(VENV)-audit/bin/pip install --quiet pip-audit)
+	$(VENV)-audit/bin/pip-audit --strict --path $$(echo $(VENV)/lib/python*/site-packages)
 
 lint: $(STAMP) ## ruff and mypy
 	$(BIN)/ruff check .

@@ -132,6 +132,9 @@ def sentence(error: Exception) -> str:
         text = " ".join(str(error).split())
         text = re.sub(r"<class '(?:[\w.]+\.)?(\w+)'>", r"\1", text).replace("typing.", "")
         text = re.sub(r'^Parser key "([^"]+)": ?', r"--\1: ", text)
+        text = re.sub(
+            r"Does not validate .* Subtypes: \[(.*)\] Errors: .* Given value: ", r"expected one of \1, got ", text
+        )
         return f"{text.rstrip('.')}; --help lists the options."
     if isinstance(error, OSError) and error.strerror:
         named = f"'{error.filename}': " if error.filename is not None else ""

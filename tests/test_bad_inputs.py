@@ -64,7 +64,7 @@ def _coloured(root: Path) -> None:
 
 
 CASES: dict[str, tuple[str, Callable[[Path], object] | None, str]] = {
-    "missing": ("folder", None, r"does not exist, '.*' does: check --root, or fetch what is missing"),
+    "missing": ("folder", None, r"does not exist, '.*' does: check --root, or --data.root of a recipe, or fetch"),
     "wrong root": ("fss1000", mask_folder_tree, r"has no class folder of FSS-1000 such as .*give --root as the folder"),
     "dangling": ("coco", _dangling, r"annotation 1 in '.*instances.json' is of image id 99, .*remove"),
     "truncated": ("folder", _truncated, r"shot\d.jpg' cannot be read .*(again|replace|copy)"),

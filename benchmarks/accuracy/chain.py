@@ -29,7 +29,7 @@ from fsdino.base.registry import build
 from fsdino.base.resize import Resize
 from fsdino.data.splits import TestSet
 from fsdino.evaluation.baseline import choose_chain, choose_prototype
-from fsdino.evaluation.episode_choice import EpisodeChoice
+from fsdino.evaluation.episode_choice import EpisodeChoice, spread
 from fsdino.evaluation.measure import Evaluation, evaluate
 from fsdino.evaluation.method_choice import identity
 from fsdino.methods.chain import default_taps
@@ -76,17 +76,22 @@ class Measured:
     found: Evaluation
 
 
-def measure_fold(fold: int, test: EpisodeChoice, weights: Path, runs: Path) -> dict[str, Measured]:
-    """Choose and measure both methods on one fold's list."""
+def measure_fold(
+    fold: int, test: EpisodeChoice, weights: Path, runs: Path, most: int | None = None
+) -> dict[str, Measured]:
+    """Choose and measure both methods on one fold's list; `most` episodes of base classes are chosen on."""
     torch.set_num_threads(1)
     config = preset("photos")
     encoder = RememberedEncoder(config.encoder, config.img_size, str(weights), runs / "maps")
     resize, index = Resize(config.img_size, config.resize_mode), test.open()
     (episodes,) = (one for one in test.lists(index) if one.fold == fold)
     one = TestSet(index, episodes)
+    held_out, whole = (test.base(one, all_classes=every) for every in (False, True))
+    if most is not None:
+        held_out, whole = ((images, spread(listed, most)) for images, listed in (held_out, whole))
     choices = (
-        choose_prototype(encoder.reading(), resize, *test.base(one)),
-        choose_chain(encoder, resize, *test.base(one, all_classes=True), [default_taps(encoder.depth)]),
+        choose_prototype(encoder.reading(), resize, *held_out),
+        choose_chain(encoder, resize, *whole, [default_taps(encoder.depth)]),
     )
     measured = {}
     for choice in choices:
@@ -148,18 +153,24 @@ def main(
     weights: Path = WEIGHTS,
     shots: list[int] = [1],  # noqa: B006 - never changed
     seed: int | None = None,
+    folds: list[int] = [0, 1, 2, 3],  # noqa: B006
+    episodes: int = 250,
+    most: int | None = None,
     time: bool = False,
     processes: int = 4,
     csv: Path = RESULTS / "chain.csv",
     runs: Path = Path("runs/chain"),
 ) -> None:
-    """Measure both methods on the four folds.
+    """Measure both methods on the folds.
 
     Args:
         root: folder of coco386.
         weights: of the photographs' encoder, preset photos.
         shots: references of an episode; a list for each.
-        seed: draws lists of 250 episodes with it, in place of the fixed ones (which are of one shot).
+        seed: draws lists with it, in place of the fixed ones (which are of one shot).
+        folds: which.
+        episodes: of a list that is drawn.
+        most: episodes of base classes that block and cut are chosen on, to try the script; all where left out.
         time: measure the cost of an image in place of scores.
         processes: folds measured at once.
         runs: folder of maps and counts.
@@ -169,12 +180,12 @@ def main(
         return
     for number in shots:
         fixed = str(root / "episodes" / "fold{fold}_{shots}shot.json") if seed is None else None
-        drawn = None if seed is None else 250
+        drawn = None if seed is None else episodes
         test = EpisodeChoice("coco386", str(root), shots=number, list=fixed, episodes=drawn, seed=seed, skip_rare=True)
-        measure = partial(measure_fold, test=test, weights=weights, runs=runs)
+        measure = partial(measure_fold, test=test, weights=weights, runs=runs, most=most)
         with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-            folds = dict(enumerate(pool.map(measure, range(4))))
-        rows = score_rows(folds, {"list": "fixed" if seed is None else f"seed {seed}", "shots": number})
+            found = dict(zip(folds, pool.map(measure, folds)))
+        rows = score_rows(found, {"list": "fixed" if seed is None else f"seed {seed}", "shots": number})
         about = provenance(seed=seed or 0, protocol="1000 bootstrap samples of the query images, both drawn alike")
         update_rows(csv, [row | about for row in rows], KEY)
         for row in rows:

@@ -126,6 +126,7 @@ def of(part: str, whole: str) -> str:
 def kills(rows: pd.DataFrame, _: Path) -> str:
     """How often a command that was sent signals ended in the same files."""
     columns = [text("what", "command"), text("signal", right=True), text("kills", "times sent", right=True)]
+    columns += [number("longest_s", "longest end, s", 1)]
     same = Column("rounds with equal files", lambda row: of(first(row, "same"), first(row, "rounds")))
     return markdown_table(each(rows), [*columns, same])
 

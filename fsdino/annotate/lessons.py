@@ -13,13 +13,14 @@ import numpy as np
 
 from fsdino.annotate.drawn import Draw, Drawn, meant, reference
 from fsdino.base.drawn import caution
+from fsdino.base.ranges import Number, Probability, Share, check_fields
 from fsdino.base.reference import Reference
 from fsdino.base.result import LabelMap, resolve
 from fsdino.predict.engines import Engine
 from fsdino.predict.finish import Finish, finished
 from fsdino.predict.memory_file import load_memory
 from fsdino.predict.support import Support, read_support
-from fsdino.predict.tiles import segment_tiled
+from fsdino.predict.tiles import check_tile, segment_tiled
 
 UNREADABLE = (ValueError, OSError)
 USUAL = ("auto", False)
@@ -63,21 +64,18 @@ class Teaching(Finish):
 
     support: str | None = None
     support_images: str | None = None
-    max_references: int = 10
-    min_score: float = 0.0
-    threshold: float | None = None
-    tile: int = 0
+    max_references: Number = 10
+    min_score: Share = 0.0
+    threshold: Probability | None = None
+    tile: Number = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_fields(self)
+        check_tile(self.tile)
 
     def read(self) -> Support:
-        """Check the options and read the support."""
-        if self.max_references < 0:
-            raise ValueError(f"max_references {self.max_references} is not a number of pictures; 0 takes all.")
-        if not 0.0 <= self.min_score <= 1.0:
-            raise ValueError(f"min_score {self.min_score} is not a score; use a value from 0 to 1.")
-        if self.threshold is not None and not 0.0 < self.threshold < 1.0:
-            raise ValueError(f"threshold {self.threshold} is not a probability; use a value above 0 and below 1.")
-        if self.tile < 0 or 0 < self.tile < 32:
-            raise ValueError(f"tile {self.tile} is too small; use at least 32 pixels, or 0 for no tiles.")
+        """Read the support."""
         if self.support is None:
             return Support()
         return read_support(self.support, images=self.support_images, max_references=self.max_references)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from fsdino.base.ranges import Episodes, Number, Seed, Shots, within_ranges
 from fsdino.data.catalog import data_set, open_data_set
 from fsdino.data.check import check_data_set
 from fsdino.data.download import download as download_data_set
@@ -11,8 +12,9 @@ from fsdino.data.episodes.episode_list import EpisodeList
 from fsdino.data.episodes.protocols import protocol as protocol_named
 
 
+@within_ranges
 def data(
-    name: str, root: str | None = None, samples: int = 20, download: bool = False, accept_licence: bool = False
+    name: str, root: str | None = None, samples: Number = 20, download: bool = False, accept_licence: bool = False
 ) -> int:
     """Say what of a data set is on disk, what is missing and which file to fetch; or fetch it.
 
@@ -34,14 +36,15 @@ def data(
     return 0 if report.ok else 1
 
 
+@within_ranges
 def episodes(
     name: str,
     root: str | None = None,
-    fold: int = 0,
-    shots: int = 1,
+    fold: Number = 0,
+    shots: Shots = 1,
     protocol: str = "fsdino",
-    number: int | None = None,
-    seed: int | None = None,
+    number: Episodes | None = None,
+    seed: Seed | None = None,
     out: str | None = None,
     verify: str | None = None,
     skip_rare: bool = False,

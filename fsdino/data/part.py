@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fsdino.base.bundled import bundled_list
-from fsdino.base.ranges import Count, Number, Share, Weight, check_fields
+from fsdino.base.ranges import Count, Episodes, Number, Share, Shots, Weight, check_fields
 
 BUNDLED_LIST = "bundled:"
 
@@ -68,14 +68,14 @@ class DataPart:
     images: list[DataSpec] = field(default_factory=list)
     test: DataSpec = field(default_factory=DataSpec)
     fold: Number = 0
-    shots: Count = 1
+    shots: Shots = 1
     filter: Literal["none", "hsnet", "pfenet"] = "none"
     in_domain: bool = False
     val_by: Literal["classes", "images"] = "classes"
     val_share: Share = 0.2
     val_fold: Number | None = None
     val_episodes: Number = 120
-    test_episodes: Count = 600
+    test_episodes: Episodes = 600
     test_list: str | None = None
     reduce: bool = True
     max_train_images: Count | None = None

@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from fsdino.base.auto import AUTO
+from fsdino.base.ranges import Megabytes, within_ranges
 from fsdino.demo.studio import PROTOTYPE, Studio
 from fsdino.predict.engines.choice import EngineChoice
 from fsdino.predict.formats import listed
@@ -64,17 +66,20 @@ def shown_name(model: str, title: str = "FS-DINO") -> str:
     return f"{title} {model}" if len(Path(model).parts) == 1 else "/".join(parts[-2:])
 
 
+@within_ranges
 def demo(
     model: str = AUTO,
     compare: Sequence[str] | str = (PROTOTYPE,),
     host: str = "127.0.0.1",
     port: int | None = None,
-    max_upload_mb: int = 20,
+    max_upload_mb: Megabytes = 20,
     device: str = "auto",
     open_browser: bool = False,
     encoder_weights: str | None = None,
-) -> int:
+) -> NoReturn:
     """Serve a local page: draw on an example, drop images, see and keep the masks.
+
+    The process ends with it, after Ctrl+C or when it is asked to end (SIGTERM, SIGHUP), whatever is being searched.
 
     Args:
         model: a name of `fsdino models`, timm's name of a Vision Transformer, a model folder, checkpoint or Hub id;
@@ -87,12 +92,7 @@ def demo(
         device: cpu, cuda, or auto.
         open_browser: open the page in the browser.
         encoder_weights: file with the weights of an encoder that is named as the model, in place of a download.
-
-    Returns:
-        Exit code, after Ctrl+C or when the process is asked to end (SIGTERM, SIGHUP).
     """
-    if max_upload_mb < 1:
-        raise ValueError(f"max_upload_mb {max_upload_mb} is not positive; 20 takes photographs of any camera.")
     # Before the models are loaded, which takes time. Python skips `finally` at SIGTERM unless a handler raises, and
     # then nobody would delete the uploads.
     check_address(host, port)
@@ -103,11 +103,13 @@ def demo(
         print(f"FS-DINO demo at {url} (Ctrl+C stops it; uploads are deleted then)", flush=True)
         if host not in ("127.0.0.1", "localhost", "::1"):
             print(f"Others on the network can reach it at {host}: it has no password.", flush=True)
-        try:
-            page.block_thread()
-        finally:
-            page.close(verbose=False)
-    return 0
+        with suppress(KeyboardInterrupt):
+            threading.Event().wait()
+        # Open pages listen until they are told, and a search in a thread cannot be interrupted: neither is waited for.
+        page.server.force_exit = True
+        page.close(verbose=False)
+    sys.stdout.flush()
+    os._exit(0)
 
 
 def check_address(host: str, port: int | None) -> None:

@@ -14,6 +14,7 @@ import torch
 from torch.multiprocessing import ProcessRaisedException  # type: ignore[attr-defined]
 
 from fsdino.base.method import FewShotMethod
+from fsdino.base.ranges import Strips, within_ranges
 from fsdino.data.class_index import ClassIndex
 from fsdino.data.episodes.episode_list import EpisodeList
 from fsdino.data.episodes.protocols import protocol as protocol_named
@@ -141,13 +142,14 @@ def _folder_name(choice: MethodChoice, test: EpisodeChoice, scoring: str, method
     return f"{plain}-{test.data}-{test.shots}shot-{hashlib.sha256(said.encode()).hexdigest()[:8]}"
 
 
+@within_ranges
 def evaluate(
     choice: MethodChoice,
     test: EpisodeChoice,
     work: Work,
     scoring: Scoring | None = None,
     edges: bool = False,
-    strips: int = 12,
+    strips: Strips = 12,
     table: TableFormat = "csv",
     out: str | None = None,
 ) -> int:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from fsdino.base.ranges import Episodes, Seed, Shots, check_fields
 from fsdino.data.catalog import open_data_set
 from fsdino.data.class_index import ClassIndex
 from fsdino.data.episodes.episode_list import EpisodeList
@@ -36,13 +37,16 @@ class EpisodeChoice:
     data: str = "synthetic"
     root: str | None = None
     folds: str = "all"
-    shots: int = 1
+    shots: Shots = 1
     protocol: str = "fsdino"
     list: str | None = None
-    episodes: int | None = None
-    seed: int | None = None
+    episodes: Episodes | None = None
+    seed: Seed | None = None
     skip_rare: bool = False
     data_options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def open(self) -> ClassIndex:
         """The data set of test images."""

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from fsdino.base.method import FewShotMethod
-from fsdino.base.ranges import Number, check_fields
+from fsdino.base.ranges import Strips, check_fields
 from fsdino.base.texts import plain_json
 from fsdino.data.class_index import ClassIndex
 from fsdino.data.episodes.episode import EpisodeData, collate_episodes
@@ -46,7 +46,7 @@ class EvaluatePart:
 
     scoring: Scoring = "original"
     baselines: bool = True
-    strips: Number = 12
+    strips: Strips = 12
 
     def __post_init__(self) -> None:
         check_fields(self)

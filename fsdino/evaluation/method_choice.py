@@ -14,6 +14,7 @@ import torch
 from fsdino.base import registry
 from fsdino.base.bundled import BUNDLED, bundled_file
 from fsdino.base.method import FewShotMethod
+from fsdino.base.ranges import Probability, check_fields
 from fsdino.base.resize import Resize
 from fsdino.base.storage import load
 from fsdino.data.class_index import ClassIndex
@@ -56,7 +57,10 @@ class MethodChoice:
     score_threshold: float | Literal["auto"] = "auto"
     kind: Kind | Literal["auto"] = "auto"
     options: dict[str, Any] = field(default_factory=dict)
-    threshold: float | None = None
+    threshold: Probability | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def open(self, fold: int, base: Base) -> FewShotMethod:
         """The method for a fold, in evaluation mode.
@@ -92,8 +96,6 @@ class MethodChoice:
             name = self.method.format(fold=fold) if "{fold}" in self.method else self.method
             method = load(name, encoder_weights=weights)
         if self.threshold is not None:
-            if not 0.0 < self.threshold < 1.0:
-                raise ValueError(f"threshold {self.threshold} is not a probability; use a value above 0 and below 1.")
             method.threshold = self.threshold
         return method.eval()
 

@@ -9,6 +9,7 @@ import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
+from fsdino.base.ranges import Batch, Devices, Workers, check_fields
 from fsdino.evaluation.measure import EvaluateModule
 from fsdino.training.callbacks import StageProgress, batch_images
 
@@ -76,23 +77,21 @@ class Work:
         batch_size: episodes loaded at a time; each is computed by itself.
     """
 
-    devices: int = 1
+    devices: Devices = 1
     device: Device = "auto"
-    threads: int = 1
-    num_workers: int = 0
-    batch_size: int = 1
+    threads: Devices = 1
+    num_workers: Workers = 0
+    batch_size: Batch = 1
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def trainer(self, progress: EvaluationProgress) -> Trainer:
         """Lightning's Trainer for one list.
 
         Raises:
-            ValueError: there is no such device here, or a number is too small.
+            ValueError: there is no such device here.
         """
-        if self.devices < 1 or self.threads < 1 or self.batch_size < 1 or self.num_workers < 0:
-            raise ValueError(
-                f"devices {self.devices}, threads {self.threads}, batch_size {self.batch_size} and num_workers "
-                f"{self.num_workers} must be 1, 1, 1 and 0 or more."
-            )
         on_gpu = self.device == "cuda" or (self.device == "auto" and torch.cuda.is_available())
         if on_gpu and torch.cuda.device_count() < self.devices:
             raise ValueError(

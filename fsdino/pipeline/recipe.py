@@ -15,7 +15,7 @@ from lightning import Trainer
 from lightning.pytorch.cli import LightningArgumentParser
 
 from fsdino.base.bundled import bundled_file, bundled_recipes
-from fsdino.base.ranges import Count, Seed, Workers, check_fields
+from fsdino.base.ranges import Ahead, Seed, Workers, check_fields
 from fsdino.base.texts import plain_yaml
 from fsdino.data.part import DataPart
 from fsdino.evaluation.measure import EvaluatePart
@@ -85,7 +85,7 @@ class Recipe:
     compute: ComputePart = field(default_factory=ComputePart)
     log: LogPart = field(default_factory=LogPart)
     num_workers: Workers = 0
-    prefetch: Count = 2
+    prefetch: Ahead = 2
     seed: Seed = 0
 
     def __post_init__(self) -> None:

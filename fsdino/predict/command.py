@@ -12,6 +12,7 @@ import numpy as np
 
 from fsdino.base.digest import file_sha256
 from fsdino.base.drawn import ENOUGH, caution
+from fsdino.base.ranges import Count, Devices, Images, Number, Probability, Share, within_ranges
 from fsdino.base.result import ONE_HALF
 from fsdino.predict.engines import Engine
 from fsdino.predict.engines.choice import EngineChoice
@@ -23,6 +24,7 @@ from fsdino.predict.memory_file import MEMORY_SUFFIX, load_memory, remembered, s
 from fsdino.predict.outputs import Outputs
 from fsdino.predict.run import finder, run_all
 from fsdino.predict.support import Support, read_support
+from fsdino.predict.tiles import check_tile
 
 AS_ASKED = EngineChoice()
 
@@ -38,6 +40,7 @@ def remember_all(engine: Engine, support: Support) -> dict[str, Any]:
     return memories
 
 
+@within_ranges
 def predict(
     support: str,
     images: str,
@@ -46,14 +49,14 @@ def predict(
     finish: Finish = AS_MEASURED,
     formats: Sequence[str] | str = ("labels", "overlays"),
     support_images: str | None = None,
-    max_references: int = 10,
-    min_score: float = 0.0,
-    threshold: float | None = None,
-    tile: int = 0,
+    max_references: Number = 10,
+    min_score: Share = 0.0,
+    threshold: Probability | None = None,
+    tile: Number = 0,
     split_instances: bool = False,
-    frame_step: int = 1,
-    batch: int = 0,
-    devices: int = 1,
+    frame_step: Count = 1,
+    batch: Images = 0,
+    devices: Devices = 1,
     overwrite: bool = False,
 ) -> int:
     """Segment images after a few annotated ones; a second run continues where the first stopped.
@@ -82,7 +85,7 @@ def predict(
         Exit code: 0, or 1 when images could not be read (they are listed on standard error).
     """
     # What can be wrong is looked at before the model is loaded, which is what takes time.
-    _check_options(min_score, threshold, tile, batch)
+    check_tile(tile)
     items = find_images(images, exclude=out, frame_step=frame_step)
     wanted = read_support(support, images=support_images, max_references=max_references)
     choices = engine.each(devices)
@@ -141,28 +144,18 @@ def warn(text: str | None) -> None:
         print(f"careful: {text}", file=sys.stderr)
 
 
-def _check_options(min_score: float, threshold: float | None, tile: int, batch: int) -> None:
-    if not 0.0 <= min_score <= 1.0:
-        raise ValueError(f"min_score {min_score} is not a score; use a value from 0 to 1.")
-    if threshold is not None and not 0.0 < threshold < 1.0:
-        raise ValueError(f"threshold {threshold} is not a probability; use a value above 0 and below 1.")
-    if tile < 0 or 0 < tile < 32:
-        raise ValueError(f"tile {tile} is too small; use at least 32 pixels, or 0 for no tiles.")
-    if batch < 0:
-        raise ValueError(f"batch {batch} is too small; use 1 or more images, or 0 for what pays on the device.")
-
-
 def _graph_digest(folder: Path) -> str:
     """Name the files of exported graphs: a model's graphs of float32 and of eight bits have one fingerprint."""
     return " ".join(file_sha256(folder / name)[:16] for name in (REMEMBER_FILE, SEGMENT_FILE))
 
 
+@within_ranges
 def remember(
     support: str,
     out: str,
     engine: EngineChoice = AS_ASKED,
     support_images: str | None = None,
-    max_references: int = 10,
+    max_references: Number = 10,
 ) -> list[Path]:
     """Save what a model remembers of the references, for later use with `fsdino predict --support`.
 

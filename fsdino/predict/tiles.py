@@ -12,6 +12,12 @@ from fsdino.predict.engines import Engine
 from fsdino.predict.finish import finished
 
 
+def check_tile(tile: int) -> None:
+    """Refuse windows so small that nothing is seen in them; a ValueError says which are not."""
+    if 0 < tile < 32:
+        raise ValueError(f"tile {tile} is too small; use at least 32 pixels, or 0 for no tiles.")
+
+
 def tiles(size: tuple[int, int], tile: int, overlap: float = 0.25) -> list[tuple[int, int, int, int]]:
     """Cover an image (H, W) with equal windows (top, left, bottom, right).
 

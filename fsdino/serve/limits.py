@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+
+from fsdino.base.ranges import Count, Megabytes, Seconds, check_fields
 
 MAX_MEMORY_FILE = 2_000_000  # bytes of one .fsmem; those that fsdino writes have at most half of it
 
@@ -24,20 +26,16 @@ class Limits:
         max_seconds: longest time that a request may take, its way through the queue included.
     """
 
-    max_upload_mb: int = 64
-    max_megapixels: int = 25
-    max_references: int = 20
-    max_images: int = 32
-    max_classes: int = 32
-    max_memories: int = 1000
-    max_loaded: int = 64
-    max_waiting: int = 64
-    max_connections: int = 256
-    max_seconds: int = 60
+    max_upload_mb: Megabytes = 64
+    max_megapixels: Count = 25
+    max_references: Count = 20
+    max_images: Count = 32
+    max_classes: Count = 32
+    max_memories: Count = 1000
+    max_loaded: Count = 64
+    max_waiting: Count = 64
+    max_connections: Count = 256
+    max_seconds: Seconds = 60
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            if getattr(self, field.name) < 1:
-                raise ValueError(
-                    f"{field.name} {getattr(self, field.name)} is not positive; leave it out for {field.default}."
-                )
+        check_fields(self)

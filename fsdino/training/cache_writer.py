@@ -16,7 +16,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from fsdino.base.ranges import Count, check_fields
+from fsdino.base.ranges import Batch, Count, check_fields
 from fsdino.base.resize import Resize, ResizeMode
 from fsdino.cache.append import adopt
 from fsdino.cache.cache import EmbeddingCache, EmbeddingSource, cache_recipe
@@ -49,7 +49,7 @@ class CachePart:
     grid: Count | None = None
     features: bool = True
     hflip: bool = True
-    batch_size: Count = 16
+    batch_size: Batch = 16
     shard_size: Count = 256
     check_disk: bool = True
 

@@ -21,7 +21,7 @@ from fsdino.base.checkpoint import CHECKPOINT_KEY
 from fsdino.base.memory import SegmenterOutput
 from fsdino.base.method import FewShotMethod
 from fsdino.base.processes import own_items
-from fsdino.base.ranges import Count, Number, Share, Weight, check_fields
+from fsdino.base.ranges import Batch, Count, Number, Share, Shots, Weight, check_fields
 from fsdino.base.storage import describe
 from fsdino.metrics.threshold import ThresholdCurve
 from fsdino.training.losses import bce_loss, dice_loss, focal_loss
@@ -63,7 +63,7 @@ class TrainPart:
 
     epochs: Number = 10
     epoch_length: Count = 1000
-    batch_size: Count = 16
+    batch_size: Batch = 16
     lr: Weight = 1e-3
     weight_decay: Weight = 0.05
     optimizer: OptimizerName = "adamw"
@@ -76,7 +76,7 @@ class TrainPart:
     guess_weight: Weight = 0.3
     iou_weight: Weight = 0.2
     presence_weight: Weight = 0.1
-    num_targets: Count = 1
+    num_targets: Shots = 1
     tune_threshold: bool = True
     absent_prob: Share = 0.0
     augment: bool = False

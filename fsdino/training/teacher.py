@@ -13,7 +13,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from segment_anything.modeling import Sam
 from torch import Tensor
 
-from fsdino.base.ranges import Count, Number, Weight, check_fields
+from fsdino.base.ranges import Batch, Count, Number, Weight, check_fields
 from fsdino.teachers.architecture import SamConfig, build_sam
 from fsdino.teachers.prompting import central_clicks, decode_prompts, mask_ious, tight_boxes
 from fsdino.training.optim import OptimizerName, build_optimizer, build_schedule
@@ -65,7 +65,7 @@ class TeachPart:
     region_epochs: Number = 0
     epochs: Number = 4
     epoch_length: Count = 400
-    batch_size: Count = 4
+    batch_size: Batch = 4
     max_objects: Count = 6
     lr: Weight = 1e-3
     optimizer: OptimizerName = "muon"

@@ -159,4 +159,4 @@ def test_a_mask_of_a_smaller_copy_is_enlarged() -> None:
 
 @pytest.mark.parametrize("options", [{"max_references": -1}, {"min_score": 2}, {"threshold": 1.0}, {"tile": 5}])
 def test_options_out_of_range_are_one_sentence(options: dict[str, Any]) -> None:
-    refuses(next(iter(options)), Teaching(**options).read)
+    refuses(next(iter(options)), Teaching, **options)

@@ -93,7 +93,6 @@ def test_a_file_is_taken_up_to_a_size(studio: FakeLabelStudio, tmp_path: Path) -
     refuses("has more than 1 MB", reader(studio, max_mb=1).read, "/endless")
     (tmp_path / "x.png").write_bytes(b"\0" * (2**20 + 1))
     refuses("has more than 1 MB", reader(studio, max_mb=1, files=tmp_path).read, "/data/local-files/?d=x.png")
-    refuses("is not positive", reader, studio, max_mb=0)
 
 
 def test_an_image_is_taken_up_to_a_number_of_pixels(studio: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch) -> None:

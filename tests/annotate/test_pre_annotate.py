@@ -115,8 +115,8 @@ def test_many_tasks_come_page_by_page(studio: FakeLabelStudio, monkeypatch: pyte
         (["1", "--api-key", LEGACY, "--url", "localhost"], "is no address of a Label Studio"),
         (["1", "--api-key", LEGACY, "--url", "http://127.0.0.1:9"], "cannot be reached"),
         (["1", "--api-key", LEGACY, "--support", "/none"], "does not exist"),
-        (["1", "--api-key", LEGACY, "--max-picture-mb", "0"], "is not positive"),
-        (["1", "--api-key", LEGACY, "--min-score", "3"], "is not a score"),
+        (["1", "--api-key", LEGACY, "--max-picture-mb", "0"], "max_picture_mb: expected"),
+        (["1", "--api-key", LEGACY, "--min-score", "3"], "min_score: expected"),
         (["x", "--api-key", LEGACY], "--project"),
     ],
 )

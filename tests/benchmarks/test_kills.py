@@ -11,8 +11,8 @@ from benchmarks.report import cost_tables
 
 
 def test_rounds_with_equal_files_are_told() -> None:
-    rows = pd.DataFrame([{"what": "run", "signal": "9", "rounds": "3", "kills": "5", "same": "3"}])
-    assert cost_tables.kills(rows, Path()).endswith("| run | 9 | 5 | 3 of 3 |\n")
+    rows = pd.DataFrame([{"what": "run", "signal": "9", "rounds": "3", "kills": "5", "same": "3", "longest_s": "1.26"}])
+    assert cost_tables.kills(rows, Path()).endswith("| run | 9 | 5 | 1.3 | 3 of 3 |\n")
 
 
 @pytest.mark.slow

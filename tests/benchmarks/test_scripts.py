@@ -62,6 +62,13 @@ SCRIPTS: dict[str, tuple[str, Options]] = {
     "accuracy.prompts": ("prompts", lambda folder: {"episodes": 3}),
     "accuracy.teachers": ("mini_sam2", lambda folder: {"scenes": 3}),
     "accuracy.runtimes": ("runtimes", lambda folder: {"model": small_model(folder), "number": 2}),
+    "accuracy.chain": ("chain", lambda folder: {
+        "root": shared_data("coco386"), "weights": weights(shared_data("coco386")), "seed": 1, "folds": [0],
+        "episodes": 2, "most": 2, "processes": 1, "runs": folder / "runs",
+    }),
+    "accuracy.edges": ("edges", lambda _: {
+        "shared": shared_data("coco386").parents[1], "folds": (0,), "number": 1, "only": ("guided filter, one cell",),
+    }),
     "accuracy.decoding": ("decoding", lambda folder: {
         "root": shared_data("coco386"), "weights": weights(shared_data("coco386")), "sides": [112], "folds": [0],
         "episodes": 2, "enough": [1.44], "runs": folder / "runs",
@@ -80,7 +87,7 @@ SCRIPTS: dict[str, tuple[str, Options]] = {
 }  # fmt: skip
 
 
-SLOW = {"cost.tiles", "cost.server", "cost.memory", "accuracy.experiments"}
+SLOW = {"cost.tiles", "cost.server", "cost.memory", "accuracy.experiments", "accuracy.chain", "accuracy.edges"}
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in SCRIPTS])

@@ -1,9 +1,11 @@
 """`fsdino demo`: wrong options, uploads that are deleted, and in a browser one draws, searches and sees the mask."""
 
 import os
+import re
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -42,7 +44,7 @@ def test_a_frozen_encoder_is_compared_with_its_prototypes(vit_file: Path) -> Non
 
 def test_wrong_options_are_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "environ", dict(os.environ))
-    refuses("max_upload_mb 0 is not positive", demo, max_upload_mb=0)
+    refuses("max_upload_mb: expected greater than or equal to 1, got 0", demo, max_upload_mb=0)
     refuses("no model 'nothing'", demo, model="nothing", kind=FileNotFoundError)
     for port in (99999, 0, -1):
         refuses(f"there is no port {port}; choose one from 1 to 65535", demo, port=port)
@@ -70,6 +72,36 @@ def test_uploads_are_deleted_when_the_process_is_asked_to_end(name, tmp_path, mo
     with pytest.raises(KeyboardInterrupt):
         demo()
     assert not list(tmp_path.iterdir()) and signal.getsignal(number) is signal.SIG_DFL
+
+
+BUSY = """
+import threading, time
+from fsdino.demo import serve
+from fsdino.demo.studio import Studio
+from tests.small import small_segmenter
+
+def opened(*_):
+    threading.Thread(target=time.sleep, args=(3600,)).start()  # what is searched, and does not end
+    return Studio(small_segmenter(promptable=True), "FS-DINO small", {})
+
+serve.open_studio = opened
+serve.demo()
+"""
+
+
+def test_the_page_ends_under_open_pages_and_searches(tmp_path: Path) -> None:
+    pytest.importorskip("gradio", reason="the demo's page needs gradio")
+    given = {**os.environ, "TMPDIR": str(tmp_path)}
+    process = subprocess.Popen([sys.executable, "-c", BUSY], stdout=subprocess.PIPE, text=True, env=given)
+    try:
+        url = re.search(r"http://\S+", process.stdout.readline())[0]  # type: ignore[union-attr,index]
+        assert [path.name for path in tmp_path.glob("fsdino-demo-*")]
+        with urlopen(f"{url}gradio_api/heartbeat/one"):
+            process.terminate()
+            assert process.wait(300) == 0
+    finally:
+        process.kill()
+    assert not list(tmp_path.glob("fsdino-demo-*"))
 
 
 def test_a_button_pressed_twice_takes_one_thing_away(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,6 +210,24 @@ def test_draw_search_see_correct_and_keep(browser: tuple[Any, list[str]], tmp_pa
         assert download.value.suggested_filename.endswith(suffix)
     away = [url for url in asked if not url.startswith(("http://127.0.0.1", "data:", "blob:"))]
     assert not away, "nothing is asked of any other machine"
+
+
+def test_a_mask_is_drawn_by_keys_alone(browser: tuple[Any, list[str]], tmp_path: Path) -> None:
+    page, _ = browser
+    put_on_board(page, write_images(tmp_path)[0])
+    page.focus("#board .tools [data-do='choose']")
+    page.keyboard.press("Tab")
+    page.wait_for_function("document.querySelector('#board .hint').textContent.startsWith('Arrows move')")
+    clean = page.evaluate("document.querySelector('#board canvas').toDataURL()")
+    page.keyboard.press("Enter")
+    for key in ("ArrowRight", "ArrowDown", "Shift+ArrowLeft"):
+        page.keyboard.press(key)
+    page.keyboard.press("Escape")
+    for key in ("Enter", *["ArrowRight"] * 8, *["ArrowDown"] * 8, *["Shift+ArrowLeft"] * 2, "Enter", "Tab"):
+        page.keyboard.press(key)
+    assert page.evaluate("document.querySelector('#board canvas').toDataURL()") != clean
+    page.click("#add")
+    page.wait_for_selector(".examples li img")
 
 
 def test_what_is_wrong_is_said_on_the_page(browser: tuple[Any, list[str]], tmp_path: Path) -> None:

@@ -212,10 +212,10 @@ class TestMethods:
         test = EpisodeChoice("folder", folder, "0", episodes=2)
         for choice, words in (
             (MethodChoice(model, options={"size": 3}), r"is opened as it was saved, options \['size'\] do not fit"),
-            (MethodChoice(model, threshold=1.5), "threshold 1.5 is not a probability; use a value above 0 and below 1"),
             (MethodChoice("prototype", preset="huge"), "preset 'huge' is unknown"),
         ):
             refuses(words, measure_folds, choice, test, tmp_path)
+        refuses("threshold: expected less than 1, got 1.5", MethodChoice, model, threshold=1.5)
         with pytest.raises(FileNotFoundError, match="no model 'nothing': give a name of `fsdino models`"):
             measure_folds(MethodChoice("nothing"), test, tmp_path)
 
@@ -268,8 +268,7 @@ class TestLists:
 
 class TestWork:
     def test_refusals(self) -> None:
-        with pytest.raises(ValueError, match="devices 0, threads 1, batch_size 1 and num_workers 0 must be 1, 1"):
-            Work(devices=0).trainer(None)  # type: ignore[arg-type]
+        refuses("devices: expected greater than or equal to 1, got 0", Work, devices=0)
         with pytest.raises(ValueError, match=r"--device cuda --devices 99 was asked for, this machine has \d+ GPU"):
             Work(devices=99, device="cuda").trainer(None)  # type: ignore[arg-type]
 

@@ -11,7 +11,7 @@ from fsdino.data.episodes.episode_list import EpisodeList
 from fsdino.data.episodes.protocols import protocol
 from fsdino.data.readers.voc import VocIndex
 from fsdino.data.world.index import SyntheticWorld
-from fsdino.evaluation.measure import Evaluation, RowWriter, evaluate, predict_episode, summarise
+from fsdino.evaluation.measure import Evaluation, RowWriter, evaluate, predict_episode, read_rows, summarise
 from fsdino.methods.prototype import AllForeground
 from tests.data.trees import voc_tree
 from tests.evaluation.small import COUNTS
@@ -47,6 +47,13 @@ def test_two_processes_change_no_count(tmp_path, reference) -> None:
 
 def test_missing_episodes_are_no_result(tmp_path) -> None:
     refuses("has 3 of 11 episodes", _run, tmp_path, trainer=small_trainer(tmp_path, limit_predict_batches=3))
+
+
+def test_an_episode_that_two_processes_measured_counts_once(tmp_path) -> None:
+    _run(tmp_path)
+    path = tmp_path / "rows.0.csv"
+    (tmp_path / "rows.1.csv").write_text("".join(path.read_text().splitlines(keepends=True)[:4]))
+    assert read_rows(tmp_path)["episode"].tolist() == list(range(len(EPISODES)))
 
 
 class _Dies(RowWriter):

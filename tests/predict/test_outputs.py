@@ -66,6 +66,16 @@ def test_an_image_whose_result_is_gone_is_made_again(tmp_path: Path) -> None:
     assert outputs(tmp_path).done == {"b.jpg"}
 
 
+def test_half_a_line_of_the_record_is_no_image(tmp_path: Path) -> None:
+    fill(outputs(tmp_path))
+    path = tmp_path / "progress.jsonl"
+    path.write_text(path.read_text()[:-5])  # killed while it wrote the last line
+    opened = outputs(tmp_path)
+    assert len(opened.done) == 1
+    fill(opened)
+    assert [row["image"] for row in table(tmp_path)] == ["a.jpg", "b.jpg"]
+
+
 def test_an_image_that_gets_another_file_name_leaves_no_older_one(tmp_path: Path) -> None:
     fill(outputs(tmp_path))
     more = {**SOURCES, "a.png": ("/photos/a.png", 1, 2)}

@@ -116,7 +116,8 @@ def test_a_worker_runs_in_turn_bounds_its_queue_and_ends() -> None:
 
 
 def test_limits_are_positive_and_shown(slow) -> None:
-    refuses("max_images 0 is not positive; leave it out for 32", Limits, max_images=0)
+    refuses("max_images: expected greater than or equal to 1, got 0", Limits, max_images=0)
+    refuses("max_seconds: expected less than or equal to 86400", Limits, max_seconds=10**12)
     assert slow[0].get("/v1/models").json()["limits"]["max_waiting"] == 1
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from fsdino.annotate.label_studio.client import Studio
 from fsdino.annotate.label_studio.pictures import Pictures
+from fsdino.base.ranges import Megabytes, check_fields
 from fsdino.predict.formats import listed
 
 URL_VARIABLE, KEY_VARIABLE = "LABEL_STUDIO_URL", "LABEL_STUDIO_API_KEY"
@@ -31,7 +32,10 @@ class Connection:
     api_key: str | None = None
     files: str | None = None
     picture_hosts: Sequence[str] | str = ()
-    max_picture_mb: int = 50
+    max_picture_mb: Megabytes = 50
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def open(self) -> tuple[Studio, Pictures]:
         """Make what calls Label Studio and what reads its pictures; nothing is sent yet."""

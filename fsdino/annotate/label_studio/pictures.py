@@ -36,8 +36,6 @@ class Pictures:
     def __init__(
         self, client: httpx.Client, files: str | Path | None = None, hosts: Iterable[str] = (), max_mb: int = 50
     ) -> None:
-        if max_mb < 1:
-            raise ValueError(f"max_picture_mb {max_mb} is not positive; 50 takes photographs of any camera.")
         if files is not None and not Path(files).is_dir():
             raise ValueError(f"the folder '{files}' does not exist; give the one that Label Studio serves.")
         self.client, self.max_bytes, self.hosts = client, max_mb * 2**20, frozenset(hosts)

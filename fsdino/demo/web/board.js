@@ -8,7 +8,9 @@ const HINTS = {
   box: "Drag a box around the object.", click: "Click on the object.", off: "Click where the object is not.",
 };
 const OBJECT = [86, 180, 233], STRANGER = [213, 94, 0];
-let tool = "outline", marks = [], current = null, pointer = null, image = null, size = null;
+const KEYS = "Arrows move the pen (with Shift by one pixel), Enter puts it down and lifts it, Escape drops the mark.";
+const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
+let tool = "outline", marks = [], current = null, pointer = null, image = null, size = null, pen = null;
 
 const colour = (alpha = 1) => `rgba(${(negative.checked ? STRANGER : OBJECT).join(",")},${alpha})`;
 const scale = () => canvas.width / size.width;
@@ -96,6 +98,69 @@ function draw() {
   ink.drawImage(layer, 0, 0);
   ink.globalAlpha = 1;
   shown.forEach(hint);
+  if (pen) twoTone(() => cross(pen), 1.5);
+}
+
+function cross([x, y]) {
+  const [cx, cy, r] = [(x + 0.5) * scale(), (y + 0.5) * scale(), 10 * unit()];
+  ink.beginPath();
+  ink.moveTo(cx - r, cy);
+  ink.lineTo(cx + r, cy);
+  ink.moveTo(cx, cy - r);
+  ink.lineTo(cx, cy + r);
+  ink.stroke();
+}
+
+function begin(start) {
+  if (tool === "click" || tool === "off") current = { tool: "click", points: [start], on: tool === "click" };
+  else {
+    current = { tool, points: [start] };
+    if (tool === "brush" || tool === "erase")
+      current.width = Math.max(1, (width.value / 100) ** 2 * 0.6 * Math.min(size.width, size.height));
+  }
+  draw();
+}
+
+function extend(points) {
+  current.points.push(...points);
+  if (current.tool === "box") current.points = [current.points[0], current.points[current.points.length - 1]];
+  draw();
+}
+
+function finish(kept) {
+  const done = current;
+  pointer = current = null;
+  const needed = { outline: 3, box: 2 }[done?.tool] ?? 1;
+  if (done && kept && done.points.length >= needed) {
+    if (done.tool === "box") marks = marks.filter((mark) => mark.tool !== "box");
+    marks.push(done);
+  }
+  tell();
+  draw();
+}
+
+// By keys: the pen is down while `pointer` is "keys".
+function press(event) {
+  const [dx, dy] = ARROWS[event.key] ?? [0, 0];
+  if ((event.ctrlKey || event.metaKey) && event.key === "z") { marks.pop(); tell(); draw(); }
+  else if (!image || (pointer !== null && pointer !== "keys")) return;
+  else if (dx || dy) {
+    const step = event.shiftKey ? 1 : Math.max(1, Math.round(Math.max(size.width, size.height) / 50));
+    const [x, y] = pen ?? [Math.floor(size.width / 2), Math.floor(size.height / 2)];
+    pen = [Math.min(Math.max(x + dx * step, 0), size.width - 1), Math.min(Math.max(y + dy * step, 0), size.height - 1)];
+    if (pointer && current.tool !== "click") extend([pen]);
+    else draw();
+  } else if (event.key === "Enter" || event.key === " ") {
+    pen ??= [Math.floor(size.width / 2), Math.floor(size.height / 2)];
+    if (pointer) finish(true);
+    else {
+      pointer = "keys";
+      begin(pen);
+      if (current.tool === "click") finish(true);
+    }
+  } else if (event.key === "Escape" && pointer) finish(false);
+  else return;
+  event.preventDefault();
 }
 
 function place(event) {
@@ -107,7 +172,8 @@ function place(event) {
 
 function show(shown) {
   marks = [];
-  current = null;
+  current = pen = null;
+  if (pointer === "keys") pointer = null;
   negative.checked = false;
   board.dataset.empty = shown ? "no" : "yes";
   image = null;
@@ -144,34 +210,17 @@ canvas.addEventListener("pointerdown", (event) => {
   if (!image || event.button > 0 || pointer !== null) return;
   pointer = event.pointerId;
   canvas.setPointerCapture(pointer);
-  const start = place(event);
-  if (tool === "click" || tool === "off") current = { tool: "click", points: [start], on: tool === "click" };
-  else {
-    current = { tool, points: [start] };
-    if (tool === "brush" || tool === "erase")
-      current.width = Math.max(1, (width.value / 100) ** 2 * 0.6 * Math.min(size.width, size.height));
-  }
-  draw();
+  pen = null;
+  begin(place(event));
   event.preventDefault();
 });
 canvas.addEventListener("pointermove", (event) => {
   if (event.pointerId !== pointer || !current || current.tool === "click") return;
-  for (const step of event.getCoalescedEvents?.() ?? [event]) current.points.push(place(step));
-  if (current.tool === "box") current.points = [current.points[0], current.points[current.points.length - 1]];
-  draw();
+  extend((event.getCoalescedEvents?.() ?? [event]).map(place));
 });
 for (const name of ["pointerup", "pointercancel"])
   canvas.addEventListener(name, (event) => {
-    if (event.pointerId !== pointer) return;
-    const done = current;
-    pointer = current = null;
-    const needed = { outline: 3, box: 2 }[done?.tool] ?? 1;
-    if (done && name === "pointerup" && done.points.length >= needed) {
-      if (done.tool === "box") marks = marks.filter((mark) => mark.tool !== "box");
-      marks.push(done);
-    }
-    tell();
-    draw();
+    if (event.pointerId === pointer) finish(name === "pointerup");
   });
 element.addEventListener("click", (event) => {
   const button = event.target.closest("button");
@@ -182,8 +231,12 @@ element.addEventListener("click", (event) => {
   if (button.dataset.do === "clear") marks = [];
   if (["undo", "clear"].includes(button.dataset.do)) { tell(); draw(); }
 });
-canvas.addEventListener("keydown", (event) => {
-  if ((event.ctrlKey || event.metaKey) && event.key === "z") { marks.pop(); tell(); draw(); event.preventDefault(); }
+canvas.addEventListener("keydown", press);
+canvas.addEventListener("focus", () => { if (image && canvas.matches(":focus-visible")) say(KEYS); });
+canvas.addEventListener("blur", () => {
+  pen = null;
+  if (pointer === "keys") finish(false);
+  else draw();
 });
 negative.addEventListener("change", () => { board.dataset.negative = negative.checked; tell(); draw(); });
 chooser.addEventListener("change", () => { open(chooser.files[0]); chooser.value = ""; });
