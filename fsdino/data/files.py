@@ -17,8 +17,8 @@ def existing(path: str | Path, what: str) -> Path:
         # The deepest folder that exists shows where a mistyped root departs from what is on disk.
         upper = next((p for p in found.absolute().parents if p.exists()), Path("/"))
         raise DataSetError(
-            f"'{found}' ({what}) does not exist, '{upper}' does: check --root, or --data.root of a recipe, or fetch what "
-            "is missing (`fsdino data check NAME --root DIR` lists the files, `fsdino plan RECIPE` all that one needs)."
+            f"'{found}' ({what}) does not exist, '{upper}' does: check --root, or --data.root of a recipe, or fetch "
+            "what is missing (`fsdino data check NAME --root DIR` lists the files, `fsdino plan RECIPE` what it needs)."
         )
     return found
 
