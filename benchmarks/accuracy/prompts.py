@@ -30,6 +30,7 @@ from fsdino.data.episodes.episode_list import EpisodeList
 from fsdino.data.splits import held_out_classes, validation_episodes
 from fsdino.data.world.index import SyntheticWorld
 from fsdino.models import clicks as model_clicks
+from fsdino.models.clicks import prompter
 from fsdino.models.memory import SupportMemory
 from fsdino.models.segmenter import FewShotSegmenter
 from fsdino.teachers.prompting import central_clicks, decode_prompts, mask_ious, sample_clicks, tight_boxes
@@ -133,9 +134,12 @@ def references(bench: Bench, episodes: EpisodeList) -> None:
         seen = bench.teacher.embed(bench.image(support))
         for kind, given in prompts(target, bench.generator):
             points, labels = bench.points(Reference(image, **given))
-            for name, sam in (("SAM's decoder", model.sam), ("trained decoder", bench.old_decoder.sam)):
-                assert sam is not None
-                logits = sam(embedding, points, labels).mask_logits[:, :1]
+            first, other = prompter(model), prompter(bench.old_decoder)
+            for name, sam, on in (
+                ("SAM's decoder", first, first.see(embedding, feats)),
+                ("trained decoder", other, embedding),
+            ):
+                logits = sam(on, points, labels).mask_logits[:, :1]
                 bench.add(f"drawn, {name}", kind, bench.full(logits, size) > 0, target)
             logits = model_clicks.draw(model, feats, points, labels)
             bench.add("drawn", kind, bench.full(logits, size) > 0, target)

@@ -110,8 +110,8 @@ def bundle(complete: bool = False, out: str = str(ASSETS / "fsdino_tiny")) -> No
     """Run the tiny recipe and bundle its model in half precision.
 
     Args:
-        complete: train nothing but what the bundled model lacks: SAM's prompted half, from the teacher, and a presence
-            head that has seen absent objects.
+        complete: train nothing but what the bundled model lacks: a presence head that has seen absent objects, and
+            SAM's prompted half, which starts as the teacher's.
     """
     arguments = ["--config", "recipes/fsdino/tiny.yaml"]
     recipe, options = read_recipe(arguments)
@@ -129,12 +129,23 @@ def bundle(complete: bool = False, out: str = str(ASSETS / "fsdino_tiny")) -> No
 def completed(model: FewShotSegmenter, recipe: Recipe, options: dict[str, Any]) -> FewShotSegmenter:
     """A model with everything that a user can ask of it; its masks stay as they are."""
     whole = model if model.sam is not None else promptable(model)
+<<<<<<< HEAD
     # A head that judges likeness has seen absent objects already.
     if whole.config.presence_likeness:
         return whole
     job = Run(recipe, options, Path("runs/assets/presence"))
     data = PresenceData(job.train_set, maps=job.maps(whole, job.train_set.annotated), seed=recipe.seed)
     return train_presence(whole, data, recipe.presence.episodes)
+=======
+    job = Run(recipe, options, Path("runs/assets/complete"))
+    # A head with statistics has seen absent objects already.
+    if not whole.config.presence_statistics:
+        data = PresenceData(job.train_set, maps=job.maps(whole, job.train_set.annotated), seed=recipe.seed)
+        whole = train_presence(whole, data, recipe.presence.episodes)
+    if not whole.config.learnt_drawing:
+        whole = load(job.learn_drawing(whole, job.maps(whole, job.train_set.annotated)))
+    return whole
+>>>>>>> draw
 
 
 def promptable(model: FewShotSegmenter) -> FewShotSegmenter:

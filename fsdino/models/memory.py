@@ -93,7 +93,8 @@ def in_cells(
         return cells.flatten(2).transpose(1, 2).reshape(len(values), -1, values.shape[-1])
 
     tokens = torch.stack([F.normalize(means(tokens), dim=-1, eps=1e-5) for tokens in layers], dim=1)
-    return tokens, *means(torch.stack([fg, bg], dim=-1)).unbind(-1)
+    shares = means(torch.stack([fg, bg], dim=-1))
+    return tokens, shares[..., 0], shares[..., 1]
 
 
 def stack_memories(memories: Sequence[SupportMemory]) -> SupportMemory:

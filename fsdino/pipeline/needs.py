@@ -16,9 +16,11 @@ from fsdino.base import registry, storage
 from fsdino.base.method import FewShotMethod
 from fsdino.cache.shards import CacheRecipe, cache_bytes
 from fsdino.methods.sam2.sizes import SIZES
+from fsdino.models.clicks import prompter
 from fsdino.pipeline.recipe import Recipe
 from fsdino.teachers.architecture import SAM_CONFIGS, SamConfig, build_sam
 from fsdino.teachers.sam import SamTeacher
+from fsdino.training.drawing import DrawModule
 from fsdino.training.episodes import EpisodeModule
 
 FLOAT, ADAM = 4, 8  # bytes of a parameter, and of the optimiser's two averages of it
@@ -132,7 +134,16 @@ class Needs:
         total = 2 * (whole + ADAM * count(self.method, learning=True)) + 2 * whole
         if self.recipe.distills:
             total += whole + ADAM * count(self.student.adapter)
+        if self.recipe.draws:
+            drawer = self.drawing.model
+            # The exported model has what draws as well.
+            total += 2 * FLOAT * count(drawer) - whole + ADAM * count(drawer, learning=True)
         return total
+
+    @cached_property
+    def drawing(self) -> DrawModule:
+        """FS-DINO that learns to draw."""
+        return DrawModule(untrained(self.recipe), self.recipe.draw)  # type: ignore[arg-type]
 
     @cached_property
     def student(self) -> Any:
@@ -160,6 +171,8 @@ class Needs:
             cached = encoding * (shots + 1)
         episodes = recipe.train.epochs * recipe.train.epoch_length
         found.append(Stage("train", episodes, max(episode.flops - cached, episode.forward * 0.01), per_step))
+        if recipe.draws:
+            found.append(self._drawing(recipe.cache.features))
         looked_at = recipe.data.test_episodes + recipe.data.val_episodes * recipe.train.epochs
         found.append(Stage("validate and evaluate", looked_at, episode.forward, FLOAT * weights))
         return found
@@ -193,6 +206,22 @@ class Needs:
             flops, memory = flops + embedding, memory + weights + part.batch_size * attention
         found.append(Stage("distill", None if each is None else part.epochs * each, flops, memory))
         return found
+
+    def _drawing(self, cached: bool) -> Stage:
+        part, module = self.recipe.draw, self.drawing
+        model, sam = module.model, prompter(module.model)
+        side = torch.empty(1, 3, model.img_size, model.img_size, device=META)
+
+        def predict() -> torch.Tensor:
+            seen = module.embed({"image": side})
+            prompt = torch.empty(1, 2, model.config.prompt_dim, device=META)
+            return torch.stack(
+                [sam.mask_decoder(seen, seen, prompt, seen).mask_logits.sum() for _ in range(part.max_objects)]
+            ).sum()
+
+        step, encoding = counted(predict), counted(lambda: model.encoder(side)).flops
+        memory = FLOAT * count(model) + (FLOAT + ADAM) * count(model, learning=True) + part.batch_size * step.saved
+        return Stage("draw", part.epochs * part.epoch_length, step.flops - (encoding if cached else 0.0), memory)
 
     def _embed(self, size: int) -> Step:
         image = torch.empty(1, 3, size, size, device=META)

@@ -19,6 +19,7 @@ from fsdino.base.ranges import Ahead, Seed, Workers, check_fields
 from fsdino.base.texts import plain_yaml
 from fsdino.data.part import DataPart
 from fsdino.evaluation.measure import EvaluatePart
+from fsdino.models.config import preset
 from fsdino.training.cache_writer import CachePart
 from fsdino.training.compute import ComputePart
 from fsdino.training.distill import DistillPart
@@ -33,7 +34,7 @@ STAGES = ("cache", "distill", "train", "evaluate", "export")
 
 @dataclass
 class MethodPart:
-    """Which system learns; another one than FS-DINO leaves out stages 0, 1 and 3, and `preset` and `model`.
+    """Which system learns; another one than FS-DINO leaves out stages 0, 1, 3 and 4, and `preset` and `model`.
 
     Args:
         name: a method of `fsdino.base.registry.METHODS` that learns: "fsdino", "sansa", "fssam".
@@ -100,6 +101,13 @@ class Recipe:
     def distills(self) -> bool:
         """Whether there is a stage 1: FS-DINO from new weights, not from a trained model."""
         return self.method.name == "fsdino" and self.distill.epochs > 0 and self.train.init_from is None
+
+    @property
+    def draws(self) -> bool:
+        """Whether there is a stage 4: a promptable FS-DINO from new weights."""
+        # A model that is adapted draws as it did: the prompted half knows no classes, and few images teach it nothing.
+        new = self.method.name == "fsdino" and self.train.init_from is None
+        return new and self.draw.epochs > 0 and preset(self.preset, **self.model).promptable
 
     def arguments(self) -> dict[str, Any]:
         """What the method is built from; `bundled:NAME` has become the path of a file of `fsdino/assets`."""

@@ -209,7 +209,7 @@ class Run:
         )
         if model.learns_absence:
             trained = self.learn_absence(trained, maps)
-        return self.learn_drawing(trained, maps) if model.takes_clicks else trained
+        return self.learn_drawing(storage.load(trained), maps) if recipe.draws else trained
 
     def start(self, model: Any, distilled: Path | None) -> None:
         """First weights of FS-DINO's stage 2: the distilled adapter, the teacher's decoder and prompted half.
@@ -245,12 +245,9 @@ class Run:
             device=self.fitter.trainer("presence").strategy.root_device,
         )
 
-    def learn_drawing(self, trained: Path, maps: CachedMaps | None) -> Path:
-        """Stage 4: the checkpoint of a promptable model that has learnt to draw; `trained` where it need not."""
+    def learn_drawing(self, model: Any, maps: CachedMaps | None) -> Path:
+        """Stage 4: the checkpoint of a promptable model, which is changed, that has learnt to draw."""
         recipe, part = self.recipe, self.recipe.draw
-        if not self.is_fsdino or part.epochs == 0:
-            return trained
-        model = storage.load(trained, method="fsdino")
         data = DrawData(
             self.train_set,
             part,

@@ -48,8 +48,8 @@ class DrawPart:
         optimizer: "adamw" or "muon".
     """
 
-    epochs: Number = 5
-    epoch_length: Count = 960
+    epochs: Number = 4
+    epoch_length: Count = 800
     batch_size: Count = 32
     max_objects: Count = 2
     correct_prob: Share = 0.3

@@ -18,7 +18,7 @@ from tests.small import VIT, small_segmenter, write_references
 
 RECIPE = """
 preset: tiny
-model: {encoder_weights: "bundled:tiny_encoder"}
+model: {encoder_weights: "bundled:tiny_encoder", promptable: true}
 data:
   train: [{name: own, root: mine}]
   test: {name: own, root: mine}
@@ -30,6 +30,7 @@ cache: {shard_size: 4, hflip: false}
 distill: {epochs: 2, sizes: [56, 112], batch_size: 4, val_count: 4}
 train: {epochs: 2, epoch_length: 8, batch_size: 4}
 presence: {episodes: 4}
+draw: {epochs: 2, epoch_length: 8, batch_size: 4}
 evaluate: {strips: 2}
 log: {wandb: "off"}
 """
@@ -63,11 +64,12 @@ def test_kill_in_every_stage_changes_no_weight(tmp_path) -> None:
     assert _run(whole) == 0, (whole / "log.txt").read_text()[-2000:]
     for pattern in (
         "runs/cache/teacher-*/*.npy", "runs/small/*/distill/checkpoints/last.ckpt",
-        "runs/small/*/train/checkpoints/last.ckpt", "runs/small/*/evaluate/*/rows.0.csv",
+        "runs/small/*/train/checkpoints/last.ckpt", "runs/small/*/draw/checkpoints/last.ckpt",
+        "runs/small/*/evaluate/*/rows.0.csv",
     ):  # fmt: skip
         assert _run(parts, pattern) == -signal.SIGKILL, f"no {pattern}: {(parts / 'log.txt').read_text()[-2000:]}"
     assert _run(parts) == 0, (parts / "log.txt").read_text()[-2000:]
-    for stage in ("distill", "train"):
+    for stage in ("distill", "train", "draw"):
         expected, found = _weights(whole, stage), _weights(parts, stage)
         assert expected.keys() == found.keys()
         assert all(torch.equal(expected[name], found[name]) for name in expected), stage
@@ -163,6 +165,7 @@ def test_a_trained_segmenter_is_adapted(tmp_path: Path) -> None:
     adapted = load(trained)
     assert isinstance(adapted, FewShotSegmenter) and adapted.config.presence_likeness
     before, after = first.state_dict(), adapted.state_dict()
+    assert not (tmp_path / "run" / "draw").exists()
     frozen = ("encoder.", "adapter.", "sam.")
     assert all(torch.equal(before[name], after[name]) for name in before if name.startswith(frozen))
     assert any(not torch.equal(before[name], after[name]) for name in before if name.startswith("decoder."))
