@@ -5,7 +5,6 @@ All three pre-trainings see the embedded world's pretrain classes alone and go o
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,16 +15,11 @@ from safetensors.torch import save_file
 from fsdino.assets.pretrain_encoder import PretrainModule
 from fsdino.assets.pretrain_sam2 import Sam2PretrainModule
 from fsdino.assets.scenes import Precision, SceneData, fit_scenes
-from fsdino.base.bundled import bundled_file
 from fsdino.base.storage import load, save
 from fsdino.methods.sam2.weights import save_sam2
 from fsdino.models.config import PRESETS
-from fsdino.models.segmenter import FewShotSegmenter
 from fsdino.pipeline.command import run
-from fsdino.pipeline.recipe import Recipe, read_recipe
-from fsdino.pipeline.run import Run
-from fsdino.teachers.sam import SamTeacher, save_sam
-from fsdino.training.presence import PresenceData, train_presence
+from fsdino.teachers.sam import save_sam
 from fsdino.training.teacher import TeachModule
 
 ASSETS = Path(__file__).parent
@@ -106,57 +100,22 @@ def sam2(
     print(f"mini SAM2 {out}")
 
 
-def bundle(complete: bool = False, out: str = str(ASSETS / "fsdino_tiny")) -> None:
+def bundle(out: str = str(ASSETS / "fsdino_tiny"), run_folder: str | None = None) -> None:
     """Run the tiny recipe and bundle its model in half precision.
 
     Args:
-        complete: train nothing but what the bundled model lacks: a presence head that has seen absent objects, and
-            SAM's prompted half, which starts as the teacher's.
+        run_folder: a finished run of the recipe, to bundle in place of a new one.
     """
-    arguments = ["--config", "recipes/fsdino/tiny.yaml"]
-    recipe, options = read_recipe(arguments)
-    if complete:
-        model = load("tiny", method="fsdino")
+    if run_folder is None:
+        run(["--config", "recipes/fsdino/tiny.yaml"])
+        found = Path("runs/fsdino-tiny").glob("*/export")
+        export = max(found, key=lambda path: path.stat().st_mtime)
     else:
-        run(arguments)
-        newest = max(Path("runs/fsdino-tiny").glob("*/export"), key=lambda path: path.stat().st_mtime)
-        model = load(newest, method="fsdino")
+        export = Path(run_folder) / "export"
+    model = load(export, method="fsdino")
     results: dict[str, float | str] = getattr(model, "recorded_results", ("", {}))[1]
-    save(completed(model, recipe, options), out, half=True, results=results, encoder="tiny_encoder")
+    save(model, out, half=True, results=results, encoder="tiny_encoder")
     print(f"bundled   {out}")
-
-
-def completed(model: FewShotSegmenter, recipe: Recipe, options: dict[str, Any]) -> FewShotSegmenter:
-    """A model with everything that a user can ask of it; its masks stay as they are."""
-    whole = model if model.sam is not None else promptable(model)
-<<<<<<< HEAD
-    # A head that judges likeness has seen absent objects already.
-    if whole.config.presence_likeness:
-        return whole
-    job = Run(recipe, options, Path("runs/assets/presence"))
-    data = PresenceData(job.train_set, maps=job.maps(whole, job.train_set.annotated), seed=recipe.seed)
-    return train_presence(whole, data, recipe.presence.episodes)
-=======
-    job = Run(recipe, options, Path("runs/assets/complete"))
-    # A head with statistics has seen absent objects already.
-    if not whole.config.presence_statistics:
-        data = PresenceData(job.train_set, maps=job.maps(whole, job.train_set.annotated), seed=recipe.seed)
-        whole = train_presence(whole, data, recipe.presence.episodes)
-    if not whole.config.learnt_drawing:
-        whole = load(job.learn_drawing(whole, job.maps(whole, job.train_set.annotated)))
-    return whole
->>>>>>> draw
-
-
-def promptable(model: FewShotSegmenter) -> FewShotSegmenter:
-    """The same model with the bundled teacher's prompted half."""
-    # The threshold lives in the method once it is tuned, and would fall back to the configuration's.
-    config = replace(model.config, promptable=True, threshold=model.threshold)
-    whole = FewShotSegmenter(replace(config, encoder_weights=None))
-    whole.load_prompter_(SamTeacher.from_checkpoint(bundled_file("tiny_sam")).sam.state_dict())
-    # The model's own weights win, so that its masks stay as they are and only the prompted half is new.
-    whole.load_state_dict({**whole.state_dict(), **model.state_dict()})
-    return whole.eval()
 
 
 STEPS: dict[str, Any] = {step.__name__: step for step in (encoder, sam, sam2, bundle)}
