@@ -100,8 +100,7 @@ class DrawModule(LightningModule):
         image, masks = objects_of(batch)
         # Images without an object must still take part in a distributed step, with a gradient of zero.
         if len(image) == 0:
-            learn = [p.sum() for p in self.model.parameters() if p.requires_grad]
-            return 0.0 * torch.stack(learn).sum()
+            return torch.stack([p.sum() for p in self.model.parameters() if p.requires_grad]).sum() * 0
         # From the step, not from a running generator: a resumed run repeats its prompts, and processes differ.
         draw = (self.seed * 1_000_003 + self.global_step) * 1024 + self.global_rank
         generator = torch.Generator(self.device).manual_seed(draw)
