@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import socket
@@ -105,7 +106,9 @@ def demo(
             print(f"Others on the network can reach it at {host}: it has no password.", flush=True)
         with suppress(KeyboardInterrupt):
             threading.Event().wait()
-        # Open pages listen until they are told, and a search in a thread cannot be interrupted: neither is waited for.
+        # Open pages listen until they are told, and a search in a thread cannot be interrupted: neither is waited for,
+        # nor is told what is cut off by that.
+        logging.getLogger("uvicorn.error").disabled = True
         page.server.force_exit = True
         page.close(verbose=False)
     sys.stdout.flush()

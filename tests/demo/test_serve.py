@@ -92,7 +92,11 @@ serve.demo()
 def test_the_page_ends_under_open_pages_and_searches(tmp_path: Path) -> None:
     pytest.importorskip("gradio", reason="the demo's page needs gradio")
     given = {**os.environ, "TMPDIR": str(tmp_path)}
-    process = subprocess.Popen([sys.executable, "-c", BUSY], stdout=subprocess.PIPE, text=True, env=given)
+    said = tmp_path / "errors.txt"
+    with said.open("w") as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-c", BUSY], stdout=subprocess.PIPE, stderr=errors, text=True, env=given
+        )
     try:
         url = re.search(r"http://\S+", process.stdout.readline())[0]  # type: ignore[union-attr,index]
         assert [path.name for path in tmp_path.glob("fsdino-demo-*")]
@@ -101,7 +105,7 @@ def test_the_page_ends_under_open_pages_and_searches(tmp_path: Path) -> None:
             assert process.wait(300) == 0
     finally:
         process.kill()
-    assert not list(tmp_path.glob("fsdino-demo-*"))
+    assert not list(tmp_path.glob("fsdino-demo-*")) and "Traceback" not in said.read_text()
 
 
 def test_a_button_pressed_twice_takes_one_thing_away(monkeypatch: pytest.MonkeyPatch) -> None:
