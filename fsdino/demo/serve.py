@@ -126,9 +126,9 @@ def check_address(host: str, port: int | None) -> None:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port or 0))
-        except OSError as error:
-            where = host if port is None else f"port {port} of {host}"
-            reason = (error.strerror or str(error)).lower()
+        except (OSError, TypeError) as error:  # a TypeError, where it is no text of a name
+            where = repr(host)[1:-1] if port is None else f"port {port} of {repr(host)[1:-1]}"
+            reason = (getattr(error, "strerror", None) or str(error)).lower()
             raise ValueError(f"cannot listen on {where}: {reason}; choose another --port or --host.") from error
 
 

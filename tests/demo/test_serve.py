@@ -51,6 +51,7 @@ def test_wrong_options_are_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None
     with pytest.raises(ValueError, match=r"^cannot listen on port 7860 of 192.0.2.1: .*; choose another --port or --h"):
         demo(host="192.0.2.1", port=7860)  # an address that is nobody's
     refuses(r"^cannot listen on 192.0.2.1: ", demo, host="192.0.2.1")
+    refuses(r"^cannot listen on \\ud800: ", demo, host="\ud800")
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(ValueError, match="address already in use"):
         demo(port=taken.getsockname()[1])
 
