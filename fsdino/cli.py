@@ -137,7 +137,8 @@ def sentence(error: Exception) -> str:
         )
         return f"{text.rstrip('.')}; --help lists the options."
     if isinstance(error, OSError) and error.strerror:
-        named = f"'{error.filename}': " if error.filename is not None else ""
+        # repr: a name may hold the end of a line.
+        named = f"{str(error.filename)!r}: " if error.filename is not None else ""
         return f"{named}{error.strerror[0].lower()}{error.strerror[1:]}."
     if isinstance(error, UnicodeError):
         return f"a text cannot be written or read ({' '.join(str(error).split())}); give it in UTF-8."

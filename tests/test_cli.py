@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from fsdino.cli import COMMANDS, main, resolve, usage
+from fsdino.cli import COMMANDS, main, resolve, sentence, usage
 from fsdino.evaluation.episode_choice import EpisodeChoice
 from fsdino.evaluation.method_choice import MethodChoice
 from fsdino.evaluation.work import Work
@@ -23,6 +23,10 @@ def test_help_lists_every_command(capsys) -> None:
     text = capsys.readouterr().out
     assert all(name in text for name in COMMANDS)
     assert len([line for line in usage().splitlines() if line.startswith("  ")]) == len(COMMANDS)
+
+
+def test_a_name_with_the_end_of_a_line_stays_in_one() -> None:
+    assert sentence(FileNotFoundError(2, "No such file", "a\nb")) == r"'a\nb': no such file."
 
 
 @pytest.mark.parametrize("name", sorted(COMMANDS))

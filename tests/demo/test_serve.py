@@ -51,6 +51,7 @@ def test_wrong_options_are_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None
     with pytest.raises(ValueError, match=r"^cannot listen on port 7860 of 192.0.2.1: .*; choose another --port or --h"):
         demo(host="192.0.2.1", port=7860)  # an address that is nobody's
     refuses(r"^cannot listen on 192.0.2.1: ", demo, host="192.0.2.1")
+    refuses(r"^cannot listen on \\ud800: ", demo, host="\ud800")
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(ValueError, match="address already in use"):
         demo(port=taken.getsockname()[1])
 
@@ -92,7 +93,11 @@ serve.demo()
 def test_the_page_ends_under_open_pages_and_searches(tmp_path: Path) -> None:
     pytest.importorskip("gradio", reason="the demo's page needs gradio")
     given = {**os.environ, "TMPDIR": str(tmp_path)}
-    process = subprocess.Popen([sys.executable, "-c", BUSY], stdout=subprocess.PIPE, text=True, env=given)
+    said = tmp_path / "errors.txt"
+    with said.open("w") as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-c", BUSY], stdout=subprocess.PIPE, stderr=errors, text=True, env=given
+        )
     try:
         url = re.search(r"http://\S+", process.stdout.readline())[0]  # type: ignore[union-attr,index]
         assert [path.name for path in tmp_path.glob("fsdino-demo-*")]
@@ -101,7 +106,7 @@ def test_the_page_ends_under_open_pages_and_searches(tmp_path: Path) -> None:
             assert process.wait(300) == 0
     finally:
         process.kill()
-    assert not list(tmp_path.glob("fsdino-demo-*"))
+    assert not list(tmp_path.glob("fsdino-demo-*")) and "Traceback" not in said.read_text()
 
 
 def test_a_button_pressed_twice_takes_one_thing_away(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,6 +47,7 @@ def test_models_have_names_of_their_own() -> None:
 
 def test_addresses_that_cannot_be_had(tmp_path) -> None:
     refuses("there is no port 70000", listening, "127.0.0.1", 70000)
+    refuses(r"cannot listen on port 0 of \\ud800: ", listening, "\ud800", 0)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         refuses("cannot listen on port .* address already in use", serve, port=taken.getsockname()[1])
 
