@@ -12,7 +12,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
 from fsdino.base.checkpoint import CHECKPOINT_KEY
-from fsdino.base.ranges import Count, Number, Side, Weight, check_fields
+from fsdino.base.ranges import Batch, Count, Number, Side, Weight, check_fields
 from fsdino.base.storage import describe
 from fsdino.models.segmenter import FewShotSegmenter
 from fsdino.teachers.prompting import decode_prompts
@@ -49,7 +49,7 @@ class DistillPart:
     shares: list[Weight] | None = None
     epoch_length: Count | None = None
     val_count: Number = 64
-    batch_size: Count = 32
+    batch_size: Batch = 32
     block: Count | None = None
     loss: EmbeddingLoss = "mse"
     mask_weight: Weight = 0.0

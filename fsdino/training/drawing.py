@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 
 from fsdino.base.checkpoint import CHECKPOINT_KEY
 from fsdino.base.memory import image_tensor
-from fsdino.base.ranges import Count, Number, Share, Weight, check_fields
+from fsdino.base.ranges import Batch, Count, Number, Share, Weight, check_fields
 from fsdino.base.reference import BOX_END, BOX_START
 from fsdino.base.resize import Resize
 from fsdino.base.storage import describe
@@ -50,7 +50,7 @@ class DrawPart:
 
     epochs: Number = 4
     epoch_length: Count = 800
-    batch_size: Count = 32
+    batch_size: Batch = 32
     max_objects: Count = 2
     correct_prob: Share = 0.3
     lr: Weight = 2e-3
