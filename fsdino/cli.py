@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import logging
 import os
 import re
@@ -10,7 +11,8 @@ import sys
 import threading
 import warnings
 from argparse import ArgumentError
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Iterator, Sequence, Set
+from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from importlib import import_module
 from typing import Any, get_type_hints
@@ -145,6 +147,27 @@ def sentence(error: Exception) -> str:
     return " ".join(line.strip() for line in str(error).splitlines())
 
 
+@contextmanager
+def no_interrupt_lost() -> Iterator[None]:
+    """Send an interrupt again that came while Python tidied up an object, where it drops whatever is raised."""
+    before, sent = sys.unraisablehook, list[threading.Timer]()
+
+    def again(dropped: Any) -> None:
+        if not issubclass(dropped.exc_type, KeyboardInterrupt):
+            return before(dropped)
+        # A moment later and from another thread: raised here, it would be dropped like the first one.
+        sent.append(threading.Timer(0.02, _thread.interrupt_main, (signal.SIGTERM,)))
+        sent[-1].start()
+
+    sys.unraisablehook = again
+    try:
+        yield
+        for timer in sent:  # one that is still to come is for this command
+            timer.join()
+    finally:
+        sys.unraisablehook = before
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; `arguments` is the command line without the program's name. The exit code is 0, 1 or 2."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
@@ -163,7 +186,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        return call(arguments[0], arguments[1:])
+        with no_interrupt_lost():
+            return call(arguments[0], arguments[1:])
     except EXPECTED_ERRORS as error:
         if os.environ.get("FSDINO_DEBUG"):
             raise

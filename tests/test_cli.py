@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from fsdino import cli
 from fsdino.cli import COMMANDS, main, resolve, sentence, usage
 from fsdino.evaluation.episode_choice import EpisodeChoice
 from fsdino.evaluation.method_choice import MethodChoice
@@ -87,3 +88,21 @@ def test_a_signal_ends_with_a_sentence(sent, monkeypatch, capsys) -> None:
         for one, handler in before.items():
             signal.signal(one, handler)
     assert "stopped; the same command goes on from here." in capsys.readouterr().err
+
+
+def test_an_interrupt_that_python_drops_is_sent_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Tidied:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGTERM)
+
+    def call(*_: Any) -> int:
+        Tidied()
+        time.sleep(30)
+        return 0
+
+    monkeypatch.setattr(cli, "call", call)
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        assert cli.main(["models"]) == 130
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -163,7 +163,7 @@ CHANGES = [
         ("known: Mapping[str, float | str] = scores if measured == name else {}",
          "known: Mapping[str, float | str] = scores"),
         ("value = (value.half() if value.is_floating_point() else value)", "value = (value)"),
-        ("(\"presence\", \"train/checkpoints\")", "(\"train/checkpoints\", \"presence\")"),
+        ("\"presence\", \"train/checkpoints\")", "\"train/checkpoints\", \"presence\")"),
     ),
     *of(
         "evaluation/measure.py",

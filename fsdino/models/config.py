@@ -102,6 +102,11 @@ class SegmenterConfig:
                 raise ValueError(
                     f"encoder_kwargs: expected {key} from 1 to {limit:,}, got {made[key]!r:.80}; correct it."
                 )
+        for key, value in made.items():  # NaN is in no range
+            if isinstance(value, int | float) and not abs(value) <= 1e9:
+                raise ValueError(
+                    f"encoder_kwargs: expected {key} within a thousand million, got {value!r:.80}; correct it."
+                )
         # Twelve squares of the width a block: attention's four and eight of the layers behind it.
         weights = 12 * made.get("depth", 1) * made.get("embed_dim", 1) ** 2
         positions = (self.img_size // (self.encoder_stride or made.get("patch_size", 8))) ** 2
