@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
@@ -83,10 +84,9 @@ def graphs(model: FewShotMethod) -> list[Graph]:
     """Both graphs of a method on the CPU, in evaluation mode; its encoder takes the native size alone afterwards."""
     # Resizing the position embedding to any size would enter the graphs, which never need it.
     encoder_of(model).freeze_size_()
-    generator = torch.Generator().manual_seed(0)
     side, classes = model.img_size, 2
-    images = torch.rand(SHOTS, 3, side, side, generator=generator)
-    masks = (torch.rand(SHOTS, side, side, generator=generator) > 0.5).float()
+    images, masks = example_scenes(SHOTS + 2, side)
+    images, asked, masks = images[:SHOTS], images[SHOTS:], masks[:SHOTS]
     remember = RememberGraph(model)
     with torch.no_grad():
         memory = model.encode_support(images[None], masks[None])
@@ -113,13 +113,30 @@ def graphs(model: FewShotMethod) -> list[Graph]:
         Graph(
             "segment",
             SegmentGraph(model, names),
-            (torch.rand(2, 3, side, side, generator=generator), *stacked),
+            (asked, *stacked),
             input_names=["images", *names],
             output_names=["mask_logits", "iou_pred", "presence_logit"],
             dynamic_shapes={"images": {0: image_dim}, "memory": tuple(first_only)},
             growing=memory.growing,
         ),
     ]
+
+
+def example_scenes(count: int, side: int) -> tuple[Tensor, Tensor]:
+    """Images (count, 3, side, side) in [0, 1], each with a red disc on soft blobs, and the discs' masks.
+
+    Runtimes are compared on the examples, so there has to be something to find: where all positions are alike, which of
+    them are an image's best, a choice that `own_cosines` makes, hangs on the last digit.
+    """
+    generator = torch.Generator().manual_seed(0)
+    coarse = 0.2 + 0.4 * torch.rand(count, 3, 6, 6, generator=generator)
+    ground = F.interpolate(coarse, (side, side), mode="bilinear", align_corners=False)
+    centres = 0.3 + 0.4 * torch.rand(count, 2, 1, 1, generator=generator)
+    places = (torch.arange(side) + 0.5) / side
+    away = (places[:, None] - centres[:, 0]) ** 2 + (places - centres[:, 1]) ** 2  # (count, side, side)
+    masks = (away < 0.04).float()
+    red = torch.tensor([0.9, 0.1, 0.1])[:, None, None]
+    return torch.where(masks[:, None] > 0, red, ground), masks
 
 
 def export_program(graph: Graph) -> ExportedProgram:
