@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import _thread
 import logging
 import os
 import re
@@ -156,7 +155,8 @@ def no_interrupt_lost() -> Iterator[None]:
         if not issubclass(dropped.exc_type, KeyboardInterrupt):
             return before(dropped)
         # A moment later and from another thread: raised here, it would be dropped like the first one.
-        sent.append(threading.Timer(0.02, _thread.interrupt_main, (signal.SIGTERM,)))
+        main_thread = threading.main_thread().ident
+        sent.append(threading.Timer(0.02, signal.pthread_kill, (main_thread, signal.SIGTERM)))
         sent[-1].start()
 
     sys.unraisablehook = again

@@ -24,8 +24,8 @@ BLOCK = re.compile(r"^( *)(?:<!-- (not run|run shortened): ([^\n]+) -->\n\1)?```
 SHORT = [
     "--data.train=[{name: synthetic, options: {images_per_class: 3}}]", "--data.images=[]", "--data.test_list=null",
     "--data.val_episodes=3", "--data.test_episodes=3", "--cache.features=false", "--distill.epochs=0",
-    "--train.epochs=1", "--train.epoch_length=4", "--train.batch_size=2", "--presence.episodes=8", "--log.wandb=off",
-    "--trainer.enable_progress_bar=false",
+    "--train.epochs=1", "--train.epoch_length=4", "--train.batch_size=2", "--presence.episodes=8", "--draw.epochs=0",
+    "--log.wandb=off", "--trainer.enable_progress_bar=false",
 ]  # fmt: skip
 # What a page says that is there afterwards.
 LEAVES = {

@@ -228,7 +228,7 @@ def start(small: bool, repetitions: int) -> list[Row]:
 def job(small: bool, repetitions: int) -> list[Row]:
     """The main job once, with caches of its own: seconds and peak memory of the whole process."""
     recipe = ROOT / "recipes" / "fsdino" / "tiny.yaml"
-    short = ["--train.epochs=1", "--distill.epochs=1"] if small else []
+    short = ["--train.epochs=1", "--distill.epochs=1", "--draw.epochs=1"] if small else []
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "fsdino.cli", "run", "--config", str(recipe), "--log.wandb=off"]
         started = time.perf_counter()

@@ -90,6 +90,7 @@ serve.demo()
 """
 
 
+@pytest.mark.slow
 def test_the_page_ends_under_open_pages_and_searches(tmp_path: Path) -> None:
     pytest.importorskip("gradio", reason="the demo's page needs gradio")
     given = {**os.environ, "TMPDIR": str(tmp_path)}
