@@ -139,6 +139,7 @@ def test_blocks_run_in_order(page: str, tmp_path: Path, monkeypatch: pytest.Monk
     assert page in LEAVES or not todo, f"say in LEAVES what is there after the blocks of {page}"
 
 
+@pytest.mark.slow
 def test_the_pages_service_is_started_asked_and_stopped(tmp_path: Path) -> None:
     for name in ("fastapi", "httpx", "multipart", "uvicorn"):
         pytest.importorskip(name, reason=f"{name} is not installed: pip install fsdino[serve] httpx")

@@ -87,7 +87,10 @@ SCRIPTS: dict[str, tuple[str, Options]] = {
 }  # fmt: skip
 
 
-SLOW = {"cost.tiles", "cost.server", "cost.memory", "accuracy.experiments", "accuracy.chain", "accuracy.edges"}
+SLOW = {
+    "cost.tiles", "cost.server", "cost.memory", "accuracy.experiments", "accuracy.chain", "accuracy.edges",
+    "accuracy.decoding",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in SCRIPTS])
