@@ -26,7 +26,6 @@ OPTIONS: dict[str, list[str]] = {
     "no-sparse": ["--model.sparse=false"],
     "support-stride-2": ["--model.support_stride=2"],
     "similar-blocks-1": ["--model.similar_blocks=1"],
-    "no-correlation": ["--model.variant=compact"],
     "no-guess-loss": ["--train.guess_weight=0"],
     "cosine-distillation": ["--distill.loss=cosine_smooth_l1"],
     "mask-distillation": ["--distill.mask_weight=0.2"],

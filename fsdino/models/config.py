@@ -41,7 +41,7 @@ class SegmenterConfig:
         threshold: probability above which a pixel belongs to the object.
         presence_likeness: whether the presence head judges likeness, see `PresenceHead`; set by the training of that
             head, see `fsdino.training.presence`.
-        promptable: whether SAM's prompted half is kept, frozen, for references with points, boxes or scribbles and for
+        promptable: whether SAM's prompted half is kept for references with points, boxes or scribbles and for
             corrections; `segment` does not use it.
         learnt_drawing: whether that half also sees the encoder's maps; set by its training, see
             `fsdino.training.drawing`.

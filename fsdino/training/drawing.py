@@ -175,7 +175,9 @@ class DrawScenes(Dataset):
         number = int(rng.integers(len(self.objects)))
         flip = bool(rng.random() < 0.5) and (self.maps is None or self.maps.mirrored)
         labels, name = self.objects.labels(number), self.objects.images[number]
-        item = object_masks(labels[:, ::-1] if flip else labels, self.resize, self.part.max_objects, rng)
+        item = object_masks(labels, self.resize, self.part.max_objects, rng)
+        if flip:  # the square, as cached views are: what fills it up is mirrored with it
+            item["masks"] = item["masks"].flip(-1)
         if self.maps is not None:
             view = "hflip" if flip else "plain"
             return item | {"feats": self.maps.cache.view(self.maps.place[name], view)}

@@ -6,6 +6,7 @@ import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
 from fsdino.base.checkpoint import CHECKPOINT_KEY
+from fsdino.base.resize import Resize
 from fsdino.base.storage import load, save
 from fsdino.data.class_index import ClassIndex
 from fsdino.models import clicks
@@ -155,6 +156,27 @@ def test_cached_maps_stand_for_the_images(tmp_path) -> None:
     assert not torch.equal(
         cached[0]["feats"], DrawData(chosen, PART, model.resize, maps=maps).train_dataset(0)[0]["feats"]
     )
+
+
+class Tall(Squares):
+    """The left half of the images: a square of the network is filled up beside them."""
+
+    def load_mask(self, image_id: str, class_id: int) -> np.ndarray:
+        return np.ascontiguousarray(super().load_mask(image_id, class_id)[:, :28])
+
+    def load_image(self, image_id: str) -> np.ndarray:
+        return np.where(self.load_mask(image_id, 0)[..., None] == 1, np.uint8(250), np.uint8(120)).repeat(3, axis=2)
+
+
+def test_masks_lie_on_mirrored_images_that_were_filled_up() -> None:
+    scenes = DrawData(train_set(Tall(), [0]), PART, Resize(56, "pad")).train_dataset(0)
+    sides = set()
+    for i in range(8):
+        item = scenes[i]
+        mask = item["masks"][0] == 1
+        assert bool((item["image"][:, mask] > 0.9).all())
+        sides.add(bool(mask[:, 28:].any()))
+    assert sides == {False, True}  # as they are, and mirrored
 
 
 def test_images_without_an_object_are_no_error(tmp_path) -> None:
