@@ -108,6 +108,8 @@ def open_train(part: DataPart, test: TestSet, seed: int = 0) -> TrainSet:
         if not classes:
             raise ValueError(f"no foreground class of '{whole.name}' has two images to train on; add annotated images.")
     episodes = validation_episodes(seen, val, part.shots, part.val_episodes) if val else None
+    if episodes is not None:
+        view, classes = _apart(view, classes, episodes, part.shots)
     view = _fewer(view, classes, part.max_train_images, seed)
     weights = _class_weights(shares, [set(table.values()) & set(classes) for table in tables])
     return TrainSet(
@@ -194,6 +196,26 @@ def _split_images(
             f"no class of '{whole.name}' has {part.shots + 1} images left to train on; add annotated images."
         )
     return view, seen, kept, [c for c in kept if len(seen.images(c)) > part.shots]
+
+
+def _apart(
+    view: ClassIndex, classes: list[int], episodes: EpisodeList, shots: int
+) -> tuple[ClassIndex, list[int]]:
+    """Images to train on without those of the validation episodes, and the classes that have enough of them left.
+
+    A photograph shows several classes: one that is trained on for its dog is no unseen image when its chair is asked for.
+    """
+    shared = episodes.images & {image for c in classes for image in view.images(c)}
+    if not shared:
+        return view, classes
+    rest = SubsetIndex.without_images(view, shared)
+    kept = [c for c in classes if len(rest.images(c)) > shots]
+    if not kept:
+        raise ValueError(
+            f"the images of the {len(episodes)} validation episodes are {len(shared)} of those of '{view.name}', and "
+            "without them no class is left to train on; lower data.val_episodes or set data.val_share to 0."
+        )
+    return rest, kept
 
 
 def _class_weights(shares: list[float | None], members: list[set[int]]) -> dict[int, float] | None:

@@ -133,6 +133,22 @@ def test_options_are_chosen_on_another_fold_and_never_on_the_tested_one(label_fo
     refuses("val_fold 1 must be another fold than 1, whose classes are tested", _part, label_folder, fold=1, val_fold=1)
 
 
+def test_no_image_of_a_validation_episode_is_trained_on_for_another_class(tmp_path) -> None:
+    root = tmp_path / "photos"
+    for k in range(24):  # a picture of two classes, of which either one may be held out
+        first, second = 1 + k % 8, 1 + (k + 1 + k // 8) % 8
+        photo(root / "images" / f"{k}.png", (40, 40), value=10 * k)
+        painted = block(first, 0, 0, 15, size=(40, 40)) + block(second, 20, 20, 15, size=(40, 40))
+        labels(root / "labels" / f"{k}.png", painted)
+    write_json(root / "classes.json", {str(c): f"class {c}" for c in range(1, 9)})
+    part = _part(str(root), fold=1, val_fold=2)
+    train = open_train(part, open_test(part))
+    assert train.val_episodes is not None and train.classes
+    held_out = train.val_episodes.images
+    assert not held_out & {image for c in train.classes for image in train.index.images(c)}
+    assert held_out & {image for c in train.classes for image in train.val_index.images(c)}, "they do show others"
+
+
 def test_the_tested_folder_is_known_however_its_path_is_written(label_folder, monkeypatch) -> None:
     monkeypatch.chdir(label_folder)
     part = _part(label_folder, fold=1)
