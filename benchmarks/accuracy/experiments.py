@@ -10,6 +10,7 @@ import hashlib
 import json
 import time
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +20,20 @@ from filelock import FileLock
 from benchmarks.accuracy.grids import GRIDS
 from benchmarks.accuracy.pairs import folder_name
 from benchmarks.common import RESULTS, Row, provenance, read_rows, run_script, update_rows
+from benchmarks.cost.timing import interleaved
 from fsdino.base.method import FewShotMethod
 from fsdino.base.storage import load
 from fsdino.cache.image_list import ImageList
 from fsdino.data.catalog import open_data_set
 from fsdino.data.class_index import CombinedIndex
 from fsdino.data.episodes.episode import EpisodeData
-from fsdino.data.splits import TestSet, base_episodes, open_test
+from fsdino.data.splits import base_episodes
 from fsdino.evaluation.baseline import choose_prototype
 from fsdino.evaluation.measure import evaluate
 from fsdino.evaluation.method_choice import identity
 from fsdino.methods.chain import ChainMethod, default_taps
 from fsdino.methods.prototype import AllForeground
+from fsdino.models.segmenter import FewShotSegmenter
 from fsdino.pipeline.recipe import Recipe, read_recipe
 from fsdino.pipeline.run import Run
 from fsdino.training.episode_data import CachedMaps, EpisodesWithMaps
@@ -38,11 +41,10 @@ from fsdino.training.optim import count_parameters
 
 RUNS = Path("runs/experiments")
 RECIPES = {"photos": "recipes/fsdino/photos.yaml"}  # of grids that do not use the tiny recipe
-SHOTS = {"ablation": (1, 5)}  # references of the measurement, where it is not the recipe's number alone
 
 
-def run_once(grid: str, name: str, overrides: list[str], runs: Path = RUNS) -> list[Row]:
-    """Train and measure one run; a row for each number of shots."""
+def run_once(grid: str, name: str, overrides: list[str], runs: Path = RUNS) -> Row:
+    """Train and measure one run."""
     common = ["--config", recipe_of(grid), "--log.wandb=off", "--presence.episodes=0", "--draw.epochs=0"]
     recipe, options = read_recipe([*common, *overrides])
     started = time.perf_counter()
@@ -51,16 +53,24 @@ def run_once(grid: str, name: str, overrides: list[str], runs: Path = RUNS) -> l
     job.teacher = shared_teacher(recipe, options, runs)
     trained = job.train(shared_distillation(recipe, options, job, runs))
     model, seconds = load(trained, method="fsdino"), time.perf_counter() - started
-    head = {"run": name, "seed": recipe.seed, "fold": recipe.data.fold}
+    measured = measure(job, name, model)
+    head = {"run": name, "seed": recipe.seed, "fold": recipe.data.fold, "shots": recipe.data.shots,
+            "method": f"FS-DINO {model.config.variant}", "val_miou": best_val_miou(trained)}  # fmt: skip
     tail = {"train_images": len(job.train_set.index.all_images()), "precision": options.get("precision", "float32"),
             "seconds": "" if resumed else round(seconds)}  # fmt: skip
-    rows = []
-    for shots in SHOTS.get(grid, (recipe.data.shots,)):
-        folder = f"{name}-{shots}shot" if grid in SHOTS else name
-        measured = measure(job, folder, model, open_test(replace(recipe.data, shots=shots)))
-        about = {"shots": shots, "method": f"FS-DINO {model.config.variant}", "val_miou": best_val_miou(trained)}
-        rows.append(head | about | measured | sizes(model) | tail)
-    return rows
+    cost = {"time": beside_full(model)} if grid == "ablation" else {}
+    return head | measured | sizes(model) | cost | tail
+
+
+@torch.no_grad()
+def beside_full(model: FewShotSegmenter) -> float:
+    """What an image costs after the encoder, by the cost in the full tiny model, in turn in one process."""
+    actions = {}
+    for name, one in (("full", FewShotSegmenter.build("tiny").eval()), ("this", model.eval())):
+        feats = one.encoder(torch.rand(1, 3, one.img_size, one.img_size))
+        memory = one.encode_support_feats(feats, torch.rand(1, 1, one.img_size, one.img_size))
+        actions[name] = partial(one.decode_query_feats, memory, feats)
+    return round(interleaved(actions, 15, 3).ratio(("this",), "full"), 2)
 
 
 def recipe_of(grid: str) -> str:
@@ -131,12 +141,12 @@ def shared_distillation(recipe: Recipe, options: dict[str, Any], job: Run, runs:
         return other.distill()
 
 
-def measure(job: Run, name: str, method: FewShotMethod, test: TestSet | None = None) -> dict[str, float]:
-    """Novel mIoU with its interval, FB-IoU (in percent) and the threshold, on the job's test set or another.
+def measure(job: Run, name: str, method: FewShotMethod) -> dict[str, float]:
+    """Novel mIoU with its interval, FB-IoU (in percent) and the threshold, on the job's test set.
 
     FS-DINO reads the frozen encoder's maps; what else is measured sees the images.
     """
-    test, data = test or job.test, None
+    test, data = job.test, None
     if method.name == "fsdino":
         if job.given_maps is not None:
             maps: CachedMaps | None = without_prefix(job.given_maps, test.index.name)
@@ -207,7 +217,7 @@ def main(
     """Run a grid.
 
     Args:
-        grid: tiny_seeds, distillation_curve, choices, ablation or photos.
+        grid: tiny_seeds, distillation_curve, ablation or photos.
         only: runs (or baselines) whose name holds this.
         part: suffix of the CSV, so that two processes share a grid.
         baseline: measure the baselines instead of the runs.
@@ -225,8 +235,8 @@ def main(
     done = set(old["run"]) if len(old) else set()
     for name, own in GRIDS[grid]():
         if only in name and name not in done:
-            found = run_once(grid, name, [*own, *(overrides or [])], runs)
-            update_rows(path, [row | (about | row) for row in found], ("run", "shots"))
+            row = run_once(grid, name, [*own, *(overrides or [])], runs)
+            update_rows(path, [row | (about | row)], ("run",))
             print(f"{grid}: {name} done", flush=True)
 
 

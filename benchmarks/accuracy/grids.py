@@ -7,38 +7,51 @@ from collections.abc import Iterator
 Run = tuple[str, list[str]]  # a name and the overrides of the recipe
 SHORT = ["--train.epochs=4", "--train.epoch_length=640"]
 UNDISTILLED = ["--distill.epochs=0", "--model.freeze_adapter=false"]  # a new adapter learns with the episodes
-# What the paper leaves open, each beside the default. The recorded grid also has a "pivot-reader", which showed no
-# difference and was taken out of the package.
-OPTIONS: dict[str, list[str]] = {
-    "default": [],
-    "not-mirrored": ["--cache.hflip=false"],
-    "no-channel-match": ["--model.channel_match=false"],
-    "muon": ["--train.optimizer=muon"],
-    "reader-dim-64": ["--model.reader_dim=64"],
-    "muon-reader-dim-64": ["--train.optimizer=muon", "--model.reader_dim=64"],
+# Parts of the method (and of its training), each by what leaves it out.
+PARTS: dict[str, list[str]] = {
+    "correlation": ["--model.variant=compact"],
+    "distillation": UNDISTILLED,
+    "own-prototypes": ["--model.own_prototypes=false"],
+    "channel-match": ["--model.channel_match=false"],
+    "sparse": ["--model.sparse=false"],
+    "skip": ["--model.skip=false"],
+    "guess-loss": ["--train.guess_weight=0"],
+    "mirrored": ["--cache.hflip=false"],
+}
+ALONE = ("correlation", "distillation", "own-prototypes", "channel-match", "sparse")  # also alone, on nothing else
+# What was tried beside the defaults, and what would be cheaper.
+_WORLD = "{name: synthetic, options: {%s}}"
+CHANGES: dict[str, list[str]] = {
     "adapter-learns": ["--model.freeze_adapter=false"],
-    "adapter-heads-2": ["--model.adapter_heads=2"],
-    "adapter-tap-1": ["--model.adapter_tap=1"],
-    "taps-5": ["--model.reader_taps=[5]"],
-    "taps-1-3-4-5": ["--model.reader_taps=[1,3,4,5]"],
-    "no-own-prototypes": ["--model.own_prototypes=false"],
-    "no-skip": ["--model.skip=false"],
-    "no-sparse": ["--model.sparse=false"],
-    "support-stride-2": ["--model.support_stride=2"],
-    "similar-blocks-1": ["--model.similar_blocks=1"],
-    "no-guess-loss": ["--train.guess_weight=0"],
+    "reader-dim-64": ["--model.reader_dim=64"],
     "cosine-distillation": ["--distill.loss=cosine_smooth_l1"],
     "mask-distillation": ["--distill.mask_weight=0.2"],
     "dice-3": ["--train.dice_weight=3"],
+    "twice-the-images": [f"--data.train=[{_WORLD % 'images_per_class: 40'}]"],
+    "three-times-the-classes": [
+        f"--data.train=[{_WORLD % 'images_per_class: 20'}, {_WORLD % 'split: pretrain, images_per_class: 10'}]"
+    ],
+    "taps-5": ["--model.reader_taps=[5]"],
+    "support-stride-2": ["--model.support_stride=2"],
+    "similar-blocks-1": ["--model.similar_blocks=1"],
 }
-# The paper's ablation, one part after the other.
-STEPS: dict[str, list[str]] = {
-    "compact-undistilled": ["--model.variant=compact", *UNDISTILLED],
-    "compact-no-sparse": ["--model.variant=compact", "--model.sparse=false"],
-    "compact": ["--model.variant=compact"],
-    "compact-frozen": ["--model.variant=compact_frozen"],
-    "full": ["--model.variant=full"],
-}
+
+
+def _levers() -> Iterator[tuple[str, str, list[str]]]:
+    """Variant, the variant that it is compared with (itself: it is the base), and its overrides."""
+    yield "full", "full", []
+    for part, without in PARTS.items():
+        yield f"without-{part}", "full", without
+    # Neither trains decoder nor adapter, as the paper's lightest form.
+    yield "without-correlation-frozen", "without-correlation", ["--model.variant=compact_frozen"]
+    for name, overrides in CHANGES.items():
+        yield name, "full", overrides
+    for kept in ("", *ALONE):
+        bare = [option for part in ALONE if part != kept for option in PARTS[part]]
+        yield f"only-{kept}" if kept else "bare", "bare", bare
+
+
+BASES = {variant: base for variant, base, _ in _levers()}  # of the ablation
 _METHODS = (
     ("reader", "FS-DINO full", "FS-DINO compact"),
     ("training", "FS-DINO full", "prototype"),
@@ -49,12 +62,7 @@ _METHODS = (
 )
 # Grid -> (what is added, the run with it, the run without it).
 COMPARISONS: dict[str, tuple[tuple[str, str, str], ...]] = {
-    "ablation": (
-        ("distillation", "compact", "compact-undistilled"),
-        ("sparse prompt", "compact", "compact-no-sparse"),
-        ("trained decoder", "compact", "compact-frozen"),
-        ("4D correlation", "full", "compact"),
-    ),
+    "ablation": tuple((variant, variant, base) for variant, base in BASES.items() if variant != base),
     "photos": _METHODS,
     "tiny_seeds": _METHODS,
 }
@@ -80,17 +88,10 @@ def distillation_curve() -> Iterator[Run]:
             yield f"undistilled-{count or 'all'}-seed{seed}", [*short, "--train.epoch_length=800", *UNDISTILLED]
 
 
-def choices() -> Iterator[Run]:
-    """What the paper leaves open; decided by held-out base classes, three seeds."""
-    for seed in range(3):
-        for name, overrides in OPTIONS.items():
-            yield f"{name}-seed{seed}", [*SHORT, f"--seed={seed}", "--model.variant=full", *overrides]
-
-
 def ablation() -> Iterator[Run]:
-    """The paper's ablation on the embedded world, three seeds."""
+    """Every part left out of the whole and alone, and what else was tried, on the embedded world; three seeds."""
     for seed in range(3):
-        for name, overrides in STEPS.items():
+        for name, _, overrides in _levers():
             yield f"{name}-seed{seed}", [*SHORT, f"--seed={seed}", *overrides]
 
 
@@ -102,4 +103,4 @@ def photos() -> Iterator[Run]:
             yield f"{variant}-fold{fold}-seed{seed}", overrides
 
 
-GRIDS = {f.__name__: f for f in (tiny_seeds, distillation_curve, choices, ablation, photos)}
+GRIDS = {f.__name__: f for f in (tiny_seeds, distillation_curve, ablation, photos)}

@@ -35,12 +35,10 @@ def episodes_of(row: Row, grid: str, runs: Path) -> pd.DataFrame:
         FileNotFoundError: the run's folder is gone; the grid has to be run again to pair it.
     """
     name = folder_name(row["method"]) if row["method"] in BASELINES else row["run"]
-    base = runs / grid / row["run"] / "evaluate"
-    places = [base / f"{name}-{row['shots']}shot", base / name]
-    folder = next((place for place in places if list(place.glob("rows.*.csv"))), None)
-    if folder is None:
+    folder = runs / grid / row["run"] / "evaluate" / name
+    if not list(folder.glob("rows.*.csv")):
         raise FileNotFoundError(
-            f"no rows in '{places[-1]}'; run `python -m benchmarks.accuracy.experiments {grid} --only {row['run']}` "
+            f"no rows in '{folder}'; run `python -m benchmarks.accuracy.experiments {grid} --only {row['run']}` "
             f"again after taking the run out of results/{grid}.csv."
         )
     return read_episodes(folder).assign(fold=int(row["fold"])).sort_values("episode", ignore_index=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from benchmarks.accuracy.grids import COMPARISONS
+from benchmarks.accuracy.grids import BASES
 from benchmarks.common import by, load, with_variant
 from benchmarks.report import markdown as md
 from benchmarks.report.markdown import Column, decimals, first, interval, markdown_table, mean_of, text
@@ -52,22 +52,6 @@ def distillation_curve(rows: pd.DataFrame, _: Path) -> str:
     return markdown_table(by(rows, "count").values(), columns)
 
 
-def options(rows: pd.DataFrame, _: Path) -> str:
-    """One row an option, with paired differences to the default (or, without one, to the last option)."""
-    groups = by(with_variant(rows), "variant")
-    name = "default" if "default" in groups else list(groups)[-1]
-
-    def difference(label: str, column: str) -> Column:
-        def cell(group: pd.DataFrame) -> str:
-            return "" if first(group, "variant") == name else md.paired(group, groups[name], column)
-
-        return Column(f"{label} − {name}", cell)
-
-    columns = [text("variant", "option"), md.SEEDS, mean_of("val_miou", "val mIoU"), difference("val", "val_miou")]
-    columns += [mean_of("novel_miou", "novel mIoU"), difference("novel", "novel_miou"), md.INTERVAL]
-    return markdown_table(groups.values(), columns)
-
-
 def photos(rows: pd.DataFrame, results: Path) -> str:
     """One row a method, one column a fold, means over the seeds; then the differences, episode by episode."""
     folds, pairs = sorted(set(rows["fold"])), load(results, "paired_photos")
@@ -107,38 +91,27 @@ def photos_mean(rows: pd.DataFrame, results: Path) -> str:
 
 
 def ablation(rows: pd.DataFrame, results: Path) -> str:
-    """The steps, for each number of shots, and what each part adds: paired by seed and paired by episode."""
-    rows = with_variant(rows)
-    shots = sorted(set(rows["shots"]))
+    """One row a variant, with its differences to the whole model, or to the bare one."""
+    groups, pairs = by(with_variant(rows), "variant"), load(results, "paired_ablation")
 
-    def of(number_of_shots: str, column: Column, header: str) -> Column:
-        return Column(header, lambda group: column.cell(group[group["shots"] == number_of_shots]))
+    def base(group: pd.DataFrame) -> str:
+        name = first(group, "variant")
+        return "" if BASES.get(name, name) == name or BASES[name] not in groups else BASES[name]
 
-    score = mean_of("novel_miou", "novel mIoU")
-    columns = [text("variant"), md.SEEDS, of(shots[0], mean_of("val_miou", ""), "val mIoU")]
-    for given in shots:
-        columns += [of(given, score, f"{score.header}, {given} shot"), of(given, md.INTERVAL, md.INTERVAL.header)]
-    table = markdown_table(by(rows, "variant").values(), [*columns, md.TRAINED])
-    return table + by_seed(rows, shots) + differences(load(results, "paired_ablation"))
+    def seeded(group: pd.DataFrame) -> str:
+        return md.paired(group, groups[base(group)], "val_miou") if base(group) else ""
 
+    def drawn(group: pd.DataFrame) -> str:
+        found = pairs[(pairs["a"] == first(group, "variant")) & (pairs["b"] != "")] if len(pairs) else pairs
+        if found.empty:
+            return ""
+        gain, low, high = (float(first(found, name)) for name in ("difference", "low", "high"))
+        return f"{gain:+.1f} ({low:+.1f} to {high:+.1f})"
 
-def by_seed(rows: pd.DataFrame, shots: list[str]) -> str:
-    """What each part of the ablation adds, paired by seed, with Student's interval over the seeds."""
-    groups = by(rows, "variant", "shots")
-    pairs = pd.DataFrame(COMPARISONS["ablation"], columns=["part", "a", "b"])
-    pairs = pairs[[{f"{a} {shots[0]}", f"{b} {shots[0]}"} <= set(groups) for a, b in zip(pairs["a"], pairs["b"])]]
-
-    def adds(given: str, name: str, header: str) -> Column:
-        def cell(pair: pd.DataFrame) -> str:
-            keys = [f"{first(pair, side)} {given}" for side in "ab"]
-            return md.paired(groups[keys[0]], groups[keys[1]], name) if set(keys) <= set(groups) else ""
-
-        return Column(header, cell)
-
-    columns = [text("part"), PAIR, adds(shots[0], "val_miou", "val mIoU")]
-    columns += [adds(given, "novel_miou", f"novel mIoU, {given} shot") for given in shots]
-    note = "\nPaired by seed (± is Student's 95 % interval over the seeds, empty for one seed):\n\n"
-    return note + markdown_table(md.each(pairs), columns) if len(pairs) else ""
+    columns = [text("variant"), md.SEEDS, Column("beside", base, False), mean_of("val_miou", "val mIoU")]
+    columns += [Column("difference", seeded), mean_of("novel_miou", "novel mIoU"), Column("difference", drawn)]
+    columns += [md.TRAINED, mean_of("time", "time after the encoder", 2)]
+    return markdown_table(groups.values(), columns)
 
 
 PAIR = Column("difference of", lambda row: f"{first(row, 'a')} − {first(row, 'b')}", False)
@@ -302,7 +275,7 @@ def instances(rows: pd.DataFrame, _: Path) -> str:
 
 TABLES = {
     "edges": edges, "instances": instances,
-    "tiny_seeds": seeds, "methods": methods, "distillation_curve": distillation_curve, "choices": options,
+    "tiny_seeds": seeds, "methods": methods, "distillation_curve": distillation_curve,
     "ablation": ablation, "photos": photos, "photos_mean": photos_mean, "few_shot": few_shot, "chain": chain,
     "teacher": from_prompts, "mini_sam2": from_prompts, "prompts": prompts, "presence": presence,
 }  # fmt: skip

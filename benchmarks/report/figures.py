@@ -1,6 +1,6 @@
 """The README's plots: `python -m benchmarks.report.figures` draws `results/NAME.csv` as PNG and SVG beside it.
 
-    ablation              mIoU of each variant, and what each part adds, paired episode by episode
+    ablation              mIoU of each variant, and how it differs from its base, paired episode by episode
     distillation_curve    distilled and undistilled over the number of annotated images, and their difference by seed
 
 Colours are those of Okabe and Ito (2008); series also differ in shape.
@@ -17,7 +17,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from benchmarks.accuracy.grids import COMPARISONS
 from benchmarks.common import RESULTS, load, run_script, with_variant
 from benchmarks.report.markdown import half_width, numbers
 
@@ -33,34 +32,28 @@ STYLE = {
 
 
 def ablation(results: Path) -> Figure:
-    """Variants on the left; on the right, where `paired_ablation.csv` is there, what each part adds."""
+    """Variants on the left; on the right, where `paired_ablation.csv` is there, how they differ from their base."""
     rows, pairs = with_variant(load(results, "ablation")), load(results, "paired_ablation")
-    names, shots = list(rows["variant"].unique()), sorted(rows["shots"].unique(), key=int)
-    parts = [part for part, _, _ in COMPARISONS["ablation"] if len(pairs) and part in set(pairs["part"])]
-    figure = Figure(figsize=(9.0, 0.42 * max(len(names), len(COMPARISONS["ablation"])) + 1.3), layout="constrained")
-    left, right = figure.subplots(1, 2, width_ratios=(1, 1)) if parts else (figure.subplots(), None)
-    if right is not None:
-        right.axvline(0, color=INK, linewidth=0.8)
-        _names(right, [f"+ {part}" for part in parts])
-        right.set_xlabel("what it adds to mIoU (bars: paired 95 %)")
-    for k, given in enumerate(shots):
-        colour, shape = SERIES[k % len(SERIES)]
-        offset = (k - (len(shots) - 1) / 2) * 0.26
-        for i, name in enumerate(names):
-            some = rows[(rows["variant"] == name) & (rows["shots"] == given)]
-            values = numbers(some, "novel_miou")
-            left.plot(values, [i + offset] * len(values), "|", color=colour, markersize=7, alpha=0.55)
-            if values:
-                ends = (float(np.mean(numbers(some, "low"))), float(np.mean(numbers(some, "high"))))
-                point(left, (np.mean(values), i + offset), ends, (colour, shape), f"{given} shot" if i == 0 else None)
-        for i, part in enumerate(parts):
-            for row in pairs[(pairs["part"] == part) & (pairs["shots"] == given)].to_dict("records"):
-                ends = (float(row["low"]), float(row["high"]))
-                point(right, (float(row["difference"]), i + offset), ends, (colour, shape))
+    names, look = list(rows["variant"].unique()), (SERIES[0], SERIES[1])
+    pairs = pairs[pairs["b"] != ""] if len(pairs) else pairs
+    figure = Figure(figsize=(9.0, 0.26 * len(names) + 1.3), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True) if len(pairs) else (figure.subplots(), None)
+    for i, name in enumerate(names):
+        some = rows[rows["variant"] == name]
+        values = numbers(some, "novel_miou")
+        left.plot(values, [i] * len(values), "|", color=BLUE, markersize=7, alpha=0.55)
+        if values:
+            ends = (float(np.mean(numbers(some, "low"))), float(np.mean(numbers(some, "high"))))
+            point(left, (np.mean(values), i), ends, look[0])
     _names(left, names)
     left.set_xlabel("novel mIoU, % (ticks: seeds; bars: 95 %)")
-    if len(shots) > 1:
-        figure.legend(loc="outside upper left", ncols=len(shots), handletextpad=0.2)
+    if right is not None:
+        right.axvline(0, color=INK, linewidth=0.8)
+        for row in pairs.to_dict("records"):
+            ends = (float(row["low"]), float(row["high"]))
+            point(right, (float(row["difference"]), names.index(row["a"])), ends, look[row["b"] != "full"])
+        right.grid(axis="y", visible=False)
+        right.set_xlabel("less the full model (squares: less another), paired 95 %")
     return figure
 
 

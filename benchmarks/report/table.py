@@ -27,7 +27,7 @@ NUMBER = re.compile(r"<!-- number:(.*?) -->.*?<!-- /number -->", re.DOTALL)
 FORMS = {"one": (1, 1.0), "two": (2, 1.0), "millions": (1, MILLIONS), "minutes": (1, 1 / 60_000)}
 SOURCES = {"bars": "speed", "photos_mean": "photos"}  # tables that are a view of another one's rows
 FIGURES = {
-    "ablation": "mIoU of each variant and what each part adds, with intervals",
+    "ablation": "mIoU of each variant and how it differs from the whole model, with intervals",
     "distillation_curve": "distilled and undistilled over the number of annotated images, and their difference",
 }
 

@@ -198,9 +198,7 @@ def _split_images(
     return view, seen, kept, [c for c in kept if len(seen.images(c)) > part.shots]
 
 
-def _apart(
-    view: ClassIndex, classes: list[int], episodes: EpisodeList, shots: int
-) -> tuple[ClassIndex, list[int]]:
+def _apart(view: ClassIndex, classes: list[int], episodes: EpisodeList, shots: int) -> tuple[ClassIndex, list[int]]:
     """Images to train on without those of the validation episodes, and the classes that have enough of them left.
 
     A photograph shows several classes: one that is trained on for its dog is no unseen image when its chair is asked for.
