@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from scipy.stats import mannwhitneyu
+from scipy.stats import mannwhitneyu, spearmanr
 from torchmetrics.functional.classification import binary_calibration_error
 
 from benchmarks.common import RESULTS, Row, provenance, run_script, write_rows
@@ -100,9 +100,11 @@ def report(found: Answers) -> list[Row]:
     """One row a signal; error, calibration and the gate are the head's."""
     rows: list[Row] = []
     every, there = torch.ones_like(found.present), found.present
+    quality = found.counts[:, 0, 1] / found.counts[:, 1, 1].clamp_min(1)
     for name, signal in found.signals.items():
-        row: Row = {"signal": name, "questions": len(signal),
-                                       "auroc": round(100 * roc_area(signal, there), 2)}  # fmt: skip
+        row: Row = {"signal": name, "questions": len(signal), "auroc": 100 * roc_area(signal, there)}
+        # Where the object is there: does the signal tell good masks from bad ones?
+        row["rank"] = 100 * float(spearmanr(signal[there > 0], quality[there > 0]).statistic)
         if name == "presence head":
             answer = (signal > 0).float()
             row |= {

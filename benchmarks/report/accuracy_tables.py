@@ -240,7 +240,12 @@ def prompts(rows: pd.DataFrame, _: Path) -> str:
 
 def presence(rows: pd.DataFrame, _: Path) -> str:
     """How well signals tell presence, and what the gate does to masks."""
-    shown = {"auroc": "AUROC", "error": "error at one half", "missed": "present, missed"}
+    shown = {
+        "auroc": "AUROC",
+        "rank": "rank correlation with IoU",
+        "error": "error at one half",
+        "missed": "present, missed",
+    }
     shown |= {"false_alarms": "absent, seen", "ece": "calibration error"}
     shown |= {"miou_there": "mIoU, all present", "miou_there_gated": "gated"}
     shown |= {"miou_all": "mIoU, half absent", "miou_all_gated": "gated, half absent"}

@@ -61,15 +61,16 @@ class TestPresence:
 
     def test_gate_and_answers_are_counted(self) -> None:
         present = torch.tensor([1.0, 1.0, 0.0, 0.0])
-        right, wrong, nothing = [[9, 5], [10, 5]], [[5, 0], [10, 5]], [[10, 0], [10, 0]]
-        counts = torch.tensor([right, right, wrong, wrong])
+        right, fair, wrong, nothing = [[9, 5], [10, 5]], [[8, 4], [10, 5]], [[5, 0], [10, 5]], [[10, 0], [10, 0]]
+        counts = torch.tensor([right, fair, wrong, wrong])
         gated = torch.tensor([right, [[5, 0], [10, 5]], nothing, wrong])
-        signals = {"presence head": torch.tensor([2.0, -1.0, -2.0, 1.0]), "predicted IoU": torch.full((4,), 0.5)}
+        signals = {"presence head": torch.tensor([2.0, -1.0, -2.0, 1.0]), "predicted IoU": torch.tensor([5, 6, 5, 6])}
         head, other = presence.report(presence.Answers(present, signals, counts, gated, [3, 3, 3, 3]))
         assert (head["auroc"], head["error"], head["missed"], head["false_alarms"]) == (75.0, 50.0, 50.0, 50.0)
         assert other["auroc"] == 50.0 and "error" not in other
-        assert (head["miou_there"], head["miou_there_gated"]) == (100.0, 50.0)
-        assert (head["miou_all"], head["miou_all_gated"]) == (50.0, round(100 * 5 / 15, 2))
+        assert (head["rank"], other["rank"]) == (100.0, -100.0), "of the two that are there, the first is drawn better"
+        assert (head["miou_there"], head["miou_there_gated"]) == (90.0, 50.0)
+        assert (head["miou_all"], head["miou_all_gated"]) == (45.0, round(100 * 5 / 15, 2))
 
 
 def test_simulated_users_point_at_the_object() -> None:
