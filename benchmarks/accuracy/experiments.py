@@ -45,21 +45,27 @@ RECIPES = {"photos": "recipes/fsdino/photos.yaml"}  # of grids that do not use t
 
 def run_once(grid: str, name: str, overrides: list[str], runs: Path = RUNS) -> Row:
     """Train and measure one run."""
-    common = ["--config", recipe_of(grid), "--log.wandb=off", "--presence.episodes=0", "--draw.epochs=0"]
-    recipe, options = read_recipe([*common, *overrides])
     started = time.perf_counter()
-    job = Run(recipe, options, runs / grid / name, shared_maps(recipe, options, runs) if grid == "photos" else None)
-    resumed = (job.folder / "train").is_dir()
-    job.teacher = shared_teacher(recipe, options, runs)
-    trained = job.train(shared_distillation(recipe, options, job, runs))
-    model, seconds = load(trained, method="fsdino"), time.perf_counter() - started
+    resumed = (runs / grid / name / "train").is_dir()
+    job, trained = trained_run(grid, name, overrides, runs)
+    model, seconds, recipe = load(trained, method="fsdino"), time.perf_counter() - started, job.recipe
     measured = measure(job, name, model)
     head = {"run": name, "seed": recipe.seed, "fold": recipe.data.fold, "shots": recipe.data.shots,
             "method": f"FS-DINO {model.config.variant}", "val_miou": best_val_miou(trained)}  # fmt: skip
-    tail = {"train_images": len(job.train_set.index.all_images()), "precision": options.get("precision", "float32"),
+    tail = {"train_images": len(job.train_set.index.all_images()),
+            "precision": job.trainer_options.get("precision", "float32"),
             "seconds": "" if resumed else round(seconds)}  # fmt: skip
     cost = {"time": beside_full(model)} if grid == "ablation" else {}
     return head | measured | sizes(model) | cost | tail
+
+
+def trained_run(grid: str, name: str, overrides: list[str], runs: Path = RUNS) -> tuple[Run, Path]:
+    """A run of a grid and its checkpoint; what was trained before is not trained again."""
+    common = ["--config", recipe_of(grid), "--log.wandb=off", "--presence.episodes=0", "--draw.epochs=0"]
+    recipe, options = read_recipe([*common, *overrides])
+    job = Run(recipe, options, runs / grid / name, shared_maps(recipe, options, runs) if grid == "photos" else None)
+    job.teacher = shared_teacher(recipe, options, runs)
+    return job, job.train(shared_distillation(recipe, options, job, runs))
 
 
 @torch.no_grad()

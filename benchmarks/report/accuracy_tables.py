@@ -278,8 +278,37 @@ def instances(rows: pd.DataFrame, _: Path) -> str:
     return markdown_table(md.each(rows), [*columns, scored("ap", "AP"), scored("ap50", "AP50")])
 
 
+def references(rows: pd.DataFrame, _: Path) -> str:
+    """One row a way, for each world, number of references and side."""
+
+    def gain(row: pd.DataFrame) -> str:
+        ends = [float(first(row, name)) for name in ("difference", "low", "high")]
+        return "{:+.1f} ({:+.1f} to {:+.1f})".format(*ends) if any(ends) else ""
+
+    columns = [text(name) for name in ("world", "shots", "classes", "way")]
+    columns += [md.number("miou", "mIoU"), Column("difference", gain), text("episodes", right=True)]
+    return markdown_table(md.each(rows), columns)
+
+
+def lists(rows: pd.DataFrame, _: Path) -> str:
+    """One row a list: both methods, and their difference."""
+    names = list(dict.fromkeys(rows["method"]))
+
+    def score(name: str) -> Column:
+        def cell(group: pd.DataFrame) -> str:
+            row = group[group["method"] == name]
+            value, low, high = (decimals(first(row, end), 1) for end in ("value", "low", "high"))
+            return f"{value} ({low} to {high})"
+
+        return Column(name, cell)
+
+    listed = Column("list", lambda group: "fixed" if first(group, "list") == "0" else f"seed {first(group, 'list')}")
+    columns = [listed, text("seeds", "models a fold", right=True), *map(score, names)]
+    return markdown_table(by(rows, "list").values(), columns)
+
+
 TABLES = {
-    "edges": edges, "instances": instances,
+    "edges": edges, "instances": instances, "references": references, "lists": lists,
     "tiny_seeds": seeds, "methods": methods, "distillation_curve": distillation_curve,
     "ablation": ablation, "photos": photos, "photos_mean": photos_mean, "few_shot": few_shot, "chain": chain,
     "teacher": from_prompts, "mini_sam2": from_prompts, "prompts": prompts, "presence": presence,

@@ -197,7 +197,7 @@ class Run:
         # Without held-out classes there is nothing to draw, and the last epoch is the best.
         strips = []
         if chosen.val_episodes is not None:
-            strips.append(EpisodeStrips(chosen.index, chosen.val_episodes, self.folder / "train" / "images"))
+            strips.append(EpisodeStrips(chosen.val_index, chosen.val_episodes, self.folder / "train" / "images"))
         trained = self.fitter.fit(
             "train",
             EpisodeModule(model, chosen.val_classes, part),

@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.accuracy import few_shot, methods, pairs, presence, prompts, runtimes
+from benchmarks.accuracy import few_shot, lists, methods, pairs, presence, prompts, references, runtimes
 from benchmarks.common import ROOT
+from fsdino.data import splits
 from fsdino.data.episodes.episode_list import EpisodeList, EpisodeSpec
 from fsdino.data.world.index import SyntheticWorld
+from fsdino.evaluation.measure import read_rows as read_episodes
 from fsdino.pipeline.recipe import read_recipe
 from tests.benchmarks.small import row, texts, write_episodes
 from tests.small import refuses, small_segmenter
@@ -48,6 +50,57 @@ class TestPairs:
         rows = texts([row("full-seed1", "FS-DINO full", 40)])
         with pytest.raises(FileNotFoundError, match=r"no rows in '.*full-seed1'; run `python -m benchmarks"):
             pairs.paired_rows("ablation", rows, tmp_path)
+
+
+class TestLists:
+    def test_another_list_asks_for_what_the_fixed_one_shows(self) -> None:
+        world = SyntheticWorld("novel", 4)
+        specs = tuple(EpisodeSpec(c, f"{c:03d}/000{k}", (f"{c:03d}/000{k + 1}",)) for c in range(5) for k in (0, 1))
+        test = splits.TestSet(world, EpisodeList(world.name, 0, 1, 0, specs))
+        assert lists.redrawn(test, 0, 4).episodes.episodes == specs[:4]
+        drawn = [lists.redrawn(test, seed).episodes for seed in (1, 2)]
+        assert all(len(one) == 10 and one.images <= test.episodes.images for one in drawn)
+        assert {(e.class_id, e.query) for one in drawn for e in one} <= {
+            (c, f"{c:03d}/000{k}") for c in range(5) for k in range(3)
+        }
+        assert drawn[0].content_hash != drawn[1].content_hash
+
+    def test_seeds_are_averaged_before_the_difference(self, tmp_path: Path) -> None:
+        found: lists.Counts = {}
+        for method, seed, hits in (("FS-DINO full", 0, 40), ("FS-DINO full", 1, 44), ("chain", 0, 36)):
+            write_episodes(tmp_path / f"{method}{seed}", hits, seed=3)
+            found[method, seed] = [read_episodes(tmp_path / f"{method}{seed}").assign(fold=0)]
+        full, chain, gain = lists.rows_of(2, found)
+        assert (full["seeds"], chain["seeds"], gain["seeds"]) == (2, 1, 2)
+        assert gain["value"] == pytest.approx(full["value"] - chain["value"], abs=2e-3) and 4 < gain["low"] < 8
+
+
+class TestReferences:
+    def test_a_crop_shows_the_object_at_twice_its_side(self) -> None:
+        mask = torch.zeros(112, 112)
+        mask[40:56, 30:62] = 1
+        image, cut = references.crop(mask.expand(3, -1, -1), mask)
+        assert image.shape == (3, 112, 112) and torch.equal(image[0], cut)
+        rows, columns = torch.where(cut > 0.5)
+        assert int(columns.max() - columns.min()) in range(54, 59), "half of the side"
+        assert int(rows.max() - rows.min()) in range(26, 31)
+        assert references.crop(image, torch.zeros(112, 112))[0] is image, "nothing to cut around"
+
+    def test_a_reference_that_disagrees_weighs_less(self) -> None:
+        model = small_segmenter()
+        torch.manual_seed(0)
+        alike, other = torch.rand(3, model.img_size, model.img_size), torch.rand(3, model.img_size, model.img_size)
+        images = torch.stack([alike, alike, 1 - other])
+        masks = torch.zeros(3, model.img_size, model.img_size)
+        masks[:, :14], masks[0, 14:21] = 1, 1
+        with torch.no_grad():
+            equal, agreed = (references.remember(model, images, masks, way) for way in ("equal", "agreement"))
+        for memory in (equal, agreed):
+            assert memory.fg is not None and 0 < float(memory.fg.max()) <= 1
+        totals = equal.fg.unflatten(1, (3, -1)).sum(-1)[0]
+        assert torch.allclose(totals, totals[:1].expand(3)), "whatever its area"
+        shares = agreed.fg.unflatten(1, (3, -1)).sum(-1)[0]
+        assert float(shares[2]) < float(shares[:2].min())
 
 
 class TestPresence:

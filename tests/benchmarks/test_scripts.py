@@ -55,6 +55,7 @@ SCRIPTS: dict[str, tuple[str, Options]] = {
     "accuracy.presence": ("presence", lambda folder: {
         "number": 4, "runs": folder / "runs", "overrides": [f"--cache.dir={folder / 'cache'}"],
     }),
+    "accuracy.references": ("references", lambda _: {"worlds": ["embedded"], "most": 2}),
     "accuracy.drawn": ("drawn", lambda folder: {
         "photos": {name: write_image(write_image(folder / name / "a.jpg").with_name("b.jpg")).parent for name in "xy"},
         "per_class": 2,
