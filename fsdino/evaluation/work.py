@@ -75,8 +75,8 @@ class Work:
         threads: CPU threads of each process; with another number than 1 last digits may differ.
         num_workers: loader processes of each.
         batch_size: episodes loaded at a time, at least `batch`.
-        batch: episodes that go through the network together, which is for GPUs; with another number than 1 last digits
-            may differ.
+        batch: episodes that go through the network together, which saves a fifth on a CPU and is meant for GPUs; with
+            another number than 1 last digits may differ.
     """
 
     devices: Devices = 1
