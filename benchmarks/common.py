@@ -129,10 +129,12 @@ def write_rows(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 def update_rows(path: str | Path, rows: Sequence[Row], key: Sequence[str]) -> None:
     """Add rows to a CSV; older rows that have the same texts in the columns of `key` are left out."""
-    names = list(key)
-    new = {tuple(str(row[name]) for name in names) for row in rows}
-    old = read_rows(path).to_dict("records")
-    write_rows(path, [*(row for row in old if tuple(row[name] for name in names) not in new), *rows])
+
+    def known(row: Mapping[str, Any]) -> tuple[str, ...]:
+        return tuple(str(row.get(name, "")) for name in key)
+
+    new, old = {known(row) for row in rows}, read_rows(path).to_dict("records")
+    write_rows(path, [*(row for row in old if known(row) not in new), *rows])
 
 
 def mean_interval(values: Sequence[float], rng: np.random.Generator) -> tuple[float, float, float]:

@@ -104,9 +104,9 @@ def test_every_block_is_run_or_says_why_not(page: str) -> None:
 
 # Those of the annotation tools are read by tests/annotate, which knows what they need.
 @pytest.mark.parametrize("page", [page for page in PAGES if page != "annotating"])
-def test_commands_that_are_not_run_have_these_options(page: str) -> None:
+def test_commands_have_these_options(page: str) -> None:
     for block in blocks(page):
-        for line in block.commands() if (block.mark, block.language) == ("not run", "bash") else []:
+        for line in block.commands() if block.mark and block.language == "bash" else []:
             program, *words = shlex.split(line, comments=True)
             if program == "fsdino" and words[0] == "run":
                 read_run(words[1:])
@@ -114,7 +114,11 @@ def test_commands_that_are_not_run_have_these_options(page: str) -> None:
                 options(resolve(COMMANDS[words[0]][0]), words[0], named(words[0], words[1:]))
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if page != "serving"])
+# A whole run of the tiny recipe; the fast tests have the tutorial's.
+TRAINING = pytest.param("training", marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("page", [TRAINING if page == "training" else page for page in PAGES if page != "serving"])
 def test_blocks_run_in_order(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     todo = [block for block in blocks(page) if block.mark != "not run"]
     shutil.copytree(DOCS / "photos", tmp_path / "docs" / "photos")

@@ -13,7 +13,8 @@ from fsdino.predict.engines.choice import EngineChoice
 
 PAGE = Path(fsdino.__file__).with_name("tutorial.md")
 SHORT = ["--train.epochs=1", "--train.epoch_length=4", "--train.batch_size=2", "--presence.episodes=8",
-         "--data.val_episodes=3", "--data.test_episodes=3", "--trainer.enable_progress_bar=false"]  # fmt: skip
+         "--data.val_episodes=3", "--data.test_episodes=3", "--evaluate.baselines=false",
+         "--trainer.enable_progress_bar=false"]  # fmt: skip
 
 
 def blocks() -> list[tuple[str, str]]:

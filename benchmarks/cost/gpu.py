@@ -59,7 +59,8 @@ def section(name: str, bench: Bench, seconds: float) -> Iterator[Row]:
         except StopIteration:
             return
         except (Exception, OutOfTime) as error:  # whatever it is, the other sections go on
-            yield {"step": "stopped", "error": told(error)}
+            late = OutOfTime(f"not done after {seconds:.0f} s")  # of the section, not of its last row
+            yield {"step": "stopped", "error": told(late if isinstance(error, OutOfTime) else error)}
             return
         yield row
 

@@ -93,19 +93,29 @@ def encoder_cases(bench: Bench, net: nn.Module, batch: int, size: int) -> Iterat
         yield case("bf16-true", f"attention {kind}", rounded, pixels, SDPA[kind])
 
 
-def segment(bench: Bench) -> Iterator[Row]:
-    """What users call, of every method, beside its bare encoder: from a NumPy image to a NumPy mask."""
-    for key in METHODS[bench.small]:
+def of_methods(bench: Bench, rows: Callable[[Bench, FewShotMethod, Row], Iterator[Row]]) -> Iterator[Row]:
+    """The rows of every method in turn, on the device; one that cannot be built is a row."""
+    for name, size in METHODS[bench.small]:
+        head: Row = {"method": name, "preset": size}
         try:
-            method = build(*key).to(bench.device)
+            method = build(name, size).to(bench.device)
         except Exception as error:  # the other methods go on
-            yield {"method": key[0], "preset": key[1], "error": told(error)}
+            yield head | {"error": told(error)}
             continue
-        head = {"method": key[0], "preset": key[1], "img_size": method.img_size}
-        for precision in ("float32", "bf16-mixed"):
-            yield from bench.rows(head, list(user_cases(bench, method, precision, full=key[0] == SHOWN)))
+        yield from rows(bench, method, head | {"img_size": method.img_size})
         del method
         bench.clear()
+
+
+def segment(bench: Bench) -> Iterator[Row]:
+    """What users call, of every method, beside its bare encoder: from a NumPy image to a NumPy mask."""
+    return of_methods(bench, segment_rows)
+
+
+def segment_rows(bench: Bench, method: FewShotMethod, head: Row) -> Iterator[Row]:
+    """Rows of one method in both precisions."""
+    for precision in ("float32", "bf16-mixed"):
+        yield from bench.rows(head, list(user_cases(bench, method, precision, full=head["method"] == SHOWN)))
 
 
 def user_cases(bench: Bench, method: FewShotMethod, precision: str, full: bool) -> Iterator[Case]:
@@ -202,22 +212,14 @@ def training_step(
 
 def episodes(bench: Bench) -> Iterator[Row]:
     """A training step of every method that learns: pixels, and where there are any, cached maps."""
+    return of_methods(bench, episode_rows)
+
+
+def episode_rows(bench: Bench, method: FewShotMethod, head: Row) -> Iterator[Row]:
+    """Rows of one method, none where nothing learns; an image of a row is one of the episode's, which are two."""
+    if not method.trainable_parameters():
+        return
     batch = 2 if bench.small else 8
-    for key in METHODS[bench.small]:
-        try:
-            method = build(*key).to(bench.device)
-        except Exception as error:  # the other methods go on
-            yield {"method": key[0], "preset": key[1], "error": told(error)}
-            continue
-        if method.trainable_parameters():
-            yield from episode_rows(bench, method, batch, {"method": key[0], "preset": key[1]})
-        del method
-        bench.clear()
-
-
-def episode_rows(bench: Bench, method: FewShotMethod, batch: int, head: Row) -> Iterator[Row]:
-    """Rows of one method; an image of a row is one of the episode's, which are two."""
-    head |= {"img_size": method.img_size}
     module = EpisodeModule(method, part=TrainPart()).to(bench.device).train()
     given = made_episodes(bench, method, batch)
     about = {"batch": batch}

@@ -33,7 +33,7 @@ from fsdino.data.splits import TrainSet
 from fsdino.training.episode_data import EpisodeDataModule
 from fsdino.training.episodes import TrainPart
 
-KEY, LEAST, MOST = ("what", "side"), ">= 5", "<= 0.5"
+KEY, LEAST, MOST = ("what", "side", "annotations"), ">= 5", "<= 0.5"
 Action = Callable[[int], object]
 
 

@@ -173,7 +173,7 @@ CHANGES = [
         ("return table.drop_duplicates(\"episode\")", "return table"),
         ("if len(rows) != len(episodes):", "if False:"),
         ("if (value := wanted.get(key)) != found.get(key):", "if (value := wanted.get(key)) is None:"),
-        ("one = {key: value[i : i + 1] for", "one = {key: value for"),
+        ("part = {key: value[start:stop] for", "part = {key: value for"),
         ("if self.scoring == \"network\":", "if False:"),
     ),
     *of(

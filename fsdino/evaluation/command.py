@@ -121,6 +121,7 @@ def _measure_fold(
             scoring=scoring,
             fingerprint=identity(method),
             batch_size=work.batch_size,
+            together=work.batch,
             num_workers=work.num_workers,
             trainer=work.trainer(progress),
             boundary=scoring == "original" and index.name.startswith("davis"),

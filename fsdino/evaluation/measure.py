@@ -1,4 +1,4 @@
-"""Measure a method on a fixed list: the same counts whatever the workers, batches, processes or interruptions."""
+"""Measure a method on a fixed list: the same counts whatever the workers, processes or interruptions."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import csv
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -61,12 +62,20 @@ class Evaluation:
     rows: pd.DataFrame
 
 
-def predict_episode(method: FewShotMethod, batch: dict[str, Any], i: int) -> tuple[Tensor, float, float]:
-    """Logits (s, s), predicted IoU and presence logit of episode i of a batch, with pixels or with cached maps."""
-    # Each by itself: batched arithmetic rounds differently, and counts must not depend on the batch size.
-    one = {key: value[i : i + 1] for key, value in batch.items() if isinstance(value, Tensor)}
-    output = method.predict_episodes(one)
-    return output.mask_logits[0, 0].float(), float(output.iou_pred[0, 0]), float(output.presence_logit[0, 0])
+Prediction = tuple[Tensor, float, float]  # logits (s, s), predicted IoU, presence logit
+
+
+def predict_some(method: FewShotMethod, batch: dict[str, Any], start: int, stop: int) -> list[Prediction]:
+    """What is predicted in episodes `start` to `stop` of a batch, in one pass; with pixels or with cached maps."""
+    part = {key: value[start:stop] for key, value in batch.items() if isinstance(value, Tensor)}
+    output = method.predict_episodes(part)
+    scores, presences = output.iou_pred[:, 0].tolist(), output.presence_logit[:, 0].tolist()
+    return list(zip(output.mask_logits[:, 0].float(), scores, presences))
+
+
+def predict_episode(method: FewShotMethod, batch: dict[str, Any], i: int) -> Prediction:
+    """As `predict_some`, of episode i by itself."""
+    return predict_some(method, batch, i, i + 1)[0]
 
 
 class EvaluateModule(LightningModule):
@@ -78,6 +87,7 @@ class EvaluateModule(LightningModule):
         done: rows of episodes that were measured before; they count in `running`.
         boundary: also measure DAVIS's F of each episode.
         edges: also that, and count along the outlines (`EDGE_COUNTS`).
+        together: episodes that go through the network in one pass; 1 keeps counts the same whatever is loaded.
 
     Raises:
         ValueError: for another scoring.
@@ -91,11 +101,12 @@ class EvaluateModule(LightningModule):
         done: pd.DataFrame | None = None,
         boundary: bool = False,
         edges: bool = False,
+        together: int = 1,
     ) -> None:
         super().__init__()
         if scoring not in ("original", "network"):
             raise ValueError(f"unknown scoring {scoring!r}; use 'original' (the image's own size) or 'network'.")
-        self.method, self.scoring = method.eval(), scoring
+        self.method, self.scoring, self.together = method.eval(), scoring, together
         self.boundary, self.edges = boundary or edges, edges
         # For the bar, of this process's share: to ask the others at every batch would make all wait for the slowest.
         self.running = FewShotIoU(class_ids, sync_on_compute=False)
@@ -104,9 +115,14 @@ class EvaluateModule(LightningModule):
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> list[dict[str, Any]]:
         """Rows of the batch's episodes."""
-        rows = []
-        for i, class_id in enumerate(batch["class_id"].tolist()):
-            logits, score, presence = predict_episode(self.method, batch, i)
+        rows, class_ids = [], batch["class_id"].tolist()
+        # One by one unless asked otherwise: batched arithmetic rounds differently, and counts should not.
+        passes = (
+            predict_some(self.method, batch, start, start + self.together)
+            for start in range(0, len(class_ids), self.together)
+        )
+        for i, (logits, score, presence) in enumerate(chain.from_iterable(passes)):
+            class_id = class_ids[i]
             truth = batch["query_mask_original"][i]
             if self.scoring == "network":  # as the field shrinks truths, not as losses read them
                 truth = self.method.resize.truth(truth, exact=False)
@@ -157,6 +173,7 @@ def evaluate(
     fingerprint: str = "",
     data: Dataset | None = None,
     batch_size: int = 1,
+    together: int = 1,
     num_workers: int = 0,
     trainer: Trainer | None = None,
     boundary: bool = False,
@@ -169,7 +186,9 @@ def evaluate(
         scoring: "original" or "network", see `EvaluateModule`.
         fingerprint: of the method's weights; a folder with rows of another one is refused.
         data: replaces `EpisodeData(index, episodes, method.resize)`, for instance with cached maps.
-        batch_size: episodes loaded at a time; each is computed by itself.
+        batch_size: episodes loaded at a time, at least `together`.
+        together: episodes that go through the network in one pass; with another number than 1 counts may differ by
+            rounding.
         trainer: Lightning's, for devices and nodes; None = one process on the CPU.
         boundary: also measure DAVIS's F of each episode.
         edges: also that, and count along the outlines (`EDGE_COUNTS`).
@@ -187,13 +206,18 @@ def evaluate(
     if rest:
         data = EpisodeData(index, episodes, method.resize) if data is None else data
         loader = DataLoader(
-            Subset(data, rest), batch_size=batch_size, collate_fn=collate_episodes, num_workers=num_workers
+            Subset(data, rest),
+            batch_size=max(batch_size, together),
+            collate_fn=collate_episodes,
+            num_workers=num_workers,
         )
         trainer = trainer or Trainer(
             accelerator="cpu", devices=1, logger=False, enable_checkpointing=False, enable_model_summary=False
         )
         trainer.callbacks.append(RowWriter(folder))  # type: ignore[attr-defined]
-        module = EvaluateModule(method, episodes.class_ids, scoring, before, boundary=boundary, edges=edges)
+        module = EvaluateModule(
+            method, episodes.class_ids, scoring, before, boundary=boundary, edges=edges, together=together
+        )
         trainer.predict(module, loader, return_predictions=False)
         # Every process reads all rows below, so all must have written their last one.
         trainer.strategy.barrier()

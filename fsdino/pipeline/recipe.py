@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +121,7 @@ def _found(value: Any) -> Any:
     return str(bundled_file(value.removeprefix("bundled:"))) if is_bundled else value
 
 
+@cache
 def recipe_parser() -> Any:
     """The parser of recipe files and their overrides: `--config FILE`, `--stages`, the recipe's keys, `--trainer.*`."""
     parser = LightningArgumentParser(  # type: ignore[arg-type]

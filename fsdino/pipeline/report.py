@@ -62,16 +62,18 @@ def measure(run: Run, checkpoint: Path) -> Report:
     methods[model.title] = model
     scores = {}
     for name, method in methods.items():
-        scores[name] = evaluate(
-            method,
-            run.test.index,
-            run.test.episodes,
-            folder / name.replace(" ", "-"),
-            scoring=part.scoring,
-            fingerprint=identity(method),
-            num_workers=run.recipe.num_workers,
-            trainer=run.fitter.trainer(f"test {name}", "episodes"),
-        )
+        trainer = run.fitter.trainer(stage := f"test {name}", "episodes")
+        with run.fitter.hearing(stage, trainer):
+            scores[name] = evaluate(
+                method,
+                run.test.index,
+                run.test.episodes,
+                folder / name.replace(" ", "-"),
+                scoring=part.scoring,
+                fingerprint=identity(method),
+                num_workers=run.recipe.num_workers,
+                trainer=trainer,
+            )
     write_table(pd.DataFrame([_result(name, result) for name, result in scores.items()]), folder / "results", "csv")
     sheet = contact_sheet(model, run.test.index, run.test.episodes, scores[model.title].rows, part.strips)
     tested = "in-domain" if run.recipe.data.in_domain else "novel"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -125,17 +126,8 @@ class Fitter:
             start = resume_from(folder, last, trainer.world_size)
             # The loader is made anew, at the step where the epoch was cut; Lightning looks for another sign of that.
             warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
-            try:
+            with self.hearing(stage, trainer):
                 trainer.fit(module, data, ckpt_path=start, weights_only=True)
-            except RuntimeError as error:
-                if trainer.world_size == 1 or not LOST.search(str(error)):
-                    raise
-                where = f"process {trainer.global_rank} of {trainer.world_size} saw: {str(error).splitlines()[0]}"
-                raise ConnectionError(
-                    f"stage {stage}: another process of this run ended, or did not answer for {self.compute.timeout:g} "
-                    f"minutes ({where}); start all of them again with the same command, and the run goes on from its "
-                    "last checkpoint."
-                ) from error
             for file in folder.glob("cut-*.ckpt") if trainer.is_global_zero else ():
                 file.unlink()
             # Only now: a stage that was stopped has checkpoints as well, and must not be taken for a whole one.
@@ -143,6 +135,25 @@ class Fitter:
             if preemption.asked:  # in the last step: the stage is whole, the run is not
                 raise KeyboardInterrupt("asked to end")
         return best if best.is_file() else last
+
+    @contextmanager
+    def hearing(self, stage: str, trainer: Trainer) -> Iterator[None]:
+        """Says in a sentence that the other processes of a distributed run are no longer heard.
+
+        Raises:
+            ConnectionError: another process ended, or did not answer in time.
+        """
+        try:
+            yield
+        except RuntimeError as error:
+            if trainer.world_size == 1 or not LOST.search(str(error)):
+                raise
+            where = f"process {trainer.global_rank} of {trainer.world_size} saw: {str(error).splitlines()[0]}"
+            raise ConnectionError(
+                f"stage {stage}: another process of this run ended, or did not answer for {self.compute.timeout:g} "
+                f"minutes ({where}); start all of them again with the same command, and the run goes on from its "
+                "last checkpoint."
+            ) from error
 
     def _find_batch_size(self, stage: str, module: LightningModule, data: EpochData, fresh: bool) -> None:
         """Give the data the batch that was found to fit, now or at an earlier start."""

@@ -30,7 +30,7 @@ from tests.small import METHOD_ARGS, refuses, small_segmenter
 
 class TestCounts:
     def test_two_processes_workers_and_batches_change_no_count(self, tmp_path, model, folder, reference) -> None:
-        options = ("--strips", "0", "--devices", "2", "--num-workers=1", "--batch-size=4")
+        options = ("--strips", "0", "--devices", "2", "--num-workers=1", "--batch-size=2", "--batch=3")
         rows = run_evaluate(tmp_path, model, folder, *options)
         assert len(list((tmp_path / "fold0").glob("rows.*.csv"))) == 2
         pd.testing.assert_frame_equal(rows[COUNTS], reference[COUNTS])

@@ -13,6 +13,7 @@ from fsdino.data.readers.voc import VocIndex
 from fsdino.data.world.index import SyntheticWorld
 from fsdino.evaluation.measure import Evaluation, RowWriter, evaluate, predict_episode, read_rows, summarise
 from fsdino.methods.prototype import AllForeground
+from fsdino.models.segmenter import FewShotSegmenter
 from tests.data.trees import voc_tree
 from tests.evaluation.small import COUNTS
 from tests.small import refuses, small_segmenter
@@ -58,22 +59,31 @@ def test_an_episode_that_two_processes_measured_counts_once(tmp_path) -> None:
 
 class _Dies(RowWriter):
     def on_predict_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0) -> None:
-        if batch_idx == 4:
+        if batch_idx == 2:
             raise KeyError("killed")
 
 
-def test_an_interrupted_evaluation_goes_on_without_repeating(tmp_path, reference) -> None:
+@pytest.mark.parametrize(("together", "passes"), [(1, [1] * 11), (3, [3, 3, 3, 2])])
+def test_an_interrupted_evaluation_goes_on_without_repeating(
+    tmp_path, reference, together, passes, monkeypatch
+) -> None:
+    seen, predict = [], FewShotSegmenter.predict_episodes
+    monkeypatch.setattr(
+        FewShotSegmenter, "predict_episodes", lambda self, b: seen.append(len(b["class_id"])) or predict(self, b)
+    )
     trainer = small_trainer(tmp_path)
     trainer.callbacks.append(_Dies(tmp_path))
     with pytest.raises(KeyError, match="killed"):
-        _run(tmp_path, trainer=trainer)
+        _run(tmp_path, trainer=trainer, together=together)
     path = tmp_path / "rows.0.csv"
     before = path.read_text().splitlines()
-    assert 0 < len(before) < len(EPISODES)
+    assert len(before) == 2 * together
     path.write_text("\n".join(before) + "\n9,3,half a li")  # killed while it wrote
-    rows = _run(tmp_path).rows
+    rows = _run(tmp_path, together=together).rows
     after = path.read_text().splitlines()
     assert after[: len(before)] == before and len(after) == len(EPISODES)
+    # The third pass was made before the kill, but not written.
+    assert seen == [*passes[:3], *passes[2:]]
     pd.testing.assert_frame_equal(rows[COUNTS[1:]], reference[COUNTS[1:]])
 
 

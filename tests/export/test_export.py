@@ -173,8 +173,12 @@ def test_agreement_on_photographs_of_ones_own(exported: Path, tmp_path: Path) ->
 
 def test_eight_bits_can_be_evaluated(exported: Path, tmp_path: Path) -> None:
     index = SyntheticWorld("novel", 3)
-    found = evaluate(OnnxMethod(exported / "int8"), index, EpisodeList.draw(index, 0, 1, 2, seed=4), tmp_path)
-    assert len(found.rows) == 2
+    drawn = EpisodeList.draw(index, 0, 1, 2, seed=4)
+    alone, several = (
+        evaluate(OnnxMethod(exported / "int8"), index, drawn, tmp_path / str(n), together=n) for n in (1, 2)
+    )
+    # Its sessions take an episode at a time, whatever they are given.
+    assert len(alone.rows) == 2 and alone.rows.equals(several.rows)
 
 
 def test_graphs_are_compared_with_other_numbers_of_images_classes_and_references() -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fsdino.base.storage import load
 from fsdino.cache.image_list import ImageList
 from fsdino.cli import main
 from fsdino.pipeline import disk, plan
@@ -24,7 +25,7 @@ Usage = namedtuple("Usage", "total used free")
 # What changes no size.
 SHORT = [
     "--data.val_episodes", "2", "--train.epoch_length", "8", "--train.epochs", "1", "--distill.epochs", "1",
-    "--distill.sizes", "[56]", "--presence.episodes", "4", "--stages", "cache,distill,train,export",
+    "--distill.sizes", "[56]", "--presence.episodes", "4", "--draw.epochs", "1",
 ]  # fmt: skip
 B14 = next(path for path in RECIPES if path.name == "b14_coco20i.yaml")
 
@@ -39,13 +40,25 @@ def free(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(10**15, 0, number))
 
 
-def test_a_run_takes_what_was_planned(small: list[str], tmp_path: Path, capsys) -> None:
+def test_stages_alone_take_what_was_planned_and_the_run_s_folder_is_a_model(
+    small: list[str], tmp_path: Path, capsys
+) -> None:
     assert main(["plan", *small, "--rate", "0.1"]) == 0
     text = capsys.readouterr().out
-    assert main(["run", *small, *SHORT]) == 0
+    run = ["run", *small, *SHORT, "--stages"]
+    assert main([*run, "cache"]) == 0
+    assert sorted(path.name.split("-")[0] for path in Path("runs/cache").iterdir()) == ["features", "teacher"]
+    assert main([*run, "train"]) == 0
+    (folder,) = Path("runs/small").iterdir()  # the unfinished run goes on
+    assert not (folder / "export").exists() and not (folder / "done").exists()
+    world = ["--data_options.images_per_class", "3", "--episodes", "2", "--folds", "0", "--strips", "0"]
+    assert main(["evaluate", str(folder), *world, "--device", "cpu", "--out", "measured"]) == 0
+    assert main([*run, "export"]) == 0
+    assert load(folder).fingerprint() == load(folder / "export").fingerprint()
+    assert "checkpoint" in capsys.readouterr().out
     for kind in ("teacher", "features"):
-        (folder,) = Path("runs/cache").glob(f"{kind}-*")
-        written = sum(path.stat().st_size for path in folder.glob("*.npy"))
+        (cache,) = Path("runs/cache").glob(f"{kind}-*")
+        written = sum(path.stat().st_size for path in cache.glob("*.npy"))
         planned = re.search(rf"cache {kind}: ([\d,]+) images x ([\dx ]+) x 2 bytes = ([\d.]+) MB", text)
         assert planned, text
         assert float(planned[3]) == pytest.approx(written / 1e6, rel=0.01)
@@ -152,7 +165,9 @@ def test_holes_of_a_file_do_not_count_as_written(tmp_path: Path) -> None:
     assert disk.written(need, images, tmp_path) == 0
 
 
-def test_a_folder_of_images_is_counted(small: list[str], tmp_path: Path, capsys) -> None:
+def test_a_folder_of_images_is_counted(small: list[str], tmp_path: Path, capsys, monkeypatch) -> None:
+    for part in ("hours", "memory"):  # operations, which are counted for seconds
+        monkeypatch.setattr(plan, part, lambda *_: "")
     (tmp_path / "more").mkdir()
     for i in range(3):
         Image.new("RGB", (20, 20)).save(tmp_path / f"more/{i}.png")

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from fsdino.base.storage import load, save
-from fsdino.cli import main
 from fsdino.models.segmenter import FewShotSegmenter
 from fsdino.pipeline.recipe import Recipe, read_recipe
 from fsdino.pipeline.report import measure
@@ -47,10 +46,11 @@ def write_recipe(folder: Path, text: str = RECIPE) -> Path:
 def _run(folder: Path, kill_at: str | None = None) -> int:
     """Run in a folder; with `kill_at`, kill -9 as soon as a file of that pattern is there."""
     process = started(folder, ["run", "--config", "small.yaml"])
-    while process.is_alive():
-        if kill_at is not None and any(folder.glob(kill_at)):
+    while kill_at is not None and process.is_alive():
+        if any(folder.glob(kill_at)):
             process.kill()
-        process.join(0.005)
+        process.join(0.01)
+    process.join()
     return process.exitcode or 0
 
 
@@ -60,7 +60,9 @@ def _weights(folder: Path, stage: str) -> dict[str, torch.Tensor]:
 
 
 def test_kill_in_every_stage_changes_no_weight(tmp_path) -> None:
-    whole, parts = (write_recipe(tmp_path / name) for name in ("whole", "parts"))
+    # One method to measure: the others take the same way.
+    text = RECIPE.replace("{strips: 2}", "{strips: 2, baselines: false}")
+    whole, parts = (write_recipe(tmp_path / name, text) for name in ("whole", "parts"))
     assert _run(whole) == 0, (whole / "log.txt").read_text()[-2000:]
     for pattern in (
         "runs/cache/teacher-*/*.npy", "runs/small/*/distill/checkpoints/last.ckpt",
@@ -74,8 +76,8 @@ def test_kill_in_every_stage_changes_no_weight(tmp_path) -> None:
         assert expected.keys() == found.keys()
         assert all(torch.equal(expected[name], found[name]) for name in expected), stage
     assert len(list(parts.glob("runs/small/*"))) == 1, "killed before its first checkpoint it goes on in its folder"
-    scores = [sorted(f.glob("runs/small/*/evaluate/*/rows.0.csv"))[0] for f in (whole, parts)]
-    assert scores[0].read_text() == scores[1].read_text()
+    (expected,), (found,) = (list(f.glob("runs/small/*/evaluate/*/rows.0.csv")) for f in (whole, parts))
+    assert expected.read_text() == found.read_text()
 
 
 METHODS = {
@@ -131,20 +133,6 @@ def test_weights_of_a_seed_repeat(tmp_path: Path) -> None:
     recipe, options = _small_recipe("sansa", tmp_path)
     first, again = (Run(recipe, options, tmp_path / "run").build() for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first.state_dict().values(), again.state_dict().values()))
-
-
-def test_some_stages_alone_and_the_run_s_folder_as_a_model(tmp_path: Path, monkeypatch, capsys) -> None:
-    monkeypatch.chdir(write_recipe(tmp_path, RECIPE.replace("epochs: 2, ", "epochs: 1, ")))
-    assert main(["run", "--config", "small.yaml", "--stages", "cache"]) == 0
-    assert sorted(path.name.split("-")[0] for path in tmp_path.glob("runs/cache/*")) == ["features", "teacher"]
-    assert main(["run", "--config", "small.yaml", "--stages", "train"]) == 0
-    (folder,) = (tmp_path / "runs" / "small").iterdir()  # the unfinished run goes on
-    assert not (folder / "export").exists() and not (folder / "done").exists()
-    world = ["--data_options.images_per_class", "3", "--episodes", "2", "--folds", "0", "--strips", "0"]
-    assert main(["evaluate", str(folder), *world, "--device", "cpu", "--out", "measured"]) == 0
-    assert main(["run", "--config", "small.yaml", "--stages", "export"]) == 0
-    assert load(folder).fingerprint() == load(folder / "export").fingerprint()
-    assert "checkpoint" in capsys.readouterr().out
 
 
 def test_a_trained_segmenter_is_adapted(tmp_path: Path) -> None:

@@ -34,10 +34,10 @@ NEAR = 0.05
 SECONDS = 600  # for a run; the machine may be busy
 
 
-def start(folder: Path, nodes: int, node: int, port: int, send: str, batch: int) -> subprocess.Popen[str]:
+def start(folder: Path, nodes: int, node: int, port: int, send: str, *more: str) -> subprocess.Popen[str]:
     """One node."""
     command = [sys.executable, "-m", "tests.pipeline.node", "run", "--config", "small.yaml", "--stages", "train"]
-    options = [f"--trainer.num_nodes={nodes}", "--trainer.accelerator=cpu", f"--train.batch_size={batch}"]
+    options = [f"--trainer.num_nodes={nodes}", "--trainer.accelerator=cpu", *more]
     environment = {
         **os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port), "NODE_RANK": str(node), "SEND": send,
@@ -47,19 +47,24 @@ def start(folder: Path, nodes: int, node: int, port: int, send: str, batch: int)
     return subprocess.Popen([*command, *options, *quiet], cwd=folder, env=environment, **pipes)  # type: ignore[call-overload]
 
 
-def run(folder: Path, nodes: int = 2, send: str = "-1:0:SIGTERM", batch: int = 2) -> list[tuple[int, str]]:
-    """Exit code and words of each node."""
+def run(folder: Path, *more: str, nodes: int = 2, send: str = "-1:0:SIGTERM") -> list[tuple[int, str]]:
+    """Exit code and words of each node; one that stands still is killed once the others have ended."""
     folder.mkdir(exist_ok=True)
     (folder / "small.yaml").write_text(RECIPE)
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    processes = [start(folder, nodes, node, port, send, batch) for node in range(nodes)]
+    processes = [start(folder, nodes, node, port, send, *more) for node in range(nodes)]
+    silent = int(send.partition(":")[0]) if send.endswith("SIGSTOP") else -1
+    said = {}
     try:
-        said = [process.communicate(timeout=SECONDS)[0] for process in processes]
+        for node in sorted(range(nodes), key=lambda node: node == silent):
+            if node == silent:
+                processes[node].kill()
+            said[node] = processes[node].communicate(timeout=SECONDS)[0]
     finally:
         for process in processes:
             process.kill()
-    return [(process.returncode, text) for process, text in zip(processes, said)]
+    return [(process.returncode, said[node]) for node, process in enumerate(processes)]
 
 
 def weights(folder: Path, rank: int = 0, nodes: int = 2) -> dict[str, torch.Tensor]:
@@ -97,7 +102,7 @@ def test_both_nodes_end_with_the_same_weights_which_are_one_process_s_with_twice
     whole: Path, tmp_path: Path
 ) -> None:
     assert same(weights(whole, 0), weights(whole, 1))
-    ((code, text),) = run(tmp_path / "one", nodes=1, batch=4)
+    ((code, text),) = run(tmp_path / "one", "--train.batch_size=4", nodes=1)
     assert code == 0, text[-3000:]
     share = apart(whole, weights(whole), weights(tmp_path / "one", nodes=1))
     assert share < NEAR, share
@@ -119,6 +124,18 @@ def test_a_node_that_is_killed_ends_the_other_with_a_sentence_and_the_run_goes_o
     assert code == 0 and "going on with" in text, text[-3000:]
     share = apart(whole, weights(whole), weights(tmp_path / "fewer", nodes=1))
     assert share < NEAR, share
+
+
+@pytest.mark.parametrize("silent", [0, 1])
+def test_a_node_that_stands_still_ends_the_other_within_the_limit(silent: int, whole: Path, tmp_path: Path) -> None:
+    # Neither dead nor heard of: connections stay open, so nothing but the limit ends the wait.
+    found = run(tmp_path, "--compute.timeout=0.25", send=f"{silent}:6:SIGSTOP")
+    code, text = found[1 - silent]
+    assert code == 2 and found[silent][0] == -9, text[-3000:]
+    assert "another process of this run ended, or did not answer for 0.25 minutes" in text, text[-3000:]
+    if silent:
+        assert [code for code, _ in run(tmp_path)] == [0, 0]
+        assert same(weights(tmp_path), weights(whole))
 
 
 def test_a_signal_to_one_node_stops_both_in_the_middle_of_an_epoch(whole: Path, tmp_path: Path) -> None:

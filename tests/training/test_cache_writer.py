@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import json
+import multiprocessing
 import os
 import pickle
 import signal
@@ -89,18 +90,17 @@ def test_second_start_computes_nothing(tmp_path):
     assert again.embedded == 0
 
 
-KILLED = """
-import sys
-from pathlib import Path
-from tests.training.test_cache_writer import CountingTeacher, cached, image_list
-teacher = CountingTeacher(6, Path(sys.argv[1], "shard-00000.json"))
-cached(teacher, image_list(7), sys.argv[1], shard_size=4, batch_size=1)
-"""
+def _dies(folder):
+    torch.set_num_threads(1)  # those of the process that is forked are not there
+    cached(CountingTeacher(6, folder / "shard-00000.json"), image_list(7), folder, shard_size=4, batch_size=1)
 
 
 def test_killed_writer_goes_on_where_it_stood(tmp_path):
     whole = cached(CountingTeacher(), image_list(7), tmp_path / "whole", shard_size=4, batch_size=1)
-    assert run_script(KILLED, tmp_path).returncode == -signal.SIGKILL
+    writer = multiprocessing.get_context("fork").Process(target=_dies, args=[tmp_path / "cache"])
+    writer.start()
+    writer.join()
+    assert writer.exitcode == -signal.SIGKILL
     refuses(r"is unfinished; run the same `fsdino run` command again, it goes on", EmbeddingCache, tmp_path / "cache")
     rest = CountingTeacher()
     cut = cached(rest, image_list(7), tmp_path / "cache", shard_size=4, batch_size=1)

@@ -57,7 +57,9 @@ def batch_of(size: int, shots: int) -> dict[str, Tensor]:
 
 
 @pytest.mark.filterwarnings("ignore:.*reference is not registered")
-@pytest.mark.parametrize("name", ["fsdino", "sansa", pytest.param("fssam", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "name", ["fsdino", *(pytest.param(name, marks=pytest.mark.slow) for name in ("sansa", "fssam"))]
+)
 def test_a_step_of_episodes(name: str) -> None:
     targets = 2 if name == "sansa" else 1
     module = EpisodeModule(registry.build(name, **METHOD_ARGS[name]), part=TrainPart(num_targets=targets)).train()
