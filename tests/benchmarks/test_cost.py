@@ -30,6 +30,13 @@ class TestParams:
         assert round(found["gmac_encoder"]) == round(found["gmac_remember"]) == 152
         assert found["gmac"] <= 1.10 * found["gmac_encoder"]
 
+    @pytest.mark.parametrize("name", ["FS-DINO full tiny", "SANSA mini", "FSSAM mini + tiny", "prototype tiny",
+                                      "PerSAM vit_b"])  # fmt: skip
+    def test_every_method_is_counted(self, name: str) -> None:
+        (entry,) = [e for e in params.entries() if f"{e.method} {e.preset}" == name]
+        found = params.row(entry)
+        assert 0 < found["inference"] <= found["total"] and found["gmac"] > 0
+
     @pytest.mark.parametrize(("name", "millions"), [("s14", 28.2), ("l14", 311.4)])
     def test_other_sizes(self, name: str, millions: float) -> None:
         with torch.device("meta"):
