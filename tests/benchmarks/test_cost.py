@@ -60,6 +60,17 @@ class TestParams:
         assert params.counted(lambda: a @ a.T)[1] == pytest.approx(10 * 20 * 10 / 1e9)
 
 
+    def test_masks_without_numbers_pick_everywhere(self) -> None:
+        with torch.device("meta"):
+            clicks, mask = torch.zeros(2, 3, 5), torch.zeros(2, 3, dtype=torch.bool)
+
+        def picked() -> torch.Tensor:
+            clicks[mask] += torch.ones(5, device="meta")
+            return clicks[mask] @ torch.ones(5, 7, device="meta")
+
+        assert params.counted(picked)[1] == pytest.approx(2 * 3 * 5 * 7 / 1e9)
+
+
 class TestTiming:
     def test_ratios_are_taken_within_a_round(self) -> None:
         timings = timing.Timings({"m|base": [1.0, 2.0, 4.0], "m|step": [2.0, 4.0, 9.0], "more": [1.0, 1.0, 1.0]})
