@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import logging
 import os
 import re
@@ -182,6 +184,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments[0] not in COMMANDS:
         print(f"fsdino: there is no command {arguments[0]!r}.\n\n{usage()}", file=sys.stderr)
         return 2
+    # Python looks for cycles once more when it ends: seconds for the objects of a training, long after the last word.
+    atexit.unregister(gc.freeze)
+    atexit.register(gc.freeze)
     # What ends a container's job: the same word as of a person at the keys. Other threads may not set it.
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -40,6 +40,15 @@ def test_unknown_command_is_named(capsys) -> None:
     assert "there is no command 'distil'" in capsys.readouterr().err
 
 
+def test_python_looks_for_no_cycles_when_a_command_has_ended() -> None:
+    code = (
+        "import atexit, gc; atexit.register(lambda: print('left out:', gc.get_freeze_count() > 0)); "
+        "from fsdino.cli import main; main(['compare', 'a', 'b'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout == "left out: True\n" and "'a" in done.stderr
+
+
 def test_help_and_package_import_neither_torch_nor_lightning() -> None:
     code = "import sys, fsdino.cli; fsdino.cli.main(['--help']); assert not {'torch', 'lightning'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import torch.fx.experimental._config
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -100,6 +99,27 @@ class Touched(TorchDispatchMode):
         return sum(self.sizes[i] for i in self.seen)
 
 
+class EverywherePicked(TorchDispatchMode):
+    """Masks used as indices hold everywhere: without numbers, segment-anything's clicks count as of every label."""
+
+    OPERATIONS = (torch.ops.aten.index.Tensor, torch.ops.aten.index_put_.default, torch.ops.aten.index_put.default)
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run the operation with numbers in place of masks."""
+        if func in self.OPERATIONS:
+            args = (args[0], [number for index in args[1] for number in self.numbers(index)], *args[2:])
+        return func(*args, **(kwargs or {}))
+
+    @staticmethod
+    def numbers(index: Tensor | None) -> list[Tensor | None]:
+        """One index for each dimension of a mask without numbers; any other index as it is."""
+        if index is None or not index.is_meta or index.dtype != torch.bool:
+            return [index]
+        return [torch.zeros(index.numel(), dtype=torch.long, device=index.device)] * index.ndim
+
+
 def row(entry: Entry) -> Row:
     """The columns of the module's docstring, counted on the meta device."""
     with torch.device("meta"):
@@ -146,9 +166,7 @@ def encoder_parts(model: nn.Module) -> list[nn.Module]:
 
 def counted(run: Callable[[], Any]) -> tuple[Any, float, dict[str, float]]:
     """What `run` returns, its multiply-adds in 10^9 without gradients, and the same by module."""
-    # segment-anything picks points by label: without numbers, each label counts as held by all points
-    picking = torch.fx.experimental._config.patch(meta_nonzero_assume_all_nonzero=True)  # type: ignore[attr-defined]
-    with torch.no_grad(), picking, FlopCounterMode(display=False) as counter:
+    with torch.no_grad(), FlopCounterMode(display=False) as counter, EverywherePicked():
         result = run()
     by_module = {name: sum(ops.values()) / 2e9 for name, ops in counter.get_flop_counts().items()}
     return result, counter.get_total_flops() / 2e9, by_module

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -24,3 +25,11 @@ def device_here(device: Any) -> torch.device:
             f"device {text!r} is not available here, where torch finds {gpus} GPU(s); use cpu, cuda or cuda:1."
         ) from error
     return found
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """Arithmetic in the precision of the tensors, also inside a context that lowers it.
+
+    The meta device, on which benchmarks count, lowers nothing: some torch releases refuse to be asked.
+    """
+    return torch.autocast(device.type, enabled=False) if torch.amp.is_autocast_available(device.type) else nullcontext()

@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from segment_anything.modeling import Sam
 from torch import Tensor
 
+from fsdino.base.devices import without_autocast
+
 
 def decode_prompts(
     sam: Sam,
@@ -35,7 +37,7 @@ def decode_prompts(
         (N, 1 + num_multimask); both float32.
     """
     # Sines of positions need more than bfloat16's 8 bits of precision.
-    with torch.autocast(embedding.device.type, enabled=False):
+    with without_autocast(embedding.device):
         clicks = None if points is None else (points.float(), labels)
         sparse, dense = sam.prompt_encoder(points=clicks, boxes=boxes, masks=None if masks is None else masks.float())
         image_pe = sam.prompt_encoder.get_dense_pe()

@@ -30,6 +30,13 @@ class TestParams:
         assert round(found["gmac_encoder"]) == round(found["gmac_remember"]) == 152
         assert found["gmac"] <= 1.10 * found["gmac_encoder"]
 
+    @pytest.mark.parametrize("name", ["FS-DINO full tiny", "SANSA mini", "FSSAM mini + tiny", "prototype tiny",
+                                      "PerSAM vit_b"])  # fmt: skip
+    def test_every_method_is_counted(self, name: str) -> None:
+        (entry,) = [e for e in params.entries() if f"{e.method} {e.preset}" == name]
+        found = params.row(entry)
+        assert 0 < found["inference"] <= found["total"] and found["gmac"] > 0
+
     @pytest.mark.parametrize(("name", "millions"), [("s14", 28.2), ("l14", 311.4)])
     def test_other_sizes(self, name: str, millions: float) -> None:
         with torch.device("meta"):
@@ -51,6 +58,17 @@ class TestParams:
     def test_multiply_adds_of_a_product(self) -> None:
         a = torch.empty(10, 20, device="meta")
         assert params.counted(lambda: a @ a.T)[1] == pytest.approx(10 * 20 * 10 / 1e9)
+
+
+    def test_masks_without_numbers_pick_everywhere(self) -> None:
+        with torch.device("meta"):
+            clicks, mask = torch.zeros(2, 3, 5), torch.zeros(2, 3, dtype=torch.bool)
+
+        def picked() -> torch.Tensor:
+            clicks[mask] += torch.ones(5, device="meta")
+            return clicks[mask] @ torch.ones(5, 7, device="meta")
+
+        assert params.counted(picked)[1] == pytest.approx(2 * 3 * 5 * 7 / 1e9)
 
 
 class TestTiming:

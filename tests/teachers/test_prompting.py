@@ -37,6 +37,13 @@ def test_decoding_under_autocast_gives_float32_masks():
     assert masks.shape == (1, 4, 32, 32) and masks.dtype == scores.dtype == torch.float32
 
 
+def test_the_decoder_runs_where_operations_are_only_counted():
+    sam = build_sam(SMALL, seed=0).to("meta")
+    embedding, image = torch.zeros(1, 32, 8, 8, device="meta"), torch.zeros(1, dtype=torch.long, device="meta")
+    masks, _ = decode_prompts(sam, embedding, image, boxes=torch.zeros(1, 4, device="meta"))
+    assert masks.shape == (1, 4, 32, 32) and masks.is_meta
+
+
 def test_clicks_hit_the_region_and_mostly_its_inside():
     region = rectangle(4, 6, 27, 29).expand(200, -1, -1)
     clicks = sample_clicks(region, torch.Generator().manual_seed(0)).long()

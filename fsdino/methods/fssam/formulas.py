@@ -5,12 +5,11 @@ After "FSSAM", arXiv 2505.14100, sections 3.2 to 3.4. None of them has a paramet
 
 from __future__ import annotations
 
-from contextlib import nullcontext
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fsdino.base.devices import without_autocast
 from fsdino.methods.prototype import masked_average
 
 
@@ -24,10 +23,8 @@ def minmax(x: Tensor, dims: int = 1) -> Tensor:
 def cosine_map(tokens: Tensor, prototypes: Tensor) -> Tensor:
     """Cosine (..., K, N), float32 at least, of tokens (..., N, C) to prototypes (..., K, C)."""
     # Tokens of an encoder are nearly parallel, and `minmax` stretches differences of a few thousandths: bfloat16 would
-    # leave a handful of steps between 0 and 1. The meta device, which only counts, has no autocast to switch off.
-    device = tokens.device.type
-    exact = torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
-    with exact:
+    # leave a handful of steps between 0 and 1.
+    with without_autocast(tokens.device):
         precise = torch.promote_types(tokens.dtype, torch.float32)
         found, wanted = (F.normalize(x.to(precise), dim=-1) for x in (tokens, prototypes))
         return wanted @ found.transpose(-2, -1)
