@@ -201,7 +201,7 @@ def _split_images(
 def _apart(view: ClassIndex, classes: list[int], episodes: EpisodeList, shots: int) -> tuple[ClassIndex, list[int]]:
     """Images to train on without those of the validation episodes, and the classes that have enough of them left.
 
-    A photograph shows several classes: one that is trained on for its dog is no unseen image when its chair is asked for.
+    A photograph shows several classes: trained on for its dog, it is no unseen image when its chair is asked for.
     """
     shared = episodes.images & {image for c in classes for image in view.images(c)}
     if not shared:
