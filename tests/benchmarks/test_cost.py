@@ -59,7 +59,6 @@ class TestParams:
         a = torch.empty(10, 20, device="meta")
         assert params.counted(lambda: a @ a.T)[1] == pytest.approx(10 * 20 * 10 / 1e9)
 
-
     def test_masks_without_numbers_pick_everywhere(self) -> None:
         with torch.device("meta"):
             clicks, mask = torch.zeros(2, 3, 5), torch.zeros(2, 3, dtype=torch.bool)
