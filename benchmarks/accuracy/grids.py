@@ -15,7 +15,6 @@ PARTS: dict[str, list[str]] = {
     "channel-match": ["--model.channel_match=false"],
     "sparse": ["--model.sparse=false"],
     "skip": ["--model.skip=false"],
-    "guess-loss": ["--train.guess_weight=0"],
     "mirrored": ["--cache.hflip=false"],
 }
 ALONE = ("correlation", "distillation", "own-prototypes", "channel-match", "sparse")  # also alone, on nothing else

@@ -23,13 +23,11 @@ class SegmenterOutput:
         mask_logits: (B, 1, s, s) float, on any square grid.
         iou_pred: (B, 1) float, predicted IoU of the mask.
         presence_logit: (B, 1) float, above 0 where the object is in the image.
-        guesses: (B, G, h, w) float, logits on the way to the mask, for training alone; None: there are none.
     """
 
     mask_logits: Tensor
     iou_pred: Tensor
     presence_logit: Tensor
-    guesses: Tensor | None = None
 
 
 @dataclass

@@ -39,14 +39,12 @@ class Prompts:
         sparse: (B, P, D) tokens.
         dense: (B, D, h, w), added to what SAM's mask stem makes of the coarse logits.
         coarse_logits: (B, 1, h, w) first guess of the mask.
-        guesses: (B, G, h, w) the guesses that led there, the last one included; training corrects each.
         cosines: (B, 2, L, h*w) with the reference's object and background prototypes.
     """
 
     sparse: Tensor
     dense: Tensor
     coarse_logits: Tensor
-    guesses: Tensor
     cosines: Tensor
 
 
@@ -129,14 +127,12 @@ class PromptGenerator(nn.Module):
         features = self.reader(maps.unflatten(-1, size), hint)
         start = self.sharpness * relative_margin(score, self.cut)
         coarse = start.unflatten(-1, size)[:, None] + self.guess(features)
-        guesses = [coarse]
         if self.own_reader is not None and self.own_guess is not None:
             own = self.own_maps(coarse, seen.tokens)
             features = self.own_reader(own.unflatten(-1, size), features)
             coarse = coarse + self.own_guess(features)
-            guesses.append(coarse)
         sparse = self.tokens(memory, coarse.shape[0])
-        return Prompts(sparse, self.dense_proj(features), coarse, torch.cat(guesses, dim=1), cosines)
+        return Prompts(sparse, self.dense_proj(features), coarse, cosines)
 
     def maps(self, memory: SupportMemory, seen: EncodedQuery) -> tuple[Tensor, Tensor, Tensor]:
         """What a reader sees of images and references, (B or N, n, h*w).

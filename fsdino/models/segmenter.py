@@ -189,14 +189,14 @@ class FewShotSegmenter(FewShotMethod):
 
     def decode_encoded(self, memory: SupportMemory, encoded: EncodedQuery) -> SegmenterOutput:
         """Segment from what `encode_query_feats` returned; memory and result as in `decode_query_feats`."""
-        mask, iou_pred, guesses, evidence = self._decode(memory, encoded)
-        return SegmenterOutput(mask, iou_pred, self.presence(evidence), guesses if self.training else None)
+        mask, iou_pred, evidence = self._decode(memory, encoded)
+        return SegmenterOutput(mask, iou_pred, self.presence(evidence))
 
     def presence_evidence(self, memory: SupportMemory, feats: list[Tensor]) -> Tensor:
         """What the presence head judges, (B, E); arguments as in `decode_query_feats`."""
         return self._decode(memory, self.encode_query_feats(feats))[-1]
 
-    def _decode(self, memory: SupportMemory, encoded: EncodedQuery) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _decode(self, memory: SupportMemory, encoded: EncodedQuery) -> tuple[Tensor, Tensor, Tensor]:
         embedding, prompts = encoded.embedding, self.prompts(memory, encoded)
         # SAM's mask stem expects logits at four times the grid, the size of its own low-resolution masks.
         coarse = F.interpolate(prompts.coarse_logits, scale_factor=4, mode="bilinear", align_corners=False)
@@ -209,7 +209,7 @@ class FewShotSegmenter(FewShotMethod):
         if self.config.skip:
             mask_logits = coarse + GAIN_SCALE * self.mask_gain * mask_logits
         evidence = self.presence.evidence(memory, encoded, prompts, out.tokens[:, 1], mask_logits)
-        return mask_logits, out.iou_pred[:, :1], prompts.guesses, evidence
+        return mask_logits, out.iou_pred[:, :1], evidence
 
     def join(self, memories: Sequence[SupportMemory]) -> list[SupportMemory]:
         """See `FewShotMethod.join`: classes are decoded as one batch."""

@@ -47,7 +47,6 @@ class TrainPart:
         horizon: length of the schedule over that of the run; FSSAM stops after a third of its schedule, so 3.
         loss: of the mask: "bce_dice", "focal_dice" (20 focal + Dice) or "dice".
         dice_weight: weight of Dice beside the others.
-        guess_weight: weight of the same loss of the guesses that lead to the mask, of a method that has some.
         iou_weight: weight of the squared error of the predicted IoU.
         presence_weight: weight of the presence head's BCE. With 0 nothing but the mask can say that an object is
             absent, so that Dice counts such queries as well.
@@ -73,7 +72,6 @@ class TrainPart:
     horizon: Weight = 1.0
     loss: LossName = "bce_dice"
     dice_weight: Weight = 1.0
-    guess_weight: Weight = 0.3
     iou_weight: Weight = 0.2
     presence_weight: Weight = 0.1
     num_targets: Shots = 1
@@ -155,12 +153,6 @@ class EpisodeModule(LightningModule):
             return (values * present).sum() / present.sum().clamp(min=1)
 
         losses: dict[str, Tensor] = {}
-        if part.guess_weight > 0 and output.guesses is not None:
-            guesses = output.guesses.float()
-            held = F.adaptive_avg_pool2d(valid, guesses.shape[-1])[:, None].expand_as(guesses)
-            share = F.adaptive_avg_pool2d(soft * valid, guesses.shape[-1])[:, None] / held.clamp(min=1e-6)
-            wrong = dice_loss(guesses, share, held) + bce_loss(guesses, share, held)  # (B, G)
-            losses["guess"] = over_queries(wrong.mean(1))
         if part.loss == "bce_dice":
             losses["bce"] = bce_loss(logits, soft, valid).mean()
         elif part.loss == "focal_dice":
@@ -181,7 +173,6 @@ class EpisodeModule(LightningModule):
         """The weighted sum of what `losses` returned."""
         part = self.part
         weights = {"dice": part.dice_weight, "iou": part.iou_weight, "presence": part.presence_weight}
-        weights["guess"] = part.guess_weight
         return sum((weights.get(name, 1.0) * value for name, value in losses.items()), torch.zeros(()).to(self.device))
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:

@@ -149,13 +149,6 @@ def test_classes_of_one_image_are_one_pass(model: FewShotSegmenter) -> None:
 
 
 @torch.no_grad()
-def test_guesses_are_for_training_alone(model: FewShotSegmenter) -> None:
-    given = episodes(model, 2, 1)
-    assert model.eval()(*given).guesses is None
-    guesses = model.train()(*given).guesses
-    assert guesses is not None and guesses.shape == (2, 1 + model.config.own_prototypes, 8, 8)
-
-
 def test_position_encoding_is_sams() -> None:
     encoder = small_segmenter().prompt_encoder
     code = grid_code(encoder.pe_layer.positional_encoding_gaussian_matrix, (8, 8))
