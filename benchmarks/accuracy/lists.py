@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from benchmarks.accuracy.chain import ends
 from benchmarks.accuracy.experiments import RUNS, measure, trained_run
 from benchmarks.accuracy.grids import photos
 from benchmarks.common import RESULTS, Row, provenance, run_script, update_rows
@@ -21,7 +22,7 @@ from fsdino.data.episodes.episode_list import EpisodeList
 from fsdino.data.splits import TestSet
 from fsdino.evaluation.measure import read_rows as read_episodes
 from fsdino.methods.chain import ChainMethod, default_taps
-from fsdino.metrics.bootstrap import percentile_interval, resampled_miou
+from fsdino.metrics.bootstrap import resampled_miou
 
 Counts = dict[tuple[str, int], list[pd.DataFrame]]  # method and seed of its training -> rows of each fold
 
@@ -77,9 +78,8 @@ def rows_of(number: int, found: Counts) -> list[Row]:
     means["FS-DINO full − chain"] = means["FS-DINO full"] - means["chain"]
     rows = []
     for method, samples in means.items():
-        interval = percentile_interval(samples)
-        ends = {"value": round(interval.value, 3), "low": round(interval.low, 3), "high": round(interval.high, 3)}
-        rows.append({"list": number, "method": method, "seeds": len(drawn.get(method, drawn["FS-DINO full"])), **ends})
+        seeds = len(drawn.get(method, drawn["FS-DINO full"]))
+        rows.append({"list": number, "method": method, "seeds": seeds, **ends(samples)})
     return rows
 
 

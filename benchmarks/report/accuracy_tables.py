@@ -103,15 +103,18 @@ def ablation(rows: pd.DataFrame, results: Path) -> str:
 
     def drawn(group: pd.DataFrame) -> str:
         found = pairs[(pairs["a"] == first(group, "variant")) & (pairs["b"] != "")] if len(pairs) else pairs
-        if found.empty:
-            return ""
-        gain, low, high = (float(first(found, name)) for name in ("difference", "low", "high"))
-        return f"{gain:+.1f} ({low:+.1f} to {high:+.1f})"
+        return "" if found.empty else gain(found)
 
     columns = [text("variant"), md.SEEDS, Column("beside", base, False), mean_of("val_miou", "val mIoU")]
     columns += [Column("difference", seeded), mean_of("novel_miou", "novel mIoU"), Column("difference", drawn)]
     columns += [md.TRAINED, mean_of("time", "time after the encoder", 2)]
     return markdown_table(groups.values(), columns)
+
+
+def gain(row: pd.DataFrame) -> str:
+    """A difference with its interval; empty beside itself."""
+    ends = [float(first(row, name)) for name in ("difference", "low", "high")]
+    return "{:+.1f} ({:+.1f} to {:+.1f})".format(*ends) if any(ends) else ""
 
 
 PAIR = Column("difference of", lambda row: f"{first(row, 'a')} − {first(row, 'b')}", False)
@@ -280,11 +283,6 @@ def instances(rows: pd.DataFrame, _: Path) -> str:
 
 def references(rows: pd.DataFrame, _: Path) -> str:
     """One row a way, for each world, number of references and side."""
-
-    def gain(row: pd.DataFrame) -> str:
-        ends = [float(first(row, name)) for name in ("difference", "low", "high")]
-        return "{:+.1f} ({:+.1f} to {:+.1f})".format(*ends) if any(ends) else ""
-
     columns = [text(name) for name in ("world", "shots", "classes", "way")]
     columns += [md.number("miou", "mIoU"), Column("difference", gain), text("episodes", right=True)]
     return markdown_table(md.each(rows), columns)

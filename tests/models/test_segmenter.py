@@ -148,7 +148,6 @@ def test_classes_of_one_image_are_one_pass(model: FewShotSegmenter) -> None:
         torch.testing.assert_close(together[k : k + 1], alone, atol=1e-4, rtol=1e-4)
 
 
-@torch.no_grad()
 def test_position_encoding_is_sams() -> None:
     encoder = small_segmenter().prompt_encoder
     code = grid_code(encoder.pe_layer.positional_encoding_gaussian_matrix, (8, 8))
