@@ -102,7 +102,8 @@ class EpisodeModule(LightningModule):
             raise ValueError(f"{type(model).__name__} has nothing to train; train FS-DINO, SANSA or FSSAM.")
         # Before the optimiser is made, which takes what requires a gradient.
         model.prepare_training_(iou_weight=part.iou_weight, presence_weight=part.presence_weight)
-        self.model = model
+        # Loaded and built methods are in eval mode and Lightning keeps that, so their dropout would never act.
+        self.model = model.train()
         self.curve = ThresholdCurve(val_classes)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:

@@ -129,6 +129,21 @@ def test_the_loss_reaches_everything_that_trains(name: str, loss: Any, others: f
         assert all(p.grad is not None for p in method.trainable_parameters())
 
 
+def test_what_drops_out_in_the_paper_drops_out_in_training_alone(tmp_path) -> None:
+    """FSSAM's memory attention is SAM2's, which trains with dropout; a built method comes in eval mode."""
+    method = registry.build("fssam", **METHOD_ARGS["fssam"])
+    dropped: list[bool] = []
+    for layer in (m for m in method.sam2.net.memory_attention.modules() if isinstance(m, torch.nn.Dropout)):
+        layer.register_forward_hook(lambda layer, _inputs, _output: dropped.append(layer.training))
+    loader = DataLoader([_batch(method)], batch_size=None)
+    small_trainer(tmp_path, max_epochs=1).fit(EpisodeModule(method, (3, 4), TrainPart(loss="dice")), loader)
+    assert dropped and all(dropped)
+    dropped.clear()
+    small_trainer(tmp_path).validate(EpisodeModule(method, (3, 4)), loader, verbose=False)
+    assert dropped and not any(dropped)
+    assert not any(m.training for m in method.sam2.net.vision_encoder.modules())
+
+
 def test_ignored_pixels_change_no_loss() -> None:
     module = EpisodeModule(small_segmenter())
     truth = torch.zeros(1, 56, 56, dtype=torch.long)
