@@ -19,7 +19,7 @@ from fsdino.base.resize import Resize
 from fsdino.data.class_index import ClassIndex
 from fsdino.data.episodes.episode import EpisodeData
 from fsdino.data.episodes.episode_list import EpisodeList
-from fsdino.methods.chain import ChainMethod, mean_features, with_mirrored
+from fsdino.methods.chain import ChainMethod, with_mirrored
 from fsdino.methods.prototype import (
     Kind,
     PrototypeMethod,
@@ -139,7 +139,7 @@ def choose_chain(
     if means is None:
         images = index.all_images()
         squares = (resize.image(image_tensor(index.load_image(i))) for i in images[:: -(-len(images) // MEAN_IMAGES)])
-        fitted = dict(zip(reader.taps, mean_features(reader, squares)))
+        fitted = dict(zip(reader.taps, reader.mean_features(squares)))
     else:
         fitted = dict(enumerate(means))
     methods = {}

@@ -38,19 +38,6 @@ def default_taps(depth: int) -> tuple[int, ...]:
     return tuple(range(round(depth * 5 / 12), depth))
 
 
-@torch.no_grad()
-def mean_features(encoder: FeatureEncoder, squares: Iterable[Tensor]) -> Tensor:
-    """Mean feature (L, C) of each tap over images (3, S, S) float in [0, 1] and their positions.
-
-    Raises:
-        ValueError: there is no image.
-    """
-    sums = [torch.stack([m.double().mean((0, 2, 3)) for m in encoder(square[None])]) for square in squares]
-    if not sums:
-        raise ValueError("there is no image to take means of; give a few dozen pictures, no labels are needed.")
-    return torch.stack(sums).mean(0).float()
-
-
 def with_mirrored(references: Tensor) -> Tensor:
     """Images (B, K, 3, S, S) or masks (B, K, S, S) of references, and after them the same mirrored: 2 K of each."""
     return torch.cat([references, references.flip(-1)], dim=1)
@@ -74,7 +61,7 @@ class ChainMethod(FewShotMethod):
     """The chain; a memory is one object and one background prototype a block (`SupportMemory.prototypes`).
 
     Args:
-        encoder: frozen features; all of its `taps` are read.
+        encoder: frozen features; all of its maps are read.
         background_weight: how much of the similarity to the background is taken off.
         smoothing_steps: how often the scores are smoothed, each time they are made.
         smoothing_scale: of the cosines before their softmax; the larger, the fewer positions are averaged.
@@ -91,7 +78,7 @@ class ChainMethod(FewShotMethod):
         resize_mode: "squash" or "pad", see `Resize`.
 
     Attributes:
-        means: (L, C), the mean of each tap over pictures without labels; zeros until `fit_means` or weights set it.
+        means: (L, C), the mean of each map over pictures without labels; zeros until `fit_means` or weights set it.
         directions: (L, C, debias), what is left out; zeros, so nothing, until `fit_directions` or weights set it.
 
     Raises:
@@ -143,9 +130,9 @@ class ChainMethod(FewShotMethod):
         self.mirror = mirror
         self.presence_cut = presence_cut
         self.sharpness = sharpness
-        self.register_buffer("means", torch.zeros(len(encoder.taps), encoder.dim))
+        self.register_buffer("means", torch.zeros(encoder.num_maps, encoder.dim))
         count = wanted_directions(encoder, debias)
-        self.register_buffer("directions", torch.zeros(len(encoder.taps), encoder.dim, count))
+        self.register_buffer("directions", torch.zeros(encoder.num_maps, encoder.dim, count))
 
     @classmethod
     def build(
@@ -157,6 +144,7 @@ class ChainMethod(FewShotMethod):
         encoder_weights: str | None = None,
         encoder_stride: int | None = None,
         means: str | None = None,
+        attention: Sequence[int] = (),
         **kwargs: Any,
     ) -> ChainMethod:
         """The method with an encoder of its own.
@@ -169,16 +157,21 @@ class ChainMethod(FewShotMethod):
             encoder_weights: "timm", a path, or None for random.
             encoder_stride: pixels between patches where they overlap; None: the patch size.
             means: safetensors file with `means` (depth, C), one row for each block of this encoder; None: zeros.
+            attention: blocks whose attention outputs are compared as well. Take them with `fit_means` alone: their means
+                are most of them, and a file of `means` has none.
             kwargs: as in the constructor.
 
         Raises:
-            ValueError: the means are those of another encoder.
+            ValueError: the means are those of another encoder, or for attention outputs.
         """
+        if means is not None and attention:
+            raise ValueError("means: a file has none of attention outputs; leave attention empty, or use fit_means.")
         reader = FeatureEncoder(
             encoder, img_size, taps or (0,), model_kwargs=encoder_kwargs, weights=encoder_weights, stride=encoder_stride
         )
         if taps is None:
-            reader = reader.reading(default_taps(reader.depth))
+            taps = default_taps(reader.depth)
+        reader = reader.reading(taps, attention)
         method = cls(reader, **kwargs)
         if encoder_weights is not None:
             method.fit_directions()
@@ -196,7 +189,7 @@ class ChainMethod(FewShotMethod):
             ValueError: there is no image.
         """
         squares = (self._square(image_array(image, f"image {i}")) for i, image in enumerate(images))
-        self.means.copy_(mean_features(self.encoder, squares))
+        self.means.copy_(self.encoder.mean_features(squares))
         return self
 
     def fit_directions(self) -> ChainMethod:
@@ -210,11 +203,12 @@ class ChainMethod(FewShotMethod):
         return self.encoder
 
     def remark(self) -> str:
-        """See `FewShotMethod.remark`: blocks, cut, and the options that are not the defaults."""
+        """See `FewShotMethod.remark`: blocks ("5a" for an attention output), cut, and the options that are not the defaults."""
         defaults = signature(type(self).__init__).parameters
         others = {name: getattr(self, name) for name in sorted({"mirror", *self.silent_args} - {"cut"})}
         changed = [f" {name} {value}" for name, value in others.items() if value != defaults[name].default]
-        return f"blocks {'+'.join(str(tap) for tap in self.encoder.taps)} cut {self.cut:.2f}{''.join(changed)}"
+        read = [*self.encoder.taps, *(f"{block}a" for block in self.encoder.attention)]
+        return f"blocks {'+'.join(map(str, read))} cut {self.cut:.2f}{''.join(changed)}"
 
     # ---- features
 

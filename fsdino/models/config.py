@@ -21,6 +21,8 @@ class SegmenterConfig:
         img_size: side of the network's square, in pixels; a multiple of the encoder's patch.
         adapter_tap: block (from 0) whose output the adapter turns into SAM's space.
         reader_taps: blocks (from 0) whose outputs query and references are compared at.
+        attention_taps: blocks (from 0) whose attention outputs they are compared at as well.
+        centred: whether each map that is compared is less its mean over training images.
         encoder_kwargs: handed to `timm.create_model`.
         encoder_weights: "timm" downloads timm's weights, a path loads a file, None leaves them random.
         encoder_stride: pixels between patches where they overlap for a finer map; None: the patch size.
@@ -52,6 +54,8 @@ class SegmenterConfig:
     # Early blocks are distributed much as SAM's embedding, late ones tell classes apart; one pass serves both.
     adapter_tap: Block = 2
     reader_taps: tuple[Block, ...] = (5, 8, 11)
+    attention_taps: tuple[Block, ...] = ()
+    centred: bool = False
     encoder_kwargs: dict[str, Any] = field(default_factory=dict)
     encoder_weights: str | None = None
     encoder_stride: Side | None = None
@@ -80,8 +84,9 @@ class SegmenterConfig:
     learnt_drawing: bool = False
 
     def __post_init__(self) -> None:
-        if isinstance(self.reader_taps, list):  # from YAML and JSON
-            self.reader_taps = tuple(self.reader_taps)
+        for name in ("reader_taps", "attention_taps"):
+            if isinstance(getattr(self, name), list):  # from YAML and JSON
+                setattr(self, name, tuple(getattr(self, name)))
         # Before the general words for a text that is none of several
         if self.variant not in VARIANTS:
             raise ValueError(f"variant {self.variant!r} is unknown; use one of {', '.join(VARIANTS)}.")
@@ -123,7 +128,9 @@ class SegmenterConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON and YAML."""
-        return {**asdict(self), "reader_taps": list(self.reader_taps)}
+        values = {**asdict(self), "reader_taps": list(self.reader_taps), "attention_taps": list(self.attention_taps)}
+        # Left out while unused: models that were saved before there were such options keep their fingerprints.
+        return {name: value for name, value in values.items() if value or name not in ("attention_taps", "centred")}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> SegmenterConfig:

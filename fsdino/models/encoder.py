@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
 
 import timm
@@ -12,7 +14,23 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fsdino.base.foundation import recorded
+from fsdino.base.frozen import FrozenMaps
 from fsdino.models.encoder_weights import check_kernels, misfit, overlay, read_weights
+
+# What attention layers returned in the pass under way. Not an attribute of the encoder, since threads share one.
+_ATTENDED: ContextVar[dict[int, Tensor] | None] = ContextVar("attended", default=None)
+
+
+@dataclass(frozen=True)
+class _Keep:
+    """Forward hook of the attention of one block: timm returns the outputs of whole blocks alone."""
+
+    block: int
+
+    def __call__(self, module: nn.Module, inputs: Any, output: Tensor) -> None:
+        kept = _ATTENDED.get()
+        if kept is not None:
+            kept[self.block] = output
 
 
 class FeatureEncoder(nn.Module):
@@ -28,6 +46,8 @@ class FeatureEncoder(nn.Module):
         weights: "timm" downloads timm's weights, a path loads a checkpoint of this architecture, None: random.
         stride: pixels between patches where they shall overlap for a finer map (Amir et al., arXiv 2112.05814); None:
             the patch size.
+        attention: blocks whose attention outputs are read as well, before the residual sum, as ClearCLIP (Lan et al.,
+            arXiv 2407.12442) reads the last one's.
 
     Attributes:
         own_norm: maps go through the transformer's own last norm, in place of one without weights.
@@ -48,6 +68,7 @@ class FeatureEncoder(nn.Module):
         model_kwargs: dict[str, Any] | None = None,
         weights: str | None = None,
         stride: int | None = None,
+        attention: Sequence[int] = (),
     ) -> None:
         super().__init__()
         self.img_size = img_size
@@ -58,6 +79,7 @@ class FeatureEncoder(nn.Module):
         self.depth = len(backbone.blocks)
         self.check_size(img_size)
         self.taps = _checked_taps(taps, self.depth, repr(name))
+        self.attention = self._listened(attention, repr(name))
         self.own_norm = False
         for stat in ("mean", "std"):
             value = torch.tensor(backbone.pretrained_cfg[stat], dtype=torch.float32).view(1, 3, 1, 1)
@@ -65,12 +87,31 @@ class FeatureEncoder(nn.Module):
         self.requires_grad_(False)
         self.train(False)
 
-    def reading(self, taps: Sequence[int] | None = None) -> FeatureEncoder:
+    def reading(self, taps: Sequence[int] | None = None, attention: Sequence[int] = ()) -> FeatureEncoder:
         """The same frozen transformer read at other blocks (None: all), without a copy of its weights."""
         # A shallow copy shares the module's dictionaries, so moving either to a device moves both.
         other = copy.copy(self)
         other.taps = tuple(range(self.depth)) if taps is None else _checked_taps(taps, self.depth, "this encoder")
+        other.attention = self._listened(attention, "this encoder")
         return other
+
+    def _listened(self, attention: Sequence[int], name: str) -> tuple[int, ...]:
+        """The blocks, with a hook on the attention of each."""
+        if not attention:
+            return ()
+        blocks = _checked_taps(attention, self.depth, name)
+        for i in blocks:
+            layer = getattr(self.backbone.blocks[i], "attn", None)
+            if not isinstance(layer, nn.Module):
+                raise ValueError(f"block {i} of {name} has no attention of its own to read; leave attention empty.")
+            if not any(isinstance(hook, _Keep) for hook in layer._forward_hooks.values()):
+                layer.register_forward_hook(_Keep(i))
+        return blocks
+
+    @property
+    def num_maps(self) -> int:
+        """How many maps a pass returns."""
+        return len(self.taps) + len(self.attention)
 
     @property
     def grid_size(self) -> int:
@@ -103,10 +144,10 @@ class FeatureEncoder(nn.Module):
 
         Args:
             images: (N, 3, S, S) float in [0, 1], S a multiple of the patch.
-            last_tap: stop after this tap; later blocks are not computed.
+            last_tap: stop after this tap; later blocks are not computed, and attention outputs are not returned.
 
         Returns:
-            One (N, C, h, w) map per tap up to `last_tap`, in the order of `taps`.
+            One (N, C, h, w) map per tap up to `last_tap`, in the order of `taps`, then one per block of `attention`.
 
         Raises:
             ValueError: if the size does not split into patches or `last_tap` is not one of the taps.
@@ -119,17 +160,48 @@ class FeatureEncoder(nn.Module):
         dtype = next(self.backbone.parameters()).dtype
         # In float32 before the cast: a difference taken in bfloat16 would lose the pixels' last bits.
         x = ((images.float() - self.mean.float()) / self.std.float()).to(dtype)
-        maps = self.backbone.forward_intermediates(
-            x, indices=taps, stop_early=True, intermediates_only=True, output_fmt="NCHW", norm=self.own_norm
-        )
-        if self.own_norm:
-            return list(maps)
-        # Layer-normed over channels, without parameters: a few channels would dominate the cosines between raw tokens.
-        return [F.layer_norm(m.permute(0, 2, 3, 1), (self.dim,)).permute(0, 3, 1, 2) for m in maps]
+        attention = self.attention if last_tap is None else ()
+        token = _ATTENDED.set({})
+        try:
+            found = self.backbone.forward_intermediates(
+                x,
+                indices=taps + [block for block in attention[-1:] if block > taps[-1]],  # far enough for both
+                stop_early=True,
+                intermediates_only=True,
+                output_fmt="NCHW",
+                norm=self.own_norm,
+            )
+            attended = _ATTENDED.get() or {}
+        finally:
+            _ATTENDED.reset(token)
+        maps = [m if self.own_norm else _normed(m.permute(0, 2, 3, 1)) for m in found[: len(taps)]]
+        for block in attention:
+            patches = attended[block][:, self.backbone.num_prefix_tokens :]
+            maps.append(_normed(patches.unflatten(1, found[0].shape[-2:])))
+        return maps
+
+    @torch.no_grad()
+    def mean_features(self, squares: Iterable[Tensor]) -> Tensor:
+        """Mean feature (L, C) of each map over images (3, S, S) float in [0, 1] and their positions.
+
+        Raises:
+            ValueError: there is no image.
+        """
+        sums = [torch.stack([m.double().mean((0, 2, 3)) for m in self(square[None])]) for square in squares]
+        if not sums:
+            raise ValueError("there is no image to take means of; give a few dozen pictures, no labels are needed.")
+        return torch.stack(sums).mean(0).float()
 
     def stacked(self, images: Tensor) -> Tensor:
         """All maps of images (N, 3, S, S) in one tensor (N, L, C, h, w)."""
         return torch.stack(self(images), dim=1)
+
+    def frozen_maps(self) -> FrozenMaps:
+        """All maps (L, C, h, w) of an image at the native size, as what a cache holds in place of its pixels."""
+        shape = (self.num_maps, self.dim, self.grid_size, self.grid_size)
+        settings = (self.taps, self.attention) if self.attention else self.taps
+        about: dict[str, Any] = {"settings": settings, "img_size": self.img_size, "entry_shape": shape}
+        return FrozenMaps("features", self, **about, compute=self.stacked, in_place_of_images=True)
 
     def freeze_size_(self) -> FeatureEncoder:
         """Accept the native size alone from now on, for export: no resampling of the position embedding remains."""
@@ -140,6 +212,12 @@ class FeatureEncoder(nn.Module):
             self.backbone.dynamic_img_size = False
             self.backbone.patch_embed.flatten = True
         return self
+
+
+def _normed(tokens: Tensor) -> Tensor:
+    """Tokens (N, h, w, C) layer-normed over channels, as a map (N, C, h, w)."""
+    # Without parameters: a few channels would dominate the cosines between raw tokens.
+    return F.layer_norm(tokens, tokens.shape[-1:]).permute(0, 3, 1, 2)
 
 
 def _checked_taps(taps: Sequence[int], depth: int, name: str) -> tuple[int, ...]:

@@ -22,6 +22,7 @@ from fsdino.base.result import MAX_CLASSES_AT_ONCE, Segmentation
 from fsdino.models import clicks
 from fsdino.models.adapter import SamAdapter
 from fsdino.models.clicks import SamPrompter, grid_code
+from fsdino.models.compared import ComparedMaps
 from fsdino.models.config import SegmenterConfig
 from fsdino.models.config import preset as named
 from fsdino.models.decoder import MaskDecoder, load_sam_parts_
@@ -54,15 +55,15 @@ class FewShotSegmenter(FewShotMethod):
     def __init__(self, config: SegmenterConfig) -> None:
         super().__init__(Resize(config.img_size, config.resize_mode), config.threshold)
         self.config = c = config
-        self.encoder = FeatureEncoder(
-            c.encoder, c.img_size, c.taps, c.encoder_kwargs, weights=c.encoder_weights, stride=c.encoder_stride
-        )
+        how: dict[str, Any] = {"weights": c.encoder_weights, "stride": c.encoder_stride, "attention": c.attention_taps}
+        self.encoder = FeatureEncoder(c.encoder, c.img_size, c.taps, c.encoder_kwargs, **how)
+        self.compared = ComparedMaps(self.encoder, c.reader_taps, c.centred)
         self.adapter = SamAdapter(self.encoder.dim, c.prompt_dim, c.adapter_dim, c.adapter_hidden, c.adapter_heads)
         grid = (self.encoder.grid_size, self.encoder.grid_size)
         self.prompt_encoder = PromptEncoder(c.prompt_dim, grid, (c.img_size, c.img_size), c.mask_in_chans)
         self.prompts = PromptGenerator(
             self.encoder.dim,
-            len(c.reader_taps),
+            len(self.compared),
             c.prompt_dim,
             c.reader_dim,
             correlation=c.variant == "full",
@@ -71,10 +72,11 @@ class FewShotSegmenter(FewShotMethod):
             own_prototypes=c.own_prototypes,
         )
         self.decoder = MaskDecoder(c.prompt_dim, c.decoder_depth, c.decoder_mlp_dim, c.decoder_heads, c.decoder_iou_dim)
-        self.presence = PresenceHead(c.prompt_dim, len(c.reader_taps) if c.presence_likeness else None)
+        self.presence = PresenceHead(c.prompt_dim, len(self.compared) if c.presence_likeness else None)
         # From 0 on, so that training starts at the training-free guess.
         self.mask_gain = nn.Parameter(torch.zeros(1))
-        self.sam = SamPrompter(c, self.encoder.grid_size, len(c.taps) * self.encoder.dim) if c.promptable else None
+        seen = self.encoder.num_maps * self.encoder.dim
+        self.sam = SamPrompter(c, self.encoder.grid_size, seen) if c.promptable else None
         self.select_trainable_("episodes")
 
     @classmethod
@@ -151,7 +153,7 @@ class FewShotSegmenter(FewShotMethod):
         b, (h, w) = len(support_masks), feats[0].shape[-2:]
         feats = self._as_weights(feats)
         fg, bg = grid_weights(support_masks, (h, w), negative)
-        layers = [support_tokens(feat, b) for feat in self._reader_feats(feats)]
+        layers = [support_tokens(feat, b) for feat in self.compared(feats)]
         memory = SupportMemory(prototypes=torch.stack([prototypes(tokens, fg, bg) for tokens in layers], dim=1))
         # The compact variants read prototypes alone, and their files stay small.
         if self.prompts.correlation:
@@ -180,7 +182,7 @@ class FewShotSegmenter(FewShotMethod):
         """What depends on the images alone, from their feature maps."""
         feats = self._as_weights(feats)
         embedding = self.adapter(feats[self.encoder.taps.index(self.config.adapter_tap)])
-        tokens = torch.stack([unit_tokens(feat) for feat in self._reader_feats(feats)], dim=1)
+        tokens = torch.stack([unit_tokens(feat) for feat in self.compared(feats)], dim=1)
         return EncodedQuery(embedding, tokens, similarities(tokens[:, : self.config.similar_blocks]))
 
     def encode_query(self, query_image: Tensor) -> EncodedQuery:
@@ -241,7 +243,7 @@ class FewShotSegmenter(FewShotMethod):
 
     def memory_shapes(self) -> dict[str, Shape]:
         """See `FewShotMethod.memory_shapes`."""
-        layers, dim = len(self.config.reader_taps), self.encoder.dim
+        layers, dim = len(self.compared), self.encoder.dim
         tokens: Shape = (1, layers, "M", dim)
         return {"prototypes": (1, layers, 2, dim), "tokens": tokens, "fg": (1, "M"), "bg": (1, "M")}
 
@@ -279,11 +281,8 @@ class FewShotSegmenter(FewShotMethod):
         return self.decode_query_feats(memory, list(batch["query_feats"].unbind(1)))
 
     def frozen_maps(self) -> FrozenMaps:
-        """The encoder's maps, (L, C, h, w) an image: all that the segmenter reads of it."""
-        encoder = self.encoder
-        shape = (len(encoder.taps), encoder.dim, encoder.grid_size, encoder.grid_size)
-        about: dict[str, Any] = {"settings": encoder.taps, "img_size": encoder.img_size, "entry_shape": shape}
-        return FrozenMaps("features", encoder, **about, compute=encoder.stacked, in_place_of_images=True)
+        """See `FewShotMethod.frozen_maps`."""
+        return self.encoder.frozen_maps()
 
     def shared_encoder(self) -> FeatureEncoder:
         """See `FewShotMethod.shared_encoder`."""
@@ -311,9 +310,6 @@ class FewShotSegmenter(FewShotMethod):
         if self.sam is not None:
             load_sam_parts_(self.sam.mask_decoder, self.sam.prompt_encoder, state_dict)
         return self
-
-    def _reader_feats(self, feats: list[Tensor]) -> list[Tensor]:
-        return [feats[self.encoder.taps.index(tap)] for tap in self.config.reader_taps]
 
     def _as_weights(self, feats: list[Tensor]) -> list[Tensor]:
         # Cached maps may be half precision.

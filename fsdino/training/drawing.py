@@ -221,6 +221,6 @@ def with_sight_(model: FewShotSegmenter, seed: int = 0) -> FewShotSegmenter:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         encoder = model.encoder
-        model.sam = SamPrompter(model.config, encoder.grid_size, len(encoder.taps) * encoder.dim).to(model.device)
+        model.sam = SamPrompter(model.config, encoder.grid_size, encoder.num_maps * encoder.dim).to(model.device)
     model.sam.load_state_dict({**model.sam.state_dict(), **old.state_dict()})
     return model

@@ -208,7 +208,7 @@ def train_presence(
     model: FewShotSegmenter, data: PresenceData, count: int, batch_size: int = 16, num_workers: int = 0
 ) -> FewShotSegmenter:
     """A segmenter's copy on the CPU with a presence head that has seen absent objects; nothing else differs."""
-    dim, layers = model.config.prompt_dim, len(model.config.reader_taps)
+    dim, layers = model.config.prompt_dim, len(model.compared)
     wider = copy.deepcopy(model)
     wider.presence = PresenceHead(dim, layers).to(model.device)
     seen, held_out = (

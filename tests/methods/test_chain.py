@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from fsdino.base import registry, storage
-from fsdino.methods.chain import ChainMethod, mean_features, with_mirrored
+from fsdino.methods.chain import ChainMethod, with_mirrored
 from fsdino.models.layers import unit_tokens
 from fsdino.models.smoothing import affinity, own_cosines, side_by_side, smooth
 from tests.contract import FewShotContract, episodes, sketch
@@ -105,9 +105,9 @@ class TestMeans:
         encoder = small_encoder(56, (1, 3))
         images = torch.rand(3, 3, 56, 56, generator=torch.Generator().manual_seed(0))
         expected = torch.stack([m.mean((0, 2, 3)) for m in encoder(images)])
-        torch.testing.assert_close(mean_features(encoder, images), expected, atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(encoder.mean_features(images), expected, atol=1e-6, rtol=1e-5)
         with pytest.raises(ValueError, match="no image to take means of; give a few dozen pictures"):
-            mean_features(encoder, [])
+            encoder.mean_features([])
 
     def test_fitted_means_are_saved_and_change_the_fingerprint(self, tmp_path) -> None:
         method = registry.build("chain", **METHOD_ARGS["chain"])

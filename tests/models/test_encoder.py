@@ -1,4 +1,5 @@
 import re
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -97,6 +98,32 @@ def test_last_tap_stops_early() -> None:
     assert len(encoder(images, last_tap=2)) == 2 and calls == [0, 1, 2]
 
 
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_attention_outputs_are_those_before_the_residual_sum(kind: str) -> None:
+    encoder = build(kind).reading((3,), attention=(2, 0))
+    seen: dict[int, Any] = {}
+    for i in (0, 2):
+        encoder.backbone.blocks[i].attn.register_forward_hook(lambda *call, i=i: seen.__setitem__(i, call[-1]))
+    images = rand(2, 3, encoder.img_size, encoder.img_size)
+    block, *attended = encoder(images)
+    torch.testing.assert_close(block, encoder.reading((3,))(images)[0])
+    for found, i in zip(attended, (0, 2), strict=True):
+        patches = seen[i][:, encoder.backbone.num_prefix_tokens :]
+        expected = torch.nn.functional.layer_norm(patches, patches.shape[-1:])
+        torch.testing.assert_close(found.flatten(2).transpose(1, 2), expected)
+    assert encoder.frozen_maps().fingerprint != build(kind).reading((3,)).frozen_maps().fingerprint
+    assert len(encoder(images, last_tap=3)) == 1
+
+
+def test_threads_share_an_encoder_and_keep_their_own_attention() -> None:
+    encoder = build().reading((1,), attention=(2,))
+    images = [rand(1, 3, 56, 56, seed=i) for i in range(16)]
+    expected = [encoder(image)[1] for image in images]
+    with ThreadPoolExecutor(4) as pool:
+        for found, wanted in zip(pool.map(encoder, images), expected):
+            torch.testing.assert_close(found[1], wanted)
+
+
 def test_frozen_means_frozen() -> None:
     encoder = build("plain", proj_drop_rate=0.5)
     parent = torch.nn.Sequential(encoder)
@@ -155,6 +182,9 @@ def test_errors_name_the_legal_sizes_and_taps() -> None:
     refuses(r"taps \(9,\) do not fit 'vit_small_patch14_dinov2'; it has blocks 0 to 3", build, taps=(9,))
     with pytest.raises(ValueError, match=r"last_tap 2 is not read; the taps are \(1, 3\)"):
         build()(rand(1, 3, 56, 56), last_tap=2)
+    refuses(r"taps \(4,\) do not fit this encoder; it has blocks 0 to 3", encoder.reading, (1,), attention=(4,))
+    del encoder.backbone.blocks[2].attn
+    refuses("block 2 of this encoder has no attention of its own to read", encoder.reading, (1,), attention=(2,))
 
 
 def test_names_that_this_timm_does_not_have(monkeypatch: pytest.MonkeyPatch) -> None:

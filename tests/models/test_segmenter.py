@@ -17,6 +17,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "one block": {"similar_blocks": 1},
     "cells": {"support_stride": 2, "presence_likeness": True},
     "padded": {"resize_mode": "pad", "freeze_adapter": False},
+    "attention": {"attention_taps": (0, 2), "centred": True},
 }
 
 
@@ -28,6 +29,13 @@ class TestCompact(FewShotContract):
 class TestFull(FewShotContract):
     def build(self) -> FewShotSegmenter:
         return small_segmenter()
+
+
+class TestAttention(FewShotContract):
+    def build(self) -> FewShotSegmenter:
+        model = small_segmenter(attention_taps=(0, 2), centred=True)
+        model.compared.fit_(model.encoder.mean_features(rand(3, 3, 56, 56)))
+        return model
 
 
 class TestPadded(FewShotContract):
@@ -130,7 +138,12 @@ def test_training_starts_where_the_chain_ends(model: FewShotSegmenter) -> None:
     if not model.config.skip or model.config.similar_blocks:
         pytest.skip("the decoder's masks stand alone")
     query, images, masks = episodes(model, 2, 2)
-    chain = ChainMethod(model.encoder.reading(model.config.reader_taps), mirror=False).eval()
+    reader = model.encoder.reading(model.config.reader_taps, model.config.attention_taps)
+    chain = ChainMethod(reader, mirror=False).eval()
+    if model.config.centred:
+        pictures = rand(3, 3, 56, 56)
+        model.compared.fit_(model.encoder.mean_features(pictures))
+        chain.means.copy_(reader.mean_features(pictures))
     expected = chain(query, images, masks).mask_logits
     expected = torch.nn.functional.interpolate(expected, scale_factor=4, mode="bilinear")
     torch.testing.assert_close(model.eval()(query, images, masks).mask_logits, expected, atol=1e-4, rtol=1e-4)
