@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from filelock import FileLock
 
-from benchmarks.accuracy.grids import GRIDS
+from benchmarks.accuracy.grids import GRIDS, ON_SAME
 from benchmarks.accuracy.pairs import folder_name
 from benchmarks.common import RESULTS, Row, provenance, read_rows, run_script, update_rows
 from benchmarks.cost.timing import interleaved
@@ -205,6 +205,12 @@ def baselines(grid: str, fold: int, overrides: list[str], runs: Path = RUNS, onl
         method = ChainMethod(encoder.reading(default_taps(encoder.depth)), resize_mode=model.resize.mode).eval()
         about = {"method": "chain", "choice": method.remark()}
         rows.append(head | about | measure(job, "chain", method) | {"threshold": method.cut})
+    if only in ON_SAME and model.config.attention_taps:
+        reader = model.shared_encoder().reading(model.config.reader_taps, model.config.attention_taps)
+        method = ChainMethod(reader, resize_mode=model.resize.mode).eval()
+        method.means.copy_(reader.mean_features(job.centring(model)))
+        about = {"method": ON_SAME, "choice": method.remark()}
+        rows.append(head | about | measure(job, folder_name(ON_SAME), method) | {"threshold": method.cut})
     if only in "all foreground":
         found = measure(job, "all-foreground", AllForeground(model.img_size))
         rows.append(head | {"method": "all foreground"} | found | {"threshold": ""})

@@ -51,12 +51,15 @@ def _levers() -> Iterator[tuple[str, str, list[str]]]:
 
 
 BASES = {variant: base for variant, base, _ in _levers()}  # of the ablation
+ON_SAME = "chain, same maps"  # centred by the same training images; where attention outputs are compared
 _METHODS = (
     ("reader", "FS-DINO full", "FS-DINO compact"),
     ("training", "FS-DINO full", "prototype"),
     ("training", "FS-DINO compact", "prototype"),
     ("training", "FS-DINO full", "chain"),
     ("training", "FS-DINO compact", "chain"),
+    ("training", "FS-DINO full", ON_SAME),
+    ("maps", ON_SAME, "chain"),
     ("chain", "chain", "prototype"),
 )
 # Grid -> (what is added, the run with it, the run without it).

@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from benchmarks.accuracy.grids import COMPARISONS
+from benchmarks.accuracy.grids import COMPARISONS, ON_SAME
 from benchmarks.common import RESULTS, ROOT, Row, by, load, provenance, run_script, with_variant, write_rows
 from fsdino.evaluation.measure import read_rows as read_episodes
 from fsdino.metrics.bootstrap import percentile_interval, resampled_miou
 
 RUNS = ROOT / "runs" / "experiments"
-BASELINES = ("prototype", "chain", "prototype, random encoder", "all foreground")
+BASELINES = ("prototype", "chain", ON_SAME, "prototype, random encoder", "all foreground")
 Samples = dict[str, np.ndarray]  # seed -> (1 + R,) mIoU in percent, the first of the episodes as they are
 
 

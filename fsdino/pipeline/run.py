@@ -8,13 +8,14 @@ continues and ends with the same weights. Stages 0 (a teacher of the run's own),
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from fsdino.base import registry, storage
 from fsdino.base.bundled import bundled_file
@@ -225,10 +226,7 @@ class Run:
         elif model.takes_clicks:
             model.load_prompter_(self.teacher.sam.state_dict())
         if model.config.centred:
-            images = self.train_set.annotated
-            some = images.ids[:: -(-len(images) // CENTRED_BY)]
-            squares = (model.resize.image(image_tensor(images.load_image(name))) for name in some)
-            model.compared.fit_(model.encoder.mean_features(squares))
+            model.compared.fit_(model.encoder.mean_features(self.centring(model)))
         if distilled is None:
             return
         prefix, state = f"{storage.MODEL_PREFIX}adapter.", storage.read_checkpoint(distilled)["state_dict"]
@@ -239,6 +237,12 @@ class Run:
             raise ValueError(
                 f"{distilled} has no adapter that fits this model; distill with the same recipe. {error}"
             ) from error
+
+    def centring(self, method: FewShotMethod) -> Iterator[Tensor]:
+        """The images that features are centred by, (3, S, S) float in [0, 1]; of training, without their labels."""
+        images = self.train_set.annotated
+        for name in images.ids[:: -(-len(images) // CENTRED_BY)]:
+            yield method.resize.image(image_tensor(images.load_image(name)))
 
     def learn_absence(self, trained: Path, maps: CachedMaps | None) -> Path:
         """Stage 3: the checkpoint of stage 2 with a presence head that has seen absent objects."""

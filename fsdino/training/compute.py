@@ -31,14 +31,15 @@ class ComputePart:
 def compile_frozen_(module: nn.Module) -> int:
     """Compile the blocks of every frozen transformer in a module, in place; how many there are.
 
-    Block by block: blocks of one shape share what is compiled, and weights keep their names.
+    Block by block: blocks of one shape share what is compiled, and weights keep their names. Blocks whose attention
+    outputs are read stay as they are, since a compiled call does not hand out what a hook sees.
     """
     count = 0
     for part in module.modules():
         blocks = getattr(part, "blocks", None)
         for block in blocks if isinstance(blocks, nn.ModuleList | nn.Sequential) else ():
             learns = [parameter.requires_grad for parameter in block.parameters()]
-            if learns and not any(learns):
+            if learns and not any(learns) and not any(part._forward_hooks for part in block.modules()):
                 block.compile()
                 count += 1
     return count

@@ -139,6 +139,7 @@ def test_frozen_blocks_alone_are_compiled(monkeypatch: pytest.MonkeyPatch) -> No
     # The encoder's, and in episodes the adapter's.
     assert compile_frozen_(model) == 6 and compiled == [*model.encoder.backbone.blocks, *model.adapter.blocks]
     assert compile_frozen_(model.requires_grad_(True)) == 0
+    assert compile_frozen_(small_segmenter(attention_taps=(0, 2))) == 4  # hooks would see nothing
     refuses("timeout: expected", ComputePart, timeout=-1)
 
 
