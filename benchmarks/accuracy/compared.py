@@ -1,16 +1,18 @@
-"""What is compared, on episodes of base classes of real photographs: `python -m benchmarks.accuracy.compared`.
+"""What is compared, on episodes of base classes: `python -m benchmarks.accuracy.compared`.
 
-The training-free chain on block outputs, on attention outputs and on both, as they are and less their mean over images.
-Episodes are of base classes of each fold, from images that its fixed list does not show; each way has the cut that is
-best for all of them. `compared.csv` has a row for each way, with the difference from block outputs as they are; from
-it the `photos` preset took what it compares.
+The training-free chain on block outputs, on attention outputs and on both, as they are and less their mean over images:
+on real photographs (base classes of each fold, images that its fixed list does not show) and on the embedded world.
+Each way has the cut that is best for all of its episodes. `compared.csv` has a row for each way, with the difference
+from the first one; what the `photos` preset compares was chosen from it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.accuracy.chain import ROOT, WEIGHTS, ends
-from benchmarks.common import RESULTS, provenance, run_script, write_rows
+from benchmarks.common import RESULTS, Row, provenance, run_script, write_rows
+from fsdino.base.bundled import bundled_file
 from fsdino.base.memory import image_tensor
 from fsdino.base.resize import Resize
 from fsdino.data.episodes.episode import EpisodeData
@@ -32,85 +35,121 @@ from fsdino.metrics.threshold import choose_threshold
 from fsdino.models.config import preset
 from fsdino.models.encoder import FeatureEncoder
 
-BLOCKS = tuple(range(5, 12))
-WAYS: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {  # block outputs, attention outputs
-    "blocks 5 to 11": (BLOCKS, ()),
-    "blocks 6, 8, 11": ((6, 8, 11), ()),
-    "attention of 5 to 9, block 11": ((11,), (5, 6, 7, 8, 9)),
-    "attention of 5 to 9, blocks 6, 8, 11": ((6, 8, 11), (5, 6, 7, 8, 9)),
-    "attention of 5 to 9, blocks 5 to 11": (BLOCKS, (5, 6, 7, 8, 9)),
-    "attention and blocks 5 to 11": (BLOCKS, BLOCKS),
+LATE, SOME = tuple(range(5, 12)), (5, 6, 7, 8, 9)
+WAYS: dict[str, dict[str, tuple[tuple[int, ...], tuple[int, ...]]]] = {  # block outputs, attention outputs
+    "photographs": {
+        "blocks 5 to 11": (LATE, ()),
+        "blocks 6, 8, 11": ((6, 8, 11), ()),
+        "block 11, attention of 5 to 9": ((11,), SOME),
+        "blocks 6, 8, 11, attention of 5 to 9": ((6, 8, 11), SOME),
+        "blocks 5 to 11, attention of 5 to 9": (LATE, SOME),
+        "blocks and attention of 5 to 11": (LATE, LATE),
+    },
+    "embedded": {
+        "blocks 3 to 5": ((3, 4, 5), ()),
+        "blocks and attention of 3 to 5": ((3, 4, 5), (3, 4, 5)),
+        "blocks 3 to 5, attention of 5": ((3, 4, 5), (5,)),
+    },
 }
-SIDE = 112  # pixels that are scored, four to a position
 
 
-def base_episodes(root: Path, number: int, resize: Resize) -> Iterator[tuple[int, EpisodeData]]:
-    """The episodes of each fold."""
-    choice = EpisodeChoice("coco386", str(root), list=str(root / "episodes" / "fold{fold}_{shots}shot.json"))
-    index = choice.open()
-    for listed in choice.lists(index):
-        images, episodes = choice.base(TestSet(index, listed), all_classes=True)
-        yield listed.fold, EpisodeData(images, spread(episodes, number), resize)
+@dataclass
+class World:
+    """An encoder read everywhere, and episodes of base classes: their folds and items."""
+
+    encoder: FeatureEncoder
+    resize: Resize
+    folds: list[int]
+    data: list[EpisodeData]
+
+    @classmethod
+    def open(cls, name: str, root: Path, weights: Path, number: int) -> World:
+        """ "photographs" or "embedded", with so many episodes a fold."""
+        config = preset("photos" if name == "photographs" else "tiny")
+        file = weights if name == "photographs" else bundled_file("tiny_encoder")
+        blocks = sorted({block for way in WAYS[name].values() for part in way for block in part})
+        how: dict[str, Any] = {"weights": str(file), "stride": config.encoder_stride, "attention": blocks}
+        encoder = FeatureEncoder(config.encoder, config.img_size, blocks, config.encoder_kwargs, **how)
+        fixed = str(root / "episodes" / "fold{fold}_{shots}shot.json")
+        choice = EpisodeChoice("coco386", str(root), list=fixed) if name == "photographs" else EpisodeChoice()
+        resize, index = Resize(config.img_size, config.resize_mode), choice.open()
+        tests = [TestSet(index, listed) for listed in choice.lists(index)]
+        bases = [choice.base(test, all_classes=True) for test in tests]
+        data = [EpisodeData(images, spread(episodes, number), resize) for images, episodes in bases]
+        return cls(encoder, resize, [test.episodes.fold for test in tests], data)
+
+    def __iter__(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        for fold, data in zip(self.folds, self.data):
+            yield from ((fold, data[i]) for i in range(len(data)))
+
+    def maps(self, name: str) -> list[Tensor]:
+        """All maps of an image, in half precision."""
+        image = self.resize.image(image_tensor(self.data[0].index.load_image(name)))
+        return [m.half() for m in self.encoder(image[None])]
 
 
 @torch.no_grad()
+def rows(name: str, world: World, most: int | None) -> Iterator[Row]:
+    """A row for each way."""
+    episodes, maps = list(world), cache(world.maps)
+    images = sorted({image for _, item in episodes for image in (item["query_id"], *item["support_ids"])})
+    some = images[:: -(-len(images) // MEAN_IMAGES)]
+    means = torch.stack([torch.stack([m.float().mean((0, 2, 3)) for m in maps(image)]) for image in some]).mean(0)
+    side = 4 * world.encoder.grid_size
+    truths = [F.interpolate(item["query_mask"][None, None].float(), (side, side), mode="nearest-exact")[0, 0]
+              for _, item in episodes]  # fmt: skip
+    classes, folds = [int(item["class_id"]) for _, item in episodes], [fold for fold, _ in episodes]
+    groups = np.array([f"{fold} {item['query_id']}" for fold, item in episodes])
+    first = None
+    for way, (blocks, attention) in list(WAYS[name].items())[:most]:
+        taps = world.encoder.taps
+        at = [*map(taps.index, blocks), *(len(taps) + taps.index(block) for block in attention)]
+        for centred in (False, True):
+            reader = world.encoder.reading(blocks, attention)
+            method = ChainMethod(reader, mirror=False, resize_mode=world.resize.mode).eval()
+            method.means.copy_(means[at] if centred else 0 * means[at])
+            scores = []
+            for _, item in episodes:
+                shown, asked = ([maps(image)[i].float() for i in at]
+                                for image in (item["support_ids"][0], item["query_id"]))  # fmt: skip
+                memory = method.encode_support_maps(shown, item["support_masks"][None].float())
+                score = method.relative_scores(memory, method.encode_query_maps(asked))
+                scores.append(F.interpolate(score, (side, side), mode="bilinear", align_corners=False)[0, 0])
+            cut = choose_threshold(scores, truths, classes, CUTS).threshold
+            counts = [intersection_union(score > cut, truth) for score, truth in zip(scores, truths)]
+            inter, union = np.array([[int(both[1]) for both in pair] for pair in counts]).T
+            drawn = 100 * resampled_miou(np.array(classes), inter, union, np.array(folds), 1000, 0, groups=groups)
+            first = drawn if first is None else first
+            gain = {f"miou_{end}": value for end, value in ends(drawn - first, "gain").items()}
+            about = {"world": name, "maps": way, "centred": "yes" if centred else "", "number": len(at)}
+            yield about | ends(drawn, "miou") | gain | {"cut": cut, "episodes": len(episodes)}
+
+
 def main(
-    root: Path = ROOT, weights: Path = WEIGHTS, number: int = 100, csv: Path = RESULTS / "compared.csv", most: int = 99
+    root: Path = ROOT,
+    weights: Path = WEIGHTS,
+    worlds: list[str] = list(WAYS),  # noqa: B006 - never changed
+    number: int = 100,
+    csv: Path = RESULTS / "compared.csv",
+    most: int | None = None,
 ) -> None:
     """Score the ways.
 
     Args:
         root: folder of coco386.
         weights: of the photographs' encoder, preset photos.
-        number: episodes a fold.
+        worlds: photographs, embedded.
+        number: episodes a fold of photographs; ten times as many of the embedded world, which has one fold.
         most: ways, from the first on, to try the script.
     """
-    config = preset("photos")
-    whole = FeatureEncoder(config.encoder, config.img_size, BLOCKS, weights=str(weights), attention=BLOCKS)
-    resize = Resize(config.img_size, config.resize_mode)
-    folds = dict(base_episodes(root, number, resize))
-
-    @cache
-    def maps(name: str) -> list[Tensor]:
-        image = resize.image(image_tensor(next(iter(folds.values())).index.load_image(name)))
-        return [m.half() for m in whole(image[None])]
-
-    episodes = [(fold, data[i]) for fold, data in folds.items() for i in range(len(data))]
-    names = sorted({name for _, item in episodes for name in (item["query_id"], *item["support_ids"])})
-    some = names[:: -(-len(names) // MEAN_IMAGES)]
-    means = torch.stack([torch.stack([m.float().mean((0, 2, 3)) for m in maps(name)]) for name in some]).mean(0)
-    truths = [F.interpolate(item["query_mask"][None, None].float(), (SIDE, SIDE), mode="nearest-exact")[0, 0]
-              for _, item in episodes]  # fmt: skip
-    classes = [int(item["class_id"]) for _, item in episodes]
-    queries = [f"{fold} {item['query_id']}" for fold, item in episodes]
-    rows, plain = [], None
-    for (way, (blocks, attention)), centred in [(w, c) for w in list(WAYS.items())[:most] for c in (False, True)]:
-        at = [*map(BLOCKS.index, blocks), *(len(BLOCKS) + BLOCKS.index(block) for block in attention)]
-        method = ChainMethod(whole.reading(blocks, attention), mirror=False, resize_mode=resize.mode).eval()
-        if centred:
-            method.means.copy_(means[at])
-        scores = []
-        for _, item in episodes:
-            support, query = (
-                [maps(name)[i].float() for i in at] for name in (item["support_ids"][0], item["query_id"])
-            )
-            memory = method.encode_support_maps(support, item["support_masks"][None].float())
-            score = method.relative_scores(memory, method.encode_query_maps(query))
-            scores.append(F.interpolate(score, (SIDE, SIDE), mode="bilinear", align_corners=False)[0, 0])
-        cut = choose_threshold(scores, truths, classes, CUTS).threshold
-        counts = [
-            [int(both[1]) for both in intersection_union(score > cut, truth)] for score, truth in zip(scores, truths)
-        ]
-        inter, union = np.array(counts).T
-        group, fold = np.array(queries), np.array([fold for fold, _ in episodes])
-        drawn = 100 * resampled_miou(np.array(classes), inter, union, fold, 1000, 0, groups=group)
-        plain = drawn if plain is None else plain
-        about = {"maps": way, "centred": centred, "number": len(at), "cut": cut, "episodes": len(episodes)}
-        over = {f"over_{key}": value for key, value in ends(drawn - plain).items()}
-        rows.append(about | ends(drawn, "miou") | over)
-        print(" ".join(f"{key}={value}" for key, value in rows[-1].items()), flush=True)
     protocol = "one-shot episodes of base classes, 1000 bootstrap samples of the query images, both drawn alike"
-    write_rows(csv, [row | provenance(seed=0, protocol=protocol) for row in rows])
+    found = []
+    for name in worlds:
+        world = World.open(name, root, weights, number * (10 if name == "embedded" else 1))
+        for row in rows(name, world, most):
+            found.append(row | provenance(seed=0, protocol=protocol))
+            print(" ".join(f"{key}={row[key]}" for key in ("world", "maps", "centred", "miou", "cut")), flush=True)
+    write_rows(csv, found)
 
 
 if __name__ == "__main__":

@@ -305,8 +305,14 @@ def lists(rows: pd.DataFrame, _: Path) -> str:
     return markdown_table(by(rows, "list").values(), columns)
 
 
+def compared(rows: pd.DataFrame, _: Path) -> str:
+    """One row a way: what the chain compares, and whether it is centred."""
+    columns = [text("world"), text("maps", "compared"), text("centred"), text("number", "maps", right=True)]
+    return markdown_table(md.each(rows), [*columns, scored("miou", "mIoU"), md.number("cut", "best cut", 2)])
+
+
 TABLES = {
-    "edges": edges, "instances": instances, "references": references, "lists": lists,
+    "compared": compared, "edges": edges, "instances": instances, "references": references, "lists": lists,
     "tiny_seeds": seeds, "methods": methods, "distillation_curve": distillation_curve,
     "ablation": ablation, "photos": photos, "photos_mean": photos_mean, "few_shot": few_shot, "chain": chain,
     "teacher": from_prompts, "mini_sam2": from_prompts, "prompts": prompts, "presence": presence,

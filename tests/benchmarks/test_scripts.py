@@ -67,6 +67,9 @@ SCRIPTS: dict[str, tuple[str, Options]] = {
         "root": shared_data("coco386"), "weights": weights(shared_data("coco386")), "seed": 1, "folds": [0],
         "episodes": 2, "most": 2, "processes": 1, "runs": folder / "runs",
     }),
+    "accuracy.compared": ("compared", lambda _: {
+        "root": shared_data("coco386"), "weights": weights(shared_data("coco386")), "number": 1, "most": 1,
+    }),
     "accuracy.edges": ("edges", lambda _: {
         "shared": shared_data("coco386").parents[1], "folds": (0,), "number": 1, "only": ("guided filter, one cell",),
     }),
@@ -90,7 +93,7 @@ SCRIPTS: dict[str, tuple[str, Options]] = {
 
 SLOW = {
     "cost.tiles", "cost.server", "cost.memory", "accuracy.experiments", "accuracy.chain", "accuracy.edges",
-    "accuracy.decoding",
+    "accuracy.compared", "accuracy.decoding",
 }  # fmt: skip
 
 

@@ -38,7 +38,10 @@ def traceable(**overrides: Any) -> FewShotSegmenter:
     """A model of few nodes: what tracing and rewriting take grows with them."""
     encoder = {"embed_dim": 32, "depth": 2, "num_heads": 2, "init_values": 1.0}
     sizes = {"encoder_kwargs": encoder, "adapter_tap": 0, "reader_taps": (0, 1), "decoder_depth": 1}
-    return small_segmenter(**{**sizes, "presence_likeness": True, **overrides})
+    maps = {"attention_taps": (1,), "centred": True}
+    model = small_segmenter(**{**sizes, **maps, "presence_likeness": True, **overrides})
+    model.compared.fit_(model.encoder.mean_features(torch.rand(2, 3, 56, 56)))
+    return model
 
 
 @pytest.fixture(scope="module")
