@@ -1,4 +1,4 @@
-"""Write `benchmarks/results/*.csv` into README.md and benchmarks/README.md: `python -m benchmarks.report.table`.
+"""Write `benchmarks/results/*.csv` into README.md, benchmarks/ and recipes/: `python -m benchmarks.report.table`.
 
 A table stands between `<!-- table:NAME -->` and `<!-- /table:NAME -->` and is made from `NAME*.csv` alone (with the
 paired differences of `paired_NAME.csv`); what stands there is replaced. Numbers of the field are marked as published,
@@ -19,7 +19,7 @@ from benchmarks.common import COLUMNS, RESULTS, ROOT, load, run_script
 from benchmarks.report import accuracy_tables, cost_tables
 from benchmarks.report.markdown import MILLIONS, decimals, each, first, markdown_table, text
 
-DOCUMENTS = [ROOT / "README.md", ROOT / "benchmarks" / "README.md"]
+DOCUMENTS = [ROOT / "README.md", ROOT / "benchmarks" / "README.md", ROOT / "recipes" / "README.md"]
 MARKER = re.compile(r"<!-- table:(\w+) -->\n(.*?)<!-- /table:\1 -->", re.DOTALL)
 TABLES = cost_tables.TABLES | accuracy_tables.TABLES
 NUMBER = re.compile(r"<!-- number:(.*?) -->.*?<!-- /number -->", re.DOTALL)
