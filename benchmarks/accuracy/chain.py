@@ -45,7 +45,7 @@ TIME_BAR = "<= 1.15"
 class RememberedEncoder(FeatureEncoder):
     """A frozen encoder that keeps the maps of all blocks of each image that it has seen, in a folder."""
 
-    def __init__(self, name: str, img_size: int, weights: str, folder: Path) -> None:
+    def __init__(self, name: str, img_size: int, weights: str | None, folder: Path) -> None:
         super().__init__(name, img_size, (0,), weights=weights)
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)

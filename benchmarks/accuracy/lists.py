@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from benchmarks.accuracy.chain import ends
+from benchmarks.accuracy.chain import RememberedEncoder, ends
 from benchmarks.accuracy.experiments import RUNS, measure, trained_run
 from benchmarks.accuracy.grids import photos
 from benchmarks.common import RESULTS, Row, provenance, run_script, update_rows
@@ -23,6 +23,7 @@ from fsdino.data.splits import TestSet
 from fsdino.evaluation.measure import read_rows as read_episodes
 from fsdino.methods.chain import ChainMethod, default_taps
 from fsdino.metrics.bootstrap import resampled_miou
+from fsdino.models.config import preset
 
 Counts = dict[tuple[str, int], list[pd.DataFrame]]  # method and seed of its training -> rows of each fold
 
@@ -52,8 +53,11 @@ def counts(lists: list[int], seeds: list[int], folds: list[int], runs: Path, mos
             job, checkpoint = trained_run("photos", name, [*grid[name], *overrides], runs)
             methods = {("FS-DINO full", seed): load(checkpoint, method="fsdino")}
             if seed == seeds[0]:
-                encoder = methods["FS-DINO full", seed].shared_encoder()
-                chain = ChainMethod(encoder.reading(default_taps(encoder.depth)), resize_mode=job.resize_mode)
+                config = preset(job.recipe.preset, **job.recipe.model)
+                # It reads pixels, and all lists are of the same images.
+                remembered = RememberedEncoder(config.encoder, config.img_size, config.encoder_weights, runs / "maps")
+                reader = remembered.reading(default_taps(remembered.depth))
+                chain = ChainMethod(reader, resize_mode=config.resize_mode)
                 methods["chain", 0] = chain.eval()
             whole = job.test
             for number in lists:
