@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from filelock import FileLock
 
+from benchmarks.accuracy.chain import RememberedEncoder
 from benchmarks.accuracy.grids import GRIDS, ON_SAME
 from benchmarks.accuracy.pairs import folder_name
 from benchmarks.common import RESULTS, Row, provenance, read_rows, run_script, update_rows
@@ -186,27 +187,29 @@ def baselines(grid: str, fold: int, overrides: list[str], runs: Path = RUNS, onl
     model, held_out = job.build(), job.train_set.val_episodes
     # Where no base class is held out, all of them choose the prototype's block and threshold.
     choosing = base_episodes(recipe.data.test, job.test) if held_out is None else (job.train_set.index, held_out)
-    encoders = {"prototype": model.shared_encoder()}
+    config, encoder = model.config, model.shared_encoder()
+    if grid == "photos":  # its images come back in every fold
+        encoder = RememberedEncoder(config.encoder, config.img_size, config.encoder_weights, runs / "maps")
+    encoders = {"prototype": encoder}
     if grid == "tiny_seeds":  # a random encoder says something where the other one is the project's own
         plain = replace(recipe, model={**recipe.model, "encoder_weights": None}, seed=0)
         encoders["prototype, random encoder"] = Run(plain, options, job.folder).build().shared_encoder()
     head = {"run": f"baselines-fold{fold}", "seed": 0, "fold": fold, "shots": recipe.data.shots}
-    for label, encoder in encoders.items():
+    for label, one in encoders.items():
         if only not in label:
             continue
-        reader = encoder.reading()
+        reader = one.reading()
         choice = choose_prototype(reader, model.resize, *choosing, ("fg_bg", "softmax"))
         found = measure(job, folder_name(label), choice.build(reader, model.resize))
         chosen = {"val_miou": round(100 * choice.miou, 3), "choice": f"{choice.kind} block {choice.tap}"}
         rows.append(head | {"method": label} | chosen | found | {"threshold": choice.threshold})
     if only in "chain":
         # As it is without any choice, which is how `fsdino predict` runs it.
-        encoder = model.shared_encoder()
         method = ChainMethod(encoder.reading(default_taps(encoder.depth)), resize_mode=model.resize.mode).eval()
         about = {"method": "chain", "choice": method.remark()}
         rows.append(head | about | measure(job, "chain", method) | {"threshold": method.cut})
-    if only in ON_SAME and model.config.attention_taps:
-        reader = model.shared_encoder().reading(model.config.reader_taps, model.config.attention_taps)
+    if only in ON_SAME and config.attention_taps:
+        reader = model.shared_encoder().reading(config.reader_taps, config.attention_taps)
         method = ChainMethod(reader, resize_mode=model.resize.mode).eval()
         method.means.copy_(reader.mean_features(job.centring(model)))
         about = {"method": ON_SAME, "choice": method.remark()}
