@@ -96,16 +96,18 @@ def _score(kind: Kind, query: Tensor, support: Tensor, masks: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class ChainChoice:
-    """The best chain on base classes, with its mIoU there; `means` (L, C) are those of training images."""
+    """The best chain on base classes, with its mIoU there; `means` (L, C) of all its maps are of training images."""
 
     taps: tuple[int, ...]
     cut: float
     means: Tensor
     miou: float
+    attention: tuple[int, ...] = ()
 
     def build(self, encoder: FeatureEncoder, resize: Resize, **options: Any) -> ChainMethod:
         """The method with this choice; options as of `ChainMethod`."""
-        method = ChainMethod(encoder.reading(self.taps), cut=self.cut, resize_mode=resize.mode, **options)
+        reader = encoder.reading(self.taps, self.attention)
+        method = ChainMethod(reader, cut=self.cut, resize_mode=resize.mode, **options)
         method.fit_directions()
         method.means.copy_(self.means)
         return method
@@ -125,6 +127,7 @@ def choose_chain(
     taps: Sequence[Sequence[int]] | None = None,
     means: Tensor | None = None,
     mirror: bool = True,
+    attention: Sequence[int] = (),
     **options: Any,
 ) -> ChainChoice:
     """Take the means of training images, and choose blocks and cut on episodes of base classes.
@@ -132,19 +135,22 @@ def choose_chain(
     Args:
         taps: the sets of blocks to try; None: those of `chain_taps`. Every set costs as much as one.
         means: (depth, C), a row for each block of the encoder; None takes them of images of the index.
+        attention: blocks whose attention outputs are compared as well; they have no row in `means`.
         mirror, options: of `ChainMethod`, held fixed.
     """
     tried = [tuple(sorted(some)) for some in (taps or chain_taps(encoder.depth))]
-    reader = encoder.reading(sorted({tap for some in tried for tap in some}))
+    reader = encoder.reading(sorted({tap for some in tried for tap in some}), attention)
+    blocks = len(reader.taps)
+    read = {some: [*map(reader.taps.index, some), *range(blocks, reader.num_maps)] for some in tried}
     if means is None:
         images = index.all_images()
         squares = (resize.image(image_tensor(index.load_image(i))) for i in images[:: -(-len(images) // MEAN_IMAGES)])
-        fitted = dict(zip(reader.taps, reader.mean_features(squares)))
+        fitted = reader.mean_features(squares)
     else:
-        fitted = dict(enumerate(means))
+        fitted = means[list(reader.taps)]
     methods = {}
     for some in tried:
-        start = ChainChoice(some, 0.5, torch.stack([fitted[tap] for tap in some]), 0.0)
+        start = ChainChoice(some, 0.5, fitted[read[some]], 0.0, reader.attention)
         methods[some] = start.build(encoder, resize, mirror=mirror, **options).eval()
     scores: dict[tuple[int, ...], list[np.ndarray]] = {some: [] for some in tried}
     truths = []
@@ -156,15 +162,14 @@ def choose_chain(
         side = 4 * query[0].shape[-1]
         truths.append(_small(item["query_mask"], side))
         for some, method in methods.items():
-            at = [reader.taps.index(tap) for tap in some]
-            memory = method.encode_support_maps([support[i] for i in at], masks)
-            score = method.relative_scores(memory, method.encode_query_maps([query[i] for i in at]))
+            memory = method.encode_support_maps([support[i] for i in read[some]], masks)
+            score = method.relative_scores(memory, method.encode_query_maps([query[i] for i in read[some]]))
             scores[some].append(F.interpolate(score, (side, side), mode="bilinear", align_corners=False)[0, 0].numpy())
     class_ids = [spec.class_id for spec in episodes]
     choices = []
     for some, maps_of in scores.items():
         best = choose_threshold(maps_of, truths, class_ids, CUTS)
-        choices.append(ChainChoice(some, best.threshold, methods[some].means, best.miou))
+        choices.append(ChainChoice(some, best.threshold, methods[some].means, best.miou, reader.attention))
     return max(choices, key=lambda c: c.miou)
 
 

@@ -149,7 +149,7 @@ class MethodChoice:
                 return method
             known = read_means(options["means"], method.encoder) if "means" in options else None
             held: dict[str, Any] = {name: getattr(method, name) for name in {"mirror", *method.silent_args} - {"cut"}}
-            held["debias"] = method.directions.shape[-1]
+            held |= {"debias": method.directions.shape[-1], "attention": method.encoder.attention}
             taps = None if every else [method.encoder.taps]
             index, episodes = base(True)
             choice = choose_chain(method.encoder, method.resize, index, episodes, taps, means=known, **held)

@@ -157,8 +157,8 @@ class ChainMethod(FewShotMethod):
             encoder_weights: "timm", a path, or None for random.
             encoder_stride: pixels between patches where they overlap; None: the patch size.
             means: safetensors file with `means` (depth, C), one row for each block of this encoder; None: zeros.
-            attention: blocks whose attention outputs are compared as well. Take them with `fit_means` alone: their means
-                are most of them, and a file of `means` has none.
+            attention: blocks whose attention outputs are compared as well. Their mean over images is most of them, so
+                take them with `fit_means`; a file of `means` has none.
             kwargs: as in the constructor.
 
         Raises:
@@ -203,7 +203,7 @@ class ChainMethod(FewShotMethod):
         return self.encoder
 
     def remark(self) -> str:
-        """See `FewShotMethod.remark`: blocks ("5a" for an attention output), cut, and the options that are not the defaults."""
+        """See `FewShotMethod.remark`: blocks ("5a": its attention output), cut, and options that are not the defaults."""
         defaults = signature(type(self).__init__).parameters
         others = {name: getattr(self, name) for name in sorted({"mirror", *self.silent_args} - {"cut"})}
         changed = [f" {name} {value}" for name, value in others.items() if value != defaults[name].default]

@@ -192,6 +192,13 @@ class TestMethods:
         method = measured.method
         assert (method.encoder.taps, method.cut, method.own_weight) == ((1, 3), 0.31, 0.5)
         assert method.remark() == "blocks 1+3 cut 0.31 own_weight 0.5"
+        options = {**METHOD_ARGS["chain"], "attention": [2]}
+        measured, _ = measure_folds(MethodChoice("chain", options=options), test, tmp_path / "attention")
+        assert measured.method.means.shape == (3, 32) and bool(measured.method.means.any(1).all())
+        assert measured.method.remark().startswith("blocks 1+3+2a cut ")
+        options |= {"means": "means.safetensors"}
+        refuses("means: a file has none of attention outputs", measure_folds, MethodChoice("chain", options=options), test,
+                tmp_path / "means")  # fmt: skip
 
     def test_weights_of_the_prototype(self) -> None:
         assert encoder_weights("tiny", "auto").endswith("tiny_encoder.safetensors")  # type: ignore[union-attr]
