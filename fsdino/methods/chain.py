@@ -203,7 +203,7 @@ class ChainMethod(FewShotMethod):
         return self.encoder
 
     def remark(self) -> str:
-        """See `FewShotMethod.remark`: blocks ("5a": its attention output), cut, and options that are not the defaults."""
+        """See `FewShotMethod.remark`: blocks ("5a": its attention output), cut, and what is not the default."""
         defaults = signature(type(self).__init__).parameters
         others = {name: getattr(self, name) for name in sorted({"mirror", *self.silent_args} - {"cut"})}
         changed = [f" {name} {value}" for name, value in others.items() if value != defaults[name].default]

@@ -197,8 +197,8 @@ class TestMethods:
         assert measured.method.means.shape == (3, 32) and bool(measured.method.means.any(1).all())
         assert measured.method.remark().startswith("blocks 1+3+2a cut ")
         options |= {"means": "means.safetensors"}
-        refuses("means: a file has none of attention outputs", measure_folds, MethodChoice("chain", options=options), test,
-                tmp_path / "means")  # fmt: skip
+        choice = MethodChoice("chain", options=options)
+        refuses("means: a file has none of attention outputs", measure_folds, choice, test, tmp_path / "means")
 
     def test_weights_of_the_prototype(self) -> None:
         assert encoder_weights("tiny", "auto").endswith("tiny_encoder.safetensors")  # type: ignore[union-attr]
