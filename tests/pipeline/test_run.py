@@ -17,7 +17,7 @@ from tests.small import VIT, small_segmenter, write_references
 
 RECIPE = """
 preset: tiny
-model: {encoder_weights: "bundled:tiny_encoder", promptable: true}
+model: {encoder_weights: "bundled:tiny_encoder", promptable: true, attention_taps: [4], centred: true}
 data:
   train: [{name: own, root: mine}]
   test: {name: own, root: mine}
@@ -75,6 +75,8 @@ def test_kill_in_every_stage_changes_no_weight(tmp_path) -> None:
         expected, found = _weights(whole, stage), _weights(parts, stage)
         assert expected.keys() == found.keys()
         assert all(torch.equal(expected[name], found[name]) for name in expected), stage
+        fitted = expected["model.compared.means"]
+        assert fitted.shape == (4, 192) and bool(fitted.any()) == (stage != "distill"), "of training images, once"
     assert len(list(parts.glob("runs/small/*"))) == 1, "killed before its first checkpoint it goes on in its folder"
     (expected,), (found,) = (list(f.glob("runs/small/*/evaluate/*/rows.0.csv")) for f in (whole, parts))
     assert expected.read_text() == found.read_text()
