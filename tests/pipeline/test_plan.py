@@ -75,7 +75,7 @@ def test_sizes_to_the_byte(small: list[str]) -> None:
     needs = Needs(recipe, images=37, annotated=20)
     assert [(need.kind, need.entry_shape) for need in needs.caches] == [
         ("teacher", (1, 64, 28, 28)),
-        ("features", (1, 4, 192, 16, 16)),
+        ("features", (1, 5, 192, 16, 16)),  # four blocks, and the attention of one
     ]
     # Nine files of four images and one of one, each with a header of 128 bytes.
     assert needs.caches[0].bytes(37) == 37 * 64 * 28 * 28 * 2 + 10 * 128
