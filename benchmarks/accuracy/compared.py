@@ -3,7 +3,7 @@
 The training-free chain on block outputs, on attention outputs and on both, as they are and less their mean over images:
 on real photographs (base classes of each fold, images that its fixed list does not show) and on the embedded world.
 Each way has the cut that is best for all of its episodes. `compared.csv` has a row for each way, with the difference
-from the first one; what the `photos` preset compares was chosen from it.
+from the first one. What the `photos` preset compares was chosen by such trials, on such episodes alone.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ from fsdino.training.fit import Fitter
 from fsdino.training.loggers import log_image, log_model
 from fsdino.training.presence import PresenceData, presence_stage
 
-CENTRED_BY = 64  # images at most, evenly spread: a quarter of them gave the same scores
+CENTRED_BY = 64  # images at most, evenly spread
 
 
 @dataclass

@@ -39,7 +39,7 @@ def compile_frozen_(module: nn.Module) -> int:
         blocks = getattr(part, "blocks", None)
         for block in blocks if isinstance(blocks, nn.ModuleList | nn.Sequential) else ():
             learns = [parameter.requires_grad for parameter in block.parameters()]
-            if learns and not any(learns) and not any(part._forward_hooks for part in block.modules()):
+            if learns and not any(learns) and not any(layer._forward_hooks for layer in block.modules()):
                 block.compile()
                 count += 1
     return count

@@ -31,7 +31,7 @@ from fsdino.predict import EngineChoice, predict, remember
 from fsdino.predict.engines.array_resize import ArrayResize
 from fsdino.predict.engines.onnx import METADATA_KEY, OnnxEngine, open_session
 from tests.contract import assert_same, episodes
-from tests.small import references, refuses, scene, small_segmenter, write_references
+from tests.small import rand, references, refuses, scene, small_segmenter, write_references
 
 
 def traceable(**overrides: Any) -> FewShotSegmenter:
@@ -40,7 +40,7 @@ def traceable(**overrides: Any) -> FewShotSegmenter:
     sizes = {"encoder_kwargs": encoder, "adapter_tap": 0, "reader_taps": (0, 1), "decoder_depth": 1}
     maps = {"attention_taps": (1,), "centred": True}
     model = small_segmenter(**{**sizes, **maps, "presence_likeness": True, **overrides})
-    model.compared.fit_(model.encoder.mean_features(torch.rand(2, 3, 56, 56)))
+    model.compared.fit_(model.encoder.mean_features(rand(2, 3, 56, 56)))
     return model
 
 
