@@ -75,7 +75,7 @@ def chain(name: str, side: int, blocks: int, small: bool = False) -> ChainMethod
             # positions, would be as good as absent.
             if re.search(r"\.(gamma(_\d)?|ls\d\.gamma)$", key):
                 parameter.fill_(1.0)
-    # Less its means: what untrained features of two scenes share is nearly all of them, and rounding would draw the mask.
+    # Less its means: untrained features are alike everywhere but for a little, and rounding would draw the mask.
     return method.fit_directions().fit_means(scenes()[1])
 
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import torch
 from jsonargparse import auto_cli
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from fsdino.assets.pretrain_encoder import PretrainModule
 from fsdino.assets.pretrain_sam2 import Sam2PretrainModule
@@ -42,7 +42,8 @@ def encoder(
     Args:
         fine_share: share of the epochs, at the end, with overlapping patches.
         thin_share: share of those, at their start, with a random half of these patches a step.
-        start: checkpoint of an earlier run to take the weights from.
+        start: checkpoint of an earlier run to take the weights from; or the encoder that it stored, which learns to
+            name its patches anew.
     """
     tiny = PRESETS["tiny"]
     module = PretrainModule(
@@ -55,7 +56,9 @@ def encoder(
         lr=lr,
         seed=seed,
     )
-    if start is not None:
+    if start is not None and start.endswith(".safetensors"):
+        module.vit.load_state_dict(load_file(start))
+    elif start is not None:
         module.load_state_dict(torch.load(start, map_location="cpu", weights_only=True)["state_dict"])
     fit_scenes(module, SceneData(epoch_length, seed=seed, num_workers=1), epochs, folder, precision)
     Path(out).parent.mkdir(parents=True, exist_ok=True)
