@@ -314,6 +314,6 @@ def compared(rows: pd.DataFrame, _: Path) -> str:
 TABLES = {
     "compared": compared, "edges": edges, "instances": instances, "references": references, "lists": lists,
     "tiny_seeds": seeds, "methods": methods, "distillation_curve": distillation_curve,
-    "ablation": ablation, "photos": photos, "photos_mean": photos_mean, "few_shot": few_shot, "chain": chain,
-    "teacher": from_prompts, "mini_sam2": from_prompts, "prompts": prompts, "presence": presence,
+    "ablation": ablation, "photos": photos, "photos_mean": photos_mean, "few_shot": few_shot, "transfer": few_shot,
+    "chain": chain, "teacher": from_prompts, "mini_sam2": from_prompts, "prompts": prompts, "presence": presence,
 }  # fmt: skip
