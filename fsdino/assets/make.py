@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import torch
 from jsonargparse import auto_cli
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from fsdino.assets.pretrain_encoder import PretrainModule
 from fsdino.assets.pretrain_sam2 import Sam2PretrainModule
@@ -18,6 +18,7 @@ from fsdino.assets.scenes import Precision, SceneData, fit_scenes
 from fsdino.base.storage import load, save
 from fsdino.methods.sam2.weights import save_sam2
 from fsdino.models.config import PRESETS
+from fsdino.models.encoder_weights import read_weights
 from fsdino.pipeline.command import run
 from fsdino.teachers.sam import save_sam
 from fsdino.training.teacher import TeachModule
@@ -57,7 +58,7 @@ def encoder(
         seed=seed,
     )
     if start is not None and start.endswith(".safetensors"):
-        module.vit.load_state_dict(load_file(start))
+        module.vit.load_state_dict(read_weights(tiny.encoder, start)[1])
     elif start is not None:
         module.load_state_dict(torch.load(start, map_location="cpu", weights_only=True)["state_dict"])
     fit_scenes(module, SceneData(epoch_length, seed=seed, num_workers=1), epochs, folder, precision)
