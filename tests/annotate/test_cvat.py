@@ -5,6 +5,7 @@ part of its API (`fake_cvat`).
 """
 
 from collections.abc import Iterator
+from functools import partialmethod
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from PIL import Image
 pytest.importorskip("cvat_sdk", reason="cvat-sdk is not installed: pip install fsdino[annotate]")
 
 from cvat_sdk import auto_annotation as cvataa
+from cvat_sdk.core.client import Config
 from cvat_sdk.masks import decode_mask
 
 from fsdino.annotate.cvat import create
@@ -47,7 +49,8 @@ class Chosen:
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeCvat]:
     """Frame 0 is drawn; frames 1 and 2 are not."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    # The SDK keeps a copy of a task under the server's address, and an address of an earlier test comes back.
+    monkeypatch.setattr(Config, "__init__", partialmethod(Config.__init__, cache_dir=tmp_path))
     monkeypatch.delenv("CVAT_ACCESS_TOKEN", raising=False)
     fake = FakeCvat([picture(RED), picture(RED, 14, 20), picture(RED, 0, 0)], LABELS)
     fake.shapes.append(mask_shape(1, 0, 1, square()))
