@@ -18,6 +18,7 @@ from fsdino.assets.scenes import Precision, SceneData, fit_scenes
 from fsdino.base.storage import load, save
 from fsdino.methods.sam2.weights import save_sam2
 from fsdino.models.config import PRESETS
+from fsdino.models.encoder_weights import read_weights
 from fsdino.pipeline.command import run
 from fsdino.teachers.sam import save_sam
 from fsdino.training.teacher import TeachModule
@@ -42,7 +43,8 @@ def encoder(
     Args:
         fine_share: share of the epochs, at the end, with overlapping patches.
         thin_share: share of those, at their start, with a random half of these patches a step.
-        start: checkpoint of an earlier run to take the weights from.
+        start: checkpoint of an earlier run to take the weights from; or the encoder that it stored, which learns to
+            name its patches anew.
     """
     tiny = PRESETS["tiny"]
     module = PretrainModule(
@@ -55,7 +57,9 @@ def encoder(
         lr=lr,
         seed=seed,
     )
-    if start is not None:
+    if start is not None and start.endswith(".safetensors"):
+        module.vit.load_state_dict(read_weights(tiny.encoder, start)[1])
+    elif start is not None:
         module.load_state_dict(torch.load(start, map_location="cpu", weights_only=True)["state_dict"])
     fit_scenes(module, SceneData(epoch_length, seed=seed, num_workers=1), epochs, folder, precision)
     Path(out).parent.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,9 @@
 """Pre-training of the tiny encoder: targets, strides, and weights that fit the segmenter's encoder."""
 
 import torch
+from safetensors.torch import load_file
 
+from fsdino.assets import make
 from fsdino.assets.pretrain_encoder import PretrainModule, RandomPatches, patch_shares
 from fsdino.assets.scenes import SceneData
 from fsdino.models.encoder import FeatureEncoder
@@ -28,6 +30,13 @@ def test_a_run_lowers_the_loss_and_its_weights_load_into_the_encoder(tmp_path) -
     encoder.backbone.load_state_dict(module.encoder_state())
     maps = encoder(torch.rand(1, 3, 112, 112))
     assert maps[0].shape == (1, 32, 16, 16)
+
+
+def test_a_stored_encoder_is_trained_on(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(make, "fit_scenes", lambda *_: None)
+    make.encoder(str(tmp_path / "again.safetensors"), start=str(make.ASSETS / "tiny_encoder.safetensors"))
+    again, first = load_file(tmp_path / "again.safetensors"), load_file(make.ASSETS / "tiny_encoder.safetensors")
+    assert again.keys() == first.keys() and all(torch.equal(again[name], first[name]) for name in first)
 
 
 def test_targets_follow_the_patches_that_a_step_sees() -> None:
