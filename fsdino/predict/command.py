@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from itertools import chain, count
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -24,20 +24,30 @@ from fsdino.predict.memory_file import MEMORY_SUFFIX, load_memory, remembered, s
 from fsdino.predict.outputs import Outputs
 from fsdino.predict.run import finder, run_all
 from fsdino.predict.support import Support, read_support
+from fsdino.predict.threshold import threshold_of
 from fsdino.predict.tiles import check_tile
 
 AS_ASKED = EngineChoice()
 
 
-def remember_all(engine: Engine, support: Support) -> dict[str, Any]:
-    """Remember every class of a support, by name in the order of the labels; memories of other models are refused."""
-    memories, fingerprint = {}, engine.fingerprint()
+def remember_all(
+    engine: Engine, support: Support, own_thresholds: bool = False
+) -> tuple[dict[str, Any], list[float | None]]:
+    """Memory and own threshold of every class, in the order of the labels; memories of other models are refused.
+
+    Saved memories know their threshold, that of references is found where `own_thresholds` asks for it.
+    """
+    memories, own, fingerprint = {}, list[float | None](), engine.fingerprint()
     for name in support.class_names():
         if name in support.references:
-            memories[name] = engine.remember(support.references[name])
+            given = support.references[name]
+            memories[name] = engine.remember(given)
+            own.append(threshold_of(engine, given) if own_thresholds else None)
         else:
-            memories[name] = engine.unpack(load_memory(support.memory_files[name], fingerprint).arrays)
-    return memories
+            saved = load_memory(support.memory_files[name], fingerprint)
+            memories[name] = engine.unpack(saved.arrays)
+            own.append(saved.threshold)
+    return memories, own
 
 
 @within_ranges
@@ -51,7 +61,7 @@ def predict(
     support_images: str | None = None,
     max_references: Number = 10,
     min_score: Share = 0.0,
-    threshold: Probability | None = None,
+    threshold: Probability | Literal["references"] | None = None,
     tile: Number = 0,
     split_instances: bool = False,
     frame_step: Count = 1,
@@ -73,7 +83,8 @@ def predict(
         support_images: folder of the images of a COCO JSON, when it is not beside it.
         max_references: references used per class; 0 takes all.
         min_score: classes whose score in an image is below, in [0, 1], count as absent.
-        threshold: probability above which a pixel belongs to a class; the model's own when left out.
+        threshold: probability above which a pixel belongs to a class. references: for each class the one at which its
+            references find each other best, where three or more have masks. Left out: a saved memory's, or the model's.
         tile: side in pixels of windows to cut large images into, for small objects; 0 takes images as a whole.
         split_instances: one COCO annotation per connected part; its score is the class's times its mean probability.
         frame_step: every how many frames of a video count.
@@ -90,7 +101,8 @@ def predict(
     wanted = read_support(support, images=support_images, max_references=max_references)
     choices = engine.each(devices)
     opened = choices[0].open()
-    limit = opened.threshold if threshold is None else threshold
+    asked = threshold if isinstance(threshold, float) else None
+    limit = opened.threshold if asked is None else asked
     kinds, fingerprint = listed(formats), opened.fingerprint()
     # Results of other settings are not continued, so whatever changes a pixel is named here.
     settings: dict[str, Any] = {
@@ -112,13 +124,17 @@ def predict(
         settings["refine_edges"] = True
     if set(least) != {ONE_HALF}:
         settings["min_presence"] = dict(zip(names, least))
-    memories = remember_all(opened, wanted)
+    memories, thresholds = remember_all(opened, wanted, threshold == "references")
+    if asked is None and any(thresholds):
+        told = {name: limit if one is None else round(one, 4) for name, one in zip(names, thresholds)}
+        settings["thresholds"] = told
+        print("thresholds: " + ", ".join(f"{name} {one:.2f}" for name, one in told.items()))
     sources = {item.name: item.source for item in items}
     options = {"split_instances": split_instances, "overwrite": overwrite}
     outputs = Outputs(out, names, kinds, settings, sources, **options)
 
     how: dict[str, Any] = {"threshold": limit, "min_score": min_score, "tile": tile}
-    how |= {"least": least, "refine_edges": sharp}
+    how |= {"least": least, "refine_edges": sharp, "own": thresholds if asked is None else ()}
     # Remembered once and packed for the other devices.
     finders = []
     for other in [opened, *(choice.open() for choice in choices[1:])]:
@@ -156,6 +172,7 @@ def remember(
     engine: EngineChoice = AS_ASKED,
     support_images: str | None = None,
     max_references: Number = 10,
+    threshold: Literal["references"] | None = None,
 ) -> list[Path]:
     """Save what a model remembers of the references, for later use with `fsdino predict --support`.
 
@@ -165,6 +182,8 @@ def remember(
         engine: the model, and what runs it.
         support_images: folder of the images of a COCO JSON, when it is not beside it.
         max_references: references used per class; 0 takes all.
+        threshold: references: keep with each class the probability at which its references find each other best, as
+            predict's option of this name does; left out: the model's counts.
 
     Returns:
         The files written.
@@ -181,7 +200,7 @@ def remember(
     warn(caution(fingerprint, (np.asarray(one.image) for name in names for one in wanted.references[name])))
     for name in names:
         references = wanted.references[name]
-        memory = remembered(opened, name, references, fingerprint)
+        memory = remembered(opened, name, references, fingerprint, threshold == "references")
         path = Path(out) if is_file else Path(out) / f"{files[name]}{MEMORY_SUFFIX}"
         written.append(save_memory(memory, path))
         print(f"{name}: {len(references)} reference{'s' * (len(references) > 1)} in {written[-1]}")

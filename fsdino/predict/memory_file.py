@@ -18,6 +18,7 @@ from fsdino.base.digest import steady, told_sha256
 from fsdino.base.reference import Reference
 from fsdino.data.images import UNREADABLE
 from fsdino.predict.engines import Engine
+from fsdino.predict.threshold import threshold_of
 from fsdino.visualize.overlay import overlay
 
 FORMAT_VERSION = 3
@@ -28,12 +29,19 @@ _HEADER_BYTES = 2_000  # names, shapes and offsets in front of the arrays
 
 @dataclass
 class SavedMemory:
-    """A remembered class: its arrays as `Engine.pack` gives them, and a reference's (h, w, 3) uint8 with its mask."""
+    """A remembered class.
+
+    Args:
+        arrays: as `Engine.pack` gives them.
+        thumbnail: a reference (h, w, 3) uint8 with its mask.
+        threshold: of its own, see `fsdino.predict.threshold`; None: the model's.
+    """
 
     class_name: str
     fingerprint: str
     arrays: dict[str, np.ndarray]
     thumbnail: np.ndarray
+    threshold: float | None = None
 
 
 def save_memory(memory: SavedMemory, path: str | Path, *, max_bytes: int = 1_000_000) -> Path:
@@ -59,6 +67,8 @@ def save_memory(memory: SavedMemory, path: str | Path, *, max_bytes: int = 1_000
         "fingerprint": memory.fingerprint,
         "thumbnail": image,
     }
+    if memory.threshold is not None:
+        metadata["threshold"] = repr(memory.threshold)
     metadata["sha256"] = _digest(arrays, metadata)
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -105,19 +115,23 @@ def load_memory(path: str | Path, fingerprint: str | None = None) -> SavedMemory
         )
     try:
         image, whole = _from_text(metadata["thumbnail"]), _whole(arrays)
+        threshold = _probability(metadata.get("threshold"))
     except UNREADABLE as error:
         raise ValueError(f"saved memory '{path}' is damaged ({error}); remember the class again.") from error
-    return SavedMemory(metadata["class_name"], metadata["fingerprint"], whole, image)
+    return SavedMemory(metadata["class_name"], metadata["fingerprint"], whole, image, threshold)
 
 
-def remembered(engine: Engine, class_name: str, references: Sequence[Reference], fingerprint: str) -> SavedMemory:
+def remembered(
+    engine: Engine, class_name: str, references: Sequence[Reference], fingerprint: str, own_threshold: bool = False
+) -> SavedMemory:
     """What an engine of that fingerprint remembers of a class, ready to be saved; images and masks are arrays."""
     arrays = engine.pack(engine.remember(references))
     # The thumbnail shows the object, where possible by a mask.
     shown = next((one for one in references if one.mask is not None and not one.negative), references[0])
     image = np.asarray(shown.image)
     mask = np.zeros(image.shape[:2], np.uint8) if shown.mask is None else np.asarray(shown.mask)
-    return SavedMemory(class_name, fingerprint, arrays, thumbnail(image, mask))
+    threshold = threshold_of(engine, references) if own_threshold else None
+    return SavedMemory(class_name, fingerprint, arrays, thumbnail(image, mask), threshold)
 
 
 def thin_out(arrays: dict[str, np.ndarray], count: int, seed: int = 0) -> dict[str, np.ndarray]:
@@ -164,6 +178,13 @@ def _digest(arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> str:
         digest.update(f"{name} {array.dtype} {array.shape}".encode())
         digest.update(array.tobytes())
     return digest.hexdigest()
+
+
+def _probability(text: str | None) -> float | None:
+    value = None if text is None else float(text)
+    if value is not None and not 0 < value < 1:
+        raise ValueError(f"its threshold is {text}")
+    return value
 
 
 def _half(array: np.ndarray) -> np.ndarray:

@@ -194,7 +194,12 @@ async def segment(
     ] = "json",
     threshold: Annotated[
         float | None,
-        Form(gt=0, lt=1, description="Probability above which a pixel belongs to a class; the model's when left out."),
+        Form(
+            gt=0,
+            lt=1,
+            description="Probability above which a pixel belongs to a class; when left out a memory's own, if it "
+            "has one, or the model's.",
+        ),
     ] = None,
     min_score: Annotated[float, Form(ge=0, le=1, description="Classes whose score is below count as absent.")] = 0.0,
     min_presence: Annotated[
@@ -223,12 +228,15 @@ async def segment(
     runner = service.runner_for(records, model)
     asked: dict[str, Any] = {"min_presence": min_presence, "refine_edges": refine_edges}
     finish = replace(service.finish, **{name: value for name, value in asked.items() if value is not None})
-    limit = runner.engine.threshold if threshold is None else threshold
-    question = Question(records, limit, min_score, output, finish)
+    question = Question(records, threshold, min_score, output, finish)
     opened, until = uploads(images, "image"), time.monotonic() + limits.max_seconds
     answers, files = await service.run(runner, lambda: runner.find(question, opened, until))
     service.metrics.images.labels(runner.name).inc(len(images))
-    whole = {"model": runner.name, "threshold": question.threshold, "images": answers}
+    whole = {
+        "model": runner.name,
+        "threshold": runner.engine.threshold if threshold is None else threshold,
+        "images": answers,
+    }
     if output == "json":
         return JSONResponse(whole)
     if len(files) > 1:

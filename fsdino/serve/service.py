@@ -35,7 +35,7 @@ class Question:
     """What to look for, how sure to be, and in which form to answer."""
 
     records: Sequence[Record]
-    threshold: float
+    threshold: float | None  # None: each memory's own, or the model's
     min_score: float
     form: Form
     finish: Finish = AS_MEASURED
@@ -48,7 +48,7 @@ class Runner:
         self.name, self.engine, self.store, self.limits = name, engine, store, limits
         self.fingerprint = engine.fingerprint()
         self.worker = Worker(name, limits.max_waiting)
-        self._ready: OrderedDict[str, Any] = OrderedDict()
+        self._ready: OrderedDict[str, tuple[Any, float | None]] = OrderedDict()  # with its own threshold
         self._lock = threading.Lock()  # memories are forgotten from another thread
 
     @property
@@ -93,7 +93,10 @@ class Runner:
         # All headers first: a wrong one among many should not cost a minute.
         for upload in images:
             header(upload, self.limits)
-        joined = self.engine.join([self._memory(record) for record in question.records])
+        ready, asked = [self._memory(record) for record in question.records], question.threshold
+        joined = self.engine.join([memory for memory, _ in ready])
+        limit = self.engine.threshold if asked is None else asked
+        own = [one for _, one in ready] if asked is None else []
         ids, answers, files = [record.id for record in question.records], [], []
         names, finish = [record.class_name for record in question.records], question.finish
         sharp = finish.refines(self.engine)
@@ -104,20 +107,21 @@ class Runner:
             image = decoded(upload, self.limits)
             size = (image.shape[0], image.shape[1])
             least = finish.least(self.engine, self.fingerprint, names, [image])
-            found = finished(self.engine.find(joined, image), image, question.threshold, least, sharp)
-            maps = resolve(zip(ids, found), size, question.threshold, question.min_score)
+            found = finished(self.engine.find(joined, image), image, limit, least, sharp, own)
+            maps = resolve(zip(ids, found), size, limit, question.min_score)
             answers.append(as_json(maps, question.records, upload.name, caution(self.fingerprint, [image])))
             if question.form != "json":
                 files.append(drawn(question.form, image, maps, question.records))
         return answers, files
 
-    def _memory(self, record: Record) -> Any:
+    def _memory(self, record: Record) -> tuple[Any, float | None]:
         with self._lock:
             if record.id in self._ready:
                 self._ready.move_to_end(record.id)
                 return self._ready[record.id]
         try:
-            memory = self.engine.unpack(self.store.load(record).arrays)
+            saved = self.store.load(record)
+            memory = self.engine.unpack(saved.arrays), saved.threshold
         except FileNotFoundError as error:
             raise HTTPException(404, f"memory {record.id} was deleted.") from error
         except ValueError as error:

@@ -1,0 +1,102 @@
+"""A class's own threshold: found by its references, kept in its memory, obeyed at every door."""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fsdino.annotate.lessons import Lessons, Teaching
+from fsdino.base.reference import Reference
+from fsdino.base.result import Segmentation
+from fsdino.cli import main
+from fsdino.predict.engines.choice import EngineChoice
+from fsdino.predict.finish import Finish
+from fsdino.predict.memory_file import load_memory, save_memory
+from fsdino.predict.support import read_support
+from fsdino.predict.threshold import threshold_of, with_thresholds
+from fsdino.serve.service import Question, Runner
+from fsdino.serve.store import MemoryStore
+from fsdino.serve.uploads import Upload
+from tests.annotate.colour_engine import ColourEngine, picture, square
+from tests.predict.test_finish import place as place
+from tests.predict.test_finish import run
+from tests.serve.small import LIMITS
+from tests.small import refuses, write_references
+
+
+class Timid(ColourEngine):
+    """Gives the object 0.3 and what is not the object `off`; counts what it is shown."""
+
+    def __init__(self, off: float = 0.1) -> None:
+        super().__init__()
+        self.off = off
+
+    def find(self, joined: Sequence[Any], image: np.ndarray) -> Iterator[Segmentation]:
+        for found in super().find(joined, image):
+            probs = np.where(found.mask, np.float32(0.3), np.float32(self.off))
+            yield Segmentation(probs > 0.5, probs, 0.8, True)
+
+
+def shown(count: int) -> list[Reference]:
+    places = [(4, 6), (14, 20), (2, 2)][:count]
+    return [Reference(picture((250, 10, 10), *at), mask=square(*at), name=str(at)) for at in places]
+
+
+def test_references_find_the_threshold_between_object_and_rest() -> None:
+    engine = Timid()
+    found = threshold_of(engine, shown(3))
+    assert found is not None and 0.1 < found < 0.3
+    # Each is searched with the one before it, never with itself.
+    assert engine.remembered == [["(2, 2)"], ["(4, 6)"], ["(14, 20)"]]
+    assert threshold_of(Timid(), shown(2)) is None
+    hinted = [*shown(2), Reference(picture((250, 10, 10)), box=(6, 4, 13, 11)), Reference(*_negative(), negative=True)]
+    assert threshold_of(Timid(), hinted) is None
+
+
+def _negative() -> tuple[np.ndarray, np.ndarray]:
+    return picture((10, 250, 10)), square()
+
+
+def test_a_moved_result_is_the_one_that_its_own_threshold_gives() -> None:
+    probs = np.linspace(0, 1, 12, dtype=np.float32).reshape(3, 4)
+    given = [Segmentation(probs > 0.5, probs, 0.8, there) for there in (True, True, False)]
+    moved, same, absent = with_thresholds(given, [0.2, None, 0.2], 0.5)
+    assert np.array_equal(moved.mask, probs > 0.2) and np.array_equal(moved.mask, moved.probs > 0.5)
+    assert (np.diff(moved.probs.ravel()) > 0).all() and moved.probs.min() == 0 and moved.probs.max() == 1
+    assert same is given[1] and not absent.mask.any()
+
+
+def test_every_door_obeys_what_a_memory_knows(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_references(place / "three", {"cat": 3})
+    asked, gate, memory = ["--threshold", "references"], ["--min-presence", "0"], place / "cat.fsmem"
+    direct = run(place, "direct", "--support", str(place / "three"), *asked, *gate)
+    assert "thresholds: cat 0." in capsys.readouterr().out
+    common = ["--support", str(place / "three"), "--model", str(place / "model"), "--out", str(memory)]
+    assert main(["remember", *common, *asked]) == 0
+    saved = load_memory(memory)
+    told = json.loads((direct / "progress.jsonl").read_text().splitlines()[0])["settings"]
+    assert saved.threshold is not None and told["thresholds"] == {"cat": round(saved.threshold, 4)}
+
+    kept = run(place, "kept", "--support", str(memory), *gate)
+    other = run(place, "other", "--support", str(memory), *gate, "--threshold", "0.05")
+    masks = [np.asarray(Image.open(out / "labels" / "a.png")) > 0 for out in (direct, kept, other)]
+    assert np.array_equal(masks[0], masks[1]) and not np.array_equal(masks[0], masks[2])
+    assert "thresholds" not in (other / "progress.jsonl").read_text()
+
+    engine = EngineChoice(str(place / "model")).open()
+    image = np.asarray(Image.open(place / "photos" / "a.png"))
+    for limit, mask in ((None, masks[0]), (0.05, masks[2])):
+        lessons = Lessons(engine, read_support(str(memory)), Teaching(threshold=limit, min_presence=0.0))
+        assert np.array_equal(lessons.find(image).classes["cat"].mask, mask)
+        runner = Runner("small", engine, MemoryStore(place / f"memories{limit}", 9), LIMITS)
+        question = Question(runner.store.add([saved]), limit, 0.0, "json", Finish(min_presence=0.0))
+        with (place / "photos" / "a.png").open("rb") as file:
+            (answer,), _ = runner.find(question, [Upload(file, "a.png")], float("inf"))
+        assert answer["found"][0]["area"] == mask.sum()
+        runner.store.close()
+    saved.threshold = 1.5
+    refuses("is damaged", load_memory, save_memory(saved, place / "wrong.fsmem"))
