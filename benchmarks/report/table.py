@@ -16,12 +16,12 @@ from pathlib import Path
 import pandas as pd
 
 from benchmarks.common import COLUMNS, RESULTS, ROOT, load, run_script
-from benchmarks.report import accuracy_tables, cost_tables
+from benchmarks.report import accuracy_tables, cost_tables, photo_tables
 from benchmarks.report.markdown import MILLIONS, decimals, each, first, markdown_table, text
 
 DOCUMENTS = [ROOT / "README.md", ROOT / "benchmarks" / "README.md", ROOT / "recipes" / "README.md"]
 MARKER = re.compile(r"<!-- table:(\w+) -->\n(.*?)<!-- /table:\1 -->", re.DOTALL)
-TABLES = cost_tables.TABLES | accuracy_tables.TABLES
+TABLES = cost_tables.TABLES | accuracy_tables.TABLES | photo_tables.TABLES
 NUMBER = re.compile(r"<!-- number:(.*?) -->.*?<!-- /number -->", re.DOTALL)
 # How a number in a sentence is written: digits behind the point, and what it is multiplied with.
 FORMS = {"one": (1, 1.0), "two": (2, 1.0), "millions": (1, MILLIONS), "minutes": (1, 1 / 60_000)}

@@ -8,7 +8,7 @@ from PIL import Image
 
 from benchmarks.accuracy import chain, pairs
 from benchmarks.common import RESULTS, ROOT, read_rows, write_rows
-from benchmarks.report import accuracy_tables, cost_tables, figures, gallery, markdown, strip, table, world_sheet
+from benchmarks.report import cost_tables, figures, gallery, markdown, photo_tables, strip, table, world_sheet
 from fsdino.evaluation.measure import read_rows as read_episodes
 from fsdino.evaluation.measure import summarise
 from tests.benchmarks.small import row, texts, write_episodes
@@ -102,7 +102,7 @@ class TestTables:
     def test_photographs_by_fold(self, tmp_path: Path) -> None:
         rows = [row(f"full-fold{fold}-seed{seed}", "FS-DINO full", 30 + fold, seed=seed, fold=fold)
                 for seed in range(2) for fold in range(2)]  # fmt: skip
-        text = accuracy_tables.photos(texts(rows), tmp_path)
+        text = photo_tables.photos(texts(rows), tmp_path)
         assert "| FS-DINO full | 2 | 30.0 (27.5–32.5) | 31.0 (28.5–33.5) | 30.5 |" in text
 
 
