@@ -90,7 +90,7 @@ def row(found: list[Counts], folds: list[int]) -> Row:
 def main(
     model: str = "chain",
     data: str = "coco386",
-    root: Path = ROOT,
+    root: Path | None = ROOT,
     folds: list[int] = [0, 1, 2, 3],  # noqa: B006 - never changed
     shots: int = 5,
     number: int = 60,
@@ -100,9 +100,9 @@ def main(
     """Measure one model on one data set.
 
     Args:
-        model: chain, or a checkpoint of FS-DINO.
+        model: chain, a checkpoint of FS-DINO, or what else `fsdino.load` takes.
         data: name of the data set.
-        root: its folder.
+        root: its folder; null where it needs none.
         folds: whose novel classes are asked for.
         shots: references an episode.
         number: episodes a fold.
@@ -114,7 +114,11 @@ def main(
     else:
         method = load(model).eval()
     keep_maps(method)
-    index, found, of_fold = open_data_set(data, str(root), "test"), list[Counts](), list[int]()
+    index, found, of_fold = (
+        open_data_set(data, None if root is None else str(root), "test"),
+        list[Counts](),
+        list[int](),
+    )
     for fold in folds:
         listed = EpisodeList.draw(index, fold, shots, number, seed=7, skip_rare=True)
         some = list(islice(counts(method, index, listed), most))
