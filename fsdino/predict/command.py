@@ -24,7 +24,7 @@ from fsdino.predict.memory_file import MEMORY_SUFFIX, load_memory, remembered, s
 from fsdino.predict.outputs import Outputs
 from fsdino.predict.run import finder, run_all
 from fsdino.predict.support import Support, read_support
-from fsdino.predict.threshold import threshold_of
+from fsdino.predict.threshold import LEAST, threshold_of
 from fsdino.predict.tiles import check_tile
 
 AS_ASKED = EngineChoice()
@@ -43,6 +43,7 @@ def remember_all(
             given = support.references[name]
             memories[name] = engine.remember(given)
             own.append(threshold_of(engine, given) if own_thresholds else None)
+            warn(_too_few(name) if own_thresholds and own[-1] is None else None)
         else:
             saved = load_memory(support.memory_files[name], fingerprint)
             memories[name] = engine.unpack(saved.arrays)
@@ -160,6 +161,12 @@ def warn(text: str | None) -> None:
         print(f"careful: {text}", file=sys.stderr)
 
 
+def _too_few(name: str) -> str:
+    return (
+        f"{name} has fewer than {LEAST} references with masks, so it has no threshold of its own; the model's counts."
+    )
+
+
 def _graph_digest(folder: Path) -> str:
     """Name the files of exported graphs: a model's graphs of float32 and of eight bits have one fingerprint."""
     return " ".join(file_sha256(folder / name)[:16] for name in (REMEMBER_FILE, SEGMENT_FILE))
@@ -203,7 +210,9 @@ def remember(
         memory = remembered(opened, name, references, fingerprint, threshold == "references")
         path = Path(out) if is_file else Path(out) / f"{files[name]}{MEMORY_SUFFIX}"
         written.append(save_memory(memory, path))
-        print(f"{name}: {len(references)} reference{'s' * (len(references) > 1)} in {written[-1]}")
+        kept = "" if memory.threshold is None else f", threshold {memory.threshold:.2f}"
+        print(f"{name}: {len(references)} reference{'s' * (len(references) > 1)} in {written[-1]}{kept}")
+        warn(_too_few(name) if threshold == "references" and memory.threshold is None else None)
     return written
 
 

@@ -98,5 +98,8 @@ def test_every_door_obeys_what_a_memory_knows(place: Path, capsys: pytest.Captur
             (answer,), _ = runner.find(question, [Upload(file, "a.png")], float("inf"))
         assert answer["found"][0]["area"] == mask.sum()
         runner.store.close()
+    few = ["--support", str(place / "refs"), "--model", str(place / "model"), "--out", str(place / "few.fsmem")]
+    assert main(["remember", *few, *asked]) == 0 and load_memory(place / "few.fsmem").threshold is None
+    assert "cat has fewer than 3 references" in capsys.readouterr().err
     saved.threshold = 1.5
     refuses("is damaged", load_memory, save_memory(saved, place / "wrong.fsmem"))
