@@ -26,7 +26,7 @@ _PUBLIC = {
     "SavedMemory": "fsdino.predict.memory_file",
     "save_memory": "fsdino.predict.memory_file",
     "load_memory": "fsdino.predict.memory_file",
-    "threshold_of": "fsdino.predict.threshold",
+    "cut_of": "fsdino.predict.cut",
     "open_data_set": "fsdino.data.catalog",
     "EpisodeList": "fsdino.data.episodes.episode_list",
 }

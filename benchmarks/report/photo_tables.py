@@ -138,20 +138,20 @@ def compared(rows: pd.DataFrame, _: Path) -> str:
     return markdown_table(md.each(rows), [*columns, scored("miou", "mIoU"), md.number("cut", "best cut", 2)])
 
 
-def own_threshold(rows: pd.DataFrame, _: Path) -> str:
-    """One row a model and data set: mIoU at the model's threshold and at each class's own, and their quartiles."""
+def own_cut(rows: pd.DataFrame, _: Path) -> str:
+    """One row a data set: mIoU at the chain's cut and at each class's own, and their quartiles."""
 
     def score(name: str, header: str) -> Column:
         ends = (f"{name}_low", f"{name}_high")
         return Column(header, lambda row: f"{decimals(first(row, name), 1)} ({interval(row, *ends)})")
 
-    columns = [text("model"), text("data"), text("shots", "references", right=True), text("episodes", right=True)]
-    columns += [score("fixed", "mIoU, the model's"), score("own", "the references'"), Column("difference", gain)]
+    columns = [text("data"), text("shots", "references", right=True), text("episodes", right=True)]
+    columns += [score("fixed", "mIoU, the chain's cut"), score("own", "the references'"), Column("difference", gain)]
     columns += [md.number(name, name, 2) for name in ("lower", "median", "upper")]
     return markdown_table(md.each(rows), columns)
 
 
 TABLES = {
     "photos": photos, "photos_mean": photos_mean, "chain": chain, "compared": compared, "lists": lists,
-    "edges": edges, "instances": instances, "own_threshold": own_threshold,
+    "edges": edges, "instances": instances, "own_cut": own_cut,
 }  # fmt: skip

@@ -106,7 +106,7 @@ class Lessons:
         # Class to what its memory was made of, and the memory; None where nothing could be made of it.
         self._memories: dict[str, tuple[tuple[str, ...], Any]] = {}
         self._joined: tuple[list[str], Sequence[Any]] = ([], [])
-        self._own: dict[str, float | None] = {}  # thresholds of saved memories
+        self._cuts: dict[str, float | None] = {}  # of saved memories
         settings = (teaching.max_references, teaching.min_score, self.threshold, teaching.tile)
         self._fingerprint, self._sharp = engine.fingerprint(), teaching.refines(engine)
         # Named only then, so that what was predicted before there was this setting is still known.
@@ -157,16 +157,16 @@ class Lessons:
         with self._lock:
             names, joined = self._join(None if only is None else frozenset(only))
             size, limits = (image.shape[0], image.shape[1]), (self.threshold, self.teaching.min_score)
-            own = [self._own.get(name) for name in names] if self.teaching.threshold is None else []
+            cuts = [self._cuts.get(name) for name in names] if self.teaching.threshold is None else []
             least = self.teaching.least(self.engine, self._fingerprint, names, [image])
             if not self._cautioned and (text := caution(self._fingerprint, [image])) is not None:
                 self._cautioned = True
                 print(f"careful: {text}", file=sys.stderr)
             if 0 < (tile := self.teaching.tile) < max(size):
-                how: dict[str, Any] = {"least": least, "refine_edges": self._sharp, "own": own}
+                how: dict[str, Any] = {"least": least, "refine_edges": self._sharp, "cuts": cuts}
                 how |= {"threshold": limits[0], "min_score": limits[1]}
                 return segment_tiled(self.engine, joined, names, image, tile, **how)
-            found = finished(self.engine.find(joined, image), image, limits[0], least, self._sharp, own)
+            found = finished(self.engine.find(joined, image), image, limits[0], least, self._sharp, cuts)
             return resolve(zip(names, found), size, *limits)
 
     def drawer(self) -> Draw | None:
@@ -217,12 +217,12 @@ class Lessons:
                 references += self._references(name, lesson)
             except UNREADABLE as error:
                 self.notes[lesson.name, name] = str(error)
-        self._own.pop(name, None)
+        self._cuts.pop(name, None)
         if any(not one.negative for one in references):
             return self.engine.remember(references)
         if name in self.support.memory_files:
             saved = load_memory(self.support.memory_files[name], self.engine.fingerprint())
-            self._own[name] = saved.threshold
+            self._cuts[name] = saved.cut
             return self.engine.unpack(saved.arrays)
         return None
 

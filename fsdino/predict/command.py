@@ -14,6 +14,7 @@ from fsdino.base.digest import file_sha256
 from fsdino.base.drawn import ENOUGH, caution
 from fsdino.base.ranges import Count, Devices, Images, Number, Probability, Share, within_ranges
 from fsdino.base.result import ONE_HALF
+from fsdino.predict.cut import LEAST, check_cuts, cut_of
 from fsdino.predict.engines import Engine
 from fsdino.predict.engines.choice import EngineChoice
 from fsdino.predict.engines.onnx import REMEMBER_FILE, SEGMENT_FILE
@@ -24,31 +25,28 @@ from fsdino.predict.memory_file import MEMORY_SUFFIX, load_memory, remembered, s
 from fsdino.predict.outputs import Outputs
 from fsdino.predict.run import finder, run_all
 from fsdino.predict.support import Support, read_support
-from fsdino.predict.threshold import LEAST, threshold_of
 from fsdino.predict.tiles import check_tile
 
 AS_ASKED = EngineChoice()
 
 
-def remember_all(
-    engine: Engine, support: Support, own_thresholds: bool = False
-) -> tuple[dict[str, Any], list[float | None]]:
-    """Memory and own threshold of every class, in the order of the labels; memories of other models are refused.
+def remember_all(engine: Engine, support: Support, own_cuts: bool = False) -> tuple[dict[str, Any], list[float | None]]:
+    """Memory and own cut of every class, in the order of the labels; memories of other models are refused.
 
-    Saved memories know their threshold, that of references is found where `own_thresholds` asks for it.
+    Saved memories know their cut, that of references is found where `own_cuts` asks for it.
     """
-    memories, own, fingerprint = {}, list[float | None](), engine.fingerprint()
+    memories, cuts, fingerprint = {}, list[float | None](), engine.fingerprint()
     for name in support.class_names():
         if name in support.references:
             given = support.references[name]
             memories[name] = engine.remember(given)
-            own.append(threshold_of(engine, given) if own_thresholds else None)
-            warn(_too_few(name) if own_thresholds and own[-1] is None else None)
+            cuts.append(cut_of(engine, given) if own_cuts else None)
+            warn(_too_few(name) if own_cuts and cuts[-1] is None else None)
         else:
             saved = load_memory(support.memory_files[name], fingerprint)
             memories[name] = engine.unpack(saved.arrays)
-            own.append(saved.threshold)
-    return memories, own
+            cuts.append(saved.cut)
+    return memories, cuts
 
 
 @within_ranges
@@ -84,8 +82,9 @@ def predict(
         support_images: folder of the images of a COCO JSON, when it is not beside it.
         max_references: references used per class; 0 takes all.
         min_score: classes whose score in an image is below, in [0, 1], count as absent.
-        threshold: probability above which a pixel belongs to a class. references: for each class the one at which its
-            references find each other best, where three or more have masks. Left out: a saved memory's, or the model's.
+        threshold: probability above which a pixel belongs to a class; the model's own when left out. references: for
+            the training-free chain, cut each class where its references (three or more) find each other best; a saved
+            memory that has such a cut keeps it.
         tile: side in pixels of windows to cut large images into, for small objects; 0 takes images as a whole.
         split_instances: one COCO annotation per connected part; its score is the class's times its mean probability.
         frame_step: every how many frames of a video count.
@@ -104,6 +103,8 @@ def predict(
     opened = choices[0].open()
     asked = threshold if isinstance(threshold, float) else None
     limit = opened.threshold if asked is None else asked
+    if threshold == "references":
+        check_cuts(opened)
     kinds, fingerprint = listed(formats), opened.fingerprint()
     # Results of other settings are not continued, so whatever changes a pixel is named here.
     settings: dict[str, Any] = {
@@ -125,17 +126,16 @@ def predict(
         settings["refine_edges"] = True
     if set(least) != {ONE_HALF}:
         settings["min_presence"] = dict(zip(names, least))
-    memories, thresholds = remember_all(opened, wanted, threshold == "references")
-    if asked is None and any(thresholds):
-        told = {name: limit if one is None else round(one, 4) for name, one in zip(names, thresholds)}
-        settings["thresholds"] = told
-        print("thresholds: " + ", ".join(f"{name} {one:.2f}" for name, one in told.items()))
+    memories, cuts = remember_all(opened, wanted, threshold == "references")
+    if asked is None and any(cuts):
+        settings["cuts"] = {name: cut for name, cut in zip(names, cuts) if cut is not None}
+        print("cuts: " + ", ".join(f"{name} {cut:.2f}" for name, cut in settings["cuts"].items()))
     sources = {item.name: item.source for item in items}
     options = {"split_instances": split_instances, "overwrite": overwrite}
     outputs = Outputs(out, names, kinds, settings, sources, **options)
 
     how: dict[str, Any] = {"threshold": limit, "min_score": min_score, "tile": tile}
-    how |= {"least": least, "refine_edges": sharp, "own": thresholds if asked is None else ()}
+    how |= {"least": least, "refine_edges": sharp, "cuts": cuts if asked is None else ()}
     # Remembered once and packed for the other devices.
     finders = []
     for other in [opened, *(choice.open() for choice in choices[1:])]:
@@ -162,9 +162,7 @@ def warn(text: str | None) -> None:
 
 
 def _too_few(name: str) -> str:
-    return (
-        f"{name} has fewer than {LEAST} references with masks, so it has no threshold of its own; the model's counts."
-    )
+    return f"{name} has fewer than {LEAST} references with masks, so it has no cut of its own; the model's counts."
 
 
 def _graph_digest(folder: Path) -> str:
@@ -189,8 +187,8 @@ def remember(
         engine: the model, and what runs it.
         support_images: folder of the images of a COCO JSON, when it is not beside it.
         max_references: references used per class; 0 takes all.
-        threshold: references: keep with each class the probability at which its references find each other best, as
-            predict's option of this name does; left out: the model's counts.
+        threshold: references: keep with each class the cut at which its references find each other best, as predict's
+            option of this name does; left out: the model's counts.
 
     Returns:
         The files written.
@@ -203,6 +201,8 @@ def remember(
     if is_file and len(names) > 1:
         raise ValueError(f"'{out}' is one file for {len(names)} classes ({', '.join(names[:5])}); name a folder.")
     opened = engine.open()
+    if threshold == "references":
+        check_cuts(opened)
     written, files, fingerprint = [], _file_names(names), opened.fingerprint()
     warn(caution(fingerprint, (np.asarray(one.image) for name in names for one in wanted.references[name])))
     for name in names:
@@ -210,9 +210,9 @@ def remember(
         memory = remembered(opened, name, references, fingerprint, threshold == "references")
         path = Path(out) if is_file else Path(out) / f"{files[name]}{MEMORY_SUFFIX}"
         written.append(save_memory(memory, path))
-        kept = "" if memory.threshold is None else f", threshold {memory.threshold:.2f}"
+        kept = "" if memory.cut is None else f", cut {memory.cut:.2f}"
         print(f"{name}: {len(references)} reference{'s' * (len(references) > 1)} in {written[-1]}{kept}")
-        warn(_too_few(name) if threshold == "references" and memory.threshold is None else None)
+        warn(_too_few(name) if threshold == "references" and memory.cut is None else None)
     return written
 
 

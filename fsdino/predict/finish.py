@@ -1,4 +1,4 @@
-"""What becomes of an answer before it is a mask: own threshold, presence gate, edges of the image. No torch here."""
+"""What becomes of an answer before it is a mask: own cuts, presence gate, edges of the image. No torch here."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import numpy as np
 from fsdino.base.gate import MinPresence, checked_presence, gated, least_presences
 from fsdino.base.result import Segmentation
 from fsdino.base.sharpen import SHARPENED, all_sharpened
+from fsdino.predict.cut import with_cuts
 from fsdino.predict.engines import Engine
-from fsdino.predict.threshold import with_thresholds
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def finished(
     threshold: float,
     least: Sequence[float] = (),
     refine_edges: bool = False,
-    own: Sequence[float | None] = (),
+    cuts: Sequence[float | None] = (),
 ) -> Iterable[Segmentation]:
     """Results of an image's classes, one after the other, as a `Finish` has them.
 
@@ -61,11 +61,11 @@ def finished(
         image: (H, W, 3) uint8, that they were found in.
         threshold: probability above which a pixel belongs to a class.
         least: the presence that each class needs; empty: one half.
-        own: the threshold that each class has in place of the common one, or None; empty: none has.
+        cuts: of the classes' own, or None, see `fsdino.predict.cut`; empty: none has one.
     """
     kept: Iterator[Segmentation] = iter(found)
-    if any(own):
-        kept = with_thresholds(kept, own, threshold)
+    if any(cuts):
+        kept = with_cuts(kept, cuts, threshold)
     if least:
         kept = (gated(one, limit, threshold) for one, limit in zip(kept, least))
     return all_sharpened(kept, image, threshold) if refine_edges else kept

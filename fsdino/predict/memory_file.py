@@ -17,8 +17,8 @@ from safetensors.numpy import save
 from fsdino.base.digest import steady, told_sha256
 from fsdino.base.reference import Reference
 from fsdino.data.images import UNREADABLE
+from fsdino.predict.cut import cut_of
 from fsdino.predict.engines import Engine
-from fsdino.predict.threshold import threshold_of
 from fsdino.visualize.overlay import overlay
 
 FORMAT_VERSION = 3
@@ -34,14 +34,14 @@ class SavedMemory:
     Args:
         arrays: as `Engine.pack` gives them.
         thumbnail: a reference (h, w, 3) uint8 with its mask.
-        threshold: of its own, see `fsdino.predict.threshold`; None: the model's.
+        cut: of its own, see `fsdino.predict.cut`; None: the model's.
     """
 
     class_name: str
     fingerprint: str
     arrays: dict[str, np.ndarray]
     thumbnail: np.ndarray
-    threshold: float | None = None
+    cut: float | None = None
 
 
 def save_memory(memory: SavedMemory, path: str | Path, *, max_bytes: int = 1_000_000) -> Path:
@@ -67,8 +67,8 @@ def save_memory(memory: SavedMemory, path: str | Path, *, max_bytes: int = 1_000
         "fingerprint": memory.fingerprint,
         "thumbnail": image,
     }
-    if memory.threshold is not None:
-        metadata["threshold"] = repr(memory.threshold)
+    if memory.cut is not None:
+        metadata["cut"] = repr(memory.cut)
     metadata["sha256"] = _digest(arrays, metadata)
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -115,14 +115,14 @@ def load_memory(path: str | Path, fingerprint: str | None = None) -> SavedMemory
         )
     try:
         image, whole = _from_text(metadata["thumbnail"]), _whole(arrays)
-        threshold = _probability(metadata.get("threshold"))
+        cut = _share(metadata.get("cut"))
     except UNREADABLE as error:
         raise ValueError(f"saved memory '{path}' is damaged ({error}); remember the class again.") from error
-    return SavedMemory(metadata["class_name"], metadata["fingerprint"], whole, image, threshold)
+    return SavedMemory(metadata["class_name"], metadata["fingerprint"], whole, image, cut)
 
 
 def remembered(
-    engine: Engine, class_name: str, references: Sequence[Reference], fingerprint: str, own_threshold: bool = False
+    engine: Engine, class_name: str, references: Sequence[Reference], fingerprint: str, own_cut: bool = False
 ) -> SavedMemory:
     """What an engine of that fingerprint remembers of a class, ready to be saved; images and masks are arrays."""
     arrays = engine.pack(engine.remember(references))
@@ -130,8 +130,8 @@ def remembered(
     shown = next((one for one in references if one.mask is not None and not one.negative), references[0])
     image = np.asarray(shown.image)
     mask = np.zeros(image.shape[:2], np.uint8) if shown.mask is None else np.asarray(shown.mask)
-    threshold = threshold_of(engine, references) if own_threshold else None
-    return SavedMemory(class_name, fingerprint, arrays, thumbnail(image, mask), threshold)
+    cut = cut_of(engine, references) if own_cut else None
+    return SavedMemory(class_name, fingerprint, arrays, thumbnail(image, mask), cut)
 
 
 def thin_out(arrays: dict[str, np.ndarray], count: int, seed: int = 0) -> dict[str, np.ndarray]:
@@ -180,10 +180,10 @@ def _digest(arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> str:
     return digest.hexdigest()
 
 
-def _probability(text: str | None) -> float | None:
+def _share(text: str | None) -> float | None:
     value = None if text is None else float(text)
     if value is not None and not 0 < value < 1:
-        raise ValueError(f"its threshold is {text}")
+        raise ValueError(f"its cut is {text}")
     return value
 
 

@@ -35,10 +35,10 @@ def finder(
     tile: int,
     least: Sequence[float] = (),
     refine_edges: bool = False,
-    own: Sequence[float | None] = (),
+    cuts: Sequence[float | None] = (),
 ) -> Finder:
     """What finds the classes of `joined`, by name, in a list of images with one engine; options as `segment_tiled`."""
-    last: dict[str, Any] = {"least": least, "refine_edges": refine_edges, "own": own}
+    last: dict[str, Any] = {"least": least, "refine_edges": refine_edges, "cuts": cuts}
     options: dict[str, Any] = {"threshold": threshold, "min_score": min_score, **last}
 
     def find(images: Sequence[np.ndarray]) -> Iterator[LabelMap]:

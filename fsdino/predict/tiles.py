@@ -46,7 +46,7 @@ def segment_tiled(
     min_score: float = 0.0,
     least: Sequence[float] = (),
     refine_edges: bool = False,
-    own: Sequence[float | None] = (),
+    cuts: Sequence[float | None] = (),
 ) -> LabelMap:
     """Find classes in a large image (H, W, 3) uint8, window by window, and give each pixel to the most probable one.
 
@@ -61,7 +61,7 @@ def segment_tiled(
             the whole image, otherwise for the height of one window.
         least: the presence that each class needs in a window, see `fsdino.base.gate`; empty: one half.
         refine_edges: move each window's edges to those of its pixels, see `fsdino.base.sharpen`.
-        own: thresholds of the classes' own, see `fsdino.predict.threshold`.
+        cuts: of the classes' own, in each window, see `fsdino.predict.cut`.
     """
     height, width = image.shape[:2]
     rows: dict[int, list[tuple[int, int, int, int]]] = {}
@@ -86,7 +86,7 @@ def segment_tiled(
             weight_sum[part] += weight
             window_pixels = image[top:bottom, left:right]
             found = engine.find(joined, window_pixels)
-            for i, finding in enumerate(finished(found, window_pixels, limit, least, refine_edges, own)):
+            for i, finding in enumerate(finished(found, window_pixels, limit, least, refine_edges, cuts)):
                 if finding.presence is not None:
                     presences[i].append(finding.presence)
                 # Where the class is absent its probabilities count as 0: the window's mask is empty, whatever they are.

@@ -197,8 +197,8 @@ async def segment(
         Form(
             gt=0,
             lt=1,
-            description="Probability above which a pixel belongs to a class; when left out a memory's own, if it "
-            "has one, or the model's.",
+            description="Probability above which a pixel belongs to a class; when left out a memory's own cut, if "
+            "it has one, or the model's threshold.",
         ),
     ] = None,
     min_score: Annotated[float, Form(ge=0, le=1, description="Classes whose score is below count as absent.")] = 0.0,

@@ -35,7 +35,7 @@ class Question:
     """What to look for, how sure to be, and in which form to answer."""
 
     records: Sequence[Record]
-    threshold: float | None  # None: each memory's own, or the model's
+    threshold: float | None  # None: a memory's own cut, or the model's threshold
     min_score: float
     form: Form
     finish: Finish = AS_MEASURED
@@ -48,7 +48,7 @@ class Runner:
         self.name, self.engine, self.store, self.limits = name, engine, store, limits
         self.fingerprint = engine.fingerprint()
         self.worker = Worker(name, limits.max_waiting)
-        self._ready: OrderedDict[str, tuple[Any, float | None]] = OrderedDict()  # with its own threshold
+        self._ready: OrderedDict[str, tuple[Any, float | None]] = OrderedDict()  # with its own cut
         self._lock = threading.Lock()  # memories are forgotten from another thread
 
     @property
@@ -96,7 +96,7 @@ class Runner:
         ready, asked = [self._memory(record) for record in question.records], question.threshold
         joined = self.engine.join([memory for memory, _ in ready])
         limit = self.engine.threshold if asked is None else asked
-        own = [one for _, one in ready] if asked is None else []
+        cuts = [cut for _, cut in ready] if asked is None else []
         ids, answers, files = [record.id for record in question.records], [], []
         names, finish = [record.class_name for record in question.records], question.finish
         sharp = finish.refines(self.engine)
@@ -107,7 +107,7 @@ class Runner:
             image = decoded(upload, self.limits)
             size = (image.shape[0], image.shape[1])
             least = finish.least(self.engine, self.fingerprint, names, [image])
-            found = finished(self.engine.find(joined, image), image, limit, least, sharp, own)
+            found = finished(self.engine.find(joined, image), image, limit, least, sharp, cuts)
             maps = resolve(zip(ids, found), size, limit, question.min_score)
             answers.append(as_json(maps, question.records, upload.name, caution(self.fingerprint, [image])))
             if question.form != "json":
@@ -121,7 +121,7 @@ class Runner:
                 return self._ready[record.id]
         try:
             saved = self.store.load(record)
-            memory = self.engine.unpack(saved.arrays), saved.threshold
+            memory = self.engine.unpack(saved.arrays), saved.cut
         except FileNotFoundError as error:
             raise HTTPException(404, f"memory {record.id} was deleted.") from error
         except ValueError as error:

@@ -56,8 +56,9 @@ SCRIPTS: dict[str, tuple[str, Options]] = {
         "number": 4, "runs": folder / "runs", "overrides": [f"--cache.dir={folder / 'cache'}"],
     }),
     "accuracy.references": ("references", lambda _: {"worlds": ["embedded"], "most": 2}),
-    "accuracy.own_threshold": ("own_threshold", lambda folder: {
-        "model": small_model(folder), "data": "synthetic", "root": None, "folds": [0], "shots": 3, "number": 2,
+    "accuracy.own_cut": ("own_cut", lambda _: {
+        "root": shared_data("coco386"), "weights": weights(shared_data("coco386")), "folds": [0], "shots": 3,
+        "number": 2,
     }),
     "accuracy.drawn": ("drawn", lambda folder: {
         "photos": {name: write_image(write_image(folder / name / "a.jpg").with_name("b.jpg")).parent for name in "xy"},
@@ -96,7 +97,7 @@ SCRIPTS: dict[str, tuple[str, Options]] = {
 
 SLOW = {
     "cost.tiles", "cost.server", "cost.memory", "accuracy.experiments", "accuracy.chain", "accuracy.edges",
-    "accuracy.compared", "accuracy.decoding",
+    "accuracy.compared", "accuracy.decoding", "accuracy.own_cut",
 }  # fmt: skip
 
 

@@ -1,15 +1,15 @@
-"""Thresholds that a class's references agree on, beside the model's: `python -m benchmarks.accuracy.own_threshold`.
+"""Cuts that a class's references agree on, beside the chain's: `python -m benchmarks.accuracy.own_cut`.
 
-Episodes of several references, drawn by a seed, of classes that the model was not trained on. Both masks of an episode
-are of one answer, cut as `fsdino predict` does with and without `--threshold references`; nothing is chosen here.
+Episodes of several references on photographs, drawn by a seed. Both masks of an episode are of one answer, cut as
+`fsdino predict` does with and without `--threshold references`; nothing is trained, and nothing is chosen here.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,8 +17,6 @@ from torch import Tensor
 
 from benchmarks.accuracy.chain import ROOT, WEIGHTS, ends
 from benchmarks.common import RESULTS, Row, provenance, run_script, update_rows
-from fsdino import load
-from fsdino.base.method import FewShotMethod
 from fsdino.base.reference import Reference
 from fsdino.base.registry import build
 from fsdino.data.catalog import open_data_set
@@ -27,14 +25,14 @@ from fsdino.data.episodes.episode_list import EpisodeList
 from fsdino.metrics.bootstrap import resampled_miou
 from fsdino.metrics.few_shot import intersection_union
 from fsdino.models.config import preset
+from fsdino.predict.cut import cut_of
 from fsdino.predict.finish import finished
-from fsdino.predict.threshold import threshold_of
 
-KEY = ("model", "data", "shots")
+KEY = ("data", "shots")
 Counts = tuple[int, str, np.ndarray, float]
 
 
-def keep_maps(method: FewShotMethod) -> None:
+def keep_maps(method: Any) -> None:
     """Let a method's frozen encoder see each square once: every reference comes back in many memories."""
     encoder = method.shared_encoder()
     forward, known = encoder.forward, dict[str, list[Tensor]]()
@@ -48,8 +46,8 @@ def keep_maps(method: FewShotMethod) -> None:
     encoder.forward = lambda images, last_tap=None: [torch.cat(maps) for maps in zip(*map(one, images))]
 
 
-def counts(method: FewShotMethod, index: ClassIndex, episodes: EpisodeList) -> Iterator[Counts]:
-    """Class, query, (2, 2) intersection and union at the model's and at the own threshold, and the latter."""
+def counts(method: Any, index: ClassIndex, episodes: EpisodeList) -> Iterator[Counts]:
+    """Class, query, (2, 2) intersection and union at the chain's and at the class's own cut, and the latter."""
     for episode in episodes.episodes:
         of_class = episode.class_id
         references = [
@@ -58,18 +56,17 @@ def counts(method: FewShotMethod, index: ClassIndex, episodes: EpisodeList) -> I
         ]
         image, truth = index.load_image(episode.query), index.load_mask(episode.query, of_class)
         joined = method.join([method.remember(references)])
-        own, found = threshold_of(method, references), list(method.find(joined, image))
+        own, found = cut_of(method, references), list(method.find(joined, image))
         table = []
-        for limit in (None, own):
-            # The gate is off: both thresholds cut the same answer.
-            (cut,) = finished(found, image, method.threshold, [0.0], own=[limit])
-            inter, union = intersection_union(torch.from_numpy(cut.mask), torch.from_numpy(truth))
+        for cut in (None, own):
+            (one,) = finished(found, image, method.threshold, cuts=[cut])
+            inter, union = intersection_union(torch.from_numpy(one.mask), torch.from_numpy(truth))
             table.append([int(inter[1]), int(union[1])])
-        yield of_class, episode.query, np.array(table), method.threshold if own is None else own
+        yield of_class, episode.query, np.array(table), method.cut if own is None else own
 
 
 def row(found: list[Counts], folds: list[int]) -> Row:
-    """mIoU of both in percent, with intervals, and the quartiles of the own thresholds."""
+    """mIoU of both in percent, with intervals, and the quartiles of the own cuts."""
     classes, queries = np.array([f[0] for f in found]), np.array([f[1] for f in found])
     table = np.stack([f[2] for f in found])
     drawn = [
@@ -88,44 +85,33 @@ def row(found: list[Counts], folds: list[int]) -> Row:
 
 
 def main(
-    model: str = "chain",
     data: str = "coco386",
-    root: Path | None = ROOT,
+    root: Path = ROOT,
+    weights: Path = WEIGHTS,
     folds: list[int] = [0, 1, 2, 3],  # noqa: B006 - never changed
     shots: int = 5,
     number: int = 60,
-    most: int | None = None,
-    csv: Path = RESULTS / "own_threshold.csv",
+    csv: Path = RESULTS / "own_cut.csv",
 ) -> None:
-    """Measure one model on one data set.
+    """Measure the chain, as `fsdino predict` has it, on one data set.
 
     Args:
-        model: chain, a checkpoint of FS-DINO, or what else `fsdino.load` takes.
         data: name of the data set.
-        root: its folder; null where it needs none.
+        root: its folder.
+        weights: of the photographs' encoder, preset photos.
         folds: whose novel classes are asked for.
         shots: references an episode.
         number: episodes a fold.
-        most: of them, to try the script; all where left out.
     """
-    if model == "chain":
-        config = preset("photos")
-        method = build("chain", encoder=config.encoder, img_size=config.img_size, encoder_weights=str(WEIGHTS)).eval()
-    else:
-        method = load(model).eval()
+    config = preset("photos")
+    method = build("chain", encoder=config.encoder, img_size=config.img_size, encoder_weights=str(weights)).eval()
     keep_maps(method)
-    index, found, of_fold = (
-        open_data_set(data, None if root is None else str(root), "test"),
-        list[Counts](),
-        list[int](),
-    )
+    index, found, of_fold = open_data_set(data, str(root), "test"), list[Counts](), list[int]()
     for fold in folds:
-        listed = EpisodeList.draw(index, fold, shots, number, seed=7, skip_rare=True)
-        some = list(islice(counts(method, index, listed), most))
+        some = list(counts(method, index, EpisodeList.draw(index, fold, shots, number, seed=7, skip_rare=True)))
         found, of_fold = found + some, of_fold + [fold] * len(some)
-        print(f"{model} on {data}, fold {fold}: {len(some)} episodes", flush=True)
-    head = {"model": f"FS-DINO {method.config.variant}" if method.name == "fsdino" else method.name, "data": data}
-    head |= {"shots": shots, "folds": "".join(map(str, folds)), "threshold": method.threshold}
+        print(f"{data}, fold {fold}: {len(some)} episodes", flush=True)
+    head = {"data": data, "shots": shots, "folds": "".join(map(str, folds)), "cut": method.cut}
     about = provenance(seed=7, protocol="episodes drawn by the seed; 1000 bootstrap samples of the query images")
     result = head | row(found, of_fold)
     print(*result.values())
