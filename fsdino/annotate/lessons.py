@@ -166,7 +166,7 @@ class Lessons:
                 how: dict[str, Any] = {"least": least, "refine_edges": self._sharp, "cuts": cuts}
                 how |= {"threshold": limits[0], "min_score": limits[1]}
                 return segment_tiled(self.engine, joined, names, image, tile, **how)
-            found = finished(self.engine.find(joined, image), image, limits[0], least, self._sharp, cuts)
+            found = finished(self.engine.find(joined, image), image, limits[0], least, self._sharp, cuts=cuts)
             return resolve(zip(names, found), size, *limits)
 
     def drawer(self) -> Draw | None:

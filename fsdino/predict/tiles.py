@@ -86,7 +86,7 @@ def segment_tiled(
             weight_sum[part] += weight
             window_pixels = image[top:bottom, left:right]
             found = engine.find(joined, window_pixels)
-            for i, finding in enumerate(finished(found, window_pixels, limit, least, refine_edges, cuts)):
+            for i, finding in enumerate(finished(found, window_pixels, limit, least, refine_edges, cuts=cuts)):
                 if finding.presence is not None:
                     presences[i].append(finding.presence)
                 # Where the class is absent its probabilities count as 0: the window's mask is empty, whatever they are.

@@ -195,10 +195,7 @@ async def segment(
     threshold: Annotated[
         float | None,
         Form(
-            gt=0,
-            lt=1,
-            description="Probability above which a pixel belongs to a class; when left out a memory's own cut, if "
-            "it has one, or the model's threshold.",
+            gt=0, lt=1, description="Probability above which a pixel is a class's; else a memory's cut or the model's."
         ),
     ] = None,
     min_score: Annotated[float, Form(ge=0, le=1, description="Classes whose score is below count as absent.")] = 0.0,
@@ -232,11 +229,8 @@ async def segment(
     opened, until = uploads(images, "image"), time.monotonic() + limits.max_seconds
     answers, files = await service.run(runner, lambda: runner.find(question, opened, until))
     service.metrics.images.labels(runner.name).inc(len(images))
-    whole = {
-        "model": runner.name,
-        "threshold": runner.engine.threshold if threshold is None else threshold,
-        "images": answers,
-    }
+    limit = runner.engine.threshold if threshold is None else threshold
+    whole = {"model": runner.name, "threshold": limit, "images": answers}
     if output == "json":
         return JSONResponse(whole)
     if len(files) > 1:

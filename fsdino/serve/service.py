@@ -107,7 +107,7 @@ class Runner:
             image = decoded(upload, self.limits)
             size = (image.shape[0], image.shape[1])
             least = finish.least(self.engine, self.fingerprint, names, [image])
-            found = finished(self.engine.find(joined, image), image, limit, least, sharp, cuts)
+            found = finished(self.engine.find(joined, image), image, limit, least, sharp, cuts=cuts)
             maps = resolve(zip(ids, found), size, limit, question.min_score)
             answers.append(as_json(maps, question.records, upload.name, caution(self.fingerprint, [image])))
             if question.form != "json":
