@@ -57,7 +57,7 @@ assets: $(STAMP) ## Make the bundled tiny weights anew (about five hours on two 
 	$(MAKE_ASSET) sam
 	$(MAKE_ASSET) sam2
 	$(BENCH).accuracy.teachers
-	$(MAKE_ASSET) bundle
+	OMP_NUM_THREADS=1 $(MAKE_ASSET) bundle
 
 bench: $(STAMP) ## Measure what two cores can measure in 15 minutes
 	$(BENCH).cost.params

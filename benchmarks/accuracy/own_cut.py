@@ -6,22 +6,19 @@ Episodes of several references on photographs, drawn by a seed. Both masks of an
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from benchmarks.accuracy.chain import ROOT, WEIGHTS, ends
+from benchmarks.accuracy.chain import ROOT, WEIGHTS, RememberedEncoder, ends
 from benchmarks.common import RESULTS, Row, provenance, run_script, update_rows
 from fsdino.base.reference import Reference
-from fsdino.base.registry import build
 from fsdino.data.catalog import open_data_set
 from fsdino.data.class_index import ClassIndex
 from fsdino.data.episodes.episode_list import EpisodeList
+from fsdino.methods.chain import ChainMethod, default_taps
 from fsdino.metrics.bootstrap import resampled_miou
 from fsdino.metrics.few_shot import intersection_union
 from fsdino.models.config import preset
@@ -32,21 +29,7 @@ KEY = ("data", "shots")
 Counts = tuple[int, str, np.ndarray, float]
 
 
-def keep_maps(method: Any) -> None:
-    """Let a method's frozen encoder see each square once: every reference comes back in many memories."""
-    encoder = method.shared_encoder()
-    forward, known = encoder.forward, dict[str, list[Tensor]]()
-
-    def one(image: Tensor) -> list[Tensor]:
-        key = hashlib.sha1(image.numpy().tobytes()).hexdigest()
-        if key not in known:
-            known[key] = [found.half() for found in forward(image[None])]
-        return [found.float() for found in known[key]]
-
-    encoder.forward = lambda images, last_tap=None: [torch.cat(maps) for maps in zip(*map(one, images))]
-
-
-def counts(method: Any, index: ClassIndex, episodes: EpisodeList) -> Iterator[Counts]:
+def counts(method: ChainMethod, index: ClassIndex, episodes: EpisodeList) -> Iterator[Counts]:
     """Class, query, (2, 2) intersection and union at the chain's and at the class's own cut, and the latter."""
     for episode in episodes.episodes:
         of_class = episode.class_id
@@ -91,6 +74,7 @@ def main(
     folds: list[int] = [0, 1, 2, 3],  # noqa: B006 - never changed
     shots: int = 5,
     number: int = 60,
+    runs: Path = Path("runs/benchmarks/own_cut"),
     csv: Path = RESULTS / "own_cut.csv",
 ) -> None:
     """Measure the chain, as `fsdino predict` has it, on one data set.
@@ -102,10 +86,11 @@ def main(
         folds: whose novel classes are asked for.
         shots: references an episode.
         number: episodes a fold.
+        runs: keeps the encoder's maps: every reference comes back in many memories.
     """
     config = preset("photos")
-    method = build("chain", encoder=config.encoder, img_size=config.img_size, encoder_weights=str(weights)).eval()
-    keep_maps(method)
+    encoder = RememberedEncoder(config.encoder, config.img_size, str(weights), runs / "maps")
+    method = ChainMethod(encoder.reading(default_taps(encoder.depth)), resize_mode=config.resize_mode).eval()
     index, found, of_fold = open_data_set(data, str(root), "test"), list[Counts](), list[int]()
     for fold in folds:
         some = list(counts(method, index, EpisodeList.draw(index, fold, shots, number, seed=7, skip_rare=True)))

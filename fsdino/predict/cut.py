@@ -1,8 +1,7 @@
 """A class's own cut: the one at which its references find each other best. No torch here.
 
 The training-free chain cuts part of the way from an image's mean score to its highest. How large a part is right
-depends on the class, above all on how much of an image its objects cover, so one cut for all is right for few. The
-references' masks are known: each reference can be searched with the others.
+depends on the class. The references' masks are known: each reference can be searched with the others.
 """
 
 from __future__ import annotations

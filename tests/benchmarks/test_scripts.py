@@ -56,9 +56,9 @@ SCRIPTS: dict[str, tuple[str, Options]] = {
         "number": 4, "runs": folder / "runs", "overrides": [f"--cache.dir={folder / 'cache'}"],
     }),
     "accuracy.references": ("references", lambda _: {"worlds": ["embedded"], "most": 2}),
-    "accuracy.own_cut": ("own_cut", lambda _: {
+    "accuracy.own_cut": ("own_cut", lambda folder: {
         "root": shared_data("coco386"), "weights": weights(shared_data("coco386")), "folds": [0], "shots": 3,
-        "number": 2,
+        "number": 2, "runs": folder / "runs",
     }),
     "accuracy.drawn": ("drawn", lambda folder: {
         "photos": {name: write_image(write_image(folder / name / "a.jpg").with_name("b.jpg")).parent for name in "xy"},
