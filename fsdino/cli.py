@@ -25,6 +25,7 @@ COMMANDS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "plan": ("fsdino.pipeline.plan:plan", (), "what a recipe needs before it starts: disk, memory, downloads, hours"),
     "predict": ("fsdino.predict.command:predict", (), "masks of your objects in your images, from a few examples"),
     "remember": ("fsdino.predict.command:remember", ("support",), "save what references show as a small file"),
+    "adapt": ("fsdino.predict.adapt:adapt", ("images",), "fit an encoder by name to your images; no labels needed"),
     "evaluate": ("fsdino.evaluation.command:evaluate", ("method",), "measure a method on a data set"),
     "compare": ("fsdino.evaluation.compare:compare", ("a", "b"), "two evaluations of one list: which is better"),
     "export": ("fsdino.export.command:export_files", ("model",), "write a model as safetensors, pt2, onnx, fp16, int8"),

@@ -18,6 +18,7 @@ from tests.small import scene, write_references
 BASES: dict[str, list[str]] = {
     "predict": ["--support", "refs", "--images", "photos", "--out", "out", "--model", "tiny"],
     "remember": ["--support", "refs", "--out", "memories", "--model", "tiny"],
+    "adapt": ["--images", "photos", "--out", "out", "--model", "tiny"],
     "evaluate": ["--method", "all_foreground", "--data", "synthetic", "--out", "measured"],
     "compare": ["--a", "refs", "--b", "refs"],
     "export": ["--out", "graphs"],

@@ -1,12 +1,13 @@
-"""Cuts that a class's references agree on, beside the chain's: `python -m benchmarks.accuracy.own_cut`.
+"""Adapted encoders and cuts that references agree on: `python -m benchmarks.accuracy.own_cut`.
 
-Episodes of several references on photographs, drawn by a seed. Both masks of an episode are of one answer, cut as
-`fsdino predict` does with and without `--threshold references`; nothing is trained, and nothing is chosen here.
+Episodes of several references on photographs, drawn by a seed, for the training-free chain as `fsdino predict` has it:
+as it is, and adapted to folders of images as `fsdino adapt` does; each with its own cut and, as with
+`--threshold references`, with those of the references. Nothing is trained, and nothing is chosen here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,20 +18,38 @@ from benchmarks.common import RESULTS, Row, provenance, run_script, update_rows
 from fsdino.base.reference import Reference
 from fsdino.data.catalog import open_data_set
 from fsdino.data.class_index import ClassIndex
-from fsdino.data.episodes.episode_list import EpisodeList
+from fsdino.data.episodes.episode_list import EpisodeList, EpisodeSpec
 from fsdino.methods.chain import ChainMethod, default_taps
 from fsdino.metrics.bootstrap import resampled_miou
 from fsdino.metrics.few_shot import intersection_union
 from fsdino.models.config import preset
+from fsdino.predict.adapt import CUT, chosen_of
 from fsdino.predict.cut import cut_of
 from fsdino.predict.finish import finished
+from fsdino.predict.images import find_images
 
-KEY = ("data", "shots")
-Counts = tuple[int, str, np.ndarray, float]
+KEY = ("data", "shots", "features", "cut")
+PHOTOGRAPHS = Path("../shared/data/regions/images")
+AS_IT_IS, OTHERS, OWN = "as they are", "adapted to other photographs", "adapted to the data set's images"
+CUTS = ("the chain's", "the references'")
+Counts = tuple[np.ndarray, float]
+
+
+def methods(root: Path, weights: Path, runs: Path) -> dict[str, ChainMethod]:
+    """The chain on the photographs' encoder, as it is and adapted."""
+    config = preset("photos")
+    encoder = RememberedEncoder(config.encoder, config.img_size, str(weights), runs / "maps")
+    reader = encoder.reading(default_taps(encoder.depth))
+    found = {AS_IT_IS: ChainMethod(reader, resize_mode=config.resize_mode).eval()}
+    for name, folder in ((OTHERS, PHOTOGRAPHS), (OWN, root / "images")):
+        images = chosen_of(find_images(str(folder)))
+        found[name] = ChainMethod(reader, cut=CUT, resize_mode=config.resize_mode).eval()
+        found[name].fit_means(image.read() for image in images)
+    return found
 
 
 def counts(method: ChainMethod, index: ClassIndex, episodes: EpisodeList) -> Iterator[Counts]:
-    """Class, query, (2, 2) intersection and union at the chain's and at the class's own cut, and the latter."""
+    """(2, 2) intersection and union at the chain's and at the class's own cut, and the latter."""
     for episode in episodes.episodes:
         of_class = episode.class_id
         references = [
@@ -45,26 +64,24 @@ def counts(method: ChainMethod, index: ClassIndex, episodes: EpisodeList) -> Ite
             (one,) = finished(found, image, method.threshold, cuts=[cut])
             inter, union = intersection_union(torch.from_numpy(one.mask), torch.from_numpy(truth))
             table.append([int(inter[1]), int(union[1])])
-        yield of_class, episode.query, np.array(table), method.cut if own is None else own
+        yield np.array(table), method.cut if own is None else own
 
 
-def row(found: list[Counts], folds: list[int]) -> Row:
-    """mIoU of both in percent, with intervals, and the quartiles of the own cuts."""
-    classes, queries = np.array([f[0] for f in found]), np.array([f[1] for f in found])
-    table = np.stack([f[2] for f in found])
-    drawn = [
-        100 * resampled_miou(classes, table[:, i, 0], table[:, i, 1], np.array(folds), 1000, seed=0, groups=queries)
-        for i in range(2)
-    ]
-    result: Row = {}
-    for name, values in zip(("fixed", "own"), drawn):
-        told = ends(values, name)
-        result |= {name: told[name], f"{name}_low": told["low"], f"{name}_high": told["high"]}
-    quartiles = np.quantile([f[3] for f in found], (0.25, 0.5, 0.75))
-    middle = dict(zip(("lower", "median", "upper"), (round(float(value), 3) for value in quartiles)))
-    return (
-        result | ends(drawn[1] - drawn[0], "difference") | middle | {"episodes": len(found), "classes": len({*classes})}
-    )
+def rows(episodes: Sequence[EpisodeSpec], folds: list[int], found: dict[str, list[Counts]]) -> Iterator[Row]:
+    """mIoU of each way in percent, and its difference from the first, with intervals; the quartiles of own cuts."""
+    classes, queries = np.array([e.class_id for e in episodes]), np.array([e.query for e in episodes])
+    first = None
+    for features, of_method in found.items():
+        tables, cuts = np.stack([one for one, _ in of_method]), [cut for _, cut in of_method]
+        for i, name in enumerate(CUTS):
+            inter, union = tables[:, i].T
+            drawn = 100 * resampled_miou(classes, inter, union, np.array(folds), 1000, seed=0, groups=queries)
+            first = drawn if first is None else first
+            gain = {f"miou_{end}": value for end, value in ends(drawn - first, "gain").items()}
+            quartiles = np.quantile(cuts, (0.25, 0.5, 0.75)).round(3) if i else ("", "", "")
+            own = dict(zip(("lower", "median", "upper"), quartiles))
+            about = {"episodes": len(episodes), "classes": len({*classes})}
+            yield {"features": features, "cut": name} | ends(drawn, "miou") | gain | own | about
 
 
 def main(
@@ -77,7 +94,7 @@ def main(
     runs: Path = Path("runs/benchmarks/own_cut"),
     csv: Path = RESULTS / "own_cut.csv",
 ) -> None:
-    """Measure the chain, as `fsdino predict` has it, on one data set.
+    """Measure the chain on one data set.
 
     Args:
         data: name of the data set.
@@ -88,19 +105,20 @@ def main(
         number: episodes a fold.
         runs: keeps the encoder's maps: every reference comes back in many memories.
     """
-    config = preset("photos")
-    encoder = RememberedEncoder(config.encoder, config.img_size, str(weights), runs / "maps")
-    method = ChainMethod(encoder.reading(default_taps(encoder.depth)), resize_mode=config.resize_mode).eval()
-    index, found, of_fold = open_data_set(data, str(root), "test"), list[Counts](), list[int]()
-    for fold in folds:
-        some = list(counts(method, index, EpisodeList.draw(index, fold, shots, number, seed=7, skip_rare=True)))
-        found, of_fold = found + some, of_fold + [fold] * len(some)
-        print(f"{data}, fold {fold}: {len(some)} episodes", flush=True)
-    head = {"data": data, "shots": shots, "folds": "".join(map(str, folds)), "cut": method.cut}
+    index, every = open_data_set(data, str(root), "test"), methods(root, weights, runs)
+    lists = [EpisodeList.draw(index, fold, shots, number, seed=7, skip_rare=True) for fold in folds]
+    found: dict[str, list[Counts]] = {name: [] for name in every}
+    for name, method in every.items():
+        for listed in lists:
+            found[name] += counts(method, index, listed)
+            print(f"{data}, fold {listed.fold}, {name}: {len(listed)} episodes", flush=True)
+    whole, of_fold = [e for one in lists for e in one.episodes], [one.fold for one in lists for _ in one.episodes]
+    head = {"data": data, "shots": shots, "folds": "".join(map(str, folds))}
     about = provenance(seed=7, protocol="episodes drawn by the seed; 1000 bootstrap samples of the query images")
-    result = head | row(found, of_fold)
-    print(*result.values())
-    update_rows(csv, [result | about], KEY)
+    result = [head | row | about for row in rows(whole, of_fold, found)]
+    for row in result:
+        print(*list(row.values())[:10])
+    update_rows(csv, result, KEY)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """A frozen encoder by name, with the training-free chain on it: a model that needs no training.
 
 Any Vision Transformer of timm will do. Features are not centred (the chain's `means` stay zero): means over pictures
-would have to come from somewhere, and be the same when a run goes on or a memory is used.
+have to come from somewhere, and be the same when a run goes on or a memory is used. `fsdino adapt` saves a model that has them.
 """
 
 from __future__ import annotations
@@ -51,12 +51,13 @@ def recorded(name: str) -> Any:
         raise ValueError(f"timm {timm.__version__} has no weights '{tag}' of encoder '{plain}'.") from error
 
 
-def chain_on(name: str, encoder_weights: str | Path | None = None) -> Any:
+def chain_on(name: str, encoder_weights: str | Path | None = None, **options: Any) -> Any:
     """The chain on a frozen encoder, as a `FewShotMethod`.
 
     Args:
         name: of the catalogue, or timm's.
         encoder_weights: a file; None takes them from this disk or the Hub.
+        options: as of `ChainMethod`.
 
     Raises:
         FileNotFoundError: if the weights are not there and cannot be had.
@@ -75,6 +76,7 @@ def chain_on(name: str, encoder_weights: str | Path | None = None) -> Any:
             encoder=encoder,
             img_size=side,
             encoder_weights="timm" if encoder_weights is None else str(encoder_weights),
+            **options,
         )
 
 
