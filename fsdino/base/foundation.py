@@ -1,7 +1,8 @@
 """A frozen encoder by name, with the training-free chain on it: a model that needs no training.
 
 Any Vision Transformer of timm will do. Features are not centred (the chain's `means` stay zero): means over pictures
-have to come from somewhere, and be the same when a run goes on or a memory is used. `fsdino adapt` saves a model that has them.
+have to come from somewhere, and be the same when a run goes on or a memory is used. `fsdino adapt` saves a model that
+has them.
 """
 
 from __future__ import annotations
