@@ -23,7 +23,7 @@ from fsdino.methods.chain import ChainMethod, default_taps
 from fsdino.metrics.bootstrap import resampled_miou
 from fsdino.metrics.few_shot import intersection_union
 from fsdino.models.config import preset
-from fsdino.predict.adapt import CUT, chosen_of
+from fsdino.predict.adapt import CENTRED, chosen_of
 from fsdino.predict.cut import cut_of
 from fsdino.predict.finish import finished
 from fsdino.predict.images import find_images
@@ -35,15 +35,15 @@ CUTS = ("the chain's", "the references'")
 Counts = tuple[np.ndarray, float]
 
 
-def methods(root: Path, weights: Path, runs: Path) -> dict[str, ChainMethod]:
+def methods(root: Path, weights: Path, photographs: Path, runs: Path) -> dict[str, ChainMethod]:
     """The chain on the photographs' encoder, as it is and adapted."""
     config = preset("photos")
     encoder = RememberedEncoder(config.encoder, config.img_size, str(weights), runs / "maps")
     reader = encoder.reading(default_taps(encoder.depth))
     found = {AS_IT_IS: ChainMethod(reader, resize_mode=config.resize_mode).eval()}
-    for name, folder in ((OTHERS, PHOTOGRAPHS), (OWN, root / "images")):
+    for name, folder in ((OTHERS, photographs), (OWN, root / "images")):
         images = chosen_of(find_images(str(folder)))
-        found[name] = ChainMethod(reader, cut=CUT, resize_mode=config.resize_mode).eval()
+        found[name] = ChainMethod(reader, cut=CENTRED, resize_mode=config.resize_mode).eval()
         found[name].fit_means(image.read() for image in images)
     return found
 
@@ -88,6 +88,7 @@ def main(
     data: str = "coco386",
     root: Path = ROOT,
     weights: Path = WEIGHTS,
+    photographs: Path = PHOTOGRAPHS,
     folds: list[int] = [0, 1, 2, 3],  # noqa: B006 - never changed
     shots: int = 5,
     number: int = 60,
@@ -100,12 +101,13 @@ def main(
         data: name of the data set.
         root: its folder.
         weights: of the photographs' encoder, preset photos.
+        photographs: of another kind, which an encoder is adapted to.
         folds: whose novel classes are asked for.
         shots: references an episode.
         number: episodes a fold.
         runs: keeps the encoder's maps: every reference comes back in many memories.
     """
-    index, every = open_data_set(data, str(root), "test"), methods(root, weights, runs)
+    index, every = open_data_set(data, str(root), "test"), methods(root, weights, photographs, runs)
     lists = [EpisodeList.draw(index, fold, shots, number, seed=7, skip_rare=True) for fold in folds]
     found: dict[str, list[Counts]] = {name: [] for name in every}
     for name, method in every.items():

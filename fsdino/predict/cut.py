@@ -50,18 +50,27 @@ def cut_of(engine: Engine, references: Sequence[Reference]) -> float | None:
         ValueError: if the engine is no training-free chain.
     """
     check_cuts(engine)
-    shown = [one for one in references if one.mask is not None and not one.negative]
-    if len(shown) < LEAST:
-        return None
-    shares = np.zeros(len(CUTS))
-    for searched in shown[:MOST]:
-        memory: Any = engine.remember([one for one in references if one is not searched])
-        image, mask = reference_arrays(searched)
+    curves = list[np.ndarray]()
+    for memory, image, mask in left_out(engine, references):
         (found,) = engine.find(engine.join([memory]), image)
         logits = _logits(found.probs)
-        shares += _ious(logits, mask, _level(logits, CUTS))
-    # Of equal ones the middle one: it is the farthest from where the masks get worse.
-    best = np.flatnonzero(shares >= shares.max() - 1e-9)
+        curves.append(ious_above(_level(logits, CUTS), logits, mask))
+    return best_cut(np.mean(curves, axis=0)) if curves else None
+
+
+def left_out(engine: Engine, references: Sequence[Reference]) -> Iterator[tuple[Any, np.ndarray, np.ndarray]]:
+    """Each reference of a class, up to five, as image and mask, and the memory of all the others.
+
+    Nothing with fewer than three references with masks of the object.
+    """
+    shown = [one for one in references if one.mask is not None and not one.negative]
+    for one in shown[:MOST] if len(shown) >= LEAST else ():
+        yield engine.remember([other for other in references if other is not one]), *reference_arrays(one)
+
+
+def best_cut(ious: np.ndarray) -> float:
+    """The cut with the highest IoU; of equal ones the middle one, which is the farthest from where masks get worse."""
+    best = np.flatnonzero(ious >= ious.max() - 1e-9)
     return float(CUTS[best[len(best) // 2]])
 
 
@@ -94,10 +103,10 @@ def _level(logits: np.ndarray, cuts: np.ndarray) -> np.ndarray:
     return levels
 
 
-def _ious(logits: np.ndarray, mask: np.ndarray, levels: np.ndarray) -> np.ndarray:
-    """IoU with a mask (H, W) bool of what is above each of the ascending levels."""
+def ious_above(levels: np.ndarray, values: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """IoU of what is above each of the ascending levels in a map (H, W), with a mask (H, W) bool."""
     # Bucket k holds the pixels above the first k levels; sums from the right count those above each.
-    passed = np.searchsorted(levels, logits)
+    passed = np.searchsorted(levels, values)
     hits, taken = (
         np.bincount(passed[chosen], minlength=len(levels) + 1)[::-1].cumsum()[::-1][1:]
         for chosen in (mask, np.ones_like(mask))

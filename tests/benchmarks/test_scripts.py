@@ -58,7 +58,7 @@ SCRIPTS: dict[str, tuple[str, Options]] = {
     "accuracy.references": ("references", lambda _: {"worlds": ["embedded"], "most": 2}),
     "accuracy.own_cut": ("own_cut", lambda folder: {
         "root": shared_data("coco386"), "weights": weights(shared_data("coco386")), "folds": [0], "shots": 3,
-        "number": 2, "runs": folder / "runs",
+        "number": 2, "runs": folder / "runs", "photographs": shared_data("regions") / "images",
     }),
     "accuracy.drawn": ("drawn", lambda folder: {
         "photos": {name: write_image(write_image(folder / name / "a.jpg").with_name("b.jpg")).parent for name in "xy"},

@@ -9,7 +9,9 @@ from PIL import Image
 
 import fsdino
 from fsdino.cli import main
-from fsdino.predict.adapt import adapt
+from fsdino.predict.adapt import CENTRED, adapt
+from fsdino.predict.cut import CUTS
+from fsdino.predict.support import read_support
 from tests.small import refuses, scene, write_references
 
 
@@ -28,7 +30,7 @@ def test_the_mean_of_the_images_is_taken_off(photos: Path, vit_file: Path, tmp_p
     found, plain = fsdino.load(out), fsdino.load("test_vit", encoder_weights=vit_file)
     spread = [np.asarray(Image.open(photos / f"{i}.png")) for i in (0, 3, 6)]
     torch.testing.assert_close(found.means, plain.fit_means(spread).means)
-    assert found.means.abs().sum() > 0 and found.cut == 0.5
+    assert found.means.abs().sum() > 0 and found.cut == CENTRED
 
 
 def test_it_is_a_model_for_other_commands(photos: Path, vit_file: Path, tmp_path: Path, monkeypatch) -> None:
@@ -57,3 +59,26 @@ def test_what_cannot_be_read_is_told_and_left_out(photos: Path, vit_file: Path, 
     assert not (tmp_path / "none").exists()
     refuses("model 'tiny' is no encoder; name one of `fsdino models`", adapt, str(photos), "x", "tiny")
     refuses("number: expected", adapt, str(photos), "x", number=0)
+
+
+def test_references_decide_the_cut_and_what_is_absent(photos: Path, vit_file: Path, tmp_path: Path, capsys) -> None:
+    write_references(tmp_path / "refs", {"cat": 3, "dog": 1})
+    others = ("test_vit", str(vit_file), "cpu", str(tmp_path / "refs"))
+    found = fsdino.load(adapt(str(photos), str(tmp_path / "mine"), *others))
+    assert f", cut {found.cut:.2f}, absent below likeness {found.presence_cut:.2f}: " in capsys.readouterr().out
+    chosen = found.cut
+    cats = read_support(tmp_path / "refs").references["cat"]  # the one dog says nothing
+    logits, ious = [], np.zeros(len(CUTS))
+    for one in cats:
+        found.cut, memory = chosen, found.remember([other for other in cats if other is not one])
+        logits.append(found.decode_query(memory, found._square(np.asarray(one.image))[None]).presence_logit.item())
+        for i, found.cut in enumerate(CUTS):
+            mask = found.segment(memory, one.image, min_presence=0).mask
+            ious[i] += (mask & one.mask).sum() / (mask | one.mask).sum()
+    assert ious.max() == pytest.approx(ious[list(CUTS).index(chosen)]) and chosen != CENTRED
+    likeness = found.presence_cut + np.array(logits) / found.sharpness
+    assert found.presence_cut == pytest.approx(likeness.mean() - likeness.std(), abs=1e-4)
+    few = (*others[:3], str(tmp_path / "refs" / "dog"))
+    refuses(
+        "no class has 3 references with masks, which is what it takes", adapt, str(photos), str(tmp_path / "x"), *few
+    )
