@@ -12,6 +12,8 @@ from benchmarks.report import markdown as md
 from benchmarks.report.accuracy_tables import differences
 from benchmarks.report.markdown import Column, decimals, first, interval, markdown_table, mean_of, text
 
+ERROR = ("error_low", "error_high")
+
 
 def photos(rows: pd.DataFrame, results: Path) -> str:
     """One row a method, one column a fold, means over the seeds; then the differences, episode by episode."""
@@ -146,7 +148,20 @@ def own_cut(rows: pd.DataFrame, _: Path) -> str:
     return markdown_table(md.each(rows), columns)
 
 
+def adapted(rows: pd.DataFrame, _: Path) -> str:
+    """One row a data set and way: mean IoU, and how often the answer "absent" is wrong."""
+    columns = [text("data"), text("way", "the chain"), text("sessions", right=True), text("classes", right=True)]
+    columns += [
+        scored("iou", "mean IoU"),
+        md.number("missed", "missed, %"),
+        md.number("elsewhere", "found elsewhere, %"),
+    ]
+    error = Column("error, %", lambda row: f"{decimals(first(row, 'error_value'), 1)} ({interval(row, *ERROR)})")
+    return markdown_table(md.each(rows), [*columns, error])
+
+
 TABLES = {
     "photos": photos, "photos_mean": photos_mean, "chain": chain, "compared": compared, "lists": lists,
     "edges": edges, "instances": instances, "own_cut": own_cut,
+    "adapted": adapted,
 }  # fmt: skip

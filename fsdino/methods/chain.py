@@ -267,7 +267,11 @@ class ChainMethod(FewShotMethod):
 
     def relative_scores(self, memory: SupportMemory, encoded: Encoded) -> Tensor:
         """Scores (B or G, 1, h, w) as part of the way from each map's mean, 0, to its maximum, 1; to choose the cut."""
-        score = self.scores(memory, encoded)[0].flatten(0, 1)
+        return self.relative(self.scores(memory, encoded)[0])
+
+    def relative(self, score: Tensor) -> Tensor:
+        """As `relative_scores`, of the first that `scores` gives."""
+        score = score.flatten(0, 1)
         mean, peak = score.mean(-1, keepdim=True), score.amax(-1, keepdim=True)
         side = int(score.shape[-1] ** 0.5)
         return ((score - mean) / (peak - mean).clamp_min(1e-6)).unflatten(-1, (side, side))[:, None]
@@ -282,13 +286,15 @@ class ChainMethod(FewShotMethod):
         The margin over the cut is in cosines and not in shares of the way to the maximum: where several classes are
         asked for, one that is not there has a flat map, and its small margins lose against those of one that is.
         """
-        return self._cut(*self.scores(memory, encoded))
+        return self.decode_scores(*self.scores(memory, encoded))
 
     def decode_all(self, memory: SupportMemory, encoded: Encoded) -> SegmenterOutput:
         """See `FewShotMethod.decode_all`."""
-        return self._cut(*self._scores(self._pair(memory)[None].expand(encoded[0].shape[0], -1, -1, -1), encoded))
+        return self.decode_scores(
+            *self._scores(self._pair(memory)[None].expand(encoded[0].shape[0], -1, -1, -1), encoded)
+        )
 
-    def _cut(self, *maps: Tensor) -> SegmenterOutput:
+    def decode_scores(self, *maps: Tensor) -> SegmenterOutput:
         """What `scores` gives as an output, a row for each pair of an image and a class."""
         score, cosine = (one.flatten(0, 1) for one in maps)  # (B * G, Q)
         logits = self.sharpness * relative_margin(score, self.cut)

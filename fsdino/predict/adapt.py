@@ -9,17 +9,18 @@ their class: where their masks are met best is the cut, and what looks less like
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from fsdino.base.auto import AUTO
 from fsdino.base.ranges import Count, Number, within_ranges
-from fsdino.base.reference import Reference
-from fsdino.predict.cut import CUTS, LEAST, best_cut, ious_above, left_out
+from fsdino.base.reference import Reference, reference_arrays
+from fsdino.predict.cut import CUTS, LEAST, MOST, best_cut, ious_above
 from fsdino.predict.engines.choice import EngineChoice, torch_device
 from fsdino.predict.images import Item, find_images, read_ahead
 from fsdino.predict.support import Support, read_support
@@ -80,14 +81,16 @@ def adapt(
         raise ValueError(f"model '{name}' is no encoder; name one of `fsdino models`, or train on your images.")
     method = chain_on(name, encoder_weights, cut=CENTRED).to(torch_device(device))
     skipped: dict[str, str] = {}
-    readable = _readable(chosen, skipped)
-    first = list(islice(readable, 1))
-    if not first:
-        raise ValueError(f"none of {len(chosen)} images at '{images}' can be read: {next(iter(skipped.values()))}")
-    method.fit_means(chain(first, readable))
+    searched = sum(min(MOST, len(_with_masks(one))) for one in shown)
+    with tqdm(total=len(chosen) + searched, desc="adapt", unit="image", dynamic_ncols=True) as bar:
+        readable = _readable(chosen, skipped, bar.update)
+        first = list(islice(readable, 1))
+        if not first:
+            raise ValueError(f"none of {len(chosen)} images at '{images}' can be read: {next(iter(skipped.values()))}")
+        method.fit_means(chain(first, readable))
+        chosen_by = judged(method, shown, bar.update) if shown else {}
     told = ""
     if shown:
-        chosen_by = judged(method, shown)
         # Anew, since a model is saved with what it was built with.
         final = chain_on(name, encoder_weights, **chosen_by)
         final.means.copy_(method.means)
@@ -111,9 +114,7 @@ def chosen_of(items: Sequence[Item], number: int = ENOUGH) -> Sequence[Item]:
 
 def _enough(support: Support) -> list[list[Reference]]:
     """The references of each class that has enough of them with masks."""
-    classes = [
-        one for one in support.references.values() if sum(r.mask is not None and not r.negative for r in one) >= LEAST
-    ]
+    classes = [one for one in support.references.values() if len(_with_masks(one)) >= LEAST]
     if not classes:
         raise ValueError(
             f"no class has {LEAST} references with masks, which is what it takes; show more, or leave support out."
@@ -121,37 +122,61 @@ def _enough(support: Support) -> list[list[Reference]]:
     return classes
 
 
-def judged(method: Any, classes: Sequence[Sequence[Reference]]) -> dict[str, float]:
+def _with_masks(references: Sequence[Reference]) -> list[Reference]:
+    return [one for one in references if one.mask is not None and not one.negative]
+
+
+def judged(method: Any, classes: Sequence[Sequence[Reference]], step: Callable[[], Any] = int) -> dict[str, float]:
     """A chain's `cut` and `presence_cut`, by references that are searched with the others of their class.
 
-    The method cuts there from now on.
+    The method cuts there from now on. Up to five references of a class are searched; `step` is called after each one.
     """
-    # As in `adapt`.
-    from fsdino.base.memory import image_tensor
-
-    def looked(image: np.ndarray) -> Any:
-        return method.encode_query(method.resize.image(image_tensor(image).to(method.device))[None])
-
-    looks = [list(left_out(method, references)) for references in classes]
-    curves = []
-    for some in looks:
+    looks, curves = list[tuple[Any, Any]](), list[np.ndarray]()
+    for references in classes:
         ious = []
-        for memory, image, mask in some:
-            score = method.relative_scores(memory, looked(image))[0, 0]
-            ious.append(ious_above(CUTS, method.resize.invert(score, mask.shape).cpu().numpy(), mask))
+        for scores, mask in _left_out(method, _with_masks(references)):
+            relative = method.resize.invert(method.relative(scores[0])[0, 0], mask.shape)
+            ious.append(ious_above(CUTS, relative.cpu().numpy(), mask))
+            looks.append(scores)
+            step()
         curves.append(np.mean(ious, axis=0))
     method.cut = best_cut(np.mean(curves, axis=0))
     # Only now, since it is the likeness of what is cut out: presence is made of it.
-    found = (method.decode_encoded(memory, looked(image)) for some in looks for memory, image, _ in some)
-    likeness = np.array([one.presence_logit.item() / method.sharpness + method.presence_cut for one in found])
+    presences = np.array([method.decode_scores(*scores).presence_logit.item() for scores in looks])
+    likeness = presences / method.sharpness + method.presence_cut
     # About one reference in six is less like its class.
     return {"cut": method.cut, "presence_cut": float(likeness.mean() - likeness.std())}
 
 
-def _readable(items: Sequence[Item], skipped: dict[str, str]) -> Iterator[np.ndarray]:
+def _left_out(method: Any, references: Sequence[Reference]) -> Iterator[tuple[Any, np.ndarray]]:
+    """A chain's scores of references, up to five, each searched with all the others, and their masks (H, W) bool."""
+    # As in `adapt`.
+    import torch
+
+    from fsdino.base.memory import image_tensor
+    from fsdino.methods.chain import with_mirrored
+
+    pairs = [reference_arrays(one) for one in references]
+    resize, device, count = method.resize, method.device, len(pairs)
+    images = torch.stack([resize.image(image_tensor(image).to(device)) for image, _ in pairs])[None]
+    masks = torch.stack([resize.soft_mask(torch.from_numpy(mask).float().to(device)) for _, mask in pairs])[None]
+    if method.mirror:
+        images, masks = with_mirrored(images), with_mirrored(masks)
+    # Once each, whoever they are remembered with.
+    maps = [method.encoder(image[None]) for image in images[0]]
+    for i in range(min(count, MOST)):
+        others = [k for k in range(len(maps)) if k % count != i]
+        memory = method.encode_support_maps(
+            [torch.cat(some) for some in zip(*(maps[k] for k in others))], masks[:, others]
+        )
+        yield method.scores(memory, method.encode_query_maps(maps[i])), pairs[i][1]
+
+
+def _readable(items: Sequence[Item], skipped: dict[str, str], step: Callable[[], Any]) -> Iterator[np.ndarray]:
     """The images that can be read; why others cannot goes into `skipped`."""
     for item, image in read_ahead(items):
         if isinstance(image, Exception):
             skipped[item.name] = str(image)
         else:
             yield image
+        step()

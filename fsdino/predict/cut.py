@@ -50,22 +50,17 @@ def cut_of(engine: Engine, references: Sequence[Reference]) -> float | None:
         ValueError: if the engine is no training-free chain.
     """
     check_cuts(engine)
+    shown = [one for one in references if one.mask is not None and not one.negative]
+    if len(shown) < LEAST:
+        return None
     curves = list[np.ndarray]()
-    for memory, image, mask in left_out(engine, references):
+    for searched in shown[:MOST]:
+        memory: Any = engine.remember([one for one in references if one is not searched])
+        image, mask = reference_arrays(searched)
         (found,) = engine.find(engine.join([memory]), image)
         logits = _logits(found.probs)
         curves.append(ious_above(_level(logits, CUTS), logits, mask))
-    return best_cut(np.mean(curves, axis=0)) if curves else None
-
-
-def left_out(engine: Engine, references: Sequence[Reference]) -> Iterator[tuple[Any, np.ndarray, np.ndarray]]:
-    """Each reference of a class, up to five, as image and mask, and the memory of all the others.
-
-    Nothing with fewer than three references with masks of the object.
-    """
-    shown = [one for one in references if one.mask is not None and not one.negative]
-    for one in shown[:MOST] if len(shown) >= LEAST else ():
-        yield engine.remember([other for other in references if other is not one]), *reference_arrays(one)
+    return best_cut(np.mean(curves, axis=0))
 
 
 def best_cut(ious: np.ndarray) -> float:

@@ -60,6 +60,10 @@ SCRIPTS: dict[str, tuple[str, Options]] = {
         "root": shared_data("coco386"), "weights": weights(shared_data("coco386")), "folds": [0], "shots": 3,
         "number": 2, "runs": folder / "runs", "photographs": shared_data("regions") / "images",
     }),
+    "accuracy.adapted": ("adapted", lambda folder: {
+        "root": shared_data("coco386"), "weights": weights(shared_data("coco386")), "number": 1,
+        "runs": folder / "runs", "photographs": shared_data("regions") / "images",
+    }),
     "accuracy.drawn": ("drawn", lambda folder: {
         "photos": {name: write_image(write_image(folder / name / "a.jpg").with_name("b.jpg")).parent for name in "xy"},
         "per_class": 2,
@@ -97,7 +101,7 @@ SCRIPTS: dict[str, tuple[str, Options]] = {
 
 SLOW = {
     "cost.tiles", "cost.server", "cost.memory", "accuracy.experiments", "accuracy.chain", "accuracy.edges",
-    "accuracy.compared", "accuracy.decoding", "accuracy.own_cut",
+    "accuracy.compared", "accuracy.decoding", "accuracy.own_cut", "accuracy.adapted",
 }  # fmt: skip
 
 
