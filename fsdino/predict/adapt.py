@@ -62,24 +62,28 @@ def adapt(
         overwrite: replace a model that is there.
 
     Raises:
-        ValueError: the model has been trained, no image can be read, or there is a model at `out`.
+        ValueError: the model has been trained, no image can be read, or there is a model or a file at `out`.
     """
     target = Path(out)
     if (target / "config.json").exists() and not overwrite:
         raise ValueError(f"'{out}' holds a model; name another folder, or add --overwrite.")
+    if target.exists() and not target.is_dir():
+        raise ValueError(f"'{out}' is a file; name a folder for the model.")
     items = find_images(images, exclude=out)
     chosen = chosen_of(items, number)
     shown: list[list[Reference]] = []
     if support is not None:
         shown = _enough(read_support(support, images=support_images, max_references=max_references))
     # Here and not above, as in `EngineChoice.open`: `fsdino --help` need not wait for torch.
+    from fsdino.base.devices import device_here
     from fsdino.base.foundation import chain_on, is_encoder
     from fsdino.base.storage import save
 
+    place = device_here(torch_device(device))
     name = EngineChoice(model, device=device, encoder_weights=encoder_weights).settled().model
     if not is_encoder(name):
         raise ValueError(f"model '{name}' is no encoder; name one of `fsdino models`, or train on your images.")
-    method = chain_on(name, encoder_weights, cut=CENTRED).to(torch_device(device))
+    method = chain_on(name, encoder_weights, cut=CENTRED).to(place)
     skipped: dict[str, str] = {}
     searched = sum(min(MOST, len(_with_masks(one))) for one in shown)
     with tqdm(total=len(chosen) + searched, desc="adapt", unit="image", dynamic_ncols=True) as bar:

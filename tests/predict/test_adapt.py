@@ -58,6 +58,8 @@ def test_what_cannot_be_read_is_told_and_left_out(photos: Path, vit_file: Path, 
     refuses("none of 1 images at '.*4.png' can be read: ", adapt, *broken)
     assert not (tmp_path / "none").exists()
     refuses("model 'tiny' is no encoder; name one of `fsdino models`", adapt, str(photos), "x", "tiny")
+    refuses("'.*1.png' is a file; name a folder", adapt, str(photos), str(photos / "1.png"))
+    refuses("device 'cuda:9'", adapt, str(photos), "x", device="cuda:9")
     refuses("number: expected", adapt, str(photos), "x", number=0)
 
 
