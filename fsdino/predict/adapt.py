@@ -15,11 +15,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
 from fsdino.base.auto import AUTO
+from fsdino.base.devices import device_here
+from fsdino.base.foundation import chain_on, is_encoder
+from fsdino.base.memory import image_tensor
 from fsdino.base.ranges import Count, Number, within_ranges
 from fsdino.base.reference import Reference, reference_arrays
+from fsdino.base.storage import save
+from fsdino.methods.chain import ChainMethod, with_mirrored
 from fsdino.predict.cut import CUTS, LEAST, MOST, best_cut, ious_above
 from fsdino.predict.engines.choice import EngineChoice, torch_device
 from fsdino.predict.images import Item, find_images, read_ahead
@@ -74,16 +80,11 @@ def adapt(
     shown: list[list[Reference]] = []
     if support is not None:
         shown = _enough(read_support(support, images=support_images, max_references=max_references))
-    # Here and not above, as in `EngineChoice.open`: `fsdino --help` need not wait for torch.
-    from fsdino.base.devices import device_here
-    from fsdino.base.foundation import chain_on, is_encoder
-    from fsdino.base.storage import save
-
     place = device_here(torch_device(device))
     name = EngineChoice(model, device=device, encoder_weights=encoder_weights).settled().model
     if not is_encoder(name):
         raise ValueError(f"model '{name}' is no encoder; name one of `fsdino models`, or train on your images.")
-    method = chain_on(name, encoder_weights, cut=CENTRED).to(place)
+    method: ChainMethod = chain_on(name, encoder_weights, cut=CENTRED).to(place)
     skipped: dict[str, str] = {}
     searched = sum(min(MOST, len(_with_masks(one))) for one in shown)
     with tqdm(total=len(chosen) + searched, desc="adapt", unit="image", dynamic_ncols=True) as bar:
@@ -130,7 +131,9 @@ def _with_masks(references: Sequence[Reference]) -> list[Reference]:
     return [one for one in references if one.mask is not None and not one.negative]
 
 
-def judged(method: Any, classes: Sequence[Sequence[Reference]], step: Callable[[], Any] = int) -> dict[str, float]:
+def judged(
+    method: ChainMethod, classes: Sequence[Sequence[Reference]], step: Callable[[], Any] = int
+) -> dict[str, float]:
     """A chain's `cut` and `presence_cut`, by references that are searched with the others of their class.
 
     The method cuts there from now on. Up to five references of a class are searched; `step` is called after each one.
@@ -144,22 +147,16 @@ def judged(method: Any, classes: Sequence[Sequence[Reference]], step: Callable[[
             looks.append(scores)
             step()
         curves.append(np.mean(ious, axis=0))
-    method.cut = best_cut(np.mean(curves, axis=0))
+    method.cut = round(best_cut(np.mean(curves, axis=0)), 2)
     # Only now, since it is the likeness of what is cut out: presence is made of it.
     presences = np.array([method.decode_scores(*scores).presence_logit.item() for scores in looks])
     likeness = presences / method.sharpness + method.presence_cut
     # About one reference in six is less like its class.
-    return {"cut": method.cut, "presence_cut": float(likeness.mean() - likeness.std())}
+    return {"cut": method.cut, "presence_cut": round(float(likeness.mean() - likeness.std()), 4)}
 
 
-def _left_out(method: Any, references: Sequence[Reference]) -> Iterator[tuple[Any, np.ndarray]]:
+def _left_out(method: ChainMethod, references: Sequence[Reference]) -> Iterator[tuple[Any, np.ndarray]]:
     """A chain's scores of references, up to five, each searched with all the others, and their masks (H, W) bool."""
-    # As in `adapt`.
-    import torch
-
-    from fsdino.base.memory import image_tensor
-    from fsdino.methods.chain import with_mirrored
-
     pairs = [reference_arrays(one) for one in references]
     resize, device, count = method.resize, method.device, len(pairs)
     images = torch.stack([resize.image(image_tensor(image).to(device)) for image, _ in pairs])[None]
