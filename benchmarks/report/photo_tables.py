@@ -150,7 +150,7 @@ def own_cut(rows: pd.DataFrame, _: Path) -> str:
 
 def adapted(rows: pd.DataFrame, _: Path) -> str:
     """One row a data set and way: mean IoU, and how often the answer "absent" is wrong."""
-    columns = [text("data"), text("way", "the chain"), text("sessions", right=True), text("classes", right=True)]
+    columns = [text("data"), text("way", "features"), text("sessions", right=True), text("classes", right=True)]
     columns += [
         scored("iou", "mean IoU"),
         md.number("missed", "missed, %"),
