@@ -83,7 +83,8 @@ def test_only_what_draws_learns_and_segments_as_before(tmp_path) -> None:
     assert changed and all(key.startswith(("sam.sight.", "sam.mask_decoder.")) for key in changed)
     assert not any("output_hypernetworks_mlps.1" in key for key in changed)  # of the masks that nobody uses
     with torch.no_grad():
-        assert_same(model.eval()(*inputs), before, 0.0)
+        # Not to the bit: on some processors a product's last digit follows where in memory its numbers lie.
+        assert_same(model.eval()(*inputs), before, 1e-6)
     assert missing.names == set()  # plain DDP refuses parameters that no loss reaches
 
 
