@@ -12,8 +12,6 @@ from benchmarks.report import markdown as md
 from benchmarks.report.accuracy_tables import differences
 from benchmarks.report.markdown import Column, decimals, first, interval, markdown_table, mean_of, text
 
-ERROR = ("error_low", "error_high")
-
 
 def photos(rows: pd.DataFrame, results: Path) -> str:
     """One row a method, one column a fold, means over the seeds; then the differences, episode by episode."""
@@ -156,12 +154,12 @@ def adapted(rows: pd.DataFrame, _: Path) -> str:
         md.number("missed", "missed, %"),
         md.number("elsewhere", "found elsewhere, %"),
     ]
-    error = Column("error, %", lambda row: f"{decimals(first(row, 'error_value'), 1)} ({interval(row, *ERROR)})")
+    ends = ("error_low", "error_high")
+    error = Column("error, %", lambda row: f"{decimals(first(row, 'error_value'), 1)} ({interval(row, *ends)})")
     return markdown_table(md.each(rows), [*columns, error])
 
 
 TABLES = {
     "photos": photos, "photos_mean": photos_mean, "chain": chain, "compared": compared, "lists": lists,
-    "edges": edges, "instances": instances, "own_cut": own_cut,
-    "adapted": adapted,
+    "edges": edges, "instances": instances, "own_cut": own_cut, "adapted": adapted,
 }  # fmt: skip

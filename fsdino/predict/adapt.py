@@ -26,7 +26,7 @@ from fsdino.base.ranges import Count, Number, within_ranges
 from fsdino.base.reference import Reference, reference_arrays
 from fsdino.base.storage import save
 from fsdino.methods.chain import ChainMethod, with_mirrored
-from fsdino.predict.cut import CUTS, LEAST, MOST, best_cut, ious_above
+from fsdino.predict.cut import CUTS, LEAST, MOST, best_cut, ious_above, with_masks
 from fsdino.predict.engines.choice import EngineChoice, torch_device
 from fsdino.predict.images import Item, find_images, read_ahead
 from fsdino.predict.support import Support, read_support
@@ -86,7 +86,7 @@ def adapt(
         raise ValueError(f"model '{name}' is no encoder; name one of `fsdino models`, or train on your images.")
     method: ChainMethod = chain_on(name, encoder_weights, cut=CENTRED).to(place)
     skipped: dict[str, str] = {}
-    searched = sum(min(MOST, len(_with_masks(one))) for one in shown)
+    searched = sum(min(MOST, len(with_masks(one))) for one in shown)
     with tqdm(total=len(chosen) + searched, desc="adapt", unit="image", dynamic_ncols=True) as bar:
         readable = _readable(chosen, skipped, bar.update)
         first = list(islice(readable, 1))
@@ -119,16 +119,12 @@ def chosen_of(items: Sequence[Item], number: int = ENOUGH) -> Sequence[Item]:
 
 def _enough(support: Support) -> list[list[Reference]]:
     """The references of each class that has enough of them with masks."""
-    classes = [one for one in support.references.values() if len(_with_masks(one)) >= LEAST]
+    classes = [one for one in support.references.values() if len(with_masks(one)) >= LEAST]
     if not classes:
         raise ValueError(
             f"no class has {LEAST} references with masks, which is what it takes; show more, or leave support out."
         )
     return classes
-
-
-def _with_masks(references: Sequence[Reference]) -> list[Reference]:
-    return [one for one in references if one.mask is not None and not one.negative]
 
 
 def judged(
@@ -141,7 +137,7 @@ def judged(
     looks, curves = list[tuple[Any, Any]](), list[np.ndarray]()
     for references in classes:
         ious = []
-        for scores, mask in _left_out(method, _with_masks(references)):
+        for scores, mask in _left_out(method, with_masks(references)):
             relative = method.resize.invert(method.relative(scores[0])[0, 0], mask.shape)
             ious.append(ious_above(CUTS, relative.cpu().numpy(), mask))
             looks.append(scores)

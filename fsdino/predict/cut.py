@@ -50,7 +50,7 @@ def cut_of(engine: Engine, references: Sequence[Reference]) -> float | None:
         ValueError: if the engine is no training-free chain.
     """
     check_cuts(engine)
-    shown = [one for one in references if one.mask is not None and not one.negative]
+    shown = with_masks(references)
     if len(shown) < LEAST:
         return None
     curves = list[np.ndarray]()
@@ -61,6 +61,11 @@ def cut_of(engine: Engine, references: Sequence[Reference]) -> float | None:
         logits = _logits(found.probs)
         curves.append(ious_above(_level(logits, CUTS), logits, mask))
     return best_cut(np.mean(curves, axis=0))
+
+
+def with_masks(references: Sequence[Reference]) -> list[Reference]:
+    """The references that show the object by a mask."""
+    return [one for one in references if one.mask is not None and not one.negative]
 
 
 def best_cut(ious: np.ndarray) -> float:
