@@ -18,7 +18,7 @@ import torch
 from filelock import FileLock
 
 from benchmarks.accuracy.chain import RememberedEncoder
-from benchmarks.accuracy.grids import GRIDS, ON_SAME
+from benchmarks.accuracy.grids import EQUAL, GRIDS, ON_SAME
 from benchmarks.accuracy.pairs import folder_name
 from benchmarks.common import RESULTS, Row, provenance, read_rows, run_script, update_rows
 from benchmarks.cost.timing import interleaved
@@ -51,8 +51,9 @@ def run_once(grid: str, name: str, overrides: list[str], runs: Path = RUNS) -> R
     job, trained = trained_run(grid, name, overrides, runs)
     model, seconds, recipe = load(trained, method="fsdino"), time.perf_counter() - started, job.recipe
     measured = measure(job, name, model)
+    method = EQUAL if name.startswith("equal-") else f"FS-DINO {model.config.variant}"
     head = {"run": name, "seed": recipe.seed, "fold": recipe.data.fold, "shots": recipe.data.shots,
-            "method": f"FS-DINO {model.config.variant}", "val_miou": best_val_miou(trained)}  # fmt: skip
+            "method": method, "val_miou": best_val_miou(trained)}  # fmt: skip
     tail = {"train_images": len(job.train_set.index.all_images()),
             "precision": job.trainer_options.get("precision", "float32"),
             "seconds": "" if resumed else round(seconds)}  # fmt: skip
@@ -71,9 +72,10 @@ def trained_run(grid: str, name: str, overrides: list[str], runs: Path = RUNS) -
 
 @torch.no_grad()
 def beside_full(model: FewShotSegmenter) -> float:
-    """What an image costs after the encoder, by the cost in the full tiny model, in turn in one process."""
+    """What an image costs after the encoder, by the cost in the tiny model with all parts, in turn in one process."""
     actions = {}
-    for name, one in (("full", FewShotSegmenter.build("tiny").eval()), ("this", model.eval())):
+    whole = FewShotSegmenter.build("tiny", own_prototypes=True, similar_blocks=None)
+    for name, one in (("full", whole.eval()), ("this", model.eval())):
         feats = one.encoder(torch.rand(1, 3, one.img_size, one.img_size))
         memory = one.encode_support_feats(feats, torch.rand(1, 1, one.img_size, one.img_size))
         actions[name] = partial(one.decode_query_feats, memory, feats)
@@ -138,7 +140,8 @@ def shared_distillation(recipe: Recipe, options: dict[str, Any], job: Run, runs:
     adapter["weights"] = model.frozen_maps().fingerprint
     own_objects = recipe.teacher.checkpoint == "own" and recipe.teach.objects
     fold = recipe.data.fold if own_objects or not recipe.data.images else None
-    parts = [recipe.name, adapter, asdict(recipe.distill), fold, recipe.seed, job.teacher.fingerprint]
+    seen = [asdict(spec) for spec in recipe.data.images or recipe.data.train]
+    parts = [recipe.name, adapter, asdict(recipe.distill), seen, fold, recipe.seed, job.teacher.fingerprint]
     key = json.dumps(parts, sort_keys=True, default=str)
     folder = runs / "distill" / hashlib.sha256(key.encode()).hexdigest()[:12]
     other = Run(replace(recipe, data=replace(recipe.data, max_train_images=None)), options, folder)

@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 Run = tuple[str, list[str]]  # a name and the overrides of the recipe
-SHORT = ["--train.epochs=4", "--train.epoch_length=640"]
+_WORLD = "{name: synthetic, options: {%s}}"
+_BASE, _PRETRAIN = _WORLD % "images_per_class: 20", _WORLD % "split: pretrain, images_per_class: %d"
+# What SANSA and FSSAM learn from, and for as many episodes.
+EQUAL_TERMS = [f"--data.train=[{_BASE}]", "--train.epoch_length=960"]
+# Parts are judged in short runs on base classes, all there at first: also those that the tiny preset leaves out since.
+SHORT = [
+    "--train.epochs=4", "--train.epoch_length=640", f"--data.train=[{_BASE}]",
+    f"--data.images=[{_BASE}, {_PRETRAIN % 2}]", "--model.own_prototypes=true", "--model.similar_blocks=null",
+]  # fmt: skip
 UNDISTILLED = ["--distill.epochs=0", "--model.freeze_adapter=false"]  # a new adapter learns with the episodes
 # Parts of the method (and of its training), each by what leaves it out.
 PARTS: dict[str, list[str]] = {
@@ -19,7 +27,6 @@ PARTS: dict[str, list[str]] = {
 }
 ALONE = ("correlation", "distillation", "own-prototypes", "channel-match", "sparse")  # also alone, on nothing else
 # What was tried beside the defaults, and what would be cheaper.
-_WORLD = "{name: synthetic, options: {%s}}"
 CHANGES: dict[str, list[str]] = {
     "adapter-learns": ["--model.freeze_adapter=false"],
     "reader-dim-64": ["--model.reader_dim=64"],
@@ -27,9 +34,7 @@ CHANGES: dict[str, list[str]] = {
     "mask-distillation": ["--distill.mask_weight=0.2"],
     "dice-3": ["--train.dice_weight=3"],
     "twice-the-images": [f"--data.train=[{_WORLD % 'images_per_class: 40'}]"],
-    "three-times-the-classes": [
-        f"--data.train=[{_WORLD % 'images_per_class: 20'}, {_WORLD % 'split: pretrain, images_per_class: 10'}]"
-    ],
+    "three-times-the-classes": [f"--data.train=[{_BASE}, {_PRETRAIN % 10}]"],
     "taps-5": ["--model.reader_taps=[5]"],
     "support-stride-2": ["--model.support_stride=2"],
     "similar-blocks-1": ["--model.similar_blocks=1"],
@@ -52,6 +57,7 @@ def _levers() -> Iterator[tuple[str, str, list[str]]]:
 
 BASES = {variant: base for variant, base, _ in _levers()}  # of the ablation
 ON_SAME = "chain, same maps"  # centred by the same training images; where attention outputs are compared
+EQUAL = "FS-DINO full, base classes"  # as long as SANSA and FSSAM, on what they learn from
 _METHODS = (
     ("reader", "FS-DINO full", "FS-DINO compact"),
     ("training", "FS-DINO full", "prototype"),
@@ -66,15 +72,16 @@ _METHODS = (
 COMPARISONS: dict[str, tuple[tuple[str, str, str], ...]] = {
     "ablation": tuple((variant, variant, base) for variant, base in BASES.items() if variant != base),
     "photos": _METHODS,
-    "tiny_seeds": _METHODS,
+    "tiny_seeds": (*_METHODS, ("classes", "FS-DINO full", EQUAL)),
 }
 
 
 def tiny_seeds() -> Iterator[Run]:
-    """The main table: compact and full, three seeds."""
+    """The main table: compact and full, and full on the terms of SANSA and FSSAM, three seeds."""
     for seed in range(3):
         for variant in ("compact", "full"):
             yield f"{variant}-seed{seed}", [f"--model.variant={variant}", f"--seed={seed}"]
+        yield f"equal-seed{seed}", [f"--seed={seed}", *EQUAL_TERMS]
 
 
 def distillation_curve() -> Iterator[Run]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from benchmarks.accuracy.grids import BASES
+from benchmarks.accuracy.grids import BASES, EQUAL
 from benchmarks.common import by, load, with_variant
 from benchmarks.report import markdown as md
 from benchmarks.report.markdown import Column, decimals, first, interval, markdown_table, mean_of, text
@@ -25,6 +25,7 @@ SCORES = (md.SEEDS, mean_of("val_miou", "val mIoU"), mean_of("novel_miou", "nove
 def methods(rows: pd.DataFrame, results: Path) -> str:
     """Every system that was timed, on the same episodes; FS-DINO's and the prototype's rows are those of the seeds."""
     timed = rows[rows["segment_ms"] != ""][["method", "remember_ms", "segment_ms", "total", "trained"]]
+    timed = pd.concat([timed, timed[timed["method"] == "FS-DINO full"].assign(method=EQUAL)])  # one network
     scored = pd.concat([load(results, "tiny_seeds"), rows[rows["novel_miou"] != ""]])
     scored = scored.drop(columns=list(timed.columns[1:]), errors="ignore").merge(timed, on="method")
     columns = [text("method"), *SCORES, md.TOTAL, md.TRAINED]

@@ -165,6 +165,9 @@ PRESETS: dict[str, SegmenterConfig] = {
         img_size=112,
         encoder_stride=7,
         reader_taps=(3, 4, 5),
+        # Neither pays on this world (benchmarks/results/ablation.csv).
+        own_prototypes=False,
+        similar_blocks=1,
         **_SMALL_SAM,
     ),
     # A few hundred photographs do not teach which channels matter: what sees channels learns their classes by heart.
