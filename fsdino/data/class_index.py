@@ -57,6 +57,10 @@ class ClassIndex(ABC):
         """Ids of all images that count for some class, sorted. Not to be changed by the caller."""
         return self._all_images
 
+    def own_name(self, class_id: int) -> str:
+        """What the class's own data set calls it; `class_names` of several data sets tell theirs apart."""
+        return self.class_names[class_id]
+
     def candidates(self, class_id: int) -> list[str]:
         """Images in which the class was looked for by the annotators, whether it is there or not.
 
@@ -116,6 +120,9 @@ class SubsetIndex(ClassIndex):
     def pairs(self, fold: int) -> list[tuple[str, int]]:
         kept = {class_id: set(images) for class_id, images in self._keep.items()}
         return [(image, class_id) for image, class_id in self.index.pairs(fold) if image in kept.get(class_id, ())]
+
+    def own_name(self, class_id: int) -> str:
+        return self.index.own_name(class_id)
 
     def candidates(self, class_id: int) -> list[str]:
         # Only among the images that are left: a query without the class must not be a held-out image either.
@@ -189,6 +196,10 @@ class CombinedIndex(ClassIndex):
         label, own_id = self._split(image_id)
         table = self.class_ids[list(self.members).index(label)]
         return {table[class_id] for class_id in self.members[label].classes_in(own_id) if class_id in table}
+
+    def own_name(self, class_id: int) -> str:
+        label, own_id = self._origin[class_id]
+        return self.members[label].own_name(own_id)
 
     def candidates(self, class_id: int) -> list[str]:
         label, own_id = self._origin[class_id]

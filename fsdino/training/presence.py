@@ -88,8 +88,9 @@ class PresenceData:
     def class_names(self) -> tuple[str, ...]:
         """The classes of which a model learns to say that they are absent."""
         index, held_out = self.held_out
-        known = self.chosen.index.class_names
-        return tuple(sorted({*(known[c] for c in self.trained), *(index.class_names[c] for c in held_out)}))
+        # As users call them: a reference's class is no class of a certain data set.
+        known = {*map(self.chosen.index.own_name, self.trained), *map(index.own_name, held_out)}
+        return tuple(sorted(known))
 
     def _absentable(self, index: ClassIndex, classes: Sequence[int]) -> list[int]:
         """Classes that a fair part of the images lack."""

@@ -8,7 +8,7 @@ from torchmetrics.functional.classification import binary_auroc, binary_calibrat
 from fsdino.base.checkpoint import CHECKPOINT_KEY
 from fsdino.base.resize import Resize
 from fsdino.base.storage import describe, load
-from fsdino.data.class_index import ClassIndex
+from fsdino.data.class_index import ClassIndex, CombinedIndex, SubsetIndex
 from fsdino.data.readers.folder import MaskFolderIndex
 from fsdino.training.presence import (
     Evidence,
@@ -132,6 +132,12 @@ class Everywhere(Stripes):
 
     def classes_in(self, image_id: str) -> set[int]:
         return super().classes_in(image_id) | {2}
+
+
+def test_classes_of_several_data_sets_are_called_as_in_each() -> None:
+    both = SubsetIndex.without_images(CombinedIndex([Stripes(), Stripes()]), [])
+    assert both.class_names[0] != "vertical"
+    assert PresenceData(train_set(both, [0, 2], [1])).class_names == ("horizontal", "vertical")
 
 
 def test_a_class_of_every_image_is_left_out() -> None:
