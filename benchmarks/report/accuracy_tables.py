@@ -14,7 +14,7 @@ from benchmarks.report.markdown import Column, decimals, first, interval, markdo
 
 def seeds(rows: pd.DataFrame, results: Path) -> str:
     """One row a method, over its seeds; then the differences, episode by episode."""
-    columns = [text("method"), *SCORES, md.TOTAL, md.TRAINED, mean_of("seconds", "s to train", 0)]
+    columns = [text("method"), *SCORES, md.TOTAL, md.TRAINED]
     return markdown_table(by(rows, "method").values(), columns) + differences(load(results, "paired_tiny_seeds"))
 
 
