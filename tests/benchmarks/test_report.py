@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from benchmarks.accuracy import chain, pairs
+from benchmarks.accuracy.grids import EQUAL
 from benchmarks.common import RESULTS, ROOT, read_rows, write_rows
 from benchmarks.report import cost_tables, figures, gallery, markdown, photo_tables, strip, table, world_sheet
 from fsdino.evaluation.measure import read_rows as read_episodes
@@ -90,14 +91,17 @@ class TestTables:
         assert text.endswith("| FS-DINO full · b14 · 518 · segment | 1.09 × bare encoder | <= 1.10 | yes |\n")
 
     def test_methods_are_joined_with_seeds_and_times(self, tmp_path: Path) -> None:
-        write_rows(tmp_path / "tiny_seeds.csv", [row("a", "FS-DINO full", 48), row("b", "all foreground", 6)])
+        ours = [row("a", "FS-DINO full", 48), row("c", EQUAL, 46)]  # one network, timed once
+        write_rows(tmp_path / "tiny_seeds.csv", [*ours, row("b", "all foreground", 6)])
         sansa = [row(f"sansa-{seed}", "SANSA", 18 + 2 * seed, seed=seed) for seed in range(2)]
         write_rows(tmp_path / "methods.csv", sansa)
         times = {"remember_ms": 10.04, "segment_ms": 12, "trained": 290000, "total": 3300000}
         write_rows(tmp_path / "methods_times.csv", [{"method": name} | times for name in ("FS-DINO full", "SANSA")])
         lines = table.render("methods", tmp_path).splitlines()
         assert lines[3] == "| FS-DINO full | 1 | 52.0 | 48.0 | 45.5–50.5 | 60.0 | 3.30 | 0.29 | 10.0 | 12.0 |"
-        assert lines[4].startswith("| SANSA | 2 | 23.0 (22.0–24.0) | 19.0 (18.0–20.0) | 16.5–21.5 |") and not lines[5]
+        assert lines[4].startswith(f"| {EQUAL} | 1 | 50.0 | 46.0 |")
+        assert lines[4].endswith("| 3.30 | 0.29 | 10.0 | 12.0 |")
+        assert lines[5].startswith("| SANSA | 2 | 23.0 (22.0–24.0) | 19.0 (18.0–20.0) | 16.5–21.5 |") and not lines[6]
 
     def test_photographs_by_fold(self, tmp_path: Path) -> None:
         rows = [row(f"full-fold{fold}-seed{seed}", "FS-DINO full", 30 + fold, seed=seed, fold=fold)
