@@ -7,12 +7,14 @@ from collections.abc import Iterator
 Run = tuple[str, list[str]]  # a name and the overrides of the recipe
 _WORLD = "{name: synthetic, options: {%s}}"
 _BASE, _PRETRAIN = _WORLD % "images_per_class: 20", _WORLD % "split: pretrain, images_per_class: %d"
+_TWO_VIEWS = ["--cache.hflip=true", "--distill.epochs=9"]  # as the recipe was when these rows were made
 # What SANSA and FSSAM learn from, and for as many episodes.
-EQUAL_TERMS = [f"--data.train=[{_BASE}]", "--train.epoch_length=960"]
+EQUAL_TERMS = [f"--data.train=[{_BASE}]", "--train.epoch_length=960", *_TWO_VIEWS]
 # Parts are judged in short runs on base classes, all there at first: also those that the tiny preset leaves out since.
 SHORT = [
     "--train.epochs=4", "--train.epoch_length=640", f"--data.train=[{_BASE}]",
     f"--data.images=[{_BASE}, {_PRETRAIN % 2}]", "--model.own_prototypes=true", "--model.similar_blocks=null",
+    *_TWO_VIEWS,
 ]  # fmt: skip
 UNDISTILLED = ["--distill.epochs=0", "--model.freeze_adapter=false"]  # a new adapter learns with the episodes
 # Parts of the method (and of its training), each by what leaves it out.

@@ -1,8 +1,9 @@
 """The embedded world: a procedural few-shot world that ships with the package.
 
 A class is a shape variant x a texture variant. Classes are split once and for all into `pretrain` (the tiny encoder and
-the tiny SAM learn from these), `base` (episodes for training and model selection) and `novel` (test only). Every novel
-class has a shape or a texture that no other split shows, neither on objects nor in the background.
+the tiny SAM learn from these), `base` (episodes for training and model selection), `extra` (more classes to train on)
+and `novel` (test only). Every novel class has a shape or a texture that no other split shows, neither on objects nor in
+the background.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from fsdino.data.world.scene import SCENE_SIZE, ObjectSpec, Scene, paint_scene
 from fsdino.data.world.shapes import NUM_SHAPES, shape_name
 from fsdino.data.world.textures import NUM_TEXTURES, texture_name
 
-SPLITS = ("pretrain", "base", "novel")
-NUM_CLASSES = {"pretrain": 120, "base": 60, "novel": 40}
+SPLITS = ("pretrain", "base", "novel", "extra")
+NUM_CLASSES = {"pretrain": 120, "base": 60, "novel": 40, "extra": 300}
 _HELD_OUT_FAMILIES = 8  # of shapes and of textures: one variant of each is for novel classes only
 # Bundled weights and fixed episode lists belong to the classes that this seed draws: neither the seed nor the order of
 # draws in `world_split` and `draw_scene` may change.
@@ -49,7 +50,7 @@ def _held_out(rng: np.random.Generator, num_variants: int) -> set[int]:
 
 @cache
 def world_split(split: str) -> WorldSplit:
-    """The fixed division of the world into classes, for "pretrain", "base" or "novel".
+    """The fixed division of the world into classes, for one of `SPLITS`.
 
     Raises:
         ValueError: for another name.
@@ -68,10 +69,13 @@ def world_split(split: str) -> WorldSplit:
         count = NUM_CLASSES["novel"]
         return WorldSplit(tuple(novel[:count]), tuple(novel[count:]), tuple(range(NUM_TEXTURES)))
     shuffled = tuple(seen[i] for i in order)
-    classes = shuffled[:pretrain] if split == "pretrain" else shuffled[pretrain : pretrain + base]
+    start = {"pretrain": 0, "base": pretrain, "extra": pretrain + base}[split]
+    classes = shuffled[start : start + NUM_CLASSES[split]]
     # No held-out texture even in a background: an encoder trained on this split must not know it from there.
     textures = tuple(t for t in range(NUM_TEXTURES) if t not in new_textures)
-    return WorldSplit(classes, shuffled[pretrain + base :], textures)
+    # Extra classes were strangers before there was such a split, and still are in the other splits' scenes.
+    first = pretrain + base + NUM_CLASSES["extra"] * (split == "extra")
+    return WorldSplit(classes, shuffled[first:], textures)
 
 
 def draw_scene(rng: np.random.Generator, split: str, class_id: int | None = None) -> Scene:
@@ -79,7 +83,7 @@ def draw_scene(rng: np.random.Generator, split: str, class_id: int | None = None
 
     Args:
         rng: the only source of randomness.
-        split: "pretrain", "base" or "novel".
+        split: one of `SPLITS`.
         class_id: a class to paint (it may end up hidden); None: any class.
     """
     world = world_split(split)
@@ -111,7 +115,7 @@ class SyntheticWorld(ClassIndex):
     An image's id is `<class>/<number>`; it is painted when asked for and always comes out the same.
 
     Args:
-        split: "base" or "novel" (or "pretrain").
+        split: one of `SPLITS`.
         images_per_class: images drawn for each class.
         seed: another seed is another set of images of the same classes.
     """

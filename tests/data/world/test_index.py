@@ -13,13 +13,13 @@ from tests.small import refuses
 def test_splits_share_no_class_and_have_the_documented_sizes() -> None:
     classes = {split: set(world_split(split).classes) for split in SPLITS}
     assert {split: len(found) for split, found in classes.items()} == NUM_CLASSES
-    assert not classes["pretrain"] & classes["base"]
-    assert not (classes["pretrain"] | classes["base"]) & classes["novel"]
+    assert len(set().union(*classes.values())) == sum(NUM_CLASSES.values())
+    assert not set(world_split("extra").strangers) & classes["extra"]
 
 
 def test_every_novel_class_has_a_variant_that_no_other_split_shows() -> None:
     shapes, textures = set(), set()
-    for split in ("pretrain", "base"):
+    for split in ("pretrain", "base", "extra"):
         world = world_split(split)
         textures |= set(world.textures)
         for spec in (*world.classes, *world.strangers):
