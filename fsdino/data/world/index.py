@@ -125,6 +125,7 @@ class SyntheticWorld(ClassIndex):
             raise ValueError(f"images_per_class {images_per_class} is too few for an episode; use 2 or more.")
         self.split, self.images_per_class, self.seed = split, images_per_class, seed
         self._world = world_split(split)
+        self._number = {spec: i for i, spec in enumerate(self._world.classes)}
         self._recent: dict[str, Scene] = {}  # image and masks are asked for one after the other
         self.name = f"synthetic-{split}"
         self.class_names = {
@@ -156,8 +157,7 @@ class SyntheticWorld(ClassIndex):
         return [f"{class_id:03d}/{number:04d}" for number in range(self.images_per_class)]
 
     def classes_in(self, image_id: str) -> set[int]:
-        present = set(self._scene(image_id).objects)
-        return {i for i, spec in enumerate(self._world.classes) if spec in present}
+        return {self._number[spec] for spec in self._scene(image_id).objects if spec in self._number}
 
     def load_image(self, image_id: str) -> np.ndarray:
         return self._scene(image_id).image
