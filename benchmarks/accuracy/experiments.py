@@ -18,7 +18,7 @@ import torch
 from filelock import FileLock
 
 from benchmarks.accuracy.chain import RememberedEncoder
-from benchmarks.accuracy.grids import EQUAL, GRIDS, ON_SAME
+from benchmarks.accuracy.grids import EQUAL, GRIDS, LONG, ON_SAME
 from benchmarks.accuracy.pairs import folder_name
 from benchmarks.common import RESULTS, Row, provenance, read_rows, run_script, update_rows
 from benchmarks.cost.timing import interleaved
@@ -51,7 +51,7 @@ def run_once(grid: str, name: str, overrides: list[str], runs: Path = RUNS) -> R
     job, trained = trained_run(grid, name, overrides, runs)
     model, seconds, recipe = load(trained, method="fsdino"), time.perf_counter() - started, job.recipe
     measured = measure(job, name, model)
-    method = EQUAL if name.startswith("equal-") else f"FS-DINO {model.config.variant}"
+    method = {"equal": EQUAL, "long": LONG}.get(name.split("-")[0], f"FS-DINO {model.config.variant}")
     head = {"run": name, "seed": recipe.seed, "fold": recipe.data.fold, "shots": recipe.data.shots,
             "method": method, "val_miou": best_val_miou(trained)}  # fmt: skip
     tail = {"train_images": len(job.train_set.index.all_images()),

@@ -8,8 +8,9 @@ Run = tuple[str, list[str]]  # a name and the overrides of the recipe
 _WORLD = "{name: synthetic, options: {%s}}"
 _BASE, _PRETRAIN = _WORLD % "images_per_class: 20", _WORLD % "split: pretrain, images_per_class: %d"
 _TWO_VIEWS = ["--cache.hflip=true", "--distill.epochs=9"]  # as the recipe was when these rows were made
-# What SANSA and FSSAM learn from, and for as many episodes.
-EQUAL_TERMS = [f"--data.train=[{_BASE}]", "--train.epoch_length=960", *_TWO_VIEWS]
+# What SANSA and FSSAM learn from; for as many episodes as the recipe, and as they.
+LONG_TERMS = [f"--data.train=[{_BASE}]", *_TWO_VIEWS]
+EQUAL_TERMS = [*LONG_TERMS, "--train.epoch_length=960"]
 # Parts are judged in short runs on base classes, all there at first: also those that the tiny preset leaves out since.
 SHORT = [
     "--train.epochs=4", "--train.epoch_length=640", f"--data.train=[{_BASE}]",
@@ -60,6 +61,7 @@ def _levers() -> Iterator[tuple[str, str, list[str]]]:
 BASES = {variant: base for variant, base, _ in _levers()}  # of the ablation
 ON_SAME = "chain, same maps"  # centred by the same training images; where attention outputs are compared
 EQUAL = "FS-DINO full, base classes"  # as long as SANSA and FSSAM, on what they learn from
+LONG = "FS-DINO full, base classes, twice the episodes"  # as long as the recipe
 _METHODS = (
     ("reader", "FS-DINO full", "FS-DINO compact"),
     ("training", "FS-DINO full", "prototype"),
@@ -74,16 +76,22 @@ _METHODS = (
 COMPARISONS: dict[str, tuple[tuple[str, str, str], ...]] = {
     "ablation": tuple((variant, variant, base) for variant, base in BASES.items() if variant != base),
     "photos": _METHODS,
-    "tiny_seeds": (*_METHODS, ("classes", "FS-DINO full", EQUAL)),
+    "tiny_seeds": (
+        *_METHODS,
+        ("classes, episodes", "FS-DINO full", EQUAL),
+        ("classes", "FS-DINO full", LONG),
+        ("episodes", LONG, EQUAL),
+    ),
 }
 
 
 def tiny_seeds() -> Iterator[Run]:
-    """The main table: compact and full, and full on the terms of SANSA and FSSAM, three seeds."""
+    """The main table: compact and full, and full on base classes alone, for fewer or as many episodes; three seeds."""
     for seed in range(3):
         for variant in ("compact", "full"):
             yield f"{variant}-seed{seed}", [f"--model.variant={variant}", f"--seed={seed}"]
         yield f"equal-seed{seed}", [f"--seed={seed}", *EQUAL_TERMS]
+        yield f"long-seed{seed}", [f"--seed={seed}", *LONG_TERMS]
 
 
 def distillation_curve() -> Iterator[Run]:
