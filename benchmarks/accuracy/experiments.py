@@ -243,6 +243,8 @@ def main(
         runs: folder of the runs and of what they share.
         overrides: of the recipe, after those of the run.
     """
+    if grid not in GRIDS:
+        raise ValueError(f"there is no grid '{grid}'; there are {', '.join(GRIDS)}.")
     path, about = results / f"{grid}{part}.csv", provenance()
     if baseline:
         for fold in range(4) if grid == "photos" else (0,):
